@@ -1,0 +1,86 @@
+//! Every maximum that a peer can run into, in one place, and the proofs that they add up.
+
+use std::time::Duration;
+
+/// What one session may make a gateway hold, in bytes: the sum that the assertion below proves.
+pub const SESSION_BUDGET_BYTES: usize = 1 << 20;
+
+/// Any frame on any wire, size prefix not counted.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// A frame from an agent on its control stream.
+pub const CONTROL_FRAME_BYTES_MAX: usize = 64 << 10;
+/// A frame from an agent on a command stream.
+pub const COMMAND_REPLY_BYTES_MAX: usize = 24 << 10;
+/// A frame from a gateway to an agent, on any stream.
+pub const GATEWAY_FRAME_BYTES_MAX: usize = 128 << 10;
+/// A frame on the enrolment ALPN, either way.
+pub const ENROL_FRAME_BYTES_MAX: usize = 64 << 10;
+
+/// Command streams that an agent lets its gateway hold open (its `initial_max_streams_bidi`), and
+/// so the operations on their way to or running on one agent through one session.
+pub const COMMAND_STREAMS_MAX: usize = 16;
+/// Streams that a gateway lets an agent open: the control stream. Every further one is a violation.
+pub const AGENT_STREAMS_MAX: usize = 1;
+
+/// Bytes in flight on one stream (QUIC `initial_max_stream_data`).
+pub const STREAM_WINDOW_BYTES: usize = 64 << 10;
+/// Bytes in flight on all streams of a session (QUIC `initial_max_data`).
+pub const CONNECTION_WINDOW_BYTES: usize = 256 << 10;
+/// Bytes that quinn may hold unacknowledged towards one agent.
+pub const SEND_WINDOW_BYTES: usize = 128 << 10;
+/// Bytes that may wait at the gateway for room in the send window of one agent.
+pub const OUTBOX_BYTES_MAX: usize = 160 << 10;
+
+const _: () = assert!(
+    COMMAND_STREAMS_MAX * COMMAND_REPLY_BYTES_MAX
+        + AGENT_STREAMS_MAX * CONTROL_FRAME_BYTES_MAX
+        + CONNECTION_WINDOW_BYTES
+        + SEND_WINDOW_BYTES
+        + OUTBOX_BYTES_MAX
+        <= SESSION_BUDGET_BYTES
+);
+const _: () = assert!(GATEWAY_FRAME_BYTES_MAX <= OUTBOX_BYTES_MAX);
+
+/// A command's input, in bytes of JSON.
+pub const COMMAND_INPUT_BYTES_MAX: usize = 96 << 10;
+/// A result's or a progress report's payload; larger output travels as more progress reports.
+pub const OUTPUT_BYTES_MAX: usize = 16 << 10;
+/// A human-readable message from an agent, in bytes of UTF-8.
+pub const MESSAGE_BYTES_MAX: usize = 1024;
+/// The name of a driver ("exec", "simulated"), in bytes: `[a-z0-9_.-]`.
+pub const KIND_BYTES_MAX: usize = 64;
+/// Names of hosts, groups and tokens, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Drivers that one agent can announce.
+pub const KINDS_MAX: usize = 64;
+/// Labels in an agent's inventory.
+pub const LABELS_MAX: usize = 64;
+/// A label's value, in bytes.
+pub const LABEL_VALUE_BYTES_MAX: usize = 256;
+/// Operations that an agent's journal may hold open (accepted and not yet forgotten).
+pub const JOURNAL_OPEN_MAX: usize = 1024;
+/// Operation ids in one inventory, query or forget message.
+pub const OPERATIONS_PER_FRAME_MAX: usize = 1024;
+/// What an agent may declare as its capacity (operations at once).
+pub const CAPACITY_MAX: u32 = COMMAND_STREAMS_MAX as u32;
+/// Addresses in one redirect or welcome.
+pub const ADDRESSES_MAX: usize = 16;
+/// Sessions that one gateway accepts in all.
+pub const SESSIONS_MAX: usize = 131_072;
+/// Shards of one gateway; the slot space is 256.
+pub const SHARDS_MAX: u16 = 64;
+
+/// Agents send a PING this often, ± 20 %.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A session with no packet for this long is gone.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the first packet to an accepted Hello; after that the attempt is dropped without a trace.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Unfinished handshakes that one shard holds.
+pub const HALF_OPEN_MAX: usize = 512;
+/// Half-open handshakes on one shard above which newcomers must prove their address (Retry).
+pub const HALF_OPEN_RETRY: usize = 128;
+/// Unused permits return to their owner after this long.
+pub const GRANT_TTL: Duration = Duration::from_secs(2);
+/// An operation without a deadline of its own gets this one.
+pub const OPERATION_DEADLINE_DEFAULT: Duration = Duration::from_secs(15 * 60);

@@ -1,0 +1,93 @@
+//! Agents and agent groups.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Timestamp;
+
+/// A hypervisor's agent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Agent {
+    /// Its identity, as in its certificate.
+    pub id: Uuid,
+    /// The host's name as the agent tells it; not unique by force.
+    pub hostname: String,
+    /// Its group.
+    pub group: GroupRef,
+    /// Whether it has a session.
+    pub state: AgentState,
+    /// Since when it has been in this state, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Operations that it runs at once; 0 while it is not connected or paused.
+    pub capacity: u32,
+    /// Operations claimed for it or running on it now.
+    pub in_use: u32,
+    /// Its drivers.
+    pub kinds: Vec<String>,
+    /// Labels as the agent announces them.
+    pub labels: BTreeMap<String, String>,
+    /// The agent's software version.
+    pub software: String,
+    /// When it was last heard of (session up or down).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen_at: Option<Timestamp>,
+    /// When it enrolled.
+    pub created_at: Timestamp,
+    /// SHA-256 of its pinned keys, in hex; empty once revoked.
+    pub keys: Vec<String>,
+}
+
+/// A group, named in another object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct GroupRef {
+    /// The group.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+}
+
+/// Whether an agent has a session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentState {
+    /// It has a session.
+    Connected,
+    /// It may connect and has no session. Says nothing about the host.
+    Disconnected,
+    /// It may not connect any more.
+    Revoked,
+}
+
+/// An agent group: what one agent server owns at a time.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Group {
+    /// The group.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Its slot (0–255), which names the home shard.
+    pub slot: u8,
+    /// Made by the system, for agents that enrol without a group.
+    pub automatic: bool,
+    /// Raised with every new owner.
+    pub epoch: u64,
+    /// Agents in it, revoked ones not counted.
+    pub agents: u64,
+    /// Agents of it that have a session.
+    pub connected: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Makes a group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateGroup {
+    /// 1–128 characters of `a-z 0-9 - _ .`, unique.
+    #[schema(example = "rack-7")]
+    pub name: String,
+}

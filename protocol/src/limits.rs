@@ -65,8 +65,24 @@ pub const OPERATIONS_PER_FRAME_MAX: usize = 1024;
 pub const CAPACITY_MAX: u32 = COMMAND_STREAMS_MAX as u32;
 /// Addresses in one redirect or welcome.
 pub const ADDRESSES_MAX: usize = 16;
+/// An address as `host:port`, in bytes: a DNS name, a colon, five digits.
+pub const ADDRESS_BYTES_MAX: usize = 260;
+/// Keys pinned for one agent: the one in use and the one that replaces it.
+pub const PINNED_KEYS_MAX: usize = 2;
+/// A PKCS #10 request, in bytes of DER.
+pub const CSR_BYTES_MAX: usize = 4 << 10;
+/// One certificate, in bytes of DER.
+pub const CERTIFICATE_BYTES_MAX: usize = 4 << 10;
+/// Certificates in a chain, and roots in a trust bundle.
+pub const CERTIFICATES_MAX: usize = 4;
+/// The trust domain's name, in bytes.
+pub const DOMAIN_BYTES_MAX: usize = 255;
 /// Sessions that one gateway accepts in all.
 pub const SESSIONS_MAX: usize = 131_072;
+/// Agents that one gateway knows (pinned, redirected or revoked), connected or not.
+pub const AGENTS_MAX: usize = 2 * SESSIONS_MAX;
+/// Groups that one gateway knows, its own and those that it redirects.
+pub const GROUPS_MAX: usize = 4096;
 /// Shards of one gateway; the slot space is 256.
 pub const SHARDS_MAX: u16 = 64;
 

@@ -1,0 +1,287 @@
+//! The public API, as any client sees it: JSON over HTTP, nothing from inside the server.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures_util::StreamExt as _;
+use protocol::ids::ProcessId;
+use reqwest::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::ledger::End;
+
+/// A client of one server.
+#[derive(Clone)]
+pub struct Api {
+    http: reqwest::Client,
+    base: String,
+    token: String,
+}
+
+/// One process to create.
+#[derive(Clone, Debug, Serialize)]
+pub struct Item {
+    /// The same for every try.
+    pub idempotency_key: String,
+    /// What to start.
+    pub process: NewProcess,
+}
+
+/// What to start.
+#[derive(Clone, Debug, Serialize)]
+pub struct NewProcess {
+    /// The agent that does the work.
+    pub agent: String,
+    /// The driver.
+    pub kind: &'static str,
+    /// Its input.
+    pub input: Value,
+    /// Over after this long.
+    pub deadline_seconds: u64,
+}
+
+/// What became of one item.
+#[derive(Clone, Debug)]
+pub enum Created {
+    /// Accepted, now or at an earlier try.
+    Accepted(ProcessId),
+    /// Not accepted; the same request may be later.
+    Later(String),
+    /// Refused for good.
+    Refused(String),
+}
+
+/// One thing that happened, from the event stream.
+#[derive(Debug)]
+pub struct StreamEvent {
+    /// Where to go on after a lost connection.
+    pub id: String,
+    /// A process that ended.
+    pub ended: Option<(ProcessId, End)>,
+}
+
+#[derive(Deserialize)]
+struct BatchReply {
+    results: Vec<BatchResult>,
+}
+
+#[derive(Deserialize)]
+struct BatchResult {
+    process: Option<Identified>,
+    problem: Option<Problem>,
+}
+
+#[derive(Deserialize)]
+struct Identified {
+    id: Uuid,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+    #[serde(default)]
+    retryable: bool,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Api {
+    /// A client for the API at `base` with a bearer token.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn new(base: &str, token: &str) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder().connect_timeout(TIMEOUT).no_proxy().build()?;
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), token: token.trim().to_owned() })
+    }
+
+    /// The text of `count` new join tokens.
+    ///
+    /// # Errors
+    /// When the server refuses or cannot be reached.
+    pub async fn join_tokens(&self, count: usize) -> anyhow::Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Reply {
+            tokens: Vec<Token>,
+        }
+        #[derive(Deserialize)]
+        struct Token {
+            token: String,
+        }
+        let body = json!({ "count": count, "ttl_seconds": 3600 });
+        let reply = self.post("/v1/tokens", &body).await?;
+        if !reply.status().is_success() {
+            bail!("no join tokens: {}", reply.text().await?);
+        }
+        Ok(reply.json::<Reply>().await?.tokens.into_iter().map(|token| token.token).collect())
+    }
+
+    /// Creates processes in one batch; one answer an item, in order.
+    ///
+    /// # Errors
+    /// When the request as a whole failed: nothing is known about any item; try again with the same
+    /// keys.
+    pub async fn create(&self, items: &[Item]) -> anyhow::Result<Vec<Created>> {
+        let reply = self.post("/v1/process-batches", &json!({ "processes": items })).await?;
+        if reply.status() == StatusCode::TOO_MANY_REQUESTS || reply.status().is_server_error() {
+            bail!("{}", reply.text().await?);
+        }
+        if !reply.status().is_success() {
+            let text = reply.text().await?;
+            return Ok(items.iter().map(|_| Created::Refused(text.clone())).collect());
+        }
+        let results = reply.json::<BatchReply>().await?.results;
+        if results.len() != items.len() {
+            bail!("{} answers to {} items", results.len(), items.len());
+        }
+        Ok(results
+            .into_iter()
+            .map(|result| match (result.process, result.problem) {
+                (Some(process), _) => Created::Accepted(ProcessId(process.id)),
+                (None, Some(problem)) if problem.retryable => Created::Later(problem.detail),
+                (None, Some(problem)) => Created::Refused(problem.detail),
+                (None, None) => Created::Refused("neither a process nor a problem".to_owned()),
+            })
+            .collect())
+    }
+
+    /// How a process ended; `None` while it has not.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or does not know the process.
+    pub async fn end_of(&self, process: ProcessId) -> anyhow::Result<Option<End>> {
+        let body: Value = self.get(&format!("/v1/processes/{process}")).await?.json().await?;
+        let state = body["state"].as_str().context("a process without a state")?;
+        Ok(end_of_state(state))
+    }
+
+    /// The process as JSON, for reports.
+    ///
+    /// # Errors
+    /// As [`Api::end_of`].
+    pub async fn process(&self, process: ProcessId) -> anyhow::Result<Value> {
+        Ok(self.get(&format!("/v1/processes/{process}")).await?.json().await?)
+    }
+
+    /// The value of a metric, all its series added up; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<Option<f64>> {
+        let text = self.get("/metrics").await?.text().await?;
+        let values: Vec<f64> = text
+            .lines()
+            .filter(|line| {
+                line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            })
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
+            .collect();
+        Ok((!values.is_empty()).then(|| values.iter().sum()))
+    }
+
+    /// Whether the server says that it is ready.
+    pub async fn ready(&self) -> bool {
+        self.get("/readyz").await.is_ok()
+    }
+
+    /// Follows the ends of processes from behind `last`; hands each event to `seen` until the
+    /// connection ends.
+    ///
+    /// # Errors
+    /// When the connection cannot be made or breaks.
+    pub async fn follow(
+        &self,
+        last: Option<&str>,
+        mut seen: impl FnMut(StreamEvent),
+    ) -> anyhow::Result<()> {
+        let mut request = self
+            .http
+            .get(format!("{}/v1/events?type=process.finished", self.base))
+            .bearer_auth(&self.token);
+        if let Some(last) = last {
+            request = request.header("Last-Event-ID", last);
+        }
+        let reply = request.send().await?.error_for_status()?;
+        let mut chunks = reply.bytes_stream();
+        let mut buffer = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            buffer.extend_from_slice(&chunk?);
+            let mut start = 0;
+            while let Some(length) = find(&buffer[start..], b"\n\n") {
+                if let Some(event) = parse_event(&buffer[start..start + length]) {
+                    seen(event);
+                }
+                start += length + 2;
+            }
+            buffer.drain(..start);
+        }
+        Ok(())
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<reqwest::Response> {
+        Ok(self
+            .http
+            .post(format!("{}{path}", self.base))
+            .bearer_auth(&self.token)
+            .header("Idempotency-Key", Uuid::now_v7().to_string())
+            .timeout(TIMEOUT)
+            .json(body)
+            .send()
+            .await?)
+    }
+
+    async fn get(&self, path: &str) -> anyhow::Result<reqwest::Response> {
+        let request = self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.token);
+        Ok(request.timeout(TIMEOUT).send().await?.error_for_status()?)
+    }
+}
+
+fn end_of_state(state: &str) -> Option<End> {
+    match state {
+        "succeeded" => Some(End::Succeeded),
+        "failed" | "cancelled" => Some(End::Failed),
+        _ => None,
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// One block of the event stream (WHATWG HTML, server-sent events); comments and events without an
+/// id are none.
+fn parse_event(block: &[u8]) -> Option<StreamEvent> {
+    let text = std::str::from_utf8(block).ok()?;
+    let field = |name: &str| {
+        text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim_start()))
+    };
+    let id = field("id")?.to_owned();
+    let ended = field("data")
+        .and_then(|data| serde_json::from_str::<Value>(data).ok())
+        .filter(|record| record["type"] == "process.finished")
+        .and_then(|record| {
+            let process = record["process"].as_str()?.parse().ok()?;
+            Some((process, end_of_state(record["data"]["state"].as_str()?)?))
+        });
+    Some(StreamEvent { id, ended })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_read_from_the_stream_and_comments_are_not() {
+        let block = concat!(
+            "id: 17\nevent: process.finished\n",
+            r#"data: {"sequence":17,"type":"process.finished","data":{"state":"succeeded"},"#,
+            r#""process":"00000000-0000-0000-0000-000000000007"}"#,
+        );
+        let event = parse_event(block.as_bytes()).unwrap();
+        assert_eq!(event.id, "17");
+        assert_eq!(event.ended, Some((ProcessId(Uuid::from_u128(7)), End::Succeeded)));
+        assert!(parse_event(b": keep-alive").is_none());
+    }
+}

@@ -1,0 +1,282 @@
+//! What a run found: on the screen, as JSON, and as a dated folder under `bench-results/`.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use serde::Serialize;
+
+use crate::clock;
+use crate::ledger::Totals;
+use crate::server::Usage;
+
+/// The summary of one `hold`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Agents simulated.
+    pub agents: u64,
+    /// Sessions up at the end.
+    pub sessions_up: u64,
+    /// Sessions that ended without having been asked to (kills by the test not counted).
+    pub sessions_lost: u64,
+    /// Sessions on the home shard of their group, of all.
+    pub home_shard_ratio: Option<f64>,
+    /// Processes by fate.
+    pub processes: Processes,
+    /// Effects beyond the first of an operation.
+    pub duplicate_effects: u64,
+    /// First connection attempt to `Welcome`, milliseconds.
+    pub connect_ms: ConnectMs,
+    /// Intended submission to the end seen on the event stream, microseconds.
+    pub rtt_us: RoundTripUs,
+    /// What the server used.
+    pub server: ServerUse,
+    /// What the faults did, where there were any.
+    pub faults: Vec<Fault>,
+    /// Whether everything held.
+    pub passed: bool,
+    /// What did not hold.
+    pub violations: Vec<String>,
+}
+
+/// Processes by fate.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Processes {
+    /// Accepted by the API.
+    pub submitted: u64,
+    /// Ended well.
+    pub succeeded: u64,
+    /// Ended otherwise.
+    pub failed: u64,
+    /// Never ended, or succeeded without an effect.
+    pub lost: u64,
+}
+
+impl From<Totals> for Processes {
+    fn from(totals: Totals) -> Self {
+        Self {
+            submitted: totals.submitted,
+            succeeded: totals.succeeded,
+            failed: totals.failed,
+            lost: totals.lost,
+        }
+    }
+}
+
+/// Percentiles of the first connection.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ConnectMs {
+    /// Median.
+    pub p50: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// Longest.
+    pub max: f64,
+}
+
+impl ConnectMs {
+    /// From microseconds.
+    pub fn of(micros: &Histogram<u64>) -> Self {
+        let ms = |value: u64| Duration::from_micros(value).as_secs_f64() * 1e3;
+        Self {
+            p50: ms(micros.value_at_quantile(0.5)),
+            p99: ms(micros.value_at_quantile(0.99)),
+            max: ms(micros.max()),
+        }
+    }
+}
+
+/// Percentiles of the round trip.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RoundTripUs {
+    /// Median.
+    pub p50: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// 99.9th percentile.
+    pub p999: u64,
+    /// Longest.
+    pub max: u64,
+}
+
+impl RoundTripUs {
+    /// From microseconds.
+    pub fn of(micros: &Histogram<u64>) -> Self {
+        Self {
+            p50: micros.value_at_quantile(0.5),
+            p99: micros.value_at_quantile(0.99),
+            p999: micros.value_at_quantile(0.999),
+            max: micros.max(),
+        }
+    }
+}
+
+/// What the server used, and when.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct ServerUse {
+    /// Resident set at the end.
+    pub rss_bytes: u64,
+    /// Largest resident set seen (sampled each second).
+    pub rss_bytes_max: u64,
+    /// Resident set when every session was up and idle.
+    pub rss_bytes_idle: u64,
+    /// CPU of the whole run.
+    pub cpu_seconds: f64,
+    /// CPU of the gateway's shard threads in the whole run.
+    pub gateway_cpu_seconds: f64,
+    /// The gateway's CPU for one session set up (handshake, Hello, Welcome), microseconds.
+    pub gateway_cpu_us_per_handshake: f64,
+    /// The gateway's CPU for one process under load, keep-alives included, microseconds.
+    pub gateway_cpu_us_per_process: f64,
+    /// The server's CPU for one process under load: API, store, engine and gateway, microseconds.
+    pub cpu_us_per_process: f64,
+}
+
+/// One fault and how the fleet came back from it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fault {
+    /// What was done.
+    pub what: String,
+    /// From the run's start, seconds.
+    pub at_s: f64,
+    /// From the end of the fault (server started again, agents started again) until every session
+    /// was up, seconds; none: they never all were.
+    pub all_back_s: Option<f64>,
+}
+
+/// The raw material next to the summary.
+pub struct Raw<'a> {
+    /// Intended submission to end, microseconds.
+    pub round_trips: &'a Histogram<u64>,
+    /// First attempt to `Welcome`, microseconds.
+    pub connects: &'a Histogram<u64>,
+    /// Server usage each second.
+    pub samples: &'a [(f64, Usage)],
+    /// How long the run was.
+    pub duration: Duration,
+}
+
+/// Writes `summary.json`, `machine.txt`, `latencies.hlog` and `server.csv` into a new dated folder
+/// under `root`; returns the folder.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_folder(
+    root: &Path,
+    name: &str,
+    summary: &impl Serialize,
+    raw: &Raw<'_>,
+) -> anyhow::Result<PathBuf> {
+    let folder = root.join(format!("{}-{name}", clock::stamp(clock::unix_seconds())));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::write(folder.join("summary.json"), serde_json::to_vec_pretty(summary)?)?;
+    fs::write(folder.join("machine.txt"), machine())?;
+    write_hlog(&folder.join("latencies.hlog"), raw)?;
+    let mut csv = String::from("second,rss_bytes,cpu_seconds,gateway_cpu_seconds\n");
+    for (second, usage) in raw.samples {
+        csv.push_str(&format!(
+            "{second:.1},{},{:.2},{:.2}\n",
+            usage.rss_bytes, usage.cpu_seconds, usage.gateway_cpu_seconds
+        ));
+    }
+    fs::write(folder.join("server.csv"), csv)?;
+    Ok(folder)
+}
+
+fn write_hlog(path: &Path, raw: &Raw<'_>) -> anyhow::Result<()> {
+    let mut file = std::io::BufWriter::new(fs::File::create(path)?);
+    let mut serializer = V2DeflateSerializer::new();
+    let mut log = IntervalLogWriterBuilder::new()
+        .add_comment("microseconds; rtt counts from the intended submission")
+        .begin_log_with(&mut file, &mut serializer)?;
+    for (tag, histogram) in [("rtt", raw.round_trips), ("connect", raw.connects)] {
+        log.write_histogram(histogram, Duration::ZERO, raw.duration, Tag::new(tag))
+            .map_err(|error| anyhow::anyhow!("cannot write the histogram {tag}: {error:?}"))?;
+    }
+    file.flush()?;
+    Ok(())
+}
+
+/// Machine, kernel, commit and command: what a reader needs to run it again.
+fn machine() -> String {
+    let output = |program: &str, arguments: &[&str]| {
+        Command::new(program)
+            .args(arguments)
+            .output()
+            .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+            .unwrap_or_default()
+    };
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    // The folder part of the command's name says where somebody's checkout is, not what was run.
+    let command: Vec<_> = std::env::args()
+        .map(|word| Path::new(&word).file_name().map_or(word.clone(), |name| name.to_string_lossy().into_owned()))
+        .collect();
+    let dirty = if output("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { " (with local changes)" };
+    format!(
+        "command: {}\ncommit: {}{dirty}\nkernel: {}\ncpu: {} x {}\nmemory: {}\nrustc: {}\n",
+        command.join(" "),
+        output("git", &["rev-parse", "HEAD"]),
+        output("uname", &["-sr"]),
+        cores,
+        model.map_or("unknown", |(_, name)| name),
+        fs::read_to_string("/proc/meminfo").unwrap_or_default().lines().next().unwrap_or_default(),
+        output("rustc", &["--version"]),
+    )
+}
+
+/// The summary for a screen.
+pub fn print(summary: &Summary) {
+    let verdict = if summary.passed { "PASSED" } else { "FAILED" };
+    let processes = &summary.processes;
+    let server = &summary.server;
+    let mib = |bytes: u64| bytes >> 20;
+    println!("\n{verdict}");
+    println!(
+        "  sessions    {} of {} up, {} lost, {} on their home shard",
+        summary.sessions_up,
+        summary.agents,
+        summary.sessions_lost,
+        summary.home_shard_ratio.map_or("?".to_owned(), |ratio| format!("{:.2} %", ratio * 100.0)),
+    );
+    println!(
+        "  processes   {} submitted, {} succeeded, {} failed, {} lost; {} duplicate effects",
+        processes.submitted, processes.succeeded, processes.failed, processes.lost, summary.duplicate_effects
+    );
+    println!(
+        "  connect     p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+        summary.connect_ms.p50, summary.connect_ms.p99, summary.connect_ms.max
+    );
+    println!(
+        "  round trip  p50 {} µs, p99 {} µs, p99.9 {} µs, max {} µs",
+        summary.rtt_us.p50, summary.rtt_us.p99, summary.rtt_us.p999, summary.rtt_us.max
+    );
+    println!(
+        "  server      {} MiB RSS ({} idle, {} at most), {:.1} s CPU of which gateway {:.1} s",
+        mib(server.rss_bytes),
+        mib(server.rss_bytes_idle),
+        mib(server.rss_bytes_max),
+        server.cpu_seconds,
+        server.gateway_cpu_seconds
+    );
+    println!(
+        "  gateway     {:.0} µs CPU a handshake, {:.1} µs a process (whole server {:.0} µs)",
+        server.gateway_cpu_us_per_handshake,
+        server.gateway_cpu_us_per_process,
+        server.cpu_us_per_process
+    );
+    for fault in &summary.faults {
+        let back = fault.all_back_s.map_or("NEVER all".to_owned(), |s| format!("all within {s:.1} s"));
+        println!("  fault       {} at {:.0} s: sessions back {back}", fault.what, fault.at_s);
+    }
+    for violation in &summary.violations {
+        println!("  VIOLATION   {violation}");
+    }
+}

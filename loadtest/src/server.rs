@@ -1,0 +1,205 @@
+//! The server under test: started by us (and then ours to kill), or one that is already running.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+/// How to start a server.
+#[derive(Clone, Debug)]
+pub struct ServerSpec {
+    /// The `drover` binary.
+    pub binary: PathBuf,
+    /// Its data directory; kept across restarts.
+    pub data_dir: PathBuf,
+    /// More arguments for `drover serve`.
+    pub arguments: Vec<String>,
+    /// Logs go here, appended.
+    pub log: PathBuf,
+}
+
+/// What a started server says about itself (`drover serve --output json`).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Ready {
+    /// Base URL of the API.
+    pub api: String,
+    /// `host:port` for agents.
+    pub agents: String,
+    /// File with the admin token.
+    pub admin_token_file: PathBuf,
+}
+
+/// A server that runs.
+pub struct Server {
+    spec: ServerSpec,
+    child: Child,
+    ready: Ready,
+    /// CPU of earlier incarnations.
+    spent: Usage,
+}
+
+/// What a server process uses.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Usage {
+    /// Resident set now.
+    pub rss_bytes: u64,
+    /// User + system time of the whole process.
+    pub cpu_seconds: f64,
+    /// User + system time of the gateway's shard threads.
+    pub gateway_cpu_seconds: f64,
+}
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Every shard thread's name starts with this.
+const SHARD_THREAD_PREFIX: &str = "shard-";
+
+impl Server {
+    /// Starts a server and waits until it is ready.
+    ///
+    /// # Errors
+    /// When the binary cannot be started or ends or says nothing within a minute.
+    pub async fn start(spec: ServerSpec) -> anyhow::Result<Self> {
+        let (child, ready) = launch(&spec, None).await?;
+        Ok(Self { spec, child, ready, spent: Usage::default() })
+    }
+
+    /// What it said when it was ready.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// What it uses, earlier incarnations included in the CPU time.
+    pub fn usage(&self) -> anyhow::Result<Usage> {
+        let pid = self.child.id().context("the server is not running")?;
+        let mut usage = usage_of(pid)?;
+        usage.cpu_seconds += self.spent.cpu_seconds;
+        usage.gateway_cpu_seconds += self.spent.gateway_cpu_seconds;
+        Ok(usage)
+    }
+
+    /// SIGKILL, as the power does it.
+    ///
+    /// # Errors
+    /// When it was not running.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.spent = self.usage()?;
+        self.child.kill().await.context("cannot kill the server")
+    }
+
+    /// Starts it again on the same data and the same addresses.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        let (child, ready) = launch(&self.spec, Some(&self.ready)).await?;
+        self.child = child;
+        self.ready = ready;
+        Ok(())
+    }
+
+    /// SIGTERM; waits for an orderly end.
+    ///
+    /// # Errors
+    /// When it does not end within a minute or ends with a failure.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            rustix::process::kill_process(pid, Signal::TERM)?;
+        }
+        let status = tokio::time::timeout(START_TIMEOUT, self.child.wait())
+            .await
+            .context("the server did not end within a minute of SIGTERM")??;
+        if !status.success() {
+            bail!("the server ended with {status}; its log is {}", self.spec.log.display());
+        }
+        Ok(())
+    }
+}
+
+async fn launch(spec: &ServerSpec, again: Option<&Ready>) -> anyhow::Result<(Child, Ready)> {
+    std::fs::create_dir_all(&spec.data_dir)?;
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(&spec.log)?;
+    let (api, agents) = match again {
+        Some(ready) => (ready.api.trim_start_matches("http://").to_owned(), ready.agents.clone()),
+        None => ("127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()),
+    };
+    let mut child = Command::new(&spec.binary)
+        .args(["--output", "json", "serve", "--api-listen", &api, "--agent-listen", &agents])
+        .arg("--data-dir")
+        .arg(&spec.data_dir)
+        .args(&spec.arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot start {}; build it with cargo build --release", spec.binary.display()))?;
+    let stdout = child.stdout.take().context("no pipe from the server")?;
+    let mut lines = BufReader::new(stdout).lines();
+    let line = tokio::time::timeout(START_TIMEOUT, lines.next_line())
+        .await
+        .with_context(|| format!("the server said nothing for a minute; see {}", spec.log.display()))??;
+    let Some(line) = line else {
+        let status = child.wait().await?;
+        bail!("the server ended at once with {status}; see {}", spec.log.display());
+    };
+    let ready = serde_json::from_str(&line).with_context(|| format!("not a ready line: {line}"))?;
+    // Nobody reads on: the server prints one line and keeps quiet, and a pipe holds the rest.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok((child, ready))
+}
+
+/// Reads `/proc/PID/{status,stat,task}`.
+///
+/// # Errors
+/// When the process is gone or `/proc` is not there.
+pub fn usage_of(pid: u32) -> anyhow::Result<Usage> {
+    let root = PathBuf::from(format!("/proc/{pid}"));
+    let status = std::fs::read_to_string(root.join("status"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let rss_kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok())
+        .context("no VmRSS in /proc status")?;
+    let mut gateway = 0.0;
+    for task in std::fs::read_dir(root.join("task"))? {
+        let task = task?.path();
+        let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+        if name.starts_with(SHARD_THREAD_PREFIX) {
+            gateway += cpu_seconds(&task).unwrap_or(0.0);
+        }
+    }
+    Ok(Usage {
+        rss_bytes: rss_kib * 1024,
+        cpu_seconds: cpu_seconds(&root)?,
+        gateway_cpu_seconds: gateway,
+    })
+}
+
+/// User + system time from a `stat` file (proc(5): fields 14 and 15, in clock ticks).
+fn cpu_seconds(dir: &Path) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(dir.join("stat"))?;
+    // The second field is the name in parentheses and may hold spaces: count from behind it.
+    let rest = stat.rsplit_once(") ").context("unreadable stat")?.1;
+    let mut fields = rest.split_whitespace().skip(11).map(str::parse::<u32>);
+    let user = fields.next().context("no utime")??;
+    let system = fields.next().context("no stime")??;
+    let ticks = u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100);
+    Ok(f64::from(user + system) / f64::from(ticks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_uses_memory() {
+        let usage = usage_of(std::process::id()).unwrap();
+        assert!(usage.rss_bytes > 100_000);
+        assert!(usage.cpu_seconds >= usage.gateway_cpu_seconds);
+    }
+}

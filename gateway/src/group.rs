@@ -22,9 +22,10 @@ use protocol::operation::{Command, OperationState, Outcome, Progress, Refusal};
 
 mod directory;
 mod home;
+mod permits;
 
 pub(crate) use directory::{Admission, Directory, DirectoryFull};
-pub(crate) use home::{Home, HomeConfig};
+pub(crate) use home::{Home, HomeConfig, PermitCounts};
 
 /// Where a session is: which shard, which entry of that shard's session table, and the session's
 /// name, which tells a re-used entry from the one that was meant.
@@ -150,4 +151,30 @@ pub(crate) enum OperationEvent {
     },
     /// The agent's capacity changed.
     Capacity(u32),
+}
+
+impl OperationEvent {
+    /// The dispatch that it is about.
+    fn dispatch(&self) -> Option<(OperationId, Fence)> {
+        match self {
+            Self::Accepted { operation, fence }
+            | Self::Progress {
+                operation, fence, ..
+            }
+            | Self::Finished {
+                operation, fence, ..
+            }
+            | Self::Refused {
+                operation, fence, ..
+            }
+            | Self::NotDelivered {
+                operation, fence, ..
+            }
+            | Self::Uncertain { operation, fence }
+            | Self::Report {
+                operation, fence, ..
+            } => Some((*operation, *fence)),
+            Self::Capacity(_) => None,
+        }
+    }
 }

@@ -1,12 +1,41 @@
-//! The home shard of groups.
+//! The home shard of groups: members, where their sessions are, and the way of every operation.
+//!
+//! ```text
+//!   AssignGroup ──▶ group ◀─ member ◀── session up (newest wins) … session down
+//!   Demand ──▶ ledger of the member ──▶ Granted ──▶ Dispatch ──▶ session ──▶ Accepted … Finished
+//! ```
+//!
+//! What the control plane sees of one agent is strictly in turns: `SessionUp`, then words about
+//! operations, then `SessionDown` and an `Uncertain` for every operation that has not ended, then
+//! perhaps the next `SessionUp`. A session that is replaced is down, here, at the moment when it
+//! is replaced; what it still says afterwards counts only where it is certain knowledge of the
+//! agent, and goes up as a `Report`.
+//!
+//! Nothing is kept about an agent without a session: the control plane states its demand again
+//! after `SessionUp`, and repeats a `Cancel` or `Query` that met no session. The next inventory
+//! tells what the agent is still busy with.
+//!
+//! It does not decide who may connect (`Directory`), does not hold connections, and does not close
+//! them: it tells the session's shard to.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use protocol::ids::{AgentId, ShardId};
-use protocol::link::{DownReason, Request, SessionUp};
+use protocol::close::CloseCode;
+use protocol::ids::{AgentId, Epoch, GrantId, GroupId, ShardId, Slot};
+use protocol::limits::{GROUPS_MAX, SESSIONS_MAX};
+use protocol::link::{DownReason, Event, Request, SessionUp, Target};
+use rustc_hash::FxHashMap;
+use slab::Slab;
 
-use super::{HomeOutput, Location, OperationEvent};
+use super::permits::Ledger;
+use super::{HomeOutput, Location, SessionCommand};
+
+mod operations;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 /// What a home shard must know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,59 +56,394 @@ impl Default for HomeConfig {
             grant_ttl: protocol::limits::GRANT_TTL,
             release_spread: Duration::from_secs(10),
             release_deadline: Duration::from_secs(60),
-            members_max: protocol::limits::SESSIONS_MAX,
+            members_max: SESSIONS_MAX,
         }
     }
+}
+
+/// What a home shard did with permits, since it was last asked.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct PermitCounts {
+    /// Permits granted.
+    pub granted: u64,
+    /// Permits that nobody used within the life of their grant.
+    pub expired: u64,
+    /// Dispatches without a valid permit.
+    pub refused: u64,
 }
 
 /// The groups whose home is one shard, with their members and permits.
 pub(crate) struct Home {
+    shard: ShardId,
+    shards: u16,
+    config: HomeConfig,
+    draining: bool,
+    /// At most `GROUPS_MAX`; released ones go when their last member does.
+    groups: Slab<Group>,
+    group_names: FxHashMap<GroupId, u32>,
+    /// At most `config.members_max`. Ids come from our own certificates, so nobody can choose them
+    /// to collide.
+    members: Slab<Member>,
+    member_names: FxHashMap<AgentId, u32>,
+    /// Grants in the order of their end, which is that of their beginning. Used-up ones are swept
+    /// out when there are more than `expiries_max`.
+    expiries: VecDeque<Expiry>,
+    expiries_max: usize,
+    grants_made: u64,
     outputs: VecDeque<HomeOutput>,
+    counts: PermitCounts,
 }
 
+struct Group {
+    id: GroupId,
+    slot: Slot,
+    epoch: Epoch,
+    owned: bool,
+    members: u32,
+}
+
+/// An agent with a session. Kept small: there are as many as agents.
+struct Member {
+    agent: AgentId,
+    location: Location,
+    session_count: u64,
+    ledger: Ledger,
+    group: u32,
+}
+
+const _: () = assert!(size_of::<Member>() <= 64);
+
+struct Expiry {
+    at: Instant,
+    grant: GrantId,
+    member: u32,
+}
+
+/// Memory that the output queue may keep when it is empty, in entries.
+const OUTPUTS_KEPT: usize = 1024;
+
 impl Home {
-    pub(crate) fn new(_shard: ShardId, _shards: u16, _config: HomeConfig) -> Self {
+    /// The home of the groups whose slot leads to `shard` of `shards`.
+    pub(crate) fn new(shard: ShardId, shards: u16, config: HomeConfig) -> Self {
         Self {
+            shard,
+            shards,
+            config,
+            draining: false,
+            groups: Slab::new(),
+            group_names: FxHashMap::default(),
+            members: Slab::new(),
+            member_names: FxHashMap::default(),
+            expiries: VecDeque::new(),
+            expiries_max: 64,
+            grants_made: 0,
             outputs: VecDeque::new(),
+            counts: PermitCounts::default(),
         }
     }
 
-    pub(crate) fn handle_request(&mut self, _now: Instant, _request: Request) {}
+    /// Takes a request that was routed to this shard or to every shard. Those that are none of a
+    /// home's business (`EnrolReply`) do nothing.
+    pub(crate) fn handle_request(&mut self, now: Instant, request: Request) {
+        match request {
+            Request::AssignGroup { group, slot, epoch } => {
+                self.assign(now, group, slot, epoch);
+            }
+            Request::ReleaseGroup {
+                group,
+                epoch,
+                addresses,
+            } => self.release(group, epoch, &addresses),
+            Request::AdmitAgent { target, .. } => self.move_member(target),
+            Request::RevokeAgent { agent } => self.revoke_agent(agent),
+            Request::Demand { target, ready } => self.demand(now, target, ready),
+            Request::ReturnPermits {
+                target,
+                grant,
+                unused,
+            } => self.take_back(now, target, grant, unused),
+            Request::Dispatch {
+                target,
+                grant,
+                epoch,
+                command,
+            } => self.dispatch(now, target, grant, epoch, command),
+            Request::Cancel {
+                target,
+                operation,
+                fence,
+            } => self.cancel(target, operation, fence),
+            Request::Query { target, operations } => {
+                self.tell_in_pieces(target, operations, SessionCommand::Query);
+            }
+            Request::Forget { target, operations } => {
+                self.tell_in_pieces(target, operations, SessionCommand::Forget);
+            }
+            Request::Drain { .. } => self.drain(),
+            Request::EnrolReply { .. } => {}
+        }
+    }
 
+    /// Takes a session whose agent was admitted and has said Hello. Of two sessions of one agent
+    /// the higher `session_count` wins, and of equal ones the later; the loser is closed.
     pub(crate) fn handle_session_up(
         &mut self,
         _now: Instant,
-        _location: Location,
-        _up: Box<SessionUp>,
-        _session_count: u64,
+        location: Location,
+        up: Box<SessionUp>,
+        session_count: u64,
     ) {
+        let Some(group) = self.owned_group(up.target.group) else {
+            // Released between the handshake and now: it finds the way when it comes again.
+            self.tell(location, SessionCommand::Close(CloseCode::Redirected));
+            return;
+        };
+        let agent = up.target.agent;
+        if let Some(old) = self.member_names.get(&agent).copied() {
+            let old_member = &self.members[old as usize];
+            if session_count < old_member.session_count {
+                self.tell(location, SessionCommand::Close(CloseCode::Superseded));
+                return;
+            }
+            let old_location = old_member.location;
+            self.tell(old_location, SessionCommand::Close(CloseCode::Superseded));
+            self.remove_member(old, DownReason::ClosedHere(CloseCode::Superseded));
+        }
+        if self.members.len() >= self.config.members_max {
+            self.tell(location, SessionCommand::Close(CloseCode::Overloaded));
+            return;
+        }
+        let index = index_u32(self.members.insert(Member {
+            agent,
+            location,
+            session_count,
+            ledger: Ledger::new(up.capacity, &up.open),
+            group,
+        }));
+        self.member_names.insert(agent, index);
+        self.groups[group as usize].members += 1;
+        self.event(Event::SessionUp(up));
     }
 
+    /// Takes the end of a session. Its shard has already said, by `handle_operation`, which
+    /// operations were certainly not delivered; every other one becomes uncertain here.
     pub(crate) fn handle_session_down(
         &mut self,
         _now: Instant,
-        _location: Location,
-        _agent: AgentId,
-        _reason: DownReason,
+        location: Location,
+        agent: AgentId,
+        reason: DownReason,
     ) {
+        if let Some(index) = self.member_names.get(&agent).copied()
+            && self.members[index as usize].location == location
+        {
+            self.remove_member(index, reason);
+        }
     }
 
-    pub(crate) fn handle_operation(
-        &mut self,
-        _now: Instant,
-        _location: Location,
-        _agent: AgentId,
-        _event: OperationEvent,
-    ) {
+    /// Takes back the permits of grants that are over.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        while let Some(expiry) = self.expiries.pop_front_if(|expiry| expiry.at <= now) {
+            if let Some(member) = self.members.get_mut(expiry.member as usize) {
+                let expired = member.ledger.take_back(expiry.grant, u32::MAX);
+                self.counts.expired += u64::from(expired);
+                if expired > 0 {
+                    self.top_up(now, expiry.member);
+                }
+            }
+        }
+        self.sweep_front();
     }
 
-    pub(crate) fn handle_timeout(&mut self, _now: Instant) {}
-
+    /// When `handle_timeout` is wanted.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.expiries.front().map(|expiry| expiry.at)
     }
 
+    /// The next thing to do, in order; call until `None` after every `handle_*`.
     pub(crate) fn poll_output(&mut self) -> Option<HomeOutput> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() && self.outputs.capacity() > OUTPUTS_KEPT {
+            self.outputs.shrink_to(OUTPUTS_KEPT);
+        }
+        output
     }
+
+    /// What happened to permits since the last call.
+    pub(crate) fn take_counts(&mut self) -> PermitCounts {
+        std::mem::take(&mut self.counts)
+    }
+
+    fn assign(&mut self, now: Instant, id: GroupId, slot: Slot, epoch: Epoch) {
+        let at_home = slot.home(self.shards) == self.shard;
+        let Some(index) = self.group_names.get(&id).copied() else {
+            if at_home && self.groups.len() < GROUPS_MAX {
+                let group = Group {
+                    id,
+                    slot,
+                    epoch,
+                    owned: true,
+                    members: 0,
+                };
+                let index = index_u32(self.groups.insert(group));
+                self.group_names.insert(id, index);
+            }
+            return;
+        };
+        let group = &mut self.groups[index as usize];
+        if epoch <= group.epoch {
+            return;
+        }
+        if !at_home {
+            self.release(id, epoch, &[]);
+            return;
+        }
+        group.slot = slot;
+        group.epoch = epoch;
+        group.owned = true;
+        for member in self.members_of(index) {
+            // Grants of the earlier epoch could only lead to refused dispatches. The demand is
+            // still there, so its permits are granted anew.
+            self.members[member as usize].ledger.revoke();
+            let location = self.members[member as usize].location;
+            self.tell(location, SessionCommand::NewEpoch(epoch));
+            self.top_up(now, member);
+        }
+    }
+
+    fn release(&mut self, id: GroupId, epoch: Epoch, addresses: &[String]) {
+        let Some(index) = self.group_names.get(&id).copied() else {
+            return;
+        };
+        let group = &mut self.groups[index as usize];
+        if epoch < group.epoch || !group.owned {
+            return;
+        }
+        group.epoch = epoch;
+        group.owned = false;
+        let (count, spread) = (group.members, self.config.release_spread);
+        for (place, member) in (0..).zip(self.members_of(index)) {
+            self.withdraw(member);
+            let go_away = SessionCommand::GoAway {
+                addresses: addresses.to_vec(),
+                delay: spread * place / count.max(1),
+                deadline: self.config.release_deadline,
+            };
+            let location = self.members[member as usize].location;
+            self.tell(location, go_away);
+        }
+        self.drop_group_if_empty(index);
+    }
+
+    /// An agent that was put into another group finds its new home when it connects again.
+    fn move_member(&mut self, target: Target) {
+        let Some(index) = self.member_names.get(&target.agent).copied() else {
+            return;
+        };
+        let member = &self.members[index as usize];
+        if self.groups[member.group as usize].id == target.group {
+            return;
+        }
+        let location = member.location;
+        self.withdraw(index);
+        let go_away = SessionCommand::GoAway {
+            addresses: Vec::new(),
+            delay: Duration::ZERO,
+            deadline: self.config.release_deadline,
+        };
+        self.tell(location, go_away);
+    }
+
+    fn revoke_agent(&mut self, agent: AgentId) {
+        if let Some(index) = self.member_names.get(&agent).copied() {
+            let location = self.members[index as usize].location;
+            self.withdraw(index);
+            self.tell(location, SessionCommand::Close(CloseCode::Revoked));
+        }
+    }
+
+    /// No new work from now on. The shards that hold the sessions tell them to go.
+    fn drain(&mut self) {
+        self.draining = true;
+        for index in self.all_members() {
+            self.withdraw(index);
+        }
+    }
+
+    /// Takes back the grants of a member and forgets its demand.
+    fn withdraw(&mut self, index: u32) {
+        let ledger = &mut self.members[index as usize].ledger;
+        ledger.revoke();
+        ledger.set_demand(0);
+    }
+
+    fn remove_member(&mut self, index: u32, reason: DownReason) {
+        let target = self.target(index);
+        let member = self.members.remove(index as usize);
+        self.member_names.remove(&member.agent);
+        self.event(Event::SessionDown {
+            target,
+            session: member.location.session,
+            reason,
+        });
+        for (operation, fence) in member.ledger.expected() {
+            self.event(Event::Uncertain {
+                target,
+                operation,
+                fence,
+            });
+        }
+        self.groups[member.group as usize].members -= 1;
+        self.drop_group_if_empty(member.group);
+        self.sweep_front();
+    }
+
+    /// A released group is known only as long as it has members.
+    fn drop_group_if_empty(&mut self, index: u32) {
+        let group = &self.groups[index as usize];
+        if !group.owned && group.members == 0 {
+            self.group_names.remove(&group.id);
+            self.groups.remove(index as usize);
+        }
+    }
+
+    fn owned_group(&self, id: GroupId) -> Option<u32> {
+        let index = *self.group_names.get(&id)?;
+        self.groups[index as usize].owned.then_some(index)
+    }
+
+    fn target(&self, index: u32) -> Target {
+        let member = &self.members[index as usize];
+        let group = &self.groups[member.group as usize];
+        Target {
+            agent: member.agent,
+            group: group.id,
+            slot: group.slot,
+        }
+    }
+
+    fn members_of(&self, group: u32) -> Vec<u32> {
+        let members = self.members.iter();
+        let of_group = members.filter(|(_, member)| member.group == group);
+        of_group.map(|(index, _)| index_u32(index)).collect()
+    }
+
+    fn all_members(&self) -> Vec<u32> {
+        let members = self.members.iter();
+        members.map(|(index, _)| index_u32(index)).collect()
+    }
+
+    fn tell(&mut self, location: Location, command: SessionCommand) {
+        self.outputs
+            .push_back(HomeOutput::ToSession(location, command));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(HomeOutput::Event(event));
+    }
+}
+
+/// Tables here have limits far below `u32::MAX`, which marks an index that no table has.
+fn index_u32(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }

@@ -95,7 +95,7 @@ pub enum ParseJoinTokenError {
     #[error("this is not a Drover join token: it does not start with `drover1.`")]
     Prefix,
     /// Wrong number of parts, or not base64url of 32 bytes.
-    #[error("the join token is damaged: copy it again whole (drover1.HASH.SECRET, 94 characters)")]
+    #[error("the join token is damaged: copy it again whole (drover1.HASH.SECRET, 95 characters)")]
     Damaged,
 }
 
@@ -156,7 +156,7 @@ mod tests {
             secret: [9; 32],
         };
         let text = token.to_string();
-        assert_eq!(text.len(), 94);
+        assert_eq!(text.len(), 95);
         assert_eq!(text.parse(), Ok(token.clone()));
         assert!(!format!("{token:?}").contains("CQkJ"));
     }

@@ -1,22 +1,59 @@
-//! Bytes to verified frames and back. Every wire in Drover carries the same shape: a little-endian
-//! `u32` with the number of bytes that follow, then one FlatBuffers buffer with a file identifier.
+//! Bytes to verified frames and back. Every wire in Drover carries the same shape:
+//!
+//! ```text
+//!   ┌────────────┬──────────────────────────────────────────────┐
+//!   │ n: u32, LE │ n bytes: one FlatBuffers buffer, identifier  │
+//!   └────────────┴──────────────────────────────────────────────┘
+//! ```
+//!
+//! A decoder caps the bytes, checks the identifier, runs the FlatBuffers verifier under tight
+//! limits, and then checks every field against [`crate::limits`]; what it returns is owned and
+//! valid. An encoder makes the same checks, so that it never makes a frame which a decoder of this
+//! build refuses. What nobody does here: read the JSON inside commands, or decide whether a message
+//! comes at the right time.
 
-use bytes::Bytes;
+mod agent;
+mod buffer;
+mod check;
+mod codec;
+mod enrol;
+mod event;
+mod lists;
+mod operation;
+mod request;
 
-use crate::agent::{AgentMessage, GatewayMessage};
-use crate::enrol::{EnrolReply, EnrolRequest};
-use crate::link::{Event, Request};
+pub use agent::{
+    decode_agent_message, decode_gateway_message, encode_agent_message, encode_gateway_message,
+};
+pub use buffer::FrameBuffer;
+pub use check::check_address;
+pub use enrol::{
+    decode_enrol_reply, decode_enrol_request, encode_enrol_reply, encode_enrol_request,
+};
+pub use event::{decode_event, encode_event};
+pub use request::{decode_request, encode_request};
 
 /// The value does not fit into a frame.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{what} is too large: {bytes} bytes, at most {max}")]
-pub struct EncodeError {
-    /// What was to be sent.
-    pub what: &'static str,
-    /// Its size.
-    pub bytes: usize,
-    /// The limit.
-    pub max: usize,
+pub enum EncodeError {
+    /// A field, a list or the whole frame is over its limit.
+    #[error("`{what}` is too large to send: {size}, at most {max}")]
+    TooLarge {
+        /// The field, or the message for a whole frame.
+        what: &'static str,
+        /// Its size: bytes, or elements of a list.
+        size: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A field has a value that no decoder accepts.
+    #[error("`{field}` {problem}; it cannot be sent")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
 }
 
 /// The bytes are not a valid frame.
@@ -47,52 +84,4 @@ pub enum DecodeError {
         /// What is wrong with it.
         problem: &'static str,
     },
-}
-
-/// Collects bytes into frames. Holds no heap memory while empty and never allocates ahead of the
-/// bytes that arrived.
-#[derive(Debug, Default)]
-pub struct FrameBuffer {
-    _stub: Vec<u8>,
-}
-
-impl FrameBuffer {
-    /// Adds bytes as they came.
-    pub fn push(&mut self, _bytes: &[u8]) {
-        todo!()
-    }
-    /// The next whole frame without its size prefix.
-    ///
-    /// # Errors
-    /// [`DecodeError::TooLarge`] as soon as a prefix announces more than `max` bytes.
-    pub fn next_frame(&mut self, _max: usize) -> Result<Option<Bytes>, DecodeError> {
-        todo!()
-    }
-    /// Bytes held.
-    pub fn buffered(&self) -> usize {
-        todo!()
-    }
-}
-
-macro_rules! stub {
-    ($($enc:ident $dec:ident $ty:ty;)*) => { $(
-        /// Appends the frame, size prefix first.
-        ///
-        /// # Errors
-        /// [`EncodeError`] when it would be too large; `out` is then unchanged.
-        pub fn $enc(_value: &$ty, _out: &mut Vec<u8>) -> Result<(), EncodeError> { todo!() }
-        /// Reads a frame without its size prefix.
-        ///
-        /// # Errors
-        /// [`DecodeError`] says what is wrong with it.
-        pub fn $dec(_frame: &[u8]) -> Result<$ty, DecodeError> { todo!() }
-    )* };
-}
-stub! {
-    encode_agent_message decode_agent_message AgentMessage;
-    encode_gateway_message decode_gateway_message GatewayMessage;
-    encode_enrol_request decode_enrol_request EnrolRequest;
-    encode_enrol_reply decode_enrol_reply EnrolReply;
-    encode_request decode_request Request;
-    encode_event decode_event Event;
 }

@@ -12,6 +12,7 @@ pub mod agent;
 pub mod close;
 pub mod enrol;
 pub mod frame;
+mod generated;
 pub mod identity;
 pub mod ids;
 pub mod limits;

@@ -62,6 +62,7 @@ pub const JOURNAL_OPEN_MAX: usize = 1024;
 /// Operation ids in one inventory, query or forget message.
 pub const OPERATIONS_PER_FRAME_MAX: usize = 1024;
 /// What an agent may declare as its capacity (operations at once).
+#[expect(clippy::cast_possible_truncation, reason = "16")]
 pub const CAPACITY_MAX: u32 = COMMAND_STREAMS_MAX as u32;
 /// Addresses in one redirect or welcome.
 pub const ADDRESSES_MAX: usize = 16;
@@ -100,3 +101,20 @@ pub const HALF_OPEN_RETRY: usize = 128;
 pub const GRANT_TTL: Duration = Duration::from_secs(2);
 /// An operation without a deadline of its own gets this one.
 pub const OPERATION_DEADLINE_DEFAULT: Duration = Duration::from_secs(15 * 60);
+
+/// Newcomers that one shard keeps waiting for their first TLS work; more are dropped.
+pub const INCOMING_MAX: usize = 1024;
+/// Bytes kept for one waiting newcomer, besides its first packet.
+pub const INCOMING_BYTES_MAX: u64 = 4 << 10;
+/// Bytes kept for all waiting newcomers of a shard, besides their first packets.
+pub const INCOMING_BYTES_TOTAL_MAX: u64 = 1 << 20;
+/// A newcomer that waited this long for its first TLS work has given up: it is dropped.
+pub const INCOMING_AGE_MAX: Duration = Duration::from_secs(1);
+/// Enrolments of one shard that wait for the control plane at once.
+pub const ENROLMENTS_PENDING_MAX: usize = 64;
+/// From the first packet of an enrolment to its answer.
+pub const ENROLMENT_DEADLINE: Duration = Duration::from_secs(10);
+/// Words that may wait in one shard's mailbox.
+pub const MAILBOX_MAX: usize = 4096;
+/// Events of one shard that may wait for the control plane.
+pub const UPLINK_MAX: usize = 4096;

@@ -16,7 +16,11 @@ pub const SUPPORTED: VersionRange = VersionRange {
     newest: 1,
 };
 
-const _: () = assert!(SUPPORTED.oldest >= 1 && SUPPORTED.newest - SUPPORTED.oldest <= 1);
+const _: () = assert!(
+    1 <= SUPPORTED.oldest
+        && SUPPORTED.oldest <= SUPPORTED.newest
+        && SUPPORTED.newest <= SUPPORTED.oldest + 1
+);
 
 /// The two sides have no version in common.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -1,4 +1,5 @@
-//! The agent server: QUIC sessions of hypervisors on one thread per core.
+//! The agent server.
 
 mod group;
+mod runtime;
 pub mod telemetry;

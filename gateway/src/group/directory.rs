@@ -332,12 +332,20 @@ mod tests {
         ]);
         let agent = target(7, 1).agent;
         let addresses = ["b.example:4433".to_owned()];
-        assert_eq!(directory.admit(agent, &KEY), Admission::Redirect(&addresses));
+        assert_eq!(
+            directory.admit(agent, &KEY),
+            Admission::Redirect(&addresses)
+        );
         directory.handle_request(&assign(1, 5)).unwrap();
-        assert_eq!(directory.admit(agent, &KEY), Admission::Redirect(&addresses));
+        assert_eq!(
+            directory.admit(agent, &KEY),
+            Admission::Redirect(&addresses)
+        );
         directory.handle_request(&assign(1, 6)).unwrap();
         assert_eq!(directory.admit(agent, &KEY), admitted(7, 1, 6));
-        directory.handle_request(&release(1, 5, "c.example:4433")).unwrap();
+        directory
+            .handle_request(&release(1, 5, "c.example:4433"))
+            .unwrap();
         assert_eq!(directory.admit(agent, &KEY), admitted(7, 1, 6));
     }
 
@@ -354,7 +362,9 @@ mod tests {
         directory.handle_request(&admit(7, 2, &[KEY])).unwrap();
         directory.handle_request(&release(1, 5, "b")).unwrap();
         let agent = target(7, 2).agent;
-        directory.handle_request(&Request::RevokeAgent { agent }).unwrap();
+        directory
+            .handle_request(&Request::RevokeAgent { agent })
+            .unwrap();
         assert!(directory.groups.is_empty() && directory.group_names.is_empty());
     }
 

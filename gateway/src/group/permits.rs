@@ -134,7 +134,10 @@ impl Ledger {
 
     /// Takes back up to `permits` unused ones of a grant, and says how many there were.
     pub(super) fn take_back(&mut self, id: GrantId, permits: u32) -> u32 {
-        let taken = self.work.as_mut().map_or(0, |work| work.use_up(id, permits));
+        let taken = self
+            .work
+            .as_mut()
+            .map_or(0, |work| work.use_up(id, permits));
         self.demand = self.demand.saturating_sub(taken);
         self.tidy();
         taken
@@ -337,7 +340,11 @@ mod tests {
         ledger.dispatch(GrantId(1), operation(1), Fence(2)).unwrap();
         assert_eq!(ledger.charged(), 1);
         ledger.settle(operation(1), Fence(1));
-        assert_eq!(ledger.charged(), 1, "the end of an older dispatch frees nothing");
+        assert_eq!(
+            ledger.charged(),
+            1,
+            "the end of an older dispatch frees nothing"
+        );
         ledger.settle(operation(1), Fence(2));
         ledger.settle(operation(1), Fence(2));
         assert_eq!(ledger.charged(), 0);

@@ -1,0 +1,291 @@
+//! The API over HTTP: one request, one typed reply, or a [`Fault`] that repeats what the server said.
+
+use std::time::Duration;
+
+use control::api::model::Problem;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Exit, Fault, chain};
+
+/// A request that takes longer than this is given up (event streams excepted).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connecting to a server that is there takes far less.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Items asked for at once.
+const PAGE_SIZE: u32 = 500;
+/// Characters of an unexpected reply that are shown.
+const EXCERPT_CHARS: usize = 200;
+
+/// What every list of the API has around its items.
+#[derive(Deserialize)]
+struct Page<T> {
+    items: Vec<T>,
+    next_page_token: Option<String>,
+}
+
+/// A client of one API with one token.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<String>,
+}
+
+impl Client {
+    /// A client of the API at `base`.
+    pub(crate) fn new(base: &str, token: Option<String>) -> Result<Self, Fault> {
+        let url: Url = base
+            .parse()
+            .map_err(|error| Fault::usage(format_args!("`{base}` is not a URL: {error}")))
+            .map_err(|fault: Fault| fault.advise("write it as http://HOST:PORT"))?;
+        if url.scheme() != "http" || url.cannot_be_a_base() {
+            return Err(Fault::usage(format_args!("`{base}` cannot be used as the API's URL"))
+                .advise("this release speaks plain HTTP: http://HOST:PORT (through an SSH tunnel when remote)"));
+        }
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Fault::new(chain(&error)))?;
+        Ok(Self {
+            http,
+            base: url,
+            token,
+        })
+    }
+
+    /// Reads one thing.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, Fault> {
+        let request = self.request(Method::GET, path)?.query(query);
+        self.reply(self.send(request.timeout(REQUEST_TIMEOUT)).await?).await
+    }
+
+    /// Reads a list to its end, or up to `limit` items.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        limit: usize,
+    ) -> Result<Vec<T>, Fault> {
+        let mut items = Vec::new();
+        let mut token: Option<String> = None;
+        while items.len() < limit {
+            let left = u32::try_from(limit - items.len()).unwrap_or(PAGE_SIZE);
+            let mut query = query.to_vec();
+            query.push(("page_size", left.min(PAGE_SIZE).to_string()));
+            query.extend(token.take().map(|token| ("page_token", token)));
+            let page: Page<T> = self.get(path, &query).await?;
+            let empty = page.items.is_empty();
+            items.extend(page.items);
+            token = page.next_page_token;
+            if token.is_none() || empty {
+                break;
+            }
+        }
+        items.truncate(limit);
+        Ok(items)
+    }
+
+    /// Makes or does something. Carries an idempotency key, so that the server does it once.
+    pub(crate) async fn post<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &B,
+        idempotency_key: &str,
+    ) -> Result<T, Fault> {
+        let request = self
+            .request(Method::POST, path)?
+            .header("Idempotency-Key", idempotency_key)
+            .json(body)
+            .timeout(REQUEST_TIMEOUT);
+        self.reply(self.send(request).await?).await
+    }
+
+    /// Takes something away.
+    pub(crate) async fn delete(&self, path: &[&str]) -> Result<(), Fault> {
+        let request = self.request(Method::DELETE, path)?.timeout(REQUEST_TIMEOUT);
+        self.checked(self.send(request).await?).await.map(drop)
+    }
+
+    /// Opens an event stream behind the event `after`.
+    pub(crate) async fn events(
+        &self,
+        query: &[(&str, String)],
+        after: Option<u64>,
+    ) -> Result<Response, Fault> {
+        let mut request = self
+            .request(Method::GET, &["v1", "events"])?
+            .query(query)
+            .header("Accept", "text/event-stream");
+        if let Some(sequence) = after {
+            request = request.header("Last-Event-ID", sequence.to_string());
+        }
+        self.checked(self.send(request).await?).await
+    }
+
+    /// Any reply to a GET, whatever its status.
+    pub(crate) async fn probe(&self, path: &[&str]) -> Result<Response, Fault> {
+        let request = self.request(Method::GET, path)?.timeout(REQUEST_TIMEOUT);
+        self.send(request).await
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, Fault> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| Fault::usage("the API's URL cannot carry a path"))?
+            .pop_if_empty()
+            .extend(path);
+        let mut request = self.http.request(method, url);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        Ok(request)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Fault> {
+        request.send().await.map_err(|error| self.unreachable(&error))
+    }
+
+    async fn reply<T: DeserializeOwned>(&self, response: Response) -> Result<T, Fault> {
+        let response = self.checked(response).await?;
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_slice(&body).map_err(|error| {
+            Fault::new(format_args!(
+                "the server at {} answered something unexpected: {error}: {}",
+                self.base,
+                excerpt(&body)
+            ))
+            .advise("is this the Drover API, and of the same version as this program?")
+        })
+    }
+
+    /// Turns every status but success into what the server said about it.
+    async fn checked(&self, response: Response) -> Result<Response, Fault> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.unwrap_or_default();
+        Err(self.refusal(status, &body))
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> Fault {
+        let fault = match serde_json::from_slice::<Problem>(body) {
+            Ok(problem) => {
+                let mut what = problem.detail;
+                for error in problem.errors {
+                    what.push_str(&format!("; {}: {}", error.field, error.detail));
+                }
+                Fault::new(what)
+            }
+            Err(_) => Fault::new(format_args!(
+                "the server at {} answered {status}: {}",
+                self.base,
+                excerpt(body)
+            )),
+        };
+        match status {
+            StatusCode::UNAUTHORIZED if self.token.is_none() => fault.exit(Exit::Denied).advise(
+                "give a token with --token or DROVER_TOKEN, or name the server's --data-dir",
+            ),
+            StatusCode::UNAUTHORIZED => fault
+                .exit(Exit::Denied)
+                .advise("check the token: --token, DROVER_TOKEN, or the server's admin token file"),
+            StatusCode::FORBIDDEN => fault
+                .exit(Exit::Denied)
+                .advise("use a token of a higher role: `drover api-tokens create NAME --role ROLE`"),
+            StatusCode::NOT_FOUND => fault.exit(Exit::NotFound),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                fault.advise("try again in a moment; `drover health` says what is missing")
+            }
+            _ => fault,
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Fault {
+        let what = if error.is_timeout() {
+            format!("the server at {} did not answer in time", self.base)
+        } else {
+            format!("cannot reach the server at {}: {}", self.base, root_cause(error))
+        };
+        Fault::new(what)
+            .advise("is it running? start it with `drover serve`, or name another with --api URL")
+            .exit(Exit::Unreachable)
+    }
+}
+
+/// The innermost cause: "connection refused" instead of three layers of "error sending request".
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(EXCERPT_CHARS)
+        .collect();
+    if line.trim().is_empty() {
+        "(nothing)".to_owned()
+    } else {
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(token: Option<&str>) -> Client {
+        Client::new("http://127.0.0.1:7440", token.map(str::to_owned)).unwrap()
+    }
+
+    #[test]
+    fn urls_that_cannot_work_are_refused_before_anything_is_sent() {
+        for url in ["127.0.0.1:7440", "https://x", "ftp://x", "", "mailto:x"] {
+            assert_eq!(Client::new(url, None).unwrap_err().exit, Exit::Usage, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_says_is_what_people_read() {
+        let body = br#"{"type":"urn:drover:problem:invalid","title":"Invalid","status":422,
+            "detail":"the group's name cannot be used","errors":[{"field":"name","detail":"is empty"}]}"#;
+        let fault = client(Some("t")).refusal(StatusCode::UNPROCESSABLE_ENTITY, body);
+        assert_eq!(fault.what, "the group's name cannot be used; name: is empty");
+        assert_eq!(fault.exit, Exit::Failure);
+    }
+
+    #[test]
+    fn a_missing_token_and_a_wrong_one_get_different_advice() {
+        let without = client(None).refusal(StatusCode::UNAUTHORIZED, b"{}");
+        let with = client(Some("t")).refusal(StatusCode::UNAUTHORIZED, b"{}");
+        assert!(without.advice.as_ref().unwrap().contains("give a token"));
+        assert!(with.advice.as_ref().unwrap().contains("check the token"));
+        assert_eq!((without.exit, with.exit), (Exit::Denied, Exit::Denied));
+    }
+
+    #[test]
+    fn a_reply_from_something_else_is_shown_in_part_and_made_harmless() {
+        let fault = client(None).refusal(StatusCode::BAD_GATEWAY, &[b'\x1b'; 1000]);
+        assert!(!fault.what.contains('\x1b'));
+        assert!(fault.what.len() < 400);
+    }
+
+    #[test]
+    fn path_segments_are_escaped() {
+        let request = client(None).request(Method::GET, &["v1", "groups", "a/b ?"]).unwrap();
+        assert_eq!(request.build().unwrap().url().path(), "/v1/groups/a%2Fb%20%3F");
+    }
+}

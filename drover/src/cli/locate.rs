@@ -1,0 +1,77 @@
+//! Finds the API and a token: flags and variables first, then what the local server wrote.
+
+use super::Global;
+use super::client::Client;
+use crate::data_dir::{self, Ready};
+use crate::fault::{Exit, Fault};
+
+/// A client for the API that was named, or the local one.
+pub(crate) fn client(global: &Global) -> Result<Client, Fault> {
+    let directory = data_dir::path(global.data_dir.as_deref());
+    let ready = data_dir::read_ready(&directory);
+    let url = match (&global.api, &ready) {
+        (Some(url), _) => url.clone(),
+        (None, Some(ready)) => ready.api.clone(),
+        (None, None) => {
+            return Err(Fault::new(format_args!(
+                "no server was named, and {} shows none on this machine",
+                directory.display()
+            ))
+            .advise("start one with `drover serve`, or name one: --api URL --token TOKEN, or --data-dir DIR")
+            .exit(Exit::Unreachable));
+        }
+    };
+    let token = match &global.token {
+        Some(token) => Some(token.clone()),
+        None => local_token(ready.as_ref(), &url),
+    };
+    Client::new(&url, token)
+}
+
+/// The local admin token, but only for the local server: it is not shown to another one.
+fn local_token(ready: Option<&Ready>, url: &str) -> Option<String> {
+    let ready = ready.filter(|ready| ready.api == url)?;
+    let text = std::fs::read_to_string(&ready.admin_token_file).ok()?;
+    Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Output;
+
+    fn global(directory: &std::path::Path) -> Global {
+        Global {
+            api: None,
+            token: None,
+            data_dir: Some(directory.to_owned()),
+            output: Output::Human,
+        }
+    }
+
+    #[test]
+    fn without_a_server_the_advice_is_to_start_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let fault = client(&global(directory.path())).unwrap_err();
+        assert_eq!(fault.exit, Exit::Unreachable);
+        assert!(fault.advice.unwrap().contains("drover serve"));
+    }
+
+    #[test]
+    fn the_local_token_is_not_shown_to_another_server() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        std::fs::write(&file, "secret\n").unwrap();
+        let ready = Ready {
+            api: "http://127.0.0.1:1".to_owned(),
+            agents: "127.0.0.1:2".to_owned(),
+            admin_token_file: file,
+            data_dir: directory.path().to_owned(),
+            pid: 1,
+            profile: "all".to_owned(),
+            version: "0".to_owned(),
+        };
+        assert_eq!(local_token(Some(&ready), "http://127.0.0.1:1").as_deref(), Some("secret"));
+        assert_eq!(local_token(Some(&ready), "http://other.example"), None);
+    }
+}

@@ -1,0 +1,359 @@
+//! `drover processes …`
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use control::api::model::events::EventRecord;
+use control::api::model::processes::{Class, CreateProcess, Process};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::client::Client;
+use super::follow::{Follower, Next};
+use super::run::is_end;
+use super::{Output, print, resolve};
+use crate::config::value;
+use crate::fault::{Exit, Fault};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// List processes, newest first
+    List {
+        /// Only this agent (id, its beginning, or hostname)
+        #[arg(long)]
+        agent: Option<String>,
+        /// Only this state: ready, running, succeeded, failed, …
+        #[arg(long)]
+        state: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one process
+    Show {
+        /// Its id
+        process: Uuid,
+    },
+    /// Start a process and print its id; `drover run` also waits for it
+    Create(CreateArguments),
+    /// Ask a process to stop
+    Cancel {
+        /// Its id
+        process: Uuid,
+    },
+    /// Print what happens, to one process or to all, until interrupted
+    Watch {
+        /// Only this process, from its beginning to its end
+        process: Option<Uuid>,
+        /// Only this agent (id, its beginning, or hostname)
+        #[arg(long)]
+        agent: Option<String>,
+    },
+}
+
+/// What is to be run, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CreateArguments {
+    /// The agent: id, its beginning, or hostname
+    pub(crate) agent: String,
+    /// The driver: exec, simulated, …
+    pub(crate) kind: String,
+    /// The driver's input: JSON, @FILE, or - for standard input
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) input: Option<String>,
+    /// It is over after this time, finished or not: 30s, 15m (default)
+    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// Attempts in all when it fails in a way that may pass, 1–100
+    #[arg(long, value_name = "N")]
+    pub(crate) max_attempts: Option<u32>,
+    /// Who goes first on a busy agent
+    #[arg(long)]
+    pub(crate) class: Option<ClassName>,
+    /// What it works on; one process per resource runs at a time
+    #[arg(long, value_name = "NAME")]
+    pub(crate) resource: Option<String>,
+    /// A repetition with the same key starts nothing new
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// For exec: the allow-listed program and its arguments
+    #[arg(last = true, value_name = "PROGRAM")]
+    pub(crate) program: Vec<String>,
+}
+
+/// The classes as words of the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ClassName {
+    /// Somebody is waiting for it
+    Interactive,
+    /// The usual
+    Normal,
+    /// Whenever there is room
+    Background,
+}
+
+impl From<ClassName> for Class {
+    fn from(name: ClassName) -> Self {
+        match name {
+            ClassName::Interactive => Self::Interactive,
+            ClassName::Normal => Self::Normal,
+            ClassName::Background => Self::Background,
+        }
+    }
+}
+
+pub(super) async fn run(client: &Client, output: Output, command: Command) -> Result<Exit, Fault> {
+    match command {
+        Command::List {
+            agent,
+            state,
+            limit,
+        } => {
+            let mut query = Vec::new();
+            if let Some(agent) = agent {
+                query.push(("agent", resolve::agent(client, &agent).await?.to_string()));
+            }
+            query.extend(state.map(|state| ("state", state)));
+            let processes: Vec<Process> =
+                client.list(&["v1", "processes"], &query, limit).await?;
+            print::value(output, &processes, |processes| list(processes))
+        }
+        Command::Show { process } => {
+            let process = get(client, process).await?;
+            print::value(output, &process, show)
+        }
+        Command::Create(arguments) => {
+            let process = create(client, &arguments).await?;
+            print::value(output, &process, |process| format!("{}\n", process.id))
+        }
+        Command::Cancel { process } => {
+            let process = cancel(client, process).await?;
+            print::value(output, &process, |process| {
+                format!("{} is {}\n", process.id, print::word(&process.state))
+            })
+        }
+        Command::Watch { process, agent } => watch(client, output, process, agent).await,
+    }
+}
+
+/// Reads one process.
+pub(super) async fn get(client: &Client, id: Uuid) -> Result<Process, Fault> {
+    client
+        .get(&["v1", "processes", &id.to_string()], &[])
+        .await
+}
+
+/// Starts a process.
+pub(super) async fn create(
+    client: &Client,
+    arguments: &CreateArguments,
+) -> Result<Process, Fault> {
+    let agent = resolve::agent(client, &arguments.agent).await?;
+    let request = CreateProcess {
+        agent: agent.to_string(),
+        kind: arguments.kind.clone(),
+        input: input(arguments)?,
+        deadline_seconds: arguments.deadline.map(|deadline| deadline.as_secs().max(1)),
+        deadline_at: None,
+        max_attempts: arguments.max_attempts,
+        class: arguments.class.map(Class::from),
+        resource: arguments.resource.clone(),
+    };
+    let key = arguments
+        .idempotency_key
+        .clone()
+        .unwrap_or_else(super::fresh_key);
+    client.post(&["v1", "processes"], &request, &key).await
+}
+
+/// Asks a process to stop.
+pub(super) async fn cancel(client: &Client, id: Uuid) -> Result<Process, Fault> {
+    client
+        .post(
+            &["v1", "processes", &id.to_string(), "cancel"],
+            &serde_json::json!({}),
+            &super::fresh_key(),
+        )
+        .await
+}
+
+/// The driver's input from `--input`, and from the words behind `--`.
+fn input(arguments: &CreateArguments) -> Result<Value, Fault> {
+    let mut input = match arguments.input.as_deref() {
+        None => serde_json::json!({}),
+        Some(text) => read_input(text)?,
+    };
+    let Some((program, rest)) = arguments.program.split_first() else {
+        return Ok(input);
+    };
+    let Value::Object(fields) = &mut input else {
+        return Err(
+            Fault::usage("--input is not a JSON object, so a program cannot be added to it")
+                .advise("leave --input out, or put \"program\" and \"args\" into it yourself"),
+        );
+    };
+    fields.insert("program".to_owned(), Value::from(program.as_str()));
+    fields.insert("args".to_owned(), Value::from(rest));
+    Ok(input)
+}
+
+fn read_input(text: &str) -> Result<Value, Fault> {
+    let (name, text) = if text == "-" {
+        let text = std::io::read_to_string(std::io::stdin())
+            .map_err(|error| Fault::usage(format_args!("cannot read standard input: {error}")))?;
+        ("standard input", text)
+    } else if let Some(path) = text.strip_prefix('@') {
+        (path, crate::config::file::read(path.as_ref())?)
+    } else {
+        ("--input", text.to_owned())
+    };
+    serde_json::from_str(&text).map_err(|error| {
+        Fault::usage(format_args!("{name} is not JSON: {error}"))
+            .advise("give JSON such as '{\"program\":\"uname\"}', or @FILE, or - for standard input")
+    })
+}
+
+/// Prints events as they come.
+async fn watch(
+    client: &Client,
+    output: Output,
+    process: Option<Uuid>,
+    agent: Option<String>,
+) -> Result<Exit, Fault> {
+    let mut query = Vec::new();
+    query.extend(process.map(|id| ("process", id.to_string())));
+    if let Some(agent) = agent {
+        query.push(("agent", resolve::agent(client, &agent).await?.to_string()));
+    }
+    // One process is told from its beginning; the fleet from now on.
+    let after = process.map(|_| 0);
+    let mut follower = Follower::new(client, query, after);
+    loop {
+        let look = match follower.next().await? {
+            Next::Event(event) => {
+                print::line(&if output.is_json() {
+                    print::to_json(&event)?
+                } else {
+                    event_line(&event)
+                })?;
+                process.is_some() && is_end(&event)
+            }
+            Next::Quiet | Next::Lost => process.is_some(),
+        };
+        if look
+            && let Some(id) = process
+            && get(client, id).await?.state.is_terminal()
+        {
+            return Ok(Exit::Success);
+        }
+    }
+}
+
+fn event_line(event: &EventRecord) -> String {
+    let subject = match (event.process, event.agent) {
+        (Some(process), _) => process.to_string(),
+        (None, Some(agent)) => agent.to_string(),
+        (None, None) => "-".to_owned(),
+    };
+    format!("{}  {:20} {subject}  {}", event.at, event.kind, event.data)
+}
+
+fn list(processes: &[Process]) -> String {
+    print::table(
+        ["ID", "KIND", "AGENT", "STATE", "ATTEMPTS", "EXIT", "CREATED"],
+        processes.iter().map(|process| {
+            let exit = process.outcome.as_ref().and_then(|outcome| outcome.exit_code);
+            [
+                process.id.to_string(),
+                process.kind.clone(),
+                process.agent.to_string(),
+                print::word(&process.state),
+                format!("{}/{}", process.attempts, process.max_attempts),
+                print::or_dash(exit),
+                process.created_at.to_string(),
+            ]
+        }),
+        "no processes; start one with `drover run AGENT exec -- PROGRAM`",
+    )
+}
+
+fn show(process: &Process) -> String {
+    let outcome = process.outcome.as_ref();
+    let result = outcome
+        .and_then(|outcome| outcome.output.as_ref())
+        .map(|output| output.data.clone());
+    print::facts(&[
+        ("id", Some(process.id.to_string())),
+        ("kind", Some(process.kind.clone())),
+        ("agent", Some(process.agent.to_string())),
+        ("state", Some(print::word(&process.state))),
+        (
+            "attempts",
+            Some(format!("{} of {}", process.attempts, process.max_attempts)),
+        ),
+        ("class", Some(print::word(&process.class))),
+        ("resource", process.resource.clone()),
+        (
+            "waiting on",
+            process
+                .waiting_on
+                .as_ref()
+                .map(|on| format!("{} {}: {}", on.scope, on.key, on.detail)),
+        ),
+        ("created", Some(process.created_at.to_string())),
+        ("started", process.started_at.map(|at| at.to_string())),
+        ("finished", process.finished_at.map(|at| at.to_string())),
+        ("deadline", Some(process.deadline_at.to_string())),
+        ("outcome", outcome.map(|outcome| print::word(&outcome.status))),
+        (
+            "exit code",
+            outcome
+                .and_then(|outcome| outcome.exit_code)
+                .map(|code| code.to_string()),
+        ),
+        (
+            "message",
+            outcome
+                .map(|outcome| outcome.message.clone())
+                .filter(|text| !text.is_empty()),
+        ),
+        ("result", result.filter(|text| !text.is_empty())),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(input: Option<&str>, program: &[&str]) -> CreateArguments {
+        CreateArguments {
+            agent: "hv".to_owned(),
+            kind: "exec".to_owned(),
+            input: input.map(str::to_owned),
+            deadline: None,
+            max_attempts: None,
+            class: None,
+            resource: None,
+            idempotency_key: None,
+            program: program.iter().map(|word| (*word).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn words_behind_the_dashes_become_the_exec_input() {
+        let value = input(&arguments(Some("{\"stdin\":7}"), &["uname", "-a"])).unwrap();
+        assert_eq!(
+            value,
+            serde_json::json!({"program": "uname", "args": ["-a"], "stdin": 7})
+        );
+        assert_eq!(input(&arguments(None, &[])).unwrap(), serde_json::json!({}));
+    }
+
+    #[test]
+    fn input_that_is_not_usable_is_told_before_anything_is_sent() {
+        let fault = input(&arguments(Some("{oops"), &[])).unwrap_err();
+        assert!(fault.what.contains("--input is not JSON"), "{fault:?}");
+        assert!(input(&arguments(Some("[1]"), &["ls"])).is_err());
+        assert!(input(&arguments(Some("@/nowhere/x.json"), &[])).is_err());
+    }
+}

@@ -1,0 +1,391 @@
+//! Configuration: defaults, then a TOML file, then `DROVER_*` variables, then flags.
+//!
+//! ```text
+//!   default < drover.toml < DROVER_GATEWAY_SHARDS=2 < --shards 2
+//!                └─ all four as text ─▶ one parser per key (keys.rs) ─▶ Config
+//! ```
+//!
+//! Everything is read and checked before the first socket is bound. An unknown key is refused with
+//! the key that was probably meant. What the values do is not known here: `serve.rs` hands them to
+//! the crates.
+
+pub(crate) mod agent;
+pub(crate) mod file;
+mod keys;
+pub(crate) mod layer;
+mod suggest;
+pub(crate) mod value;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use self::layer::{Origin, Setting};
+pub(crate) use self::suggest::nearest;
+use crate::fault::Fault;
+use crate::profile::Profile;
+
+/// Read when neither `--config` nor `DROVER_CONFIG` names a file and it exists.
+const DEFAULT_FILE: &str = "drover.toml";
+/// What every configuration variable begins with.
+const ENV_PREFIX: &str = "DROVER_";
+/// Variables of ours that are no configuration keys.
+const ENV_OTHERS: [&str; 7] = [
+    "DROVER_API",
+    "DROVER_TOKEN",
+    "DROVER_CONFIG",
+    "DROVER_OUTPUT",
+    "DROVER_AGENT_DIR",
+    "DROVER_JOIN_TOKEN",
+    "DROVER_SERVER",
+];
+
+/// The configuration of `drover serve`.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Config {
+    /// Everything that the server keeps.
+    pub(crate) data_dir: PathBuf,
+    /// Which servers run in this process.
+    pub(crate) profile: Profile,
+    /// The trust domain in every certificate.
+    pub(crate) domain: String,
+    /// The store's URL; empty: SQLite in the data directory.
+    pub(crate) store: String,
+    /// Where the API listens.
+    pub(crate) api_listen: SocketAddr,
+    /// The agent server.
+    pub(crate) gateway: GatewaySettings,
+    /// How the server stops.
+    pub(crate) drain: DrainSettings,
+    /// What is logged.
+    pub(crate) log: LogSettings,
+}
+
+/// The agent server.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct GatewaySettings {
+    /// Where agents connect (UDP).
+    pub(crate) listen: SocketAddr,
+    /// Threads; `None`: one per available core.
+    pub(crate) shards: Option<u16>,
+    /// How packets reach the kernel.
+    pub(crate) datapath: gateway::DatapathKind,
+    /// How an idle thread sleeps.
+    pub(crate) park: gateway::ParkKind,
+    /// Whether each thread stays on its core.
+    pub(crate) pin_threads: bool,
+    /// `host:port` told to agents as ways back; empty: the one that they came by.
+    pub(crate) advertise: Vec<String>,
+    /// Agents that lost their session come back spread over this time.
+    pub(crate) reconnect_spread: Duration,
+}
+
+/// How the server stops.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct DrainSettings {
+    /// After this long the process ends, whatever is left.
+    pub(crate) deadline: Duration,
+}
+
+/// What is logged.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct LogSettings {
+    /// A `tracing` filter.
+    pub(crate) filter: String,
+    /// For people or for programs.
+    pub(crate) format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+impl LogFormat {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err("expected human or json".to_owned()),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./drover-data"),
+            profile: Profile::default(),
+            domain: "drover.internal".to_owned(),
+            store: String::new(),
+            api_listen: SocketAddr::from(([127, 0, 0, 1], 7440)),
+            gateway: GatewaySettings {
+                listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
+                shards: None,
+                datapath: gateway::DatapathKind::Auto,
+                park: gateway::ParkKind::Monoio,
+                pin_threads: true,
+                advertise: Vec::new(),
+                reconnect_spread: Duration::from_secs(20),
+            },
+            drain: DrainSettings {
+                deadline: Duration::from_secs(20),
+            },
+            log: LogSettings {
+                filter: "info".to_owned(),
+                format: LogFormat::Human,
+            },
+        }
+    }
+}
+
+/// What a configuration is made from, apart from the defaults.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    /// From `--config` or `DROVER_CONFIG`.
+    pub(crate) file: Option<PathBuf>,
+    /// `DROVER_*` variables as `(name, value)`.
+    pub(crate) environment: Vec<(String, String)>,
+    /// Flags as settings.
+    pub(crate) flags: Vec<Setting>,
+}
+
+/// A configuration, and where each of its values came from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// The values.
+    pub(crate) config: Config,
+    /// The file that was read, if any.
+    pub(crate) file: Option<PathBuf>,
+    /// Things that a person should know of, though they stop nothing.
+    pub(crate) warnings: Vec<String>,
+    settings: Vec<Setting>,
+}
+
+/// Reads every source in order of precedence.
+pub(crate) fn load(sources: Sources) -> Result<Loaded, Fault> {
+    let file = sources.file.or_else(|| {
+        let default = PathBuf::from(DEFAULT_FILE);
+        default.is_file().then_some(default)
+    });
+    let mut settings = Vec::new();
+    if let Some(path) = &file {
+        let name = path.display().to_string();
+        for entry in file::parse(&name, &file::read(path)?)? {
+            settings.push(layer::from_entry(&name, entry, &keys::names())?);
+        }
+    }
+    let (from_environment, warnings) = read_environment(sources.environment);
+    settings.extend(from_environment);
+    settings.extend(sources.flags);
+
+    let mut config = Config::default();
+    for setting in &settings {
+        layer::apply(&mut config, &keys::KEYS, setting)?;
+    }
+    Ok(Loaded {
+        config,
+        file,
+        warnings,
+        settings,
+    })
+}
+
+/// The variable of a key: `gateway.shards` is `DROVER_GATEWAY_SHARDS`.
+fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.replace('.', "_").to_uppercase())
+}
+
+/// A variable that no key has is only warned of: other software sets variables too (Kubernetes
+/// makes `DROVER_PORT` and more for a service named drover).
+fn read_environment(variables: Vec<(String, String)>) -> (Vec<Setting>, Vec<String>) {
+    let names: Vec<(String, &str)> = keys::names()
+        .iter()
+        .map(|key| (variable(key), *key))
+        .collect();
+    let mut settings = Vec::new();
+    let mut warnings = Vec::new();
+    for (name, value) in variables {
+        if ENV_OTHERS.contains(&name.as_str()) || !name.starts_with(ENV_PREFIX) {
+            continue;
+        }
+        if let Some((_, key)) = names.iter().find(|(variable, _)| *variable == name) {
+            settings.push(Setting {
+                key: (*key).to_owned(),
+                value,
+                origin: Origin::Variable(name),
+            });
+        } else if let Some(near) = suggest::nearest(&name, names.iter().map(|(v, _)| v.as_str())) {
+            warnings.push(format!(
+                "the variable {name} is no configuration key and was ignored; did you mean {near}?"
+            ));
+        }
+    }
+    (settings, warnings)
+}
+
+impl Loaded {
+    /// The whole configuration as a TOML file that [`load`] reads back, each key with its meaning
+    /// and where its value came from.
+    pub(crate) fn print(&self) -> String {
+        let mut text = String::from("# The configuration of `drover serve`, as it would start now.\n");
+        let mut section = "";
+        for key in &keys::KEYS {
+            let (in_section, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
+            if in_section != section {
+                section = in_section;
+                text.push_str(&format!("\n[{section}]\n"));
+            } else {
+                text.push('\n');
+            }
+            let origin = self
+                .settings
+                .iter()
+                .rfind(|setting| setting.key == key.name)
+                .map_or_else(|| "default".to_owned(), |setting| setting.origin.to_string());
+            text.push_str(&format!("# {}\n", key.doc));
+            text.push_str(&format!("# {} ({origin})\n", variable(key.name)));
+            text.push_str(&format!("{name} = {}\n", (key.show)(&self.config)));
+        }
+        text
+    }
+}
+
+/// Every `DROVER_*` variable that is valid UTF-8 and not empty.
+pub(crate) fn environment() -> Vec<(String, String)> {
+    let mut variables: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, value)| name.starts_with(ENV_PREFIX) && !value.is_empty())
+        .collect();
+    variables.sort();
+    variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flag(key: &str, value: &str) -> Setting {
+        Setting {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            origin: Origin::Flag(format!("--set {key}")),
+        }
+    }
+
+    fn load_text(text: &str) -> Result<Loaded, Fault> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("drover.toml");
+        std::fs::write(&path, text).unwrap();
+        load(Sources {
+            file: Some(path),
+            ..Sources::default()
+        })
+    }
+
+    #[test]
+    fn flags_win_over_variables_over_the_file_over_defaults() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("drover.toml");
+        std::fs::write(&path, "domain = 'file'\n[gateway]\nshards = 2\n[log]\nfilter='file'\n").unwrap();
+        let loaded = load(Sources {
+            file: Some(path),
+            environment: vec![
+                ("DROVER_DOMAIN".to_owned(), "variable".to_owned()),
+                ("DROVER_GATEWAY_SHARDS".to_owned(), "3".to_owned()),
+            ],
+            flags: vec![flag("gateway.shards", "4")],
+        })
+        .unwrap();
+        assert_eq!(loaded.config.gateway.shards, Some(4));
+        assert_eq!(loaded.config.domain, "variable");
+        assert_eq!(loaded.config.log.filter, "file");
+        assert_eq!(loaded.config.api_listen, Config::default().api_listen);
+    }
+
+    #[test]
+    fn the_printed_configuration_reads_back_as_the_same_configuration() {
+        let loaded = load(Sources {
+            flags: vec![
+                flag("gateway.advertise", "a.example:7443,b.example:7443"),
+                flag("gateway.shards", "3"),
+                flag("gateway.datapath", "poll"),
+                flag("drain.deadline", "1500ms"),
+                flag("data_dir", "/tmp/a \"quoted\" place"),
+            ],
+            ..Sources::default()
+        })
+        .unwrap();
+        assert_eq!(load_text(&loaded.print()).unwrap().config, loaded.config);
+        let defaults = load(Sources::default()).unwrap();
+        assert_eq!(load_text(&defaults.print()).unwrap().config, Config::default());
+    }
+
+    /// What a person sees for each mistake in a file.
+    #[test]
+    fn mistakes_in_a_file_are_told_with_line_and_remedy() {
+        for (text, what, advice) in [
+            ("[gatway]\nshards = 2\n", "line 2: there is no key `gatway.shards`", "did you mean `gateway.shards`?"),
+            ("[gateway]\nshrads = 2\n", "line 2: there is no key `gateway.shrads`", "did you mean `gateway.shards`?"),
+            ("[gatewya]\n", "line 1: there is no section `gatewya`", "print-config"),
+            ("colour = 'red'\n", "line 1: there is no key `colour`", "print-config"),
+            ("\n\ngateway.shards = 65\n", "line 3: gateway.shards = `65`", "from 1 to 64"),
+            ("gateway.shards = 'many'\n", "line 1: gateway.shards = `many`", "from 1 to 64"),
+            ("gateway.datapath = 'fast'\n", "gateway.datapath = `fast`", "auto, uring or poll"),
+            ("gateway.park = 'x'\n", "gateway.park = `x`", "monoio or direct"),
+            ("[api]\nlisten = 'localhost'\n", "api.listen = `localhost`", "IP address with a port"),
+            ("drain.deadline = 20\n", "drain.deadline = `20`", "10s"),
+            ("domain = 'Cloud Example'\n", "domain = `Cloud Example`", "trust domain"),
+            ("profile = 'al'\n", "profile = `al`", "did you mean `all`"),
+            ("store = 'oracle:x'\n", "store = `oracle:x`", "sqlite:"),
+            ("log.format = 'xml'\n", "log.format = `xml`", "human or json"),
+            ("log.filter = 'a=b=c'\n", "log.filter = `a=b=c`", "filter"),
+            ("data_dir = ''\n", "data_dir = ``", "directory"),
+            ("gateway.advertise = ['a']\n", "gateway.advertise = `a`", "HOST:PORT"),
+            ("gateway = 1\n", "`gateway` is a section", "[gateway]"),
+            ("gateway.listen = \n", "line 1:", "toml"),
+        ] {
+            let fault = load_text(text).expect_err(text);
+            let advice_text = fault.advice.clone().unwrap_or_default();
+            assert!(fault.what.contains(what), "{text:?} gave {fault:?}");
+            assert!(advice_text.contains(advice), "{text:?} gave {fault:?}");
+            assert_eq!(fault.exit, crate::fault::Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let fault = load(Sources {
+            file: Some(PathBuf::from("/nowhere/drover.toml")),
+            ..Sources::default()
+        })
+        .unwrap_err();
+        assert!(fault.what.contains("/nowhere/drover.toml"), "{fault:?}");
+    }
+
+    #[test]
+    fn variables_that_look_like_a_slip_are_warned_of_and_others_left_alone() {
+        let loaded = load(Sources {
+            environment: vec![
+                ("DROVER_GATEWAY_SHRADS".to_owned(), "3".to_owned()),
+                ("DROVER_SERVICE_HOST_OF_SOMETHING".to_owned(), "x".to_owned()),
+                ("DROVER_TOKEN".to_owned(), "secret".to_owned()),
+            ],
+            ..Sources::default()
+        })
+        .unwrap();
+        assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+        assert!(loaded.warnings[0].contains("DROVER_GATEWAY_SHARDS"));
+    }
+}

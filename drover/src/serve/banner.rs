@@ -1,0 +1,110 @@
+//! What `drover serve` says when everything listens.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::config::Config;
+use crate::data_dir::{self, Ready};
+
+/// The URL of the API for clients on this machine.
+pub(super) fn url(address: SocketAddr) -> String {
+    format!("http://{}", reachable(address))
+}
+
+/// An address that a client on this machine can use, where the server listens on all of them.
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Where everything is, and how to go on.
+pub(super) fn text(ready: &Ready, config: &Config, api: SocketAddr) -> String {
+    // The commands work as they stand where the defaults do.
+    let flag = if config.data_dir == data_dir::path(None) {
+        String::new()
+    } else {
+        format!(" --data-dir {}", config.data_dir.display())
+    };
+    let mut text = format!(
+        "\n\
+         Drover {version} is ready (profile {profile}).\n\
+         \n\
+         \x20 API          {api}    (described at /v1/openapi.json)\n\
+         \x20 agents       {agents}    (UDP, mutual TLS)\n\
+         \x20 admin token  {token}\n\
+         \x20 data         {data}\n\
+         \n\
+         Let an agent in, on this machine for a start:\n\
+         \n\
+         \x20 TOKEN=$(drover tokens create{flag})\n\
+         \x20 drover agent join --server {agents} --token \"$TOKEN\" --allow uname=/usr/bin/uname\n\
+         \x20 drover agent run\n\
+         \n\
+         Then, in another terminal:\n\
+         \n\
+         \x20 drover agents list{flag}\n\
+         \x20 drover run{flag} \"$(hostname)\" exec -- uname -a\n\
+         \n",
+        version = ready.version,
+        profile = ready.profile,
+        api = ready.api,
+        agents = ready.agents,
+        token = ready.admin_token_file.display(),
+        data = ready.data_dir.display(),
+    );
+    if !api.ip().is_loopback() {
+        text.push_str(
+            "Note: the API speaks plain HTTP and listens beyond loopback. Put a TLS proxy before it, or a\n\
+             firewall around it: tokens cross the network in the clear.\n\n",
+        );
+    }
+    text.push_str("Ctrl-C stops it in order.\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready() -> Ready {
+        Ready {
+            api: "http://127.0.0.1:7440".to_owned(),
+            agents: "127.0.0.1:7443".to_owned(),
+            admin_token_file: "/d/admin.token".into(),
+            data_dir: "/d".into(),
+            pid: 1,
+            profile: "all".to_owned(),
+            version: "0.1.0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_address_that_means_all_becomes_one_that_can_be_dialled() {
+        assert_eq!(url("0.0.0.0:7440".parse().unwrap()), "http://127.0.0.1:7440");
+        assert_eq!(url("[::]:7440".parse().unwrap()), "http://[::1]:7440");
+        assert_eq!(url("10.0.0.1:80".parse().unwrap()), "http://10.0.0.1:80");
+    }
+
+    #[test]
+    fn the_commands_name_the_data_directory_where_it_is_not_the_default() {
+        let mut config = Config::default();
+        let loopback = "127.0.0.1:7440".parse().unwrap();
+        assert!(!text(&ready(), &config, loopback).contains("--data-dir"));
+        config.data_dir = "/d".into();
+        assert!(text(&ready(), &config, loopback).contains("drover agents list --data-dir /d"));
+    }
+
+    #[test]
+    fn an_api_beyond_loopback_is_warned_of() {
+        let config = Config::default();
+        let warned = |address: &str| {
+            text(&ready(), &config, address.parse().unwrap()).contains("plain HTTP and listens beyond")
+        };
+        assert!(!warned("127.0.0.1:7440"));
+        assert!(!warned("[::1]:7440"));
+        assert!(warned("0.0.0.0:7440"));
+    }
+}

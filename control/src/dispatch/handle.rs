@@ -1,0 +1,266 @@
+//! What the rest of the control plane asks of the process server.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use protocol::enrol::{EnrolReply, EnrolRequest};
+use protocol::identity::KeyHash;
+use protocol::ids::{AgentId, GroupId, ProcessId, SessionId, ShardId};
+use protocol::link::{Request, Target};
+use tokio::sync::{mpsc, oneshot};
+
+use super::telemetry::{EngineStats, Telemetry};
+use crate::clock::UnixMs;
+use crate::process::State;
+use crate::store::groups::Group;
+use crate::store::processes::{Creation, NewProcess};
+use crate::store::{Store, StoreError};
+
+/// Commands that may wait for the process server.
+pub(super) const COMMANDS_MAX: usize = 1024;
+/// Enrolments that may wait for the identity service.
+pub(super) const ENROLMENTS_MAX: usize = 256;
+
+/// Why the process server did not do what it was asked. Nothing was changed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Too many commands are waiting.
+    #[error("the process server is busy; try again in a second")]
+    Busy,
+    /// The server is stopping.
+    #[error("the server is stopping; try again when it is back")]
+    Stopped,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What became of a cancel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cancellation {
+    /// There is no such process.
+    NotFound,
+    /// The state after it: `Cancelled` at once, `Cancelling` until its agent answers, or a terminal
+    /// state that it had already.
+    State(State),
+}
+
+/// An agent as the process server sees it now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AgentView {
+    /// Which.
+    pub agent: AgentId,
+    /// Its session, while it has one.
+    pub session: Option<SessionView>,
+    /// Operations claimed for it or running on it.
+    pub in_use: u32,
+    /// Processes ready for it that are in memory.
+    pub ready: u32,
+    /// Since when it has been connected or disconnected, where that happened in this run.
+    pub since: Option<UnixMs>,
+}
+
+/// A session as the process server sees it now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionView {
+    /// Which session.
+    pub session: SessionId,
+    /// The shard that holds the connection.
+    pub shard: ShardId,
+    /// Whether that is its group's home shard.
+    pub at_home: bool,
+    /// From where.
+    pub remote: SocketAddr,
+    /// Operations at once.
+    pub capacity: u32,
+    /// Names of its drivers.
+    pub kinds: Vec<String>,
+    /// The host's name.
+    pub hostname: String,
+    /// The agent's software version.
+    pub software: String,
+    /// Labels as announced.
+    pub labels: Vec<(String, String)>,
+}
+
+/// Why a process is not running.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WaitingOn {
+    /// Its agent has no session.
+    Session {
+        /// The agent.
+        agent: AgentId,
+    },
+    /// Its agent has no permit free.
+    Host {
+        /// The agent.
+        agent: AgentId,
+        /// Operations that it takes at once.
+        limit: u32,
+        /// Operations claimed for it or running on it.
+        in_use: u32,
+        /// Its place in the agent's queue, from 1; 0: further back than what is in memory.
+        position: u32,
+    },
+}
+
+/// An enrolment that somebody asked for at a gateway. Answer with [`Engine::answer_enrolment`].
+#[derive(Debug)]
+pub struct EnrolmentAsked {
+    /// The shard to answer.
+    pub shard: ShardId,
+    /// Names the request at that shard.
+    pub ticket: u64,
+    /// From where.
+    pub remote: SocketAddr,
+    /// What was asked.
+    pub request: Box<EnrolRequest>,
+}
+
+/// The process server's front door. Clones share it; every call is bounded and answers after the
+/// commit that makes it durable.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) store: Store,
+    pub(super) owner: uuid::Uuid,
+}
+
+/// A command in the queue, with where to answer.
+pub(super) enum Command {
+    Create(Vec<NewProcess>, oneshot::Sender<Result<Vec<Creation>, StoreError>>),
+    Cancel(ProcessId, oneshot::Sender<Result<Cancellation, StoreError>>),
+    Send(Request),
+    Adopt(Group),
+    Admit(Target, Vec<KeyHash>),
+    Revoke(AgentId),
+    Agents(Vec<AgentId>, oneshot::Sender<Vec<AgentView>>),
+    Connected(oneshot::Sender<BTreeMap<GroupId, u64>>),
+    WaitingOn(ProcessId, AgentId, oneshot::Sender<Option<WaitingOn>>),
+}
+
+impl Engine {
+    /// Creates processes: each stands or falls by itself, in the order given. At most 1,000.
+    ///
+    /// # Errors
+    /// None of them was created.
+    pub async fn create(&self, processes: Vec<NewProcess>) -> Result<Vec<Creation>, EngineError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Command::Create(processes, answer))?;
+        Ok(answered.await.map_err(|_| EngineError::Stopped)??)
+    }
+
+    /// Asks for a process to be cancelled. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn cancel(&self, process: ProcessId) -> Result<Cancellation, EngineError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Command::Cancel(process, answer))?;
+        Ok(answered.await.map_err(|_| EngineError::Stopped)??)
+    }
+
+    /// Takes a new group and tells the gateway that it owns it.
+    ///
+    /// # Errors
+    /// The gateway was not told; calling again is harmless.
+    pub async fn adopt_group(&self, group: Group) -> Result<(), EngineError> {
+        match self.store.take_group(group, self.owner).await? {
+            Some(group) => self.submit(Command::Adopt(group)),
+            // Taken by another call meanwhile: that one tells the gateway.
+            None => Ok(()),
+        }
+    }
+
+    /// Lets an agent connect with these keys (replaces), after the store says so.
+    ///
+    /// # Errors
+    /// The gateway was not told.
+    pub fn admit_agent(&self, target: Target, keys: Vec<KeyHash>) -> Result<(), EngineError> {
+        self.submit(Command::Admit(target, keys))
+    }
+
+    /// Closes an agent's session and keeps it out, after the store says so.
+    ///
+    /// # Errors
+    /// The gateway was not told.
+    pub fn revoke_agent(&self, agent: AgentId) -> Result<(), EngineError> {
+        self.submit(Command::Revoke(agent))
+    }
+
+    /// Answers an enrolment.
+    ///
+    /// # Errors
+    /// The answer was not sent; the agent will ask again.
+    pub fn answer_enrolment(
+        &self,
+        shard: ShardId,
+        ticket: u64,
+        reply: EnrolReply,
+    ) -> Result<(), EngineError> {
+        self.submit(Command::Send(Request::EnrolReply {
+            shard,
+            ticket,
+            reply,
+        }))
+    }
+
+    /// Passes a request on that needs no bookkeeping here, such as `Drain`.
+    ///
+    /// # Errors
+    /// It was not sent.
+    pub fn send(&self, request: Request) -> Result<(), EngineError> {
+        self.submit(Command::Send(request))
+    }
+
+    /// The named agents as they are now, in the same order; unknown ones have no session. At most
+    /// 1,000.
+    ///
+    /// # Errors
+    /// The process server did not answer.
+    pub async fn agents(&self, agents: Vec<AgentId>) -> Result<Vec<AgentView>, EngineError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Command::Agents(agents, answer))?;
+        answered.await.map_err(|_| EngineError::Stopped)
+    }
+
+    /// How many agents of each group have a session; groups without one are left out.
+    ///
+    /// # Errors
+    /// The process server did not answer.
+    pub async fn connected(&self) -> Result<BTreeMap<GroupId, u64>, EngineError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Command::Connected(answer))?;
+        answered.await.map_err(|_| EngineError::Stopped)
+    }
+
+    /// What a ready process waits on.
+    ///
+    /// # Errors
+    /// The process server did not answer.
+    pub async fn waiting_on(
+        &self,
+        process: ProcessId,
+        agent: AgentId,
+    ) -> Result<Option<WaitingOn>, EngineError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Command::WaitingOn(process, agent, answer))?;
+        answered.await.map_err(|_| EngineError::Stopped)
+    }
+
+    /// The process server's figures.
+    pub fn stats(&self) -> EngineStats {
+        self.telemetry.snapshot()
+    }
+
+    fn submit(&self, command: Command) -> Result<(), EngineError> {
+        self.commands
+            .try_send(command)
+            .map_err(|refused| match refused {
+                mpsc::error::TrySendError::Full(_) => EngineError::Busy,
+                mpsc::error::TrySendError::Closed(_) => EngineError::Stopped,
+            })
+    }
+}

@@ -1,0 +1,108 @@
+//! What the process server measures about itself.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::telemetry::{count_histogram, latency_histogram};
+
+/// A copy of the process server's figures. Counters run since the start.
+#[derive(Clone, Debug)]
+pub struct EngineStats {
+    /// Processes made.
+    pub created: u64,
+    /// Claims made.
+    pub claimed: u64,
+    /// Processes that ended, by state: succeeded, failed, cancelled.
+    pub succeeded: u64,
+    /// See `succeeded`.
+    pub failed: u64,
+    /// See `succeeded`.
+    pub cancelled: u64,
+    /// Replies that were lost and asked for.
+    pub unknown: u64,
+    /// Processes that came back without having been started.
+    pub returned: u64,
+    /// Permits that were given back unused.
+    pub permits_returned: u64,
+    /// Words about claims that are over.
+    pub stale: u64,
+    /// Requests that found the gateway's queue full and were sent later.
+    pub link_full: u64,
+    /// Security events that gateways reported.
+    pub security: u64,
+    /// Enrolments that were turned away because too many waited.
+    pub enrolments_busy: u64,
+    /// Agents that have a session.
+    pub connected: u64,
+    /// Processes ready, in the store.
+    pub ready: u64,
+    /// Operations claimed or running.
+    pub active: u64,
+    /// Requests that wait for room in the gateway's queue.
+    pub outbox: u64,
+    /// Batches that the store failed to write; they are repeated until it does.
+    pub failed_batches: u64,
+    /// Why the last batch failed, until one succeeds.
+    pub store_error: Option<String>,
+    /// Inputs of one batch.
+    pub batch_size: Histogram<u64>,
+    /// From handing a batch to the store to its commit, in microseconds.
+    pub batch_us: Histogram<u64>,
+    /// From a process's creation to its claim, in microseconds (to within a millisecond).
+    pub start_us: Histogram<u64>,
+    /// From a process's creation to its end, in microseconds (to within a millisecond).
+    pub total_us: Histogram<u64>,
+}
+
+impl EngineStats {
+    fn new() -> Self {
+        Self {
+            created: 0,
+            claimed: 0,
+            succeeded: 0,
+            failed: 0,
+            cancelled: 0,
+            unknown: 0,
+            returned: 0,
+            permits_returned: 0,
+            stale: 0,
+            link_full: 0,
+            security: 0,
+            enrolments_busy: 0,
+            connected: 0,
+            ready: 0,
+            active: 0,
+            outbox: 0,
+            failed_batches: 0,
+            store_error: None,
+            batch_size: count_histogram(1 << 20),
+            batch_us: latency_histogram(),
+            start_us: latency_histogram(),
+            total_us: latency_histogram(),
+        }
+    }
+}
+
+/// The figures while they change: written once a turn, read by whoever shows them.
+pub(super) struct Telemetry(Mutex<EngineStats>);
+
+impl Telemetry {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(EngineStats::new()))
+    }
+
+    pub(super) fn snapshot(&self) -> EngineStats {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut EngineStats)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A duration as histograms take it.
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

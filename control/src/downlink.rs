@@ -1,0 +1,58 @@
+//! The way down to a gateway, as the control plane sees it: a bounded queue each way and one wake.
+//!
+//! ```text
+//!   control ── send(Request) ──▶ gateway
+//!   control ◀─ receive(Event) ── gateway ── Wake::ring ──▶ control's dispatcher
+//! ```
+//!
+//! In profile `all` this is the gateway's handle in the same process; between machines it will be
+//! a connection. Nothing here blocks, retries or is durable.
+
+use std::sync::Arc;
+
+use protocol::link::{Event, Request};
+use tokio::sync::Notify;
+
+/// A gateway's queues.
+pub trait Link: Send + Sync + 'static {
+    /// Hands a request over.
+    ///
+    /// # Errors
+    /// The queue has no room, or the gateway has stopped: the request comes back, nothing was sent.
+    fn send(&self, request: Request) -> Result<(), LinkFull>;
+
+    /// Appends at most `max` events that have arrived and says how many.
+    fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize;
+}
+
+/// The request could not be handed over; it is here, whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the gateway's queue is full; the request will be sent again shortly")]
+pub struct LinkFull(pub Box<Request>);
+
+/// Tells the control plane that a gateway has events for it. Cheap, from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct Wake(Arc<Notify>);
+
+impl Wake {
+    /// A wake that nobody has rung yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Rings. Several rings before the next wait count as one; none is lost.
+    pub fn ring(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits for a ring.
+    pub async fn rung(&self) {
+        self.0.notified().await;
+    }
+
+    /// As the callback that a gateway wants.
+    pub fn callback(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let wake = self.clone();
+        Arc::new(move || wake.ring())
+    }
+}

@@ -1,0 +1,239 @@
+//! The store: the only truth of a deployment, in SQL.
+//!
+//! ```text
+//!   write(job) ─▶ writer (one connection, group commit, fsync before the answer)
+//!   reader()   ─▶ pool of read-only connections, each on a consistent snapshot
+//! ```
+//!
+//! SQLite is the embedded backend. What depends on its dialect is in `sqlite.rs` and in the SQL of
+//! the modules below; callers elsewhere see values, never SQL. Nothing here decides: the rules of
+//! a process are in `process.rs`.
+
+pub mod agents;
+pub mod api_tokens;
+pub mod groups;
+pub mod log;
+pub mod processes;
+pub mod queries;
+mod sqlite;
+mod stored;
+mod telemetry;
+pub mod tokens;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sqlx::{Sqlite, SqlitePool};
+use tokio::task::JoinHandle;
+
+pub use telemetry::StoreStats;
+
+/// A connection of the backend.
+pub type Connection = sqlx::SqliteConnection;
+
+/// Why a read or a write did not happen. Cheap to copy to everyone in a failed commit.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Too many writes are waiting.
+    #[error("the store has too many writes waiting; try again in a second")]
+    Busy,
+    /// The server is stopping.
+    #[error("the store is closed: the server is stopping")]
+    Stopped,
+    /// The backend said no: disk full, I/O error, a broken constraint.
+    #[error("the store failed: {0}")]
+    Sql(Arc<sqlx::Error>),
+    /// A defect of ours; the job was rolled back.
+    #[error("a write met an internal error and was rolled back; please report this")]
+    JobPanicked,
+    /// A row does not mean anything: written by hand, or a damaged file.
+    #[error("the store holds a row that cannot be read: {0}")]
+    BadRow(String),
+}
+
+/// A number as SQL keeps it: what does not fit becomes the largest that does.
+pub(crate) fn to_sql(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A number from SQL; what is negative becomes 0.
+pub(crate) fn from_sql(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+/// The 16 bytes of an id column.
+pub(crate) fn id_bytes(column: &[u8]) -> Result<[u8; 16], StoreError> {
+    column
+        .try_into()
+        .map_err(|_| StoreError::BadRow(format!("an id of {} bytes", column.len())))
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(Arc::new(error))
+    }
+}
+
+/// Why a store could not be opened. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another kind of store than this build has.
+    #[error("store `{0}` is not supported; this build knows `sqlite:` and `sqlite:PATH`")]
+    UnsupportedUrl(String),
+    /// The folder or the lock file cannot be made or written.
+    #[error("cannot write to {path}: {source}; check that the folder exists and who owns it")]
+    NotWritable {
+        /// What was to be written.
+        path: PathBuf,
+        /// The operating system's words.
+        source: std::io::Error,
+    },
+    /// A second server on the same data.
+    #[error(
+        "{path} is locked: another drover server uses this data; stop it or choose another data directory"
+    )]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The file is not a store, or is damaged.
+    #[error("{path} is damaged or not a Drover store ({detail}); restore it from a backup")]
+    Corrupt {
+        /// The store's file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// A later version of Drover has used it.
+    #[error(
+        "{path} has schema version {found}, this build knows up to {known}; use the newer drover that wrote it"
+    )]
+    NewerSchema {
+        /// The store's file.
+        path: PathBuf,
+        /// What the store says.
+        found: i64,
+        /// What this build knows.
+        known: i64,
+    },
+    /// A schema that no released version has written.
+    #[error(
+        "{path} has a schema version {version} that differs from this build's; it was written by an unreleased build: start with a new data directory"
+    )]
+    ForeignSchema {
+        /// The store's file.
+        path: PathBuf,
+        /// The step that differs.
+        version: i64,
+    },
+    /// Anything else.
+    #[error("cannot open {path}: {source}")]
+    Sql {
+        /// The store's file.
+        path: PathBuf,
+        /// The backend's words.
+        source: sqlx::Error,
+    },
+}
+
+/// The store of a deployment. Clones share it.
+#[derive(Clone)]
+pub struct Store {
+    writer: writer::Writer,
+    readers: SqlitePool,
+    telemetry: Arc<telemetry::Telemetry>,
+    shared: Arc<Shared>,
+}
+
+/// What lives as long as the store is in use.
+struct Shared {
+    writer_task: std::sync::Mutex<Option<JoinHandle<Connection>>>,
+    /// Held exclusively by this process; the operating system lets go of it even after SIGKILL.
+    _lock: std::fs::File,
+}
+
+impl Store {
+    /// Opens the store that `url` names, makes it if it is not there, and brings its schema up to
+    /// this build's.
+    ///
+    /// `sqlite:` is `drover.db` in `data_dir`; `sqlite:PATH` is a file, relative to `data_dir`.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is in the way. Nothing has been changed then.
+    pub async fn open(url: &str, data_dir: &Path) -> Result<Self, OpenError> {
+        let opened = sqlite::open(url, data_dir).await?;
+        let telemetry = Arc::new(telemetry::Telemetry::new());
+        let (writer, task) = writer::Writer::start(opened.writer, Arc::clone(&telemetry));
+        Ok(Self {
+            writer,
+            readers: opened.readers,
+            telemetry,
+            shared: Arc::new(Shared {
+                writer_task: std::sync::Mutex::new(Some(task)),
+                _lock: opened.lock,
+            }),
+        })
+    }
+
+    /// Runs `job` within the next commit and returns when that is durable. The job must not begin
+    /// or end transactions itself; if it fails, its own writes are rolled back and no others.
+    ///
+    /// ```ignore
+    /// store.write(move |db| Box::pin(async move {
+    ///     sqlx::query("UPDATE …").bind(id).execute(&mut *db).await?;
+    ///     Ok::<_, StoreError>(())
+    /// })).await?;
+    /// ```
+    ///
+    /// # Errors
+    /// The job's own; or [`StoreError::Busy`] when too many wait (nothing was written), or what
+    /// kept the commit from succeeding (nothing was written).
+    pub async fn write<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+    {
+        self.writer.write(job).await
+    }
+
+    /// A read-only connection.
+    ///
+    /// # Errors
+    /// None came free in time, or the store is closed.
+    pub(crate) async fn reader(&self) -> Result<sqlx::pool::PoolConnection<Sqlite>, StoreError> {
+        Ok(self.readers.acquire().await?)
+    }
+
+    /// The store's figures.
+    pub fn stats(&self) -> StoreStats {
+        self.telemetry.snapshot()
+    }
+
+    /// Waits for the writes that were handed in, writes the log back into the main file and closes
+    /// it. Other clones get [`StoreError::Stopped`] afterwards.
+    pub async fn close(self) {
+        let Self {
+            writer,
+            readers,
+            shared,
+            ..
+        } = self;
+        readers.close().await;
+        writer.close();
+        drop(writer);
+        let task = shared
+            .writer_task
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
+        if let Some(task) = task {
+            match task.await {
+                Ok(connection) => sqlite::close(connection).await,
+                Err(error) => tracing::error!(%error, "the store's writer ended badly"),
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Agent groups: their slots, and who owns them.
+
+use protocol::ids::{Epoch, GroupId, Slot};
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use super::{Connection, Store, StoreError};
+use crate::clock::UnixMs;
+
+/// Automatic groups that a new deployment starts with: enough that a gateway of up to 64 shards
+/// has one for each.
+pub const AUTOMATIC_GROUPS: u16 = 64;
+/// Slots that there are.
+const SLOTS: u16 = 256;
+
+/// An agent group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// The group.
+    pub id: GroupId,
+    /// Its name, unique.
+    pub name: String,
+    /// Its slot, which names the home shard.
+    pub slot: Slot,
+    /// Made by the system, for agents that enrol without a group.
+    pub automatic: bool,
+    /// Raised with every new owner; 0: never owned.
+    pub epoch: Epoch,
+    /// When it was made.
+    pub created_at: UnixMs,
+}
+
+/// Why a group was not made.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CreateGroupError {
+    /// There is one of that name.
+    #[error("there is a group `{0}` already; choose another name")]
+    NameTaken(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+const SELECT: &str = "SELECT g.id, g.name, g.slot, g.automatic, o.epoch, g.created_at
+     FROM agent_group g JOIN group_owner o ON o.group_id = g.id";
+
+impl Store {
+    /// Every group, by name.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn groups(&self) -> Result<Vec<Group>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} ORDER BY g.name")))
+            .fetch_all(&mut *reader)
+            .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// One group.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn group(&self, id: GroupId) -> Result<Option<Group>, StoreError> {
+        let mut reader = self.reader().await?;
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE g.id = ?1")))
+            .bind(id.to_bytes().to_vec())
+            .fetch_optional(&mut *reader)
+            .await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// Makes a group on the slot with the fewest groups. Owned by nobody yet: hand it to
+    /// [`crate::dispatch::Engine::adopt_group`].
+    ///
+    /// # Errors
+    /// The name is taken, or the store failed.
+    pub async fn create_group(&self, name: &str, now: UnixMs) -> Result<Group, CreateGroupError> {
+        let name = name.to_owned();
+        self.write(move |db| Box::pin(async move { create(db, name, false, now).await }))
+            .await
+    }
+
+    /// Makes the automatic groups of a new deployment, once.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn ensure_automatic_groups(&self, now: UnixMs) -> Result<(), StoreError> {
+        self.write(move |db| Box::pin(async move { ensure_automatic(db, now).await }))
+            .await
+    }
+
+    /// Takes every group for `owner`: epoch + 1 each, by compare-and-set. Returns them with their
+    /// new epochs; a group that another server took meanwhile is left out.
+    ///
+    /// # Errors
+    /// The store failed; nothing was taken.
+    pub async fn take_groups(&self, owner: Uuid) -> Result<Vec<Group>, StoreError> {
+        let groups = self.groups().await?;
+        self.write(move |db| Box::pin(async move { take(db, groups, owner).await }))
+            .await
+    }
+
+    /// Takes one group; see [`Store::take_groups`].
+    ///
+    /// # Errors
+    /// The store failed; nothing was taken.
+    pub async fn take_group(
+        &self,
+        group: Group,
+        owner: Uuid,
+    ) -> Result<Option<Group>, StoreError> {
+        let taken = self
+            .write(move |db| Box::pin(async move { take(db, vec![group], owner).await }))
+            .await?;
+        Ok(taken.into_iter().next())
+    }
+}
+
+async fn create(
+    db: &mut Connection,
+    name: String,
+    automatic: bool,
+    now: UnixMs,
+) -> Result<Group, CreateGroupError> {
+    let slot = emptiest_slot(db).await?;
+    let group = Group {
+        id: GroupId(Uuid::new_v4()),
+        name,
+        slot,
+        automatic,
+        epoch: Epoch(0),
+        created_at: now,
+    };
+    let inserted = sqlx::query(
+        "INSERT INTO agent_group (id, name, slot, automatic, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO NOTHING",
+    )
+    .bind(group.id.to_bytes().to_vec())
+    .bind(&group.name)
+    .bind(i64::from(group.slot.0))
+    .bind(group.automatic)
+    .bind(now.to_sql())
+    .execute(&mut *db)
+    .await
+    .map_err(StoreError::from)?;
+    if inserted.rows_affected() == 0 {
+        return Err(CreateGroupError::NameTaken(group.name));
+    }
+    sqlx::query("INSERT INTO group_owner (group_id, epoch, lease_until) VALUES (?1, 0, 0)")
+        .bind(group.id.to_bytes().to_vec())
+        .execute(&mut *db)
+        .await
+        .map_err(StoreError::from)?;
+    Ok(group)
+}
+
+/// The slot with the fewest groups; among equals the lowest, so that slots count up and spread
+/// evenly over any number of shards.
+async fn emptiest_slot(db: &mut Connection) -> Result<Slot, StoreError> {
+    let rows = sqlx::query("SELECT slot, count(*) FROM agent_group GROUP BY slot")
+        .fetch_all(&mut *db)
+        .await?;
+    let mut load = [0_i64; SLOTS as usize];
+    for row in rows {
+        let slot: i64 = row.try_get(0)?;
+        if let Some(count) = usize::try_from(slot).ok().and_then(|at| load.get_mut(at)) {
+            *count = row.try_get(1)?;
+        }
+    }
+    let emptiest = (0_u8..=u8::MAX).min_by_key(|slot| load[usize::from(*slot)]);
+    Ok(Slot(emptiest.unwrap_or(0)))
+}
+
+async fn ensure_automatic(db: &mut Connection, now: UnixMs) -> Result<(), StoreError> {
+    let present: i64 = sqlx::query_scalar("SELECT count(*) FROM agent_group WHERE automatic = 1")
+        .fetch_one(&mut *db)
+        .await?;
+    if present > 0 {
+        return Ok(());
+    }
+    for number in 0..AUTOMATIC_GROUPS {
+        match create(db, format!("auto-{number:02}"), true, now).await {
+            // An operator's group of that name stands where ours would: one less is no harm.
+            Ok(_) | Err(CreateGroupError::NameTaken(_)) => {}
+            Err(CreateGroupError::Store(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn take(
+    db: &mut Connection,
+    groups: Vec<Group>,
+    owner: Uuid,
+) -> Result<Vec<Group>, StoreError> {
+    let mut taken = Vec::with_capacity(groups.len());
+    for mut group in groups {
+        let changed = sqlx::query(
+            "UPDATE group_owner SET epoch = epoch + 1, owner_id = ?3
+             WHERE group_id = ?1 AND epoch = ?2",
+        )
+        .bind(group.id.to_bytes().to_vec())
+        .bind(super::to_sql(group.epoch.0))
+        .bind(owner.into_bytes().to_vec())
+        .execute(&mut *db)
+        .await?;
+        if changed.rows_affected() == 1 {
+            group.epoch = Epoch(group.epoch.0 + 1);
+            taken.push(group);
+        }
+    }
+    Ok(taken)
+}
+
+fn read(row: &SqliteRow) -> Result<Group, StoreError> {
+    let slot: i64 = row.try_get("slot")?;
+    Ok(Group {
+        id: GroupId::from_bytes(super::id_bytes(row.try_get("id")?)?),
+        name: row.try_get("name")?,
+        slot: Slot(u8::try_from(slot).map_err(|_| StoreError::BadRow(format!("slot {slot}")))?),
+        automatic: row.try_get("automatic")?,
+        epoch: Epoch(super::from_sql(row.try_get("epoch")?)),
+        created_at: UnixMs::from_sql(row.try_get("created_at")?),
+    })
+}

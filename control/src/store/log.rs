@@ -1,0 +1,174 @@
+//! The record of what happened: reading it in order, and trimming it.
+
+use protocol::ids::{AgentId, ProcessId};
+use serde_json::Value;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::{Connection, Store, StoreError, from_sql, id_bytes, to_sql};
+use crate::clock::UnixMs;
+
+/// One thing that happened.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EventRow {
+    /// Its number: counts up, never repeats.
+    pub seq: u64,
+    /// When.
+    pub at: UnixMs,
+    /// What: `process.created`, `process.state`, `process.progress`, `process.finished`,
+    /// `agent.up`, `agent.down`.
+    pub kind: String,
+    /// The process that it is about.
+    pub process: Option<ProcessId>,
+    /// The agent that it is about.
+    pub agent: Option<AgentId>,
+    /// What else is known.
+    pub data: Value,
+}
+
+/// The numbers that the record holds.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct EventSpan {
+    /// The oldest; 0: nothing has happened yet.
+    pub first: u64,
+    /// The newest; 0: nothing has happened yet.
+    pub last: u64,
+}
+
+/// How long records are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Retention {
+    /// Events that are kept at most; the oldest go first.
+    pub events: u64,
+    /// Ended processes go after this, with their payload and history.
+    pub processes: std::time::Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            events: 4_000_000,
+            processes: std::time::Duration::from_secs(7 * 24 * 60 * 60),
+        }
+    }
+}
+
+/// Rows that one trimming step deletes: it shares the writer with everybody else.
+const TRIM_STEP: u32 = 500;
+
+impl Store {
+    /// Events after `after`, oldest first, at most `limit`; of one process if it is named.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn events_after(
+        &self,
+        after: u64,
+        process: Option<ProcessId>,
+        limit: u32,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let mut reader = self.reader().await?;
+        let sql = match process {
+            None => {
+                "SELECT seq, at, type, process_id, agent_id, data FROM process_event
+                 WHERE seq > ?1 ORDER BY seq LIMIT ?3"
+            }
+            Some(_) => {
+                "SELECT seq, at, type, process_id, agent_id, data FROM process_event
+                 WHERE process_id = ?2 AND seq > ?1 ORDER BY seq LIMIT ?3"
+            }
+        };
+        let rows = sqlx::query(sql)
+            .bind(to_sql(after))
+            .bind(process.map(|id| id.to_bytes().to_vec()))
+            .bind(limit)
+            .fetch_all(&mut *reader)
+            .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Which events there are.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn event_span(&self) -> Result<EventSpan, StoreError> {
+        let mut reader = self.reader().await?;
+        span(&mut reader).await
+    }
+
+    /// Takes one step of trimming; says whether there is more to do.
+    ///
+    /// # Errors
+    /// The store failed; nothing was trimmed.
+    pub async fn trim(&self, retention: Retention, now: UnixMs) -> Result<bool, StoreError> {
+        self.write(move |db| Box::pin(trim(db, retention, now))).await
+    }
+}
+
+async fn span(db: &mut Connection) -> Result<EventSpan, StoreError> {
+    let row = sqlx::query("SELECT min(seq), max(seq) FROM process_event")
+        .fetch_one(&mut *db)
+        .await?;
+    let number = |column: usize| -> Result<u64, StoreError> {
+        Ok(from_sql(row.try_get::<Option<i64>, _>(column)?.unwrap_or(0)))
+    };
+    Ok(EventSpan {
+        first: number(0)?,
+        last: number(1)?,
+    })
+}
+
+async fn trim(
+    db: &mut Connection,
+    retention: Retention,
+    now: UnixMs,
+) -> Result<bool, StoreError> {
+    let EventSpan { last, .. } = span(db).await?;
+    // At least the newest stays: its number is what the next one counts from.
+    let keep_from = last.saturating_sub(retention.events.max(1) - 1);
+    let events = sqlx::query(
+        "DELETE FROM process_event WHERE seq IN
+         (SELECT seq FROM process_event WHERE seq < ?1 ORDER BY seq LIMIT ?2)",
+    )
+    .bind(to_sql(keep_from))
+    .bind(TRIM_STEP)
+    .execute(&mut *db)
+    .await?
+    .rows_affected();
+    let keys = sqlx::query(
+        "DELETE FROM idempotency WHERE (scope, idem_key) IN
+         (SELECT scope, idem_key FROM idempotency WHERE expires_at <= ?1 LIMIT ?2)",
+    )
+    .bind(now.to_sql())
+    .bind(TRIM_STEP)
+    .execute(&mut *db)
+    .await?
+    .rows_affected();
+    let processes = sqlx::query(
+        "DELETE FROM process WHERE id IN
+         (SELECT id FROM process WHERE finished_at <= ?1 ORDER BY finished_at LIMIT ?2)",
+    )
+    .bind(now.minus(retention.processes).to_sql())
+    .bind(TRIM_STEP)
+    .execute(&mut *db)
+    .await?
+    .rows_affected();
+    let full = u64::from(TRIM_STEP);
+    Ok(events >= full || keys >= full || processes >= full)
+}
+
+fn read(row: &SqliteRow) -> Result<EventRow, StoreError> {
+    let id = |column: &str| -> Result<Option<[u8; 16]>, StoreError> {
+        let bytes: Option<&[u8]> = row.try_get(column)?;
+        bytes.map(id_bytes).transpose()
+    };
+    Ok(EventRow {
+        seq: from_sql(row.try_get("seq")?),
+        at: UnixMs::from_sql(row.try_get("at")?),
+        kind: row.try_get("type")?,
+        process: id("process_id")?.map(ProcessId::from_bytes),
+        agent: id("agent_id")?.map(AgentId::from_bytes),
+        data: serde_json::from_str(row.try_get("data")?)
+            .map_err(|error| StoreError::BadRow(format!("an event: {error}")))?,
+    })
+}

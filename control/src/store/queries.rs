@@ -1,0 +1,201 @@
+//! What the API reads of processes. Consistent snapshots; nothing here writes.
+
+use protocol::ids::{AgentId, Fence, ProcessId};
+use serde_json::Value;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::{Connection, Store, StoreError, from_sql, id_bytes};
+use crate::api::model::processes::ProcessOutcome;
+use crate::clock::UnixMs;
+use crate::process::{Class, State};
+
+/// Processes on one page at most.
+pub const PAGE_MAX: u32 = 1000;
+
+/// A process as the store knows it, without its input.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ProcessRecord {
+    /// Which. Sorts by creation time.
+    pub id: ProcessId,
+    /// The driver.
+    pub kind: String,
+    /// The agent that does the work.
+    pub agent: AgentId,
+    /// Who goes first on a busy agent.
+    pub class: Class,
+    /// What it works on.
+    pub resource: Option<String>,
+    /// How far it is.
+    pub state: State,
+    /// Attempts that an agent has started.
+    pub attempts: u32,
+    /// Attempts at most.
+    pub max_attempts: u32,
+    /// Claims so far.
+    pub fence: Fence,
+    /// When it was made.
+    pub created_at: UnixMs,
+    /// When an agent first accepted it.
+    pub started_at: Option<UnixMs>,
+    /// When it reached a terminal state.
+    pub finished_at: Option<UnixMs>,
+    /// When it is over, finished or not.
+    pub deadline_at: UnixMs,
+    /// While it waits: when it is looked at again.
+    pub due_at: Option<UnixMs>,
+    /// Progress reports that were over the limit and not kept.
+    pub progress_dropped: u64,
+    /// How it, or its last attempt, ended.
+    pub outcome: Option<ProcessOutcome>,
+}
+
+/// Which processes a list shows. Everything that is given must hold.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ProcessFilter {
+    /// Only in this state.
+    pub state: Option<State>,
+    /// Only for this agent.
+    pub agent: Option<AgentId>,
+    /// Only of this driver.
+    pub kind: Option<String>,
+    /// Only on this resource.
+    pub resource: Option<String>,
+}
+
+/// Where a page starts: after this process, in the order of the list.
+pub type ProcessCursor = ProcessId;
+
+const COLUMNS: &str = "
+    p.id, p.kind, p.target_id, p.class, p.resource, p.state, p.attempt, p.max_attempts, p.fence,
+    p.created_at, p.started_at, p.finished_at, p.deadline_at, p.due_at, p.progress_dropped,
+    d.outcome";
+
+impl Store {
+    /// One process.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn process(&self, id: ProcessId) -> Result<Option<ProcessRecord>, StoreError> {
+        let mut reader = self.reader().await?;
+        Ok(by_ids(&mut reader, [id]).await?.pop())
+    }
+
+    /// A page of processes, newest first: at most `limit` (1 to [`PAGE_MAX`]) after `cursor`.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn processes(
+        &self,
+        filter: &ProcessFilter,
+        cursor: Option<ProcessCursor>,
+        limit: u32,
+    ) -> Result<Vec<ProcessRecord>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(list_sql(filter)))
+            .bind(cursor.map(|id| id.to_bytes().to_vec()))
+            .bind(filter.agent.map(|id| id.to_bytes().to_vec()))
+            .bind(filter.state.map(State::as_str))
+            .bind(filter.kind.as_deref())
+            .bind(filter.resource.as_deref())
+            .bind(limit.clamp(1, PAGE_MAX))
+            .fetch_all(&mut *reader)
+            .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// The input of a process: JSON text.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn process_input(&self, id: ProcessId) -> Result<Option<String>, StoreError> {
+        let mut reader = self.reader().await?;
+        let input = sqlx::query_scalar("SELECT input FROM process_payload WHERE process_id = ?1")
+            .bind(id.to_bytes().to_vec())
+            .fetch_optional(&mut *reader)
+            .await?;
+        Ok(input)
+    }
+}
+
+/// The list's SQL: one of a few texts, so that each stays prepared. A filter on a state that is not
+/// terminal starts from the small table of such processes instead of reading past all others.
+fn list_sql(filter: &ProcessFilter) -> String {
+    let from = match filter.state {
+        Some(state) if state.is_active() => {
+            "process_lease AS s JOIN process AS p ON p.id = s.process_id"
+        }
+        Some(state) if state.is_waiting() => {
+            "process_timer AS s JOIN process AS p ON p.id = s.process_id"
+        }
+        _ => "process AS p",
+    };
+    let mut sql = format!(
+        "SELECT {COLUMNS} FROM {from} JOIN process_payload AS d ON d.process_id = p.id
+         WHERE (?1 IS NULL OR p.id < ?1)"
+    );
+    for (given, clause) in [
+        (filter.agent.is_some(), " AND p.target_id = ?2"),
+        (filter.state.is_some(), " AND p.state = ?3"),
+        (filter.kind.is_some(), " AND p.kind = ?4"),
+        (filter.resource.is_some(), " AND p.resource = ?5"),
+    ] {
+        if given {
+            sql.push_str(clause);
+        }
+    }
+    sql.push_str(" ORDER BY p.id DESC LIMIT ?6");
+    sql
+}
+
+/// The named processes, by id; those that are not there are left out.
+pub(crate) async fn by_ids(
+    db: &mut Connection,
+    ids: impl IntoIterator<Item = ProcessId>,
+) -> Result<Vec<ProcessRecord>, StoreError> {
+    let ids: Value = ids
+        .into_iter()
+        .map(|id| id.0.simple().to_string())
+        .collect();
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM json_each(?1) AS j
+         CROSS JOIN process AS p ON p.id = unhex(j.value)
+         JOIN process_payload AS d ON d.process_id = p.id"
+    )))
+    .bind(ids.to_string())
+    .fetch_all(&mut *db)
+    .await?;
+    rows.iter().map(read).collect()
+}
+
+fn read(row: &SqliteRow) -> Result<ProcessRecord, StoreError> {
+    let state: &str = row.try_get("state")?;
+    let outcome: Option<&str> = row.try_get("outcome")?;
+    let moment = |column: &str| -> Result<Option<UnixMs>, StoreError> {
+        let value: Option<i64> = row.try_get(column)?;
+        Ok(value.map(UnixMs::from_sql))
+    };
+    Ok(ProcessRecord {
+        id: ProcessId::from_bytes(id_bytes(row.try_get("id")?)?),
+        kind: row.try_get("kind")?,
+        agent: AgentId::from_bytes(id_bytes(row.try_get("target_id")?)?),
+        class: Class::from_sql(row.try_get("class")?),
+        resource: row.try_get("resource")?,
+        state: state
+            .parse()
+            .map_err(|error| StoreError::BadRow(format!("{error}")))?,
+        attempts: row.try_get("attempt")?,
+        max_attempts: row.try_get("max_attempts")?,
+        fence: Fence(from_sql(row.try_get("fence")?)),
+        created_at: UnixMs::from_sql(row.try_get("created_at")?),
+        started_at: moment("started_at")?,
+        finished_at: moment("finished_at")?,
+        deadline_at: UnixMs::from_sql(row.try_get("deadline_at")?),
+        due_at: moment("due_at")?,
+        progress_dropped: from_sql(row.try_get("progress_dropped")?),
+        outcome: outcome
+            .map(serde_json::from_str)
+            .transpose()
+            .map_err(|error| StoreError::BadRow(format!("an outcome: {error}")))?,
+    })
+}

@@ -20,6 +20,8 @@ mod enrol;
 mod event;
 mod lists;
 mod operation;
+#[cfg(test)]
+mod refusals;
 mod request;
 
 pub use agent::{

@@ -53,7 +53,14 @@ impl VersionRange {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn any_range() -> impl Strategy<Value = VersionRange> {
+        // Narrow, so that ranges meet, touch and miss each other all the time.
+        (0u16..12, 0u16..12).prop_map(|(oldest, newest)| range(oldest, newest))
+    }
 
     fn range(oldest: u16, newest: u16) -> VersionRange {
         VersionRange { oldest, newest }
@@ -64,6 +71,38 @@ mod tests {
         assert_eq!(range(2, 3).negotiate(range(1, 2)), Ok(2));
         assert_eq!(range(1, 2).negotiate(range(2, 3)), Ok(2));
         assert_eq!(SUPPORTED.negotiate(SUPPORTED), Ok(SUPPORTED.newest));
+    }
+
+    proptest! {
+        #[test]
+        fn both_sides_reach_the_same_answer(ours in any_range(), theirs in any_range()) {
+            let (here, there) = (ours.negotiate(theirs), theirs.negotiate(ours));
+            prop_assert_eq!(here.ok(), there.ok());
+            if let Ok(version) = here {
+                prop_assert!((ours.oldest..=ours.newest).contains(&version));
+                prop_assert!((theirs.oldest..=theirs.newest).contains(&version));
+            }
+        }
+
+        #[test]
+        fn any_common_version_is_enough_and_the_newest_wins(
+            ours in any_range(), theirs in any_range(), version: u16,
+        ) {
+            let in_both = |v| {
+                (ours.oldest..=ours.newest).contains(&v)
+                    && (theirs.oldest..=theirs.newest).contains(&v)
+            };
+            if in_both(version) {
+                let agreed = ours.negotiate(theirs).expect("they have one in common");
+                prop_assert!(version <= agreed);
+            }
+        }
+
+        #[test]
+        fn one_step_apart_always_works(newest in 2u16..u16::MAX) {
+            let (old, new) = (range(newest - 1, newest), range(newest, newest + 1));
+            prop_assert_eq!(old.negotiate(new), Ok(newest));
+        }
     }
 
     #[test]

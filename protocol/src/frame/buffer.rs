@@ -86,3 +86,48 @@ impl FrameBuffer {
         usize::try_from(u32::from_le_bytes(*prefix)).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_buffer_holds_no_heap_memory() {
+        let mut buffer = FrameBuffer::default();
+        for pieces in [
+            &[&[2, 0, 0, 0, 7, 7][..]][..],
+            &[&[1, 0, 0], &[0, 7, 0, 0, 0, 0]],
+        ] {
+            pieces.iter().for_each(|piece| buffer.push(piece));
+            while let Ok(Some(_)) = buffer.next_frame(10) {}
+            assert_eq!((buffer.buffered(), buffer.data.capacity()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_lone_frame_is_handed_out_without_a_copy() {
+        let mut buffer = FrameBuffer::default();
+        buffer.push(&[3, 0, 0, 0, 1, 2, 3]);
+        let bytes = buffer.data[PREFIX_BYTES..].as_ptr();
+        let frame = buffer.next_frame(10).unwrap().unwrap();
+        assert_eq!(frame.as_ptr(), bytes);
+    }
+
+    #[test]
+    fn announced_bytes_cost_nothing_before_they_arrive() {
+        let mut buffer = FrameBuffer::default();
+        buffer.push(&u32::MAX.to_le_bytes());
+        for sent in 0..10_000 {
+            assert!(buffer.data.capacity() <= 2 * (PREFIX_BYTES + sent).max(PREFIX_BYTES));
+            buffer.push(&[0]);
+        }
+    }
+
+    #[test]
+    fn a_frame_in_many_pieces_needs_no_more_room_than_it_has_bytes() {
+        let mut buffer = FrameBuffer::default();
+        buffer.push(&1000u32.to_le_bytes());
+        (0..1000).for_each(|_| buffer.push(&[1]));
+        assert_eq!(buffer.data.capacity(), 1004);
+    }
+}

@@ -1,13 +1,11 @@
-//! Any sequence of requests, words and losses against a model, and whole fleets that crash.
+//! Any sequence of requests, words and losses against a model.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use protocol::ids::{Fence, OperationId};
 use protocol::link::NotDelivered;
 use protocol::operation::{OpenOperation, OperationState, Phase, Refusal};
-use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
 
 use super::tests::{SHARD, assign, command, location, operation, outcome, outputs, target, up};
 use super::*;

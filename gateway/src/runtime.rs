@@ -27,14 +27,25 @@ use std::time::Instant;
 use bytes::BytesMut;
 use quinn_proto::EcnCodepoint;
 
+mod arena;
 pub(crate) mod clock;
 pub(crate) mod launch;
 pub(crate) mod mailbox;
+mod park;
+mod poll;
+mod ring;
+pub(crate) mod steering;
+pub(crate) mod wheel;
 
+#[cfg(test)]
+mod conformance;
 
 /// The longest UDP payload that a datapath takes in, in bytes; a longer datagram is dropped and
 /// counted. It is what an Ethernet frame holds (1500 − 20 − 8), and quinn-proto's default.
 pub(crate) const UDP_PAYLOAD_BYTES_MAX: usize = 1472;
+
+/// The most datagrams that one transmit may hold, so that one session does not keep others waiting.
+pub(crate) const TRAIN_SEGMENTS_MAX: usize = 10;
 
 /// How datagrams move between a shard and the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

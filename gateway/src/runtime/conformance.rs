@@ -1,0 +1,1 @@
+//! The promises of the runtime, kept by every datapath and every way to sleep.

@@ -1,0 +1,76 @@
+//! The sockets of a gateway: one reuseport group, bound in the order of the shards.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use rustix::thread::{CpuSet, sched_getaffinity};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::super::steering;
+use super::LaunchError;
+
+/// What a socket asks to hold of packets not read or sent yet; the kernel gives what
+/// `net.core.rmem_max` and `wmem_max` allow. It costs memory only while a shard is behind.
+const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+
+/// Binds `shards` sockets to `listen` and has them steered.
+///
+/// The first socket is bound *without* `SO_REUSEPORT`, so that it fails where anyone else is bound
+/// already, also a gateway with another lock file: two groups of one user would merge silently.
+pub(super) fn bind(
+    listen: SocketAddr,
+    shards: u16,
+) -> Result<(Vec<Arc<UdpSocket>>, SocketAddr), LaunchError> {
+    let failed = |source| LaunchError::Bind { address: listen, source };
+    let first = open(listen).map_err(failed)?;
+    first.bind(&listen.into()).map_err(failed)?;
+    first.set_reuse_port(true).map_err(failed)?;
+    let first = Arc::new(UdpSocket::from(first));
+    let local_addr = first.local_addr().map_err(failed)?;
+    let mut sockets = vec![first];
+    for _ in 1..shards {
+        let socket = open(listen).map_err(failed)?;
+        socket.set_reuse_port(true).map_err(failed)?;
+        socket.bind(&local_addr.into()).map_err(failed)?;
+        sockets.push(Arc::new(UdpSocket::from(socket)));
+    }
+    steering::attach(&sockets).map_err(LaunchError::Steering)?;
+    Ok((sockets, local_addr))
+}
+
+fn open(listen: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    if listen.is_ipv6() {
+        // `[::]` serves both families, whatever the system's default is.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    Ok(socket)
+}
+
+/// The CPUs to pin shards to: those that this process may use, or none.
+pub(super) fn cpus(pin: bool) -> Vec<usize> {
+    let Some(allowed) = pin.then(|| sched_getaffinity(None)) else { return Vec::new() };
+    match allowed {
+        Ok(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "cannot learn which CPUs there are: shards are not pinned");
+            Vec::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_group_on_the_same_address_is_refused() {
+        let (_sockets, address) = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let error = bind(address, 2).unwrap_err();
+        assert!(matches!(error, LaunchError::Bind { .. }));
+        assert!(error.to_string().contains("stop who uses it"));
+    }
+}

@@ -31,6 +31,8 @@ use slab::Slab;
 use super::permits::Ledger;
 use super::{HomeOutput, Location, SessionCommand};
 
+#[cfg(test)]
+mod fleet;
 mod operations;
 #[cfg(test)]
 mod simulation;

@@ -78,6 +78,8 @@ pub(crate) struct GatewaySettings {
     pub(crate) advertise: Vec<String>,
     /// Agents that lost their session come back spread over this time.
     pub(crate) reconnect_spread: Duration,
+    /// How fast newcomers are let in.
+    pub(crate) admission: gateway::AdmissionConfig,
 }
 
 /// How the server stops.
@@ -138,6 +140,7 @@ impl Default for Config {
                 pin_threads: true,
                 advertise: Vec::new(),
                 reconnect_spread: Duration::from_secs(20),
+                admission: gateway::AdmissionConfig::default(),
             },
             drain: DrainSettings {
                 deadline: Duration::from_secs(20),

@@ -58,6 +58,9 @@ pub(crate) struct JoinArguments {
     /// A program that `exec` may run on this machine; repeat for more
     #[arg(long, value_parser = parse_program, value_name = "NAME=PATH")]
     allow: Vec<(String, PathBuf)>,
+    /// Replace the identity that this machine has: after `drover agents rekey`
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     state: StateDir,
 }
@@ -93,6 +96,7 @@ async fn join(output: Output, arguments: JoinArguments) -> Result<Exit, Fault> {
         servers: arguments.server.clone(),
         state_dir: state_dir.clone(),
         hostname: arguments.hostname,
+        force: arguments.force,
     })
     .await
     .map_err(|error| Fault::new(chain(&error)))?;

@@ -11,13 +11,16 @@ use super::value;
 use super::{Config, LogFormat};
 use crate::profile::Profile;
 
+/// The most that a rate of admission can be.
+const RATE_MAX: u32 = 100_000;
+
 /// The names of all keys.
 pub(super) fn names() -> Vec<&'static str> {
     KEYS.iter().map(|key| key.name).collect()
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 15] = [
+pub(super) static KEYS: [Key<Config>; 19] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -150,6 +153,38 @@ pub(super) static KEYS: [Key<Config>; 15] = [
         show: |config| value::quote(&value::show_duration(config.gateway.reconnect_spread)),
     },
     Key {
+        name: "gateway.handshakes_per_second",
+        doc: "TLS handshakes that each shard starts a second, in the long run (1 to 100000).",
+        set: |config, text| {
+            value::number(text, 1, RATE_MAX).map(|rate| config.gateway.admission.handshakes_per_second = rate)
+        },
+        show: |config| config.gateway.admission.handshakes_per_second.to_string(),
+    },
+    Key {
+        name: "gateway.handshake_burst",
+        doc: "TLS handshakes that each shard starts at once after a pause (1 to 100000).",
+        set: |config, text| {
+            value::number(text, 1, RATE_MAX).map(|rate| config.gateway.admission.handshake_burst = rate)
+        },
+        show: |config| config.gateway.admission.handshake_burst.to_string(),
+    },
+    Key {
+        name: "gateway.enrolments_per_second",
+        doc: "Enrolments that each shard takes a second, in the long run (1 to 100000).",
+        set: |config, text| {
+            value::number(text, 1, RATE_MAX).map(|rate| config.gateway.admission.enrolments_per_second = rate)
+        },
+        show: |config| config.gateway.admission.enrolments_per_second.to_string(),
+    },
+    Key {
+        name: "gateway.enrolment_burst",
+        doc: "Enrolments that each shard takes at once after a pause (1 to 100000).",
+        set: |config, text| {
+            value::number(text, 1, RATE_MAX).map(|rate| config.gateway.admission.enrolment_burst = rate)
+        },
+        show: |config| config.gateway.admission.enrolment_burst.to_string(),
+    },
+    Key {
         name: "drain.deadline",
         doc: "After SIGTERM the process ends after this time at the latest (1s to 10m).",
         set: |config, text| {
@@ -175,3 +210,34 @@ pub(super) static KEYS: [Key<Config>; 15] = [
         show: |config| value::quote(config.log.format.name()),
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_page_has_every_key_with_its_default() {
+        let page = include_str!("../../../docs/OPERATIONS.md");
+        let defaults = Config::default();
+        for key in &KEYS {
+            let row = format!("| `{}` | ", key.name);
+            let line = page.lines().find(|line| line.starts_with(&row));
+            let line = line.unwrap_or_else(|| panic!("docs/OPERATIONS.md lacks {}", key.name));
+            let default = (key.show)(&defaults);
+            let plain = default.trim_matches('"');
+            let shown = if ["", "[]"].contains(&plain) { "empty" } else { plain };
+            assert!(line.contains(shown), "{}: the default is {default}", key.name);
+        }
+    }
+
+    #[test]
+    fn every_default_is_a_value_that_its_key_takes() {
+        for key in &KEYS {
+            let shown = (key.show)(&Config::default());
+            let text = shown.trim_matches(['"', '[', ']']);
+            let mut config = Config::default();
+            (key.set)(&mut config, text).unwrap_or_else(|error| panic!("{}: {error}", key.name));
+            assert_eq!(config, Config::default(), "{}", key.name);
+        }
+    }
+}

@@ -285,16 +285,19 @@ fn expand(text: &str) -> Vec<String> {
 
 #[test]
 fn comments_strings_and_characters_are_blanked_and_lines_stay() {
-    for (text, expected) in [
-        ("a // b\nc", "a     \nc"),
-        ("a /* b /* c */ d */ e", "a                     e"),
-        ("f(\"b \\\" c\") d", "f(          ) d"),
-        ("f(r#\"b \" c\"#) d", "f(           ) d"),
-        ("f(b\"x\", 'y', '\\'') 'a: d", "f(b   ,    ,     ) 'a: d"),
-        ("fn r#type() { r }", "fn  #type() { r }"),
-        ("let bar\"", "let bar "),
+    for (text, left) in [
+        ("a // b\nc", "a c"),
+        ("a /* b /* c */ d */ e", "a e"),
+        ("f(\"b \\\" c\") d", "f( ) d"),
+        ("f(r#\"b \" c\"#) d", "f( ) d"),
+        ("f(b\"x\", 'y', '\\'') 'a: d", "f(b , , ) 'a: d"),
+        ("let bar\" b", "let bar"),
+        ("for r in x { r\"a\" }", "for r in x { }"),
     ] {
-        assert_eq!(blank(text).trim_end(), expected.trim_end(), "{text}");
+        let code = blank(text);
+        assert_eq!(code.len(), text.len(), "{text}");
+        assert_eq!(code.lines().count(), text.lines().count(), "{text}");
+        assert_eq!(code.split_whitespace().collect::<Vec<_>>().join(" "), left);
     }
 }
 

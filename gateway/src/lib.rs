@@ -1,5 +1,28 @@
-//! The agent server.
+//! The agent server: QUIC sessions of hypervisors on one thread per core.
+//!
+//! ```text
+//!   agents ⇄ runtime (sockets, threads) ⇄ shard ─┬─ endpoint: QUIC connections, admission
+//!                                                ├─ session: the agent protocol, one agent each
+//!                                                ├─ group: who may connect, permits, home shards
+//!                                                └─ uplink, mailboxes ⇄ gateway::Handle ⇄ control
+//! ```
+//!
+//! It speaks with the control plane in values of [`protocol::link`] only, keeps nothing on disk, and
+//! holds no CA key. What is durable is the control plane's and the agents' business.
 
+mod config;
+mod endpoint;
+mod gateway;
 mod group;
 mod runtime;
+mod session;
+mod shard;
 pub mod telemetry;
+mod tls;
+mod uplink;
+
+pub use config::{AdmissionConfig, Config, Secrets, TlsMaterial};
+pub use gateway::{Gateway, Handle, SendError, StartError, start};
+pub use runtime::launch::{LaunchError, ShardFailure};
+pub use runtime::{DatapathKind, DatapathStats, ParkKind};
+pub use tls::TlsError;

@@ -1,0 +1,467 @@
+//! One agent's session, from its first frame to its last. Pure rules: streams, time and the
+//! directory are arguments, what follows goes into a list of outputs.
+//!
+//! ```text
+//!   AwaitHello ──Hello──▶ Up ──GoAway──▶ Up, with an end ──▶ Over
+//!       │                 │
+//!       └─ Redirect ──────┴──▶ Leaving: last frame on its way ──▶ Over
+//! ```
+//!
+//! A session that is idle holds no heap memory besides its control stream's place. What it does not
+//! know: QUIC packets, TLS, shards' mailboxes, permits.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use protocol::agent::{AgentMessage, GatewayMessage};
+use protocol::close::CloseCode;
+use protocol::enrol::EnrolRequest;
+use protocol::frame::{DecodeError, FrameBuffer, decode_agent_message, encode_gateway_message};
+use protocol::ids::{AgentId, SessionId, ShardId};
+use protocol::limits::CONTROL_FRAME_BYTES_MAX;
+use protocol::link::{DownReason, NotDelivered, SecurityEvent, SessionUp};
+use protocol::operation::OperationState;
+use quinn_proto::{Dir, StreamEvent, StreamId};
+
+use crate::endpoint::identity::Identity;
+use crate::telemetry::Measure;
+use crate::group::{Admission, Directory, OperationEvent, SessionCommand};
+
+pub(crate) mod enrolment;
+#[cfg(test)]
+pub(crate) mod fake;
+mod flights;
+mod given;
+mod hello;
+mod outbox;
+pub(crate) mod streams;
+#[cfg(test)]
+mod tests;
+
+use flights::{Cancelled, Flights};
+use given::Given;
+use outbox::Outbox;
+use streams::{Read, Streams};
+
+/// Bytes moved from QUIC to a frame buffer at once.
+const READ_CHUNK_BYTES: usize = 16 << 10;
+/// Bytes that one session may have read in one turn of its shard.
+const READ_TURN_BYTES: usize = 64 << 10;
+/// How long a last frame may take to be acknowledged before the session is closed anyway.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a session asks its shard to do.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// The Hello was accepted: the session is up.
+    Up {
+        /// Its facts.
+        up: Box<SessionUp>,
+        /// From the Hello.
+        session_count: u64,
+    },
+    /// For the home shard.
+    Operation(OperationEvent),
+    /// An enrolment's request, for the control plane.
+    Ask(Box<EnrolRequest>),
+    /// A time that began then is over.
+    Since(Measure, Instant),
+    /// Something that people should know of; [`Output::Close`] implies its own.
+    Security(SecurityEvent),
+    /// Close the connection; the session is over.
+    Close(CloseCode, Cow<'static, str>),
+    /// The connection is gone without us.
+    Lost(DownReason),
+}
+
+impl From<Violation> for Output {
+    fn from(violation: Violation) -> Self {
+        Self::Close(violation.code, violation.detail)
+    }
+}
+
+/// Something that a peer must not do.
+#[derive(Debug)]
+pub(crate) struct Violation {
+    /// What the session is closed with.
+    pub code: CloseCode,
+    /// For people, here and there.
+    pub detail: Cow<'static, str>,
+}
+
+impl Violation {
+    pub(crate) fn new(code: CloseCode, detail: &'static str) -> Self {
+        Self { code, detail: Cow::Borrowed(detail) }
+    }
+}
+
+impl From<DecodeError> for Violation {
+    fn from(error: DecodeError) -> Self {
+        Self { code: CloseCode::BadFrame, detail: Cow::Owned(error.to_string()) }
+    }
+}
+
+/// What people should know of when a session is closed with this code.
+pub(crate) fn security_event(code: CloseCode) -> Option<SecurityEvent> {
+    Some(match code {
+        CloseCode::CertificateRequired => SecurityEvent::NoCertificate,
+        CloseCode::BadIdentity => SecurityEvent::ForeignCertificate,
+        CloseCode::KeyNotPinned => SecurityEvent::KeyNotPinned,
+        CloseCode::Revoked => SecurityEvent::RevokedAgent,
+        CloseCode::IdentityMismatch => SecurityEvent::IdentityMismatch,
+        CloseCode::ForeignOperation => SecurityEvent::ForeignOperation,
+        CloseCode::BadFrame | CloseCode::UnexpectedFrame => SecurityEvent::ProtocolViolation,
+        CloseCode::LimitExceeded => SecurityEvent::LimitExceeded,
+        CloseCode::InternalError => SecurityEvent::HandlerPanicked,
+        _ => return None,
+    })
+}
+
+/// What a session must know of its gateway.
+pub(crate) struct Surroundings<'a> {
+    /// The time.
+    pub now: Instant,
+    /// The shard that holds the connection.
+    pub shard: ShardId,
+    /// Shards in all.
+    pub shards: u16,
+    /// Where the agent is.
+    pub remote: SocketAddr,
+    /// Who may connect.
+    pub directory: &'a Directory,
+    /// `host:port` of gateways for Welcome.
+    pub advertise: &'a [String],
+    /// For Welcome.
+    pub reconnect_spread: Duration,
+    /// No new session is taken.
+    pub draining: bool,
+    /// The trust domain.
+    pub domain: &'a str,
+    /// The time since the Unix epoch, asked for once a handshake.
+    pub unix_now: fn() -> Duration,
+    /// Counts sessions of all shards.
+    pub sessions: &'a AtomicU64,
+}
+
+impl Surroundings<'_> {
+    /// A name for a new session: higher than every earlier one of this gateway.
+    pub(crate) fn new_session(&self) -> SessionId {
+        SessionId(self.sessions.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    AwaitHello(Box<Identity>),
+    Up,
+    /// The last frame is on its way.
+    Leaving(CloseCode),
+    Over,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Session {
+    id: SessionId,
+    agent: AgentId,
+    state: State,
+    control: Option<StreamId>,
+    control_readable: bool,
+    input: FrameBuffer,
+    outbox: Outbox,
+    flights: Flights,
+    given: Given,
+    /// The session ends then, whatever happens.
+    end: Instant,
+    end_code: CloseCode,
+}
+
+impl Session {
+    /// A session that waits for its Hello.
+    pub(crate) fn new(id: SessionId, identity: Box<Identity>) -> Self {
+        Self {
+            id,
+            agent: identity.agent,
+            control: None,
+            control_readable: false,
+            input: FrameBuffer::default(),
+            outbox: Outbox::default(),
+            flights: Flights::default(),
+            given: Given::default(),
+            end: identity.expires,
+            end_code: CloseCode::CertificateExpired,
+            state: State::AwaitHello(identity),
+        }
+    }
+
+    /// Closes the session at the door if its key is not welcome. A redirect waits for the Hello.
+    pub(crate) fn check_admission(&mut self, around: &Surroundings<'_>, out: &mut Vec<Output>) {
+        let State::AwaitHello(identity) = &self.state else {
+            return;
+        };
+        let code = match around.directory.admit(identity.agent, &identity.key) {
+            Admission::NotPinned => CloseCode::KeyNotPinned,
+            Admission::Revoked => CloseCode::Revoked,
+            Admission::Admit { .. } | Admission::Redirect(_) => return,
+        };
+        self.close(Violation::new(code, ""), out);
+    }
+
+    /// Its name.
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Whose it is.
+    pub(crate) fn agent(&self) -> AgentId {
+        self.agent
+    }
+
+    /// QUIC says that something changed on a stream.
+    pub(crate) fn handle_stream_event(
+        &mut self,
+        event: StreamEvent,
+        streams: &mut impl Streams,
+        out: &mut Vec<Output>,
+    ) {
+        match event {
+            StreamEvent::Opened { dir: Dir::Bi } => {
+                if self.control.is_none() {
+                    self.control = streams.accept();
+                    self.control_readable = true;
+                }
+            }
+            StreamEvent::Readable { id } if self.control == Some(id) => self.control_readable = true,
+            StreamEvent::Readable { id } => self.flights.mark_readable(id),
+            StreamEvent::Finished { id } if self.control == Some(id) => self.leave_now(out),
+            StreamEvent::Writable { .. }
+            | StreamEvent::Available { .. }
+            | StreamEvent::Stopped { .. } => self.write(streams, out),
+            StreamEvent::Opened { .. } | StreamEvent::Finished { .. } => {}
+        }
+    }
+
+    /// Whether [`read`](Self::read) has something to do.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.control_readable || self.flights.is_readable()
+    }
+
+    /// Reads frames, up to a fair share of bytes; what is left waits for the next turn.
+    pub(crate) fn read(
+        &mut self,
+        around: &Surroundings<'_>,
+        streams: &mut impl Streams,
+        out: &mut Vec<Output>,
+    ) {
+        let mut budget = READ_TURN_BYTES;
+        // Commands' answers first: a Hello only ever comes when there are none.
+        let result = match self.flights.read(streams, &mut budget, out) {
+            Ok(()) => self.read_control(around, &mut budget, streams, out),
+            violation => violation,
+        };
+        if let Err(violation) = result {
+            self.close(violation, out);
+        }
+    }
+
+    /// Does what its home shard, or the shard itself, says.
+    pub(crate) fn handle_command(
+        &mut self,
+        now: Instant,
+        command: SessionCommand,
+        streams: &mut impl Streams,
+        out: &mut Vec<Output>,
+    ) {
+        let State::Up = self.state else {
+            return self.handle_command_while_not_up(command, out);
+        };
+        match command {
+            SessionCommand::Dispatch { epoch, command } => {
+                let (operation, fence) = (command.operation, command.fence);
+                let message = GatewayMessage::Command { epoch, command: *command };
+                let taken = encode(&message)
+                    .ok_or(NotDelivered::TooLarge)
+                    .and_then(|frame| self.flights.push(now, operation, fence, frame));
+                match taken {
+                    Ok(()) => self.given.insert(operation),
+                    Err(reason) => out.push(not_delivered(operation, fence, reason)),
+                }
+            }
+            SessionCommand::Cancel { operation, fence, epoch } => {
+                self.given.insert(operation);
+                if self.flights.cancel(operation, fence, streams, out) == Cancelled::TellControl {
+                    self.say(&GatewayMessage::Cancel { operation, fence, epoch }, out);
+                }
+            }
+            SessionCommand::Query(operations) => {
+                operations.iter().for_each(|(operation, _)| self.given.insert(*operation));
+                self.say(&GatewayMessage::Query { operations }, out);
+            }
+            SessionCommand::Forget(operations) => {
+                self.given.retire(&operations);
+                self.say(&GatewayMessage::Forget { operations }, out);
+            }
+            SessionCommand::NewEpoch(epoch) => self.say(&GatewayMessage::NewEpoch { epoch }, out),
+            SessionCommand::GoAway { addresses, delay, deadline } => {
+                self.end_by(now + deadline, CloseCode::Draining);
+                self.say(&GatewayMessage::GoAway { addresses, delay, deadline }, out);
+            }
+            SessionCommand::Close(code) => self.close(Violation::new(code, ""), out),
+        }
+        self.write(streams, out);
+    }
+
+    /// The time has come.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if now >= self.end {
+            self.close(Violation::new(self.end_code, ""), out);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        (!matches!(self.state, State::Over)).then_some(self.end)
+    }
+
+    /// The connection is gone: says what became of every command.
+    pub(crate) fn handle_lost(&mut self, out: &mut Vec<Output>) {
+        self.state = State::Over;
+        self.control_readable = false;
+        self.flights.lose(out);
+    }
+
+    fn handle_command_while_not_up(&mut self, command: SessionCommand, out: &mut Vec<Output>) {
+        match command {
+            SessionCommand::Dispatch { command, .. } => {
+                out.push(not_delivered(command.operation, command.fence, NotDelivered::NoSession));
+            }
+            SessionCommand::Close(code) => self.close(Violation::new(code, ""), out),
+            _ => {}
+        }
+    }
+
+    fn read_control(
+        &mut self,
+        around: &Surroundings<'_>,
+        budget: &mut usize,
+        streams: &mut impl Streams,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Violation> {
+        while let (true, Some(stream)) = (self.control_readable && *budget > 0, self.control) {
+            let before = self.input.buffered();
+            let read = streams.read(stream, &mut self.input, READ_CHUNK_BYTES);
+            *budget = budget.saturating_sub(1 + self.input.buffered().saturating_sub(before));
+            while let Some(frame) = self.input.next_frame(CONTROL_FRAME_BYTES_MAX)? {
+                self.handle_control(decode_agent_message(&frame)?, around, out)?;
+            }
+            match read {
+                Read::More => {}
+                Read::Blocked => self.control_readable = false,
+                Read::Finished | Read::Reset => {
+                    self.control_readable = false;
+                    let over = matches!(self.state, State::Leaving(_) | State::Over);
+                    if !over {
+                        return Err(Violation::new(
+                            CloseCode::UnexpectedFrame,
+                            "the control stream ended before the session",
+                        ));
+                    }
+                }
+            }
+        }
+        self.write(streams, out);
+        Ok(())
+    }
+
+    fn handle_control(
+        &mut self,
+        message: AgentMessage,
+        around: &Surroundings<'_>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Violation> {
+        let event = match (&self.state, message) {
+            (State::AwaitHello(_), AgentMessage::Hello(hello)) => {
+                return self.handle_hello(*hello, around, out);
+            }
+            (State::Up, AgentMessage::Status { capacity }) => OperationEvent::Capacity(capacity),
+            (State::Up, AgentMessage::Report { operation, fence, state }) => {
+                if !self.given.contains(operation) {
+                    return Err(Violation::new(
+                        CloseCode::ForeignOperation,
+                        "the report is about an operation that this agent was not given",
+                    ));
+                }
+                if state == OperationState::NeverSeen {
+                    self.given.retire(&[operation]);
+                }
+                OperationEvent::Report { operation, fence, state }
+            }
+            (State::Leaving(_) | State::Over, _) => return Ok(()),
+            _ => {
+                return Err(Violation::new(
+                    CloseCode::UnexpectedFrame,
+                    "the control stream carries one Hello, then Status and Report",
+                ));
+            }
+        };
+        out.push(Output::Operation(event));
+        Ok(())
+    }
+
+    /// Queues a message for the control stream. An agent that does not read is let go: its next
+    /// Hello says everything again.
+    fn say(&mut self, message: &GatewayMessage, out: &mut Vec<Output>) {
+        let queued = encode(message).is_some_and(|frame| self.outbox.push(frame).is_ok());
+        if !queued {
+            let detail = "the agent does not read its control stream";
+            self.close(Violation::new(CloseCode::LimitExceeded, detail), out);
+        }
+    }
+
+    fn write(&mut self, streams: &mut impl Streams, out: &mut Vec<Output>) {
+        if let (Some(stream), false) = (self.control, matches!(self.state, State::Over)) {
+            let empty = self.outbox.write(stream, streams);
+            if empty && matches!(self.state, State::Leaving(_)) {
+                streams.finish(stream);
+            }
+            self.flights.write(streams, out);
+        }
+    }
+
+    fn end_by(&mut self, end: Instant, code: CloseCode) {
+        if end < self.end {
+            (self.end, self.end_code) = (end, code);
+        }
+    }
+
+    /// The last frame has arrived at the agent.
+    fn leave_now(&mut self, out: &mut Vec<Output>) {
+        if let State::Leaving(code) = self.state {
+            self.close(Violation::new(code, ""), out);
+        }
+    }
+
+    fn close(&mut self, violation: Violation, out: &mut Vec<Output>) {
+        if !matches!(self.state, State::Over) {
+            self.handle_lost(out);
+            out.push(violation.into());
+        }
+    }
+}
+
+fn encode(message: &GatewayMessage) -> Option<Bytes> {
+    let mut frame = Vec::new();
+    encode_gateway_message(message, &mut frame).ok()?;
+    Some(Bytes::from(frame))
+}
+
+fn not_delivered(
+    operation: protocol::ids::OperationId,
+    fence: protocol::ids::Fence,
+    reason: NotDelivered,
+) -> Output {
+    Output::Operation(OperationEvent::NotDelivered { operation, fence, reason })
+}

@@ -1,0 +1,435 @@
+//! One shard: a thread's whole work, turn by turn.
+//!
+//! ```text
+//!   park ─▶ datagrams ─▶ mailbox ─▶ timers ─▶ connections with work ─▶ newcomers ─▶ flush ─▶ park
+//! ```
+//!
+//! A turn never blocks and is bounded in each of its steps; what is left makes the next turn start
+//! at once. A shard whose events find no room at the control plane reads no further frames and takes
+//! no further requests until there is room again: QUIC's flow control and full mailboxes carry the
+//! pressure on, and nothing is dropped.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use protocol::close::CloseCode;
+use protocol::ids::ShardId;
+use protocol::link::{DownReason, Event, SecurityEvent};
+use quinn_proto::{EndpointConfig, ServerConfig};
+
+use crate::config::AdmissionConfig;
+use crate::endpoint::{Endpoint, Panicked, TokenBucket};
+use crate::group::{Directory, Home, HomeOutput, Location, SessionCommand};
+use crate::runtime::launch::{self, Seat};
+use crate::runtime::mailbox::Receiver;
+use crate::runtime::{Datagram, Datapath, Park, clock};
+use crate::session::{Output, Surroundings};
+use crate::telemetry::{Counter, Level, Measure, Recorder};
+use crate::uplink::Uplink;
+
+mod drain;
+pub(crate) mod message;
+mod outputs;
+mod requests;
+#[cfg(test)]
+mod tests;
+
+use drain::Drain;
+use message::{Outbound, ShardMessage};
+
+/// Datagrams taken in one turn.
+const DATAGRAMS_PER_TURN: usize = 1024;
+/// Words from the mailbox taken in one turn.
+const WORDS_PER_TURN: usize = 256;
+/// How often a shard looks whether there is room again, while it reads nothing.
+const PAUSED_LOOK: Duration = Duration::from_millis(2);
+/// Log lines about refused peers, so that an attack does not fill the disk. All are counted.
+const LOG_LINES_PER_SECOND: u32 = 10;
+const LOG_LINES_BURST: u32 = 50;
+/// How long a stopping shard waits for its last packets to leave.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// What every shard of a gateway is told.
+#[derive(Clone)]
+pub(crate) struct ShardConfig {
+    /// For quinn.
+    pub endpoint: Arc<EndpointConfig>,
+    /// For quinn.
+    pub server: Arc<ServerConfig>,
+    /// The trust domain.
+    pub domain: Arc<str>,
+    /// The door.
+    pub admission: AdmissionConfig,
+    /// For Welcome.
+    pub advertise: Arc<[String]>,
+    /// For Welcome.
+    pub reconnect_spread: Duration,
+    /// Counts sessions of all shards.
+    pub sessions: Arc<AtomicU64>,
+}
+
+/// The work of one shard before it sits on its thread.
+pub(crate) struct ShardTask {
+    /// What it is told.
+    pub config: ShardConfig,
+    /// Its end of the way to the control plane.
+    pub uplink: Uplink,
+    /// Its figures.
+    pub recorder: Recorder,
+}
+
+impl launch::Shard for ShardTask {
+    type Message = ShardMessage;
+
+    async fn run<D: Datapath + 'static, P: Park<D> + 'static>(
+        self,
+        seat: Seat<D, P, ShardMessage>,
+    ) -> io::Result<()> {
+        let Seat { shard, shards, mut datapath, mut park, mailbox, mailboxes, stop } = seat;
+        let outbound = Outbound::new(mailboxes);
+        let mut worker = Worker::new(clock::now(), self, shard, shards, mailbox, outbound);
+        while !stop.is_set() {
+            let begin = clock::now();
+            let wait = worker.turn(begin, &mut datapath)?;
+            worker.measure_turn(begin, clock::now(), &datapath);
+            park.park(&mut datapath, wait).await?;
+        }
+        worker.close_all(clock::now(), CloseCode::Draining);
+        let deadline = clock::now() + STOP_GRACE;
+        while worker.has_work() && clock::now() < deadline {
+            worker.turn(clock::now(), &mut datapath)?;
+            park.park(&mut datapath, Some(clock::now())).await?;
+        }
+        Ok(())
+    }
+}
+
+/// See the module.
+pub(crate) struct Worker {
+    shard: ShardId,
+    shards: u16,
+    config: ShardConfig,
+    endpoint: Endpoint,
+    directory: Directory,
+    home: Home,
+    uplink: Uplink,
+    recorder: Recorder,
+    /// Sessions that are up, and those of them whose home is this shard.
+    sessions: usize,
+    at_home: usize,
+    log: TokenBucket,
+    mailbox: Receiver<ShardMessage>,
+    outbound: Outbound,
+    datagrams: Vec<Datagram>,
+    words: Vec<ShardMessage>,
+    outputs: Vec<Output>,
+    /// Connections that have frames to read while the shard reads none.
+    stalled: VecDeque<u32>,
+    paused: bool,
+    enrolments_pending: usize,
+    drain: Option<Drain>,
+}
+
+impl Worker {
+    /// A shard without sessions.
+    pub(crate) fn new(
+        now: Instant,
+        task: ShardTask,
+        shard: ShardId,
+        shards: u16,
+        mailbox: Receiver<ShardMessage>,
+        outbound: Outbound,
+    ) -> Self {
+        let ShardTask { config, uplink, recorder } = task;
+        let (endpoint, server) = (Arc::clone(&config.endpoint), Arc::clone(&config.server));
+        Self {
+            shard,
+            shards,
+            endpoint: Endpoint::new(now, endpoint, server, config.admission),
+            config,
+            directory: Directory::default(),
+            home: Home::new(shard, shards, crate::group::HomeConfig::default()),
+            uplink,
+            recorder,
+            sessions: 0,
+            at_home: 0,
+            log: TokenBucket::new(now, LOG_LINES_PER_SECOND, LOG_LINES_BURST),
+            mailbox,
+            outbound,
+            datagrams: Vec::new(),
+            words: Vec::new(),
+            outputs: Vec::new(),
+            stalled: VecDeque::new(),
+            paused: false,
+            enrolments_pending: 0,
+            drain: None,
+        }
+    }
+
+    /// One turn. Answers until when the shard may sleep: `None` is for ever, a past time not at all.
+    pub(crate) fn turn(
+        &mut self,
+        now: Instant,
+        datapath: &mut impl Datapath,
+    ) -> io::Result<Option<Instant>> {
+        let full = self.take_datagrams(now, datapath)?;
+        self.outbound.flush();
+        if self.outbound.is_stuck() {
+            self.recorder.count(Counter::MailboxFull);
+        }
+        self.pump_home(now);
+        self.take_words(now);
+        self.advance_timers(now);
+        self.endpoint.unblock(datapath);
+        self.serve(now, datapath)?;
+        let refuse = self.drain.is_some();
+        let newcomers = self.endpoint.accept_newcomers(now, refuse, datapath)?;
+        if newcomers || self.endpoint.dirty_len() > 0 {
+            // Accepted ones answer in this turn, not after a sleep.
+            self.serve(now, datapath)?;
+        }
+        datapath.flush()?;
+        self.uplink.flush();
+        let busy = full || newcomers || self.endpoint.dirty_len() > 0;
+        Ok(if busy { Some(now) } else { self.poll_timeout(now) })
+    }
+
+    /// Keeps the figures of a turn, and hands figures over about once a second.
+    pub(crate) fn measure_turn(&mut self, begin: Instant, end: Instant, datapath: &impl Datapath) {
+        self.recorder.measure(Measure::Turn, end.saturating_duration_since(begin));
+        if end < self.recorder.due() {
+            return;
+        }
+        let door = self.endpoint.take_counts();
+        self.recorder.count_many(Counter::HandshakesStarted, door.accepted);
+        self.recorder.count_many(Counter::HandshakesFailed, door.failed);
+        self.recorder.count_many(Counter::HandshakesTimedOut, door.half_open_expired);
+        self.recorder.count_many(Counter::RetriesSent, door.retried);
+        self.recorder.count_many(Counter::DroppedByBucket, door.dropped_by_rate);
+        self.recorder.count_many(Counter::DroppedByHalfOpen, door.dropped_by_half_open);
+        self.recorder.permits(self.home.take_counts());
+        self.recorder.level(Level::Sessions, self.sessions);
+        self.recorder.level(Level::AtHome, self.at_home);
+        self.recorder.level(Level::HalfOpen, self.endpoint.half_open());
+        self.recorder.datapath(datapath.stats());
+        self.recorder.publish(end);
+    }
+
+    /// Whether anything is left to send or pass on.
+    pub(crate) fn has_work(&self) -> bool {
+        self.endpoint.has_work() || self.outbound.is_stuck()
+    }
+
+    /// Closes every session and enrolment.
+    pub(crate) fn close_all(&mut self, now: Instant, code: CloseCode) {
+        let all: Vec<u32> = self.endpoint.indices().collect();
+        for index in all {
+            self.command(now, index, SessionCommand::Close(code));
+        }
+    }
+
+    fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let look = self.paused.then(|| now + PAUSED_LOOK);
+        let drain = self.drain.as_ref().map(Drain::poll_timeout);
+        let figures = Some(self.recorder.due());
+        [look, drain.flatten(), figures, self.endpoint.poll_timeout(), self.home.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether more datagrams than one turn takes have arrived.
+    fn take_datagrams(&mut self, now: Instant, datapath: &mut impl Datapath) -> io::Result<bool> {
+        let mut datagrams = std::mem::take(&mut self.datagrams);
+        let count = datapath.receive(&mut datagrams, DATAGRAMS_PER_TURN)?;
+        for datagram in datagrams.drain(..) {
+            if let Some(index) = self.endpoint.handle_datagram(now, datagram, datapath)? {
+                self.bury(now, index);
+            }
+        }
+        self.datagrams = datagrams;
+        Ok(count >= DATAGRAMS_PER_TURN)
+    }
+
+    fn advance_timers(&mut self, now: Instant) {
+        if self.home.poll_timeout().is_some_and(|at| at <= now) {
+            self.home.handle_timeout(now);
+            self.pump_home(now);
+        }
+        let due = self.endpoint.take_due(now);
+        for index in &due {
+            let mut outputs = std::mem::take(&mut self.outputs);
+            let handled =
+                self.endpoint.attempt(*index, |peer| peer.handle_timeout(now, &mut outputs));
+            self.handle_outputs(now, *index, outputs);
+            if matches!(handled, Some(Err(Panicked))) {
+                self.bury(now, *index);
+            }
+            self.endpoint.mark_dirty(*index);
+        }
+        self.endpoint.give_due(due);
+        self.advance_drain(now);
+    }
+
+    /// Serves every connection that had work when the call began.
+    fn serve(&mut self, now: Instant, datapath: &mut impl Datapath) -> io::Result<()> {
+        self.paused = self.is_full();
+        if !self.uplink.has_room() {
+            self.recorder.count(Counter::UplinkFull);
+        }
+        if !self.paused {
+            while let Some(index) = self.stalled.pop_front() {
+                if let Some(peer) = self.endpoint.get(index) {
+                    peer.stalled = false;
+                }
+                self.endpoint.mark_dirty(index);
+            }
+        }
+        for _ in 0..self.endpoint.dirty_len() {
+            let Some(index) = self.endpoint.next_dirty() else {
+                break;
+            };
+            self.serve_one(now, index, datapath)?;
+        }
+        Ok(())
+    }
+
+    fn serve_one(
+        &mut self,
+        now: Instant,
+        index: u32,
+        datapath: &mut impl Datapath,
+    ) -> io::Result<()> {
+        self.paused = self.is_full();
+        if self.endpoint.is_overdue(now, index) {
+            return self.drop_half_open(now, index, datapath);
+        }
+        if self.work(now, index).is_err() {
+            self.bury(now, index);
+            return Ok(());
+        }
+        self.pump_home(now);
+        let sent = self.endpoint.transmit(now, index, datapath)?;
+        if sent.and_then(|()| self.endpoint.finish(index)).is_err() {
+            self.bury(now, index);
+        }
+        Ok(())
+    }
+
+    fn work(&mut self, now: Instant, index: u32) -> Result<(), Panicked> {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let paused = self.paused;
+        let worked = self.endpoint.attempt(index, |peer| {
+            let around = Surroundings {
+                now,
+                shard: self.shard,
+                shards: self.shards,
+                remote: peer.connection.remote_address(),
+                directory: &self.directory,
+                advertise: &self.config.advertise,
+                reconnect_spread: self.config.reconnect_spread,
+                draining: self.drain.is_some(),
+                domain: &self.config.domain,
+                unix_now: clock::unix_now,
+                sessions: &self.config.sessions,
+            };
+            peer.work(&around, paused, &mut outputs);
+            let readable = peer.is_readable();
+            (readable, paused && readable && !std::mem::replace(&mut peer.stalled, readable))
+        });
+        self.handle_outputs(now, index, outputs);
+        match worked {
+            Some(Err(panicked)) => return Err(panicked),
+            Some(Ok((true, _))) if !paused => self.endpoint.mark_dirty(index),
+            Some(Ok((_, true))) => self.stalled.push_back(index),
+            Some(Ok(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    /// A handshake or a Hello that did not come in time: gone, with one packet and no waiting.
+    fn drop_half_open(
+        &mut self,
+        now: Instant,
+        index: u32,
+        datapath: &mut impl Datapath,
+    ) -> io::Result<()> {
+        self.endpoint.count_overdue();
+        let closed =
+            self.endpoint.attempt(index, |peer| peer.close(now, CloseCode::HelloTimeout, ""));
+        if matches!(closed, Some(Ok(()))) {
+            drop(self.endpoint.transmit(now, index, datapath)?);
+        }
+        self.endpoint.forget(index);
+        Ok(())
+    }
+
+    /// A handler panicked: that connection alone is closed, at once.
+    fn bury(&mut self, now: Instant, index: u32) {
+        tracing::error!(shard = %self.shard, index, "a session's handler panicked; it is closed");
+        self.recorder.count(Counter::Panics);
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let said = self.endpoint.attempt(index, |peer| peer.fail(now, &mut outputs));
+        self.handle_outputs(now, index, outputs);
+        if !matches!(said, Some(Ok(true))) {
+            // Not even an orderly close works: the goodbye is silence.
+            self.report_peer(now, SecurityEvent::HandlerPanicked, index);
+            self.end_session(now, index, DownReason::TransportError);
+            self.release(index);
+            self.endpoint.forget(index);
+        }
+    }
+
+    /// Passes on what the home of this shard's groups has to say. Events wait there while the way
+    /// to the control plane is full.
+    fn pump_home(&mut self, now: Instant) {
+        while self.uplink.has_room() {
+            match self.home.poll_output() {
+                Some(HomeOutput::Event(event)) => self.send_up(event),
+                Some(HomeOutput::ToSession(location, command)) => {
+                    self.to_session(now, location, command);
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn to_session(&mut self, now: Instant, location: Location, command: SessionCommand) {
+        if location.shard != self.shard {
+            return self.outbound.send(location.shard, ShardMessage::ToSession(location, command));
+        }
+        let there = self.endpoint.get(location.index).and_then(|peer| peer.session_id());
+        if matches!(command, SessionCommand::Dispatch { .. }) {
+            self.recorder.count(Counter::CommandsDispatched);
+        }
+        // A session that is gone has said, or says with its end, what became of its commands.
+        if there == Some(location.session) {
+            self.command(now, location.index, command);
+        }
+    }
+
+    fn command(&mut self, now: Instant, index: u32, command: SessionCommand) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let handled =
+            self.endpoint.attempt(index, |peer| peer.handle_command(now, command, &mut outputs));
+        self.handle_outputs(now, index, outputs);
+        if matches!(handled, Some(Err(Panicked))) {
+            self.bury(now, index);
+        }
+        self.endpoint.mark_dirty(index);
+    }
+
+    /// Whether there is no room for what sessions would say.
+    fn is_full(&self) -> bool {
+        !self.uplink.has_room() || self.outbound.is_stuck()
+    }
+
+    fn send_up(&mut self, event: Event) {
+        if self.uplink.push(event).is_err() {
+            tracing::error!(shard = %self.shard, "an event was lost: it was sent without room");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What the control plane and the other shards ask a shard to do.
+
+use std::time::Instant;
+
+use protocol::close::CloseCode;
+use protocol::enrol::EnrolReply;
+use protocol::ids::AgentId;
+use protocol::link::Request;
+
+use super::message::ShardMessage;
+use super::{WORDS_PER_TURN, Worker};
+use crate::endpoint::{Panicked, Stage};
+use crate::group::SessionCommand;
+use crate::telemetry::Measure;
+
+impl Worker {
+    /// Takes words from the mailbox, while what follows from them has somewhere to go.
+    pub(super) fn take_words(&mut self, now: Instant) {
+        if !self.uplink.has_room() {
+            return;
+        }
+        let mut words = std::mem::take(&mut self.words);
+        words.extend(self.mailbox.drain(WORDS_PER_TURN));
+        for word in words.drain(..) {
+            self.handle_word(now, word);
+            self.pump_home(now);
+        }
+        self.words = words;
+    }
+
+    fn handle_word(&mut self, now: Instant, word: ShardMessage) {
+        match word {
+            ShardMessage::Request(request, sent) => {
+                self.recorder.measure(Measure::Mailbox, now.saturating_duration_since(sent));
+                self.handle_request(now, *request);
+            }
+            ShardMessage::SessionUp { location, up, session_count } => {
+                self.home.handle_session_up(now, location, up, session_count);
+            }
+            ShardMessage::SessionDown { location, agent, reason } => {
+                self.home.handle_session_down(now, location, agent, reason);
+            }
+            ShardMessage::Operation { location, agent, event } => {
+                self.home.handle_operation(now, location, agent, event);
+            }
+            ShardMessage::ToSession(location, command) => self.to_session(now, location, command),
+        }
+    }
+
+    fn handle_request(&mut self, now: Instant, request: Request) {
+        if let Err(full) = self.directory.handle_request(&request) {
+            tracing::error!(shard = %self.shard, %full, "the directory is full");
+        }
+        match &request {
+            Request::RevokeAgent { agent } => self.revoke(now, *agent),
+            Request::EnrolReply { ticket, reply, .. } => self.enrol_reply(now, *ticket, reply),
+            Request::Drain { addresses, spread, deadline } => {
+                self.begin_drain(now, addresses, *spread, *deadline);
+            }
+            _ => {}
+        }
+        self.home.handle_request(now, request);
+    }
+
+    /// Closes every connection of an agent here, also one that has not said Hello yet.
+    fn revoke(&mut self, now: Instant, agent: AgentId) {
+        let all: Vec<u32> = self.endpoint.indices().collect();
+        for index in all {
+            if self.endpoint.get(index).and_then(|peer| peer.agent()) == Some(agent) {
+                self.command(now, index, SessionCommand::Close(CloseCode::Revoked));
+            }
+        }
+    }
+
+    /// Answers an enrolment that still waits.
+    pub(super) fn enrol_reply(&mut self, now: Instant, ticket: u64, reply: &EnrolReply) {
+        let index = u32::try_from(ticket & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        let answered = self.endpoint.attempt(index, |peer| match &mut peer.stage {
+            Stage::Enrolment(enrolment) if enrolment.ticket() == ticket => {
+                enrolment.handle_reply(reply, &mut peer.connection);
+            }
+            _ => {}
+        });
+        if matches!(answered, Some(Err(Panicked))) {
+            self.bury(now, index);
+        }
+        self.endpoint.mark_dirty(index);
+    }
+}

@@ -156,3 +156,98 @@ pub(crate) fn channel<T>(capacity: usize, waker: Waker) -> (Sender<T>, Receiver<
     });
     (Sender { shared: Arc::clone(&shared) }, Receiver { shared })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// Sleeps until a wake; false if none came for long.
+    fn sleep(waker: &Waker) -> bool {
+        let mut poll = [rustix::event::PollFd::new(waker, rustix::event::PollFlags::IN)];
+        let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+        let woken = rustix::event::poll(&mut poll, Some(&limit)).unwrap() == 1;
+        if woken {
+            rustix::io::read(waker, &mut [0; 8]).unwrap();
+        }
+        woken
+    }
+
+    #[test]
+    fn a_full_mailbox_gives_the_word_back_and_takes_it_after_a_drain() {
+        let (sender, mut receiver) = channel(2, Waker::new().unwrap());
+        assert_eq!(sender.try_send(1), Ok(()));
+        assert_eq!(sender.try_send(2), Ok(()));
+        assert_eq!(sender.try_send(3), Err(Full(3)));
+        assert_eq!(receiver.drain(10).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(sender.try_send(3), Ok(()));
+        assert_eq!(sender.len(), 1);
+    }
+
+    #[test]
+    fn only_the_first_word_after_a_drain_wakes() {
+        let waker = Waker::new().unwrap();
+        let (sender, mut receiver) = channel(8, waker.clone());
+        for _ in 0..3 {
+            for word in 0..5 {
+                sender.try_send(word).unwrap();
+            }
+            let mut count = [0; 8];
+            rustix::io::read(&waker, &mut count).unwrap();
+            assert_eq!(u64::from_ne_bytes(count), 1);
+            assert_eq!(receiver.drain(8).count(), 5);
+        }
+    }
+
+    #[test]
+    fn a_drain_that_leaves_words_behind_wakes_its_own_receiver() {
+        let waker = Waker::new().unwrap();
+        let (sender, mut receiver) = channel(8, waker.clone());
+        for word in 0..5 {
+            sender.try_send(word).unwrap();
+        }
+        assert!(sleep(&waker));
+        assert_eq!(receiver.drain(2).collect::<Vec<_>>(), [0, 1]);
+        assert!(sleep(&waker));
+        assert_eq!(receiver.drain(8).next(), Some(2), "and an unfinished drain loses nothing");
+        assert!(sleep(&waker));
+        assert_eq!(receiver.drain(8).collect::<Vec<_>>(), [3, 4]);
+    }
+
+    #[test]
+    fn no_word_and_no_wake_is_lost_between_threads() {
+        const SENDERS: u32 = 4;
+        const WORDS: u32 = 20_000;
+        let waker = Waker::new().unwrap();
+        let (sender, mut receiver) = channel(16, waker.clone());
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|from| {
+                let sender = sender.clone();
+                thread::spawn(move || {
+                    for number in 0..WORDS {
+                        let mut word = (from, number);
+                        while let Err(Full(back)) = sender.try_send(word) {
+                            word = back;
+                            thread::yield_now();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut next = [0; SENDERS as usize];
+        let mut left = SENDERS * WORDS;
+        while left > 0 {
+            // Sleeping without looking first: a lost wake would never end.
+            assert!(sleep(&waker), "a wake was lost with {left} words to come");
+            for (from, number) in receiver.drain(7) {
+                assert_eq!(number, next[from as usize], "words of one sender keep their order");
+                next[from as usize] += 1;
+                left -= 1;
+            }
+        }
+        for sender in senders {
+            sender.join().unwrap();
+        }
+    }
+}

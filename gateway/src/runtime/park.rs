@@ -137,7 +137,6 @@ impl Park<UringDatapath> for DirectPark {
         datapath: &mut UringDatapath,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        datapath.arm_wake()?;
         let limit = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
         if limit == Some(Duration::ZERO) || datapath.has_completions() {
             return datapath.flush();

@@ -57,7 +57,8 @@ fn op(code: u32, jump_true: u8, jump_false: u8, operand: u32) -> Instruction {
 /// # Errors
 /// Where the kernel knows no `SO_ATTACH_REUSEPORT_CBPF` (before 4.5) or forbids it.
 pub(super) fn attach(sockets: &[impl AsRef<UdpSocket>]) -> io::Result<()> {
-    let Some(first) = sockets.first() else { return Ok(()) };
+    // One socket is no group: there is nothing to choose, and nothing to attach to.
+    let [first, _, ..] = sockets else { return Ok(()) };
     let shards = u16::try_from(sockets.len()).map_err(io::Error::other)?;
     attach_reuseport_filter(first.as_ref(), &program(shards))
 }

@@ -233,7 +233,7 @@ impl UringDatapath {
     }
 
     /// Has the ring read the waker's eventfd, so that a wake ends [`wait`](Self::wait).
-    pub(in crate::runtime) fn arm_wake(&mut self) -> io::Result<()> {
+    fn arm_wake(&mut self) -> io::Result<()> {
         if !self.wake_armed {
             let event = Fd(self.waker.as_fd().as_raw_fd());
             let entry = opcode::Read::new(event, self.wake_count.as_mut_ptr(), 8)
@@ -247,6 +247,10 @@ impl UringDatapath {
 
     /// Submits what is queued and sleeps in the kernel until a completion, or for `limit`.
     pub(in crate::runtime) fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        if !self.receiving {
+            self.arm_receive()?;
+        }
+        self.arm_wake()?;
         let time;
         let mut args = SubmitArgs::new();
         if let Some(limit) = limit {
@@ -448,13 +452,13 @@ impl Datapath for UringDatapath {
 
 impl Drop for UringDatapath {
     fn drop(&mut self) {
-        // Nothing of ours may be in the kernel's hands when the memory goes. An error means that
-        // nothing was in flight, or that the kernel is too old to be asked; closing the ring, which
-        // follows at once, cancels as well.
-        if let Err(error) =
-            self.ring.submitter().register_sync_cancel(None, CancelBuilder::any())
-        {
-            tracing::trace!(%error, "nothing to cancel in the datapath's ring");
-        }
+        // Nothing of ours may be in the kernel's hands when the memory goes, and the socket's
+        // address must be free when the gateway is gone; closing the ring alone leaves both to a
+        // kernel thread, later. An error means that there was nothing to cancel or take back.
+        let submitter = self.ring.submitter();
+        let cancelled = submitter.register_sync_cancel(None, CancelBuilder::any());
+        let entered = submitter.submit();
+        let taken_back = submitter.unregister_files();
+        tracing::trace!(?cancelled, ?entered, ?taken_back, "the datapath's ring is closed");
     }
 }

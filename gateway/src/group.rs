@@ -24,7 +24,7 @@ mod directory;
 mod home;
 mod permits;
 
-pub(crate) use directory::{Admission, Directory, DirectoryFull};
+pub(crate) use directory::{Admission, Directory};
 pub(crate) use home::{Home, HomeConfig, PermitCounts};
 
 /// Where a session is: which shard, which entry of that shard's session table, and the session's

@@ -22,12 +22,14 @@ use protocol::link::SecurityEvent;
 
 use crate::runtime::DatapathStats;
 
+mod hub;
 mod metrics;
 pub mod prometheus;
 mod recorder;
 
+pub(crate) use hub::Hub;
 pub use metrics::{Counter, Level, Measure, Metric, SECURITY_EVENTS, security_event_name};
-pub(crate) use recorder::{Hub, Recorder};
+pub(crate) use recorder::Recorder;
 
 /// The longest time that a histogram tells apart, in microseconds; longer ones count as this.
 pub const HIGHEST_US: u64 = 60_000_000;

@@ -63,7 +63,7 @@ impl Default for HomeConfig {
     }
 }
 
-/// What a home shard did with permits, since it was last asked.
+/// What a home shard did with permits and dispatches, since it was last asked.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct PermitCounts {
     /// Permits granted.
@@ -72,6 +72,9 @@ pub(crate) struct PermitCounts {
     pub expired: u64,
     /// Dispatches without a valid permit.
     pub refused: u64,
+    /// Dispatches that were not delivered because of what the home knows, those without a valid
+    /// permit included; what sessions turned away is not here.
+    pub turned_away: u64,
 }
 
 /// The groups whose home is one shard, with their members and permits.
@@ -271,7 +274,7 @@ impl Home {
         output
     }
 
-    /// What happened to permits since the last call.
+    /// What happened since the last call.
     pub(crate) fn take_counts(&mut self) -> PermitCounts {
         std::mem::take(&mut self.counts)
     }

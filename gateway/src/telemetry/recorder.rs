@@ -1,16 +1,15 @@
-//! The shard's side and the reader's side of the figures.
+//! The shard's side of the figures.
 
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use hdrhistogram::Histogram;
-use protocol::ids::ShardId;
 use protocol::link::SecurityEvent;
 
 use super::metrics::security_index;
-use super::{Counter, Figures, Level, Measure, SECURITY_EVENTS, Telemetry, add, histogram};
+use super::{Counter, Figures, Level, Measure, SECURITY_EVENTS, add, histogram};
 use crate::group::PermitCounts;
 use crate::runtime::DatapathStats;
 
@@ -19,7 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Intervals of one shard that wait for a reader.
 const INTERVALS_MAX: usize = 4;
 
-type Queue = Arc<ArrayQueue<Box<Interval>>>;
+/// The way from one shard to the readers.
+pub(super) type Queue = Arc<ArrayQueue<Box<Interval>>>;
 
 /// The figures of one shard, as they happen.
 pub(crate) struct Recorder {
@@ -33,7 +33,7 @@ pub(crate) struct Recorder {
 
 /// What happened on a shard since it last handed over.
 #[derive(Debug)]
-struct Interval {
+pub(super) struct Interval {
     counters: [u64; Counter::ALL.len()],
     security: [u64; SECURITY_EVENTS.len()],
     levels: [u64; Level::ALL.len()],
@@ -47,7 +47,23 @@ struct Times {
     sum_us: u64,
 }
 
+/// An empty way, as long as it can get.
+pub(super) fn queue() -> Queue {
+    Arc::new(ArrayQueue::new(INTERVALS_MAX))
+}
+
 impl Recorder {
+    /// A recorder that hands over into a queue, for the first time an interval from `now`.
+    pub(super) fn new(queue: Queue, now: Instant) -> Self {
+        Self {
+            interval: Box::default(),
+            levels: [0; Level::ALL.len()],
+            datapath: DatapathStats::default(),
+            queue,
+            due: now + INTERVAL,
+        }
+    }
+
     /// Counts one.
     pub(crate) fn count(&mut self, counter: Counter) {
         self.count_many(counter, 1);
@@ -63,11 +79,12 @@ impl Recorder {
         self.interval.security[security_index(kind)] += 1;
     }
 
-    /// Counts what a home did with permits.
+    /// Counts what a home did with permits and dispatches.
     pub(crate) fn permits(&mut self, counts: PermitCounts) {
         self.count_many(Counter::PermitsGranted, counts.granted);
         self.count_many(Counter::PermitsExpired, counts.expired);
         self.count_many(Counter::PermitsRefused, counts.refused);
+        self.count_many(Counter::CommandsNotDelivered, counts.turned_away);
     }
 
     /// Adds a time to its histogram. Shorter than a microsecond counts as one.
@@ -122,7 +139,8 @@ impl Default for Interval {
 }
 
 impl Interval {
-    fn add_to(&self, figures: &mut Figures) {
+    /// Adds what happened to the sums since the start.
+    pub(super) fn add_to(&self, figures: &mut Figures) {
         add(&mut figures.counters, &self.counters);
         add(&mut figures.security, &self.security);
         figures.levels = self.levels;
@@ -138,52 +156,9 @@ impl Interval {
     }
 }
 
-/// Where intervals of all shards come together. Clones read the same figures.
-#[derive(Clone)]
-pub(crate) struct Hub {
-    queues: Arc<[Queue]>,
-    sums: Arc<Mutex<Telemetry>>,
-}
-
-impl Hub {
-    /// A hub, and a recorder for each shard.
-    pub(crate) fn new(shards: u16, now: Instant) -> (Self, Vec<Recorder>) {
-        let queues: Arc<[Queue]> = (0..shards)
-            .map(|_| Arc::new(ArrayQueue::new(INTERVALS_MAX)))
-            .collect();
-        let recorders = queues.iter().map(|queue| Recorder {
-            interval: Box::default(),
-            levels: [0; Level::ALL.len()],
-            datapath: DatapathStats::default(),
-            queue: Arc::clone(queue),
-            due: now + INTERVAL,
-        });
-        let recorders = recorders.collect();
-        let shards = (0..shards).map(|shard| (ShardId(shard), Figures::default()));
-        let sums = Telemetry {
-            shards: shards.collect(),
-        };
-        let hub = Self {
-            queues,
-            sums: Arc::new(Mutex::new(sums)),
-        };
-        (hub, recorders)
-    }
-
-    /// The figures since the start, at most about a second old.
-    pub(crate) fn read(&self) -> Telemetry {
-        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        for (queue, (_, figures)) in self.queues.iter().zip(&mut sums.shards) {
-            while let Some(interval) = queue.pop() {
-                interval.add_to(figures);
-            }
-        }
-        sums.clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Hub;
     use super::*;
     use crate::runtime::clock;
 

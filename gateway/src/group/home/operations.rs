@@ -109,9 +109,8 @@ impl Home {
                 self.tell(location, SessionCommand::Dispatch { epoch, command });
             }
             Err(reason) => {
-                if reason == NotDelivered::NoGrant {
-                    self.counts.refused += 1;
-                }
+                self.counts.turned_away += 1;
+                self.counts.refused += u64::from(reason == NotDelivered::NoGrant);
                 self.event(not_delivered(target, operation, fence, reason));
             }
         }

@@ -235,15 +235,13 @@ fn a_late_dispatch_is_not_delivered() {
     assert_eq!(refused(&told), Some(NotDelivered::NoGrant));
     assert_eq!(scene.home.poll_timeout(), None);
     let counts = scene.home.take_counts();
-    let (granted, expired, refused) = (2, 2, 1);
-    assert_eq!(
-        counts,
-        PermitCounts {
-            granted,
-            expired,
-            refused
-        }
-    );
+    let expected = PermitCounts {
+        granted: 2,
+        expired: 2,
+        refused: 1,
+        turned_away: 1,
+    };
+    assert_eq!(counts, expected);
 }
 
 #[test]

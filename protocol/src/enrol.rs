@@ -11,7 +11,7 @@ use crate::identity::KeyHash;
 use crate::ids::{AgentId, GroupId, Slot};
 
 /// Asks for a certificate.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct EnrolRequest {
     /// The token's secret half; the server knows only its hash.
     pub secret: [u8; 32],
@@ -21,6 +21,17 @@ pub struct EnrolRequest {
     pub hostname: String,
     /// For people: the agent's software version.
     pub software: String,
+}
+
+impl fmt::Debug for EnrolRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnrolRequest")
+            .field("secret", &"[hidden]")
+            .field("csr_bytes", &self.csr.len())
+            .field("hostname", &self.hostname)
+            .field("software", &self.software)
+            .finish()
+    }
 }
 
 /// Answers an [`EnrolRequest`].
@@ -159,6 +170,13 @@ mod tests {
         assert_eq!(text.len(), 95);
         assert_eq!(text.parse(), Ok(token.clone()));
         assert!(!format!("{token:?}").contains("CQkJ"));
+        let request = EnrolRequest {
+            secret: token.secret,
+            csr: Vec::new(),
+            hostname: "hv-17".to_owned(),
+            software: String::new(),
+        };
+        assert!(!format!("{request:?}").contains("9, 9"));
     }
 
     #[test]

@@ -63,11 +63,13 @@ pub enum Request {
         agent: AgentId,
     },
     /// Home shard: so many operations are ready for this agent. Absolute: replaces the earlier
-    /// figure; 0 withdraws. Answered with `Granted` whenever permits are free.
+    /// figure; 0 withdraws. Answered with `Granted` whenever permits are free. A permit that is
+    /// dispatched, returned or expires lowers the figure. It is lost with the session: say it again
+    /// after `SessionUp`.
     Demand {
         /// For whom.
         target: Target,
-        /// Operations ready.
+        /// Operations not dispatched yet, those for which permits have been granted included.
         ready: u32,
     },
     /// Home shard: these permits of a grant will not be used.

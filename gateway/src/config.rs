@@ -98,6 +98,10 @@ pub struct AdmissionConfig {
     pub enrolment_burst: u32,
     /// Enrolments that wait for the control plane's answer at once.
     pub enrolments_pending_max: usize,
+    /// Newcomers are dropped without an answer (QUIC asks again after a second) until
+    /// [`Handle::open`](crate::Handle::open): for a control plane that has yet to say who may
+    /// connect. An agent that met a shard too early would be told that it is unknown.
+    pub shut_at_start: bool,
 }
 
 impl Default for AdmissionConfig {
@@ -110,6 +114,7 @@ impl Default for AdmissionConfig {
             enrolments_per_second: 10,
             enrolment_burst: 20,
             enrolments_pending_max: limits::ENROLMENTS_PENDING_MAX,
+            shut_at_start: false,
         }
     }
 }

@@ -114,6 +114,11 @@ impl Endpoint {
         }
     }
 
+    /// Lets newcomers in.
+    pub(crate) fn open(&mut self) {
+        self.admission.open();
+    }
+
     /// Connections whose Hello or enrolment request is still awaited.
     pub(crate) fn half_open(&self) -> usize {
         self.half_open

@@ -177,6 +177,14 @@ impl Handle {
         }
     }
 
+    /// Lets newcomers in where [`AdmissionConfig::shut_at_start`](crate::AdmissionConfig) keeps
+    /// them out, once every request sent before has been taken. Whether every shard could be told;
+    /// when not (a mailbox is full), call it again: repeating it does no harm.
+    #[must_use]
+    pub fn open(&self) -> bool {
+        self.mailboxes.iter().all(|mailbox| mailbox.try_send(ShardMessage::Open).is_ok())
+    }
+
     /// Takes up to `max` events, in the order of each shard; answers how many.
     pub fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
         let before = out.len();

@@ -1,6 +1,7 @@
 //! Who gets a TLS handshake: the decision before any expensive work.
 //!
 //! ```text
+//!   shut ──────────────────────────────────────────▶ TooFast (silence)
 //!   half-open ≥ max ───────────────────────────────▶ TooMany (silence: the client backs off itself)
 //!   address unproved and (many half-open or tokens low) ─▶ Retry
 //!   a token left ──────────────────────────────────▶ Accept
@@ -63,7 +64,7 @@ pub(crate) enum Decision {
     Accept,
     /// Let it prove its address first.
     Retry,
-    /// Drop it without an answer: too many came in a short time.
+    /// Drop it without an answer: too many came in a short time, or the door is still shut.
     TooFast,
     /// Drop it without an answer: too many handshakes are unfinished.
     TooMany,
@@ -76,10 +77,11 @@ pub(crate) struct Admission {
     handshakes: TokenBucket,
     enrolments: TokenBucket,
     replies: TokenBucket,
+    shut: bool,
 }
 
 impl Admission {
-    /// An open door.
+    /// A door, open or shut as configured.
     pub(crate) fn new(now: Instant, config: AdmissionConfig) -> Self {
         Self {
             config,
@@ -94,11 +96,20 @@ impl Admission {
                 config.enrolment_burst,
             ),
             replies: TokenBucket::new(now, REPLIES_PER_SECOND, REPLY_BURST),
+            shut: config.shut_at_start,
         }
+    }
+
+    /// Opens the door for good.
+    pub(crate) fn open(&mut self) {
+        self.shut = false;
     }
 
     /// Decides about a newcomer while so many handshakes are unfinished.
     pub(crate) fn decide(&mut self, now: Instant, half_open: usize, proved: bool) -> Decision {
+        if self.shut {
+            return Decision::TooFast;
+        }
         if half_open >= self.config.half_open_max {
             return Decision::TooMany;
         }
@@ -173,6 +184,17 @@ mod tests {
         assert_eq!(door.decide(now, config().half_open_max, true), Decision::TooMany);
         while door.decide(now, 0, true) == Decision::Accept {}
         assert_eq!(door.decide(now, 0, true), Decision::TooFast);
+    }
+
+    #[test]
+    fn a_shut_door_is_silent_and_costs_no_token() {
+        let now = clock::now();
+        let mut door = Admission::new(now, AdmissionConfig { shut_at_start: true, ..config() });
+        for proved in [false, true] {
+            assert_eq!((0..50).find(|_| door.decide(now, 0, proved) != Decision::TooFast), None);
+        }
+        door.open();
+        assert_eq!(door.decide(now, 0, false), Decision::Accept);
     }
 
     #[test]

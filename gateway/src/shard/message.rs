@@ -15,6 +15,8 @@ use crate::runtime::mailbox::Sender;
 pub(crate) enum ShardMessage {
     /// From the control plane, and when it was sent.
     Request(Box<Request>, Instant),
+    /// From the control plane: it has said who may connect; let newcomers in.
+    Open,
     /// To the home shard: a session of one of its agents is up elsewhere.
     SessionUp {
         /// Where it is.

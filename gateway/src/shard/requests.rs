@@ -34,6 +34,7 @@ impl Worker {
                 self.recorder.measure(Measure::Mailbox, now.saturating_duration_since(sent));
                 self.handle_request(now, *request);
             }
+            ShardMessage::Open => self.endpoint.open(),
             ShardMessage::SessionUp { location, up, session_count } => {
                 self.home.handle_session_up(now, location, up, session_count);
             }

@@ -28,7 +28,7 @@ pub use agent::{
     decode_agent_message, decode_gateway_message, encode_agent_message, encode_gateway_message,
 };
 pub use buffer::FrameBuffer;
-pub use check::check_address;
+pub use check::{check_address, check_label_name, check_name};
 pub use enrol::{
     decode_enrol_reply, decode_enrol_request, encode_enrol_reply, encode_enrol_request,
 };

@@ -47,32 +47,38 @@ impl FrameBuffer {
     /// [`DecodeError::TooLarge`] as soon as a prefix announces more than `max` bytes. The buffer
     /// stays as it is: nothing after such a prefix can be read.
     pub fn next_frame(&mut self, max: usize) -> Result<Option<Bytes>, DecodeError> {
-        let Some(len) = self.announced() else {
-            return Ok(None);
-        };
-        if len > max {
-            return Err(DecodeError::TooLarge { bytes: len, max });
+        let announced = self.announced();
+        if let Some(bytes) = announced.filter(|bytes| *bytes > max) {
+            return Err(DecodeError::TooLarge { bytes, max });
         }
         let start = self.consumed + PREFIX_BYTES;
-        let Some(frame) = self.data.get(start..start + len) else {
+        let end = announced.map_or(usize::MAX, |len| start + len);
+        if end < self.data.len() {
+            self.consumed = end;
+            return Ok(Some(Bytes::copy_from_slice(&self.data[start..end])));
+        }
+        if end > self.data.len() {
+            // A part of a frame may wait long: it keeps no more memory than it needs.
+            self.drop_front(self.consumed);
             return Ok(None);
-        };
-        if start + len < self.data.len() {
-            let frame = Bytes::copy_from_slice(frame);
-            self.consumed = start + len;
-            return Ok(Some(frame));
         }
         // The last bytes held: no heap memory stays behind, and a lone frame is not copied.
-        let mut data = std::mem::take(&mut self.data);
-        self.consumed = 0;
-        if start == PREFIX_BYTES {
-            let mut frame = Bytes::from(data);
-            let _prefix = frame.split_to(PREFIX_BYTES);
-            return Ok(Some(frame));
+        if self.consumed > 0 {
+            self.drop_front(start);
+            return Ok(Some(Bytes::from(std::mem::take(&mut self.data))));
         }
-        data.drain(..start);
-        data.shrink_to_fit();
-        Ok(Some(Bytes::from(data)))
+        let mut frame = Bytes::from(std::mem::take(&mut self.data));
+        let _prefix = frame.split_to(PREFIX_BYTES);
+        Ok(Some(frame))
+    }
+
+    /// Gives back the memory of the first `count` bytes.
+    fn drop_front(&mut self, count: usize) {
+        if count > 0 {
+            self.data.drain(..count);
+            self.data.shrink_to_fit();
+            self.consumed = 0;
+        }
     }
 
     /// Bytes held.
@@ -111,6 +117,15 @@ mod tests {
         let bytes = buffer.data[PREFIX_BYTES..].as_ptr();
         let frame = buffer.next_frame(10).unwrap().unwrap();
         assert_eq!(frame.as_ptr(), bytes);
+    }
+
+    #[test]
+    fn a_part_of_a_frame_keeps_no_more_memory_than_it_needs() {
+        let mut buffer = FrameBuffer::default();
+        let whole = [&100u32.to_le_bytes()[..], &[1; 100]].concat();
+        buffer.push(&[&whole[..], &whole, &whole[..7]].concat());
+        while let Ok(Some(_)) = buffer.next_frame(100) {}
+        assert_eq!((buffer.buffered(), buffer.data.capacity()), (7, 7));
     }
 
     #[test]

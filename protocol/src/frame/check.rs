@@ -78,29 +78,44 @@ pub(super) fn text<'a>(field: &'static str, text: &'a str, max: usize) -> Result
 /// Text on one line, without control characters; may be empty.
 pub(super) fn name<'a>(field: &'static str, name: &'a str, max: usize) -> Result<&'a str, Fault> {
     size(field, name.len(), max)?;
-    if name.chars().any(char::is_control) {
-        return Err(Fault::Invalid {
-            field,
-            problem: "contains control characters",
-        });
-    }
+    check_name(name).map_err(|problem| Fault::Invalid { field, problem })?;
     Ok(name)
+}
+
+/// Checks a name as frames carry it (of a host, a software version, the value of a label), but for
+/// its length. Configurations should be checked with it.
+///
+/// # Errors
+/// What is wrong, to be put behind the field's name.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    match name.chars().any(char::is_control) {
+        true => Err("contains control characters"),
+        false => Ok(()),
+    }
 }
 
 /// A name that stands before a `=`.
 pub(super) fn label_name<'a>(
     field: &'static str,
-    text: &'a str,
+    name: &'a str,
     max: usize,
 ) -> Result<&'a str, Fault> {
-    name(field, text, max)?;
-    if text.is_empty() || text.contains('=') {
-        return Err(Fault::Invalid {
-            field,
-            problem: "is empty or contains `=`",
-        });
+    size(field, name.len(), max)?;
+    check_label_name(name).map_err(|problem| Fault::Invalid { field, problem })?;
+    Ok(name)
+}
+
+/// Checks the name of a label as frames carry it, but for its length. Configurations should be
+/// checked with it.
+///
+/// # Errors
+/// What is wrong, to be put behind the field's name.
+pub fn check_label_name(name: &str) -> Result<(), &'static str> {
+    check_name(name)?;
+    if name.is_empty() || name.contains('=') {
+        return Err("is empty or contains `=`");
     }
-    Ok(text)
+    Ok(())
 }
 
 /// The name of a driver: `[a-z0-9_.-]{1,64}`.

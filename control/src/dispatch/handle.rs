@@ -55,7 +55,7 @@ pub struct AgentView {
     pub session: Option<SessionView>,
     /// Operations claimed for it or running on it.
     pub in_use: u32,
-    /// Processes ready for it that are in memory.
+    /// Processes ready for it.
     pub ready: u32,
     /// Since when it has been connected or disconnected, where that happened in this run.
     pub since: Option<UnixMs>,
@@ -130,7 +130,10 @@ pub struct Engine {
 
 /// A command in the queue, with where to answer.
 pub(super) enum Command {
-    Create(Vec<NewProcess>, oneshot::Sender<Result<Vec<Creation>, StoreError>>),
+    Create(
+        Vec<NewProcess>,
+        oneshot::Sender<Result<Vec<Creation>, StoreError>>,
+    ),
     Cancel(ProcessId, oneshot::Sender<Result<Cancellation, StoreError>>),
     Send(Request),
     Adopt(Group),

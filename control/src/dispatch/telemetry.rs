@@ -1,5 +1,6 @@
 //! What the process server measures about itself.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ pub struct EngineStats {
     pub stale: u64,
     /// Requests that found the gateway's queue full and were sent later.
     pub link_full: u64,
-    /// Security events that gateways reported.
-    pub security: u64,
+    /// What gateways refused, by kind.
+    pub security: BTreeMap<&'static str, u64>,
     /// Enrolments that were turned away because too many waited.
     pub enrolments_busy: u64,
     /// Agents that have a session.
@@ -57,7 +58,7 @@ pub struct EngineStats {
 }
 
 impl EngineStats {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             created: 0,
             claimed: 0,
@@ -69,7 +70,7 @@ impl EngineStats {
             permits_returned: 0,
             stale: 0,
             link_full: 0,
-            security: 0,
+            security: BTreeMap::new(),
             enrolments_busy: 0,
             connected: 0,
             ready: 0,
@@ -85,7 +86,7 @@ impl EngineStats {
     }
 }
 
-/// The figures while they change: written once a turn, read by whoever shows them.
+/// The figures as they were at the last tick, for whoever shows them.
 pub(super) struct Telemetry(Mutex<EngineStats>);
 
 impl Telemetry {
@@ -94,11 +95,17 @@ impl Telemetry {
     }
 
     pub(super) fn snapshot(&self) -> EngineStats {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
-    pub(super) fn update(&self, change: impl FnOnce(&mut EngineStats)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn publish(&self, stats: &EngineStats) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(stats);
     }
 }
 

@@ -249,9 +249,7 @@ fn finished(process: &mut Process, now: UnixMs, outcome: Outcome, chance: f64) -
         OutcomeStatus::Succeeded => process.end(now, State::Succeeded, outcome),
         OutcomeStatus::Cancelled => process.end(now, State::Cancelled, outcome),
         // No effect, and nobody wants another attempt.
-        OutcomeStatus::FailedTransient if cancelling => {
-            process.end(now, State::Cancelled, outcome)
-        }
+        OutcomeStatus::FailedTransient if cancelling => process.end(now, State::Cancelled, outcome),
         OutcomeStatus::FailedTransient if process.attempt < process.max_attempts => {
             process.become_backoff(now.plus(retry_delay(process.attempt, chance)));
             Step {
@@ -284,12 +282,16 @@ fn refused(process: &mut Process, now: UnixMs, refusal: Refusal, chance: f64) ->
             process.fence = process.fence.max(seen).min(Fence(FENCE_MAX));
             process.come_back(now, Some(wait), why)
         }
-        Refusal::UnknownKind { .. } | Refusal::InvalidInput { .. } => {
-            process.end(now, State::Failed, plain(OutcomeStatus::FailedPermanent, why))
-        }
-        Refusal::DeadlinePassed => {
-            process.end(now, State::Failed, plain(OutcomeStatus::DeadlineExceeded, why))
-        }
+        Refusal::UnknownKind { .. } | Refusal::InvalidInput { .. } => process.end(
+            now,
+            State::Failed,
+            plain(OutcomeStatus::FailedPermanent, why),
+        ),
+        Refusal::DeadlinePassed => process.end(
+            now,
+            State::Failed,
+            plain(OutcomeStatus::DeadlineExceeded, why),
+        ),
         Refusal::Cancelled => {
             process.end(now, State::Cancelled, plain(OutcomeStatus::Cancelled, why))
         }
@@ -308,9 +310,11 @@ fn not_delivered(process: &mut Process, now: UnixMs, reason: NotDelivered, chanc
             let wait = return_delay(process.busy_count, chance);
             process.come_back(now, Some(wait), why)
         }
-        NotDelivered::TooLarge => {
-            process.end(now, State::Failed, plain(OutcomeStatus::FailedPermanent, why))
-        }
+        NotDelivered::TooLarge => process.end(
+            now,
+            State::Failed,
+            plain(OutcomeStatus::FailedPermanent, why),
+        ),
     }
 }
 

@@ -106,11 +106,7 @@ impl Store {
     ///
     /// # Errors
     /// The store failed; nothing was taken.
-    pub async fn take_group(
-        &self,
-        group: Group,
-        owner: Uuid,
-    ) -> Result<Option<Group>, StoreError> {
+    pub async fn take_group(&self, group: Group, owner: Uuid) -> Result<Option<Group>, StoreError> {
         let taken = self
             .write(move |db| Box::pin(async move { take(db, vec![group], owner).await }))
             .await?;

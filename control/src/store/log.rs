@@ -101,7 +101,8 @@ impl Store {
     /// # Errors
     /// The store failed; nothing was trimmed.
     pub async fn trim(&self, retention: Retention, now: UnixMs) -> Result<bool, StoreError> {
-        self.write(move |db| Box::pin(trim(db, retention, now))).await
+        self.write(move |db| Box::pin(trim(db, retention, now)))
+            .await
     }
 }
 
@@ -110,7 +111,9 @@ async fn span(db: &mut Connection) -> Result<EventSpan, StoreError> {
         .fetch_one(&mut *db)
         .await?;
     let number = |column: usize| -> Result<u64, StoreError> {
-        Ok(from_sql(row.try_get::<Option<i64>, _>(column)?.unwrap_or(0)))
+        Ok(from_sql(
+            row.try_get::<Option<i64>, _>(column)?.unwrap_or(0),
+        ))
     };
     Ok(EventSpan {
         first: number(0)?,
@@ -118,11 +121,7 @@ async fn span(db: &mut Connection) -> Result<EventSpan, StoreError> {
     })
 }
 
-async fn trim(
-    db: &mut Connection,
-    retention: Retention,
-    now: UnixMs,
-) -> Result<bool, StoreError> {
+async fn trim(db: &mut Connection, retention: Retention, now: UnixMs) -> Result<bool, StoreError> {
     let EventSpan { last, .. } = span(db).await?;
     // At least the newest stays: its number is what the next one counts from.
     let keep_from = last.saturating_sub(retention.events.max(1) - 1);

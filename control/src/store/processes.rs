@@ -107,6 +107,8 @@ pub(crate) struct Batch {
 #[derive(Clone, Debug)]
 pub(crate) struct Happened {
     pub(crate) process: ProcessId,
+    /// The agent that said so; its words count only for its own processes.
+    pub(crate) from: Option<AgentId>,
     pub(crate) input: Input,
     /// What to keep if the rules say so.
     pub(crate) progress: Option<Progress>,
@@ -118,6 +120,7 @@ impl Happened {
     pub(crate) fn new(process: ProcessId, input: Input) -> Self {
         Self {
             process,
+            from: None,
             input,
             progress: None,
             grant: GrantId(0),
@@ -140,7 +143,7 @@ pub(crate) struct Applied {
     /// One per create, in order.
     pub(crate) creations: Vec<Creation>,
     /// One per input, in order; after them those of the timers and resources.
-    pub(crate) steps: Vec<Applied1>,
+    pub(crate) steps: Vec<Effect>,
     /// Resources whose holder has ended.
     pub(crate) freed: Vec<String>,
     /// The earliest timer left, if the batch looked.
@@ -149,12 +152,16 @@ pub(crate) struct Applied {
 
 /// What one input has done.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Applied1 {
+pub(crate) struct Effect {
     pub(crate) process: ProcessId,
+    /// The agent that said so.
+    pub(crate) from: Option<AgentId>,
     /// What the process is now; `None`: the store does not know it.
     pub(crate) now: Option<Now>,
     /// The state before this input.
     pub(crate) before: Option<State>,
+    /// Its place among its like before this input, if it was ready.
+    pub(crate) place_before: Option<UnixMs>,
     /// The input was about the past and changed nothing.
     pub(crate) stale: bool,
     /// What its agent must be told.
@@ -172,6 +179,7 @@ pub(crate) struct Now {
     pub(crate) fence: Fence,
     pub(crate) ready_at: Option<UnixMs>,
     pub(crate) due_at: Option<UnixMs>,
+    pub(crate) deadline_at: UnixMs,
     pub(crate) created_at: UnixMs,
 }
 
@@ -187,6 +195,7 @@ pub(crate) struct Work {
 impl Store {
     /// Applies a batch; returns after its commit.
     pub(crate) async fn apply(&self, batch: Batch) -> Result<Applied, StoreError> {
-        self.write(move |db| Box::pin(apply::apply(db, batch))).await
+        self.write(move |db| Box::pin(apply::apply(db, batch)))
+            .await
     }
 }

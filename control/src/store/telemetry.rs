@@ -40,17 +40,27 @@ impl Telemetry {
     }
 
     pub(super) fn committed(&self, jobs: usize, took: Duration, ok: bool) {
-        let counter = if ok { &self.commits } else { &self.failed_commits };
+        let counter = if ok {
+            &self.commits
+        } else {
+            &self.failed_commits
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         let jobs = u64::try_from(jobs).unwrap_or(u64::MAX);
         self.jobs.fetch_add(jobs, Ordering::Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let mut histogram = self.commit_us.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut histogram = self
+            .commit_us
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         histogram.saturating_record(micros);
     }
 
     pub(super) fn snapshot(&self) -> StoreStats {
-        let histogram = self.commit_us.lock().unwrap_or_else(PoisonError::into_inner);
+        let histogram = self
+            .commit_us
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         StoreStats {
             commits: self.commits.load(Ordering::Relaxed),
             failed_commits: self.failed_commits.load(Ordering::Relaxed),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use super::rows::{self, hex};
-use super::{Applied, Applied1, Batch, Happened, Now, Record, Work, create};
+use super::{Applied, Batch, Effect, Happened, Now, Record, Work, create};
 use crate::clock::UnixMs;
 use crate::process::{Input, Process, State, Step, Tell};
 use crate::store::{Connection, StoreError, id_bytes, stored, to_sql};
@@ -113,7 +113,9 @@ pub(super) async fn apply(db: &mut Connection, batch: Batch) -> Result<Applied, 
             .await?;
     }
     if sweep > 0 {
-        let next: Option<i64> = sqlx::query_scalar(NEXT_DUE).fetch_optional(&mut *db).await?;
+        let next: Option<i64> = sqlx::query_scalar(NEXT_DUE)
+            .fetch_optional(&mut *db)
+            .await?;
         applied.next_due = next.map(UnixMs::from_sql);
     }
     Ok(applied)
@@ -191,12 +193,20 @@ impl Rules {
         happened: Happened,
         chance: f64,
         events: &mut Vec<Value>,
-    ) -> Applied1 {
+    ) -> Effect {
         let id = happened.process;
         let Some(row) = self.rows.get_mut(&id) else {
             return unknown(&happened);
         };
+        if happened.from.is_some_and(|from| from != row.now.target) {
+            tracing::warn!(process = %id, agent = ?happened.from, "an agent spoke for another");
+            return Effect {
+                tell: None,
+                ..unknown(&happened)
+            };
+        }
         let before = row.now.state;
+        let place_before = row.now.ready_at;
         let claim = happened.input == Input::Claim;
         let step = row.now.handle(at, happened.input, chance);
         if claim && row.now.state == State::Leased && !step.stale {
@@ -219,10 +229,12 @@ impl Rules {
         if before != row.now.state {
             events.push(event(at, &changed(&row.now, before, &step)));
         }
-        Applied1 {
+        Effect {
             process: id,
+            from: happened.from,
             now: Some(Now::of(&row.now)),
             before: Some(before),
+            place_before,
             stale: step.stale,
             tell: step.tell,
             work: None,
@@ -255,15 +267,17 @@ impl Rules {
 }
 
 /// A word about a process that the store does not know (any more).
-fn unknown(happened: &Happened) -> Applied1 {
+fn unknown(happened: &Happened) -> Effect {
     let over = matches!(
         happened.input,
         Input::Finished(..) | Input::Report(_, OperationState::Finished(_))
     );
-    Applied1 {
+    Effect {
         process: happened.process,
+        from: happened.from,
         now: None,
         before: None,
+        place_before: None,
         stale: true,
         tell: over.then_some(Tell::Forget),
         work: None,
@@ -358,7 +372,7 @@ impl Writes {
 async fn attach_work(
     db: &mut Connection,
     claimed: &BTreeMap<ProcessId, GrantId>,
-    steps: &mut [Applied1],
+    steps: &mut [Effect],
 ) -> Result<(), StoreError> {
     let ids: Value = claimed.keys().copied().map(hex).collect();
     let found = sqlx::query(WORK)
@@ -396,6 +410,7 @@ impl Now {
             fence: process.fence,
             ready_at: process.ready_at,
             due_at: process.due_at,
+            deadline_at: process.deadline_at,
             created_at: process.created_at,
         }
     }
@@ -412,7 +427,11 @@ fn changed(process: &Process, before: State, step: &Step) -> Record {
     if let Some(note) = &step.note {
         data["note"] = json!(note);
     }
-    if let Some(outcome) = step.outcome.as_ref().filter(|_| process.state.is_terminal()) {
+    if let Some(outcome) = step
+        .outcome
+        .as_ref()
+        .filter(|_| process.state.is_terminal())
+    {
         data["status"] = json!(stored::status(outcome.status));
         data["exit_code"] = json!(outcome.exit_code);
     }

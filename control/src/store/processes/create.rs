@@ -90,10 +90,7 @@ pub(super) async fn create(
             fingerprint,
         }) = &create.idempotency
         {
-            keys.insert(
-                (scope.clone(), key.clone()),
-                (fingerprint.to_vec(), id),
-            );
+            keys.insert((scope.clone(), key.clone()), (fingerprint.to_vec(), id));
             rows.keys
                 .push(json!([scope, key, bytes_hex(fingerprint), hex(id)]));
         }

@@ -1,0 +1,441 @@
+//! The process server's decisions: a state machine without I/O.
+//!
+//! ```text
+//!   handle_event ───┐                       ┌──▶ poll_batch ──▶ store ──▶ handle_applied
+//!   handle_command ─┼──▶ pending · fleet ───┼──▶ poll_request ──▶ gateway
+//!   handle_tick ────┘                       └──▶ poll_refill ──▶ store ──▶ handle_refill
+//! ```
+//!
+//! One batch is with the store at a time; what happens meanwhile gathers in the next one. Nothing
+//! is told to an agent or a caller before the batch that it follows from is durable. A batch that
+//! the store could not write is kept and written again, in the same order.
+
+mod applied;
+mod commands;
+mod events;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use protocol::ids::{AgentId, Epoch, GrantId, OperationId, ProcessId};
+use protocol::limits::OPERATIONS_PER_FRAME_MAX;
+use protocol::link::{Request, Target};
+use tokio::sync::oneshot;
+
+use super::fleet::{Fleet, Place};
+use super::handle::{Cancellation, EnrolmentAsked};
+use super::telemetry::EngineStats;
+use crate::clock::UnixMs;
+use crate::process::Input;
+use crate::store::StoreError;
+use crate::store::agents::Inventory;
+use crate::store::processes::{Batch, Creation, Happened, NewProcess};
+
+/// Inputs that gather for the next batch before nothing more is taken from the gateway.
+const INPUTS_MAX: usize = 4096;
+/// Bytes of new processes that gather before no further command is taken.
+const CREATE_BYTES_MAX: usize = 32 << 20;
+/// Processes ready for one agent before newcomers are turned away.
+pub(crate) const READY_PER_AGENT_MAX: u32 = 20_000;
+/// Requests that wait for room at the gateway before nothing more is claimed or read.
+const OUTBOX_MAX: usize = 4096;
+/// Bytes of commands that wait for room at the gateway before nothing more is claimed.
+const OUTBOX_BYTES_MAX: usize = 16 << 20;
+/// Timers that one batch looks at.
+const SWEEP: u32 = 1024;
+/// Agents whose queues are refilled at once.
+const REFILL_MAX: usize = 64;
+/// Inventories that gather before the oldest is dropped: they are for people.
+const INVENTORIES_MAX: usize = 16_384;
+/// How often timers of the store, questions and demands are looked at.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+/// Demand is told anew this often, in case a word was lost.
+const DEMAND_AGAIN: Duration = Duration::from_secs(30);
+
+/// The present, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) mono: Instant,
+    pub(super) wall: UnixMs,
+}
+
+type CreateAnswer = oneshot::Sender<Result<Vec<Creation>, StoreError>>;
+type CancelAnswer = oneshot::Sender<Result<Cancellation, StoreError>>;
+
+/// A claim on its way through the store.
+struct Claim {
+    target: Target,
+    grant: GrantId,
+    epoch: Epoch,
+    place: Place,
+}
+
+/// What gathers for one batch, and who waits for it.
+#[derive(Default)]
+struct Pending {
+    creates: Vec<NewProcess>,
+    create_bytes: usize,
+    /// Who waits for `creates`, in order.
+    create_callers: Vec<applied::CreateCaller>,
+    inputs: Vec<Happened>,
+    /// The input of each cancel.
+    cancel_answers: Vec<(usize, CancelAnswer)>,
+    claims: BTreeMap<ProcessId, Claim>,
+    resources: BTreeSet<String>,
+    records: Vec<crate::store::processes::Record>,
+    sweep: bool,
+}
+
+/// The state machine; see the module.
+pub(super) struct Core {
+    fleet: Fleet,
+    pending: Pending,
+    in_flight: Option<(Pending, Instant)>,
+    /// Requests in order; the front one is the next to go.
+    outbox: VecDeque<Request>,
+    outbox_bytes: usize,
+    /// Agents whose demand may have changed.
+    restless: BTreeSet<AgentId>,
+    /// Agents whose queues have run out; see [`Fleet::wants_refill`].
+    hungry: BTreeSet<AgentId>,
+    refilling: bool,
+    forget: BTreeMap<AgentId, Vec<OperationId>>,
+    inventories: VecDeque<Inventory>,
+    last_seen: BTreeMap<AgentId, UnixMs>,
+    enrolments: VecDeque<EnrolmentAsked>,
+    next_due: Option<UnixMs>,
+    demand_again_at: Instant,
+    draining: bool,
+    /// No batch before this: the store has just failed.
+    not_before: Option<Instant>,
+    failures: u32,
+    pub(super) stats: EngineStats,
+}
+
+/// What is noted about agents, for people.
+pub(super) struct Notes {
+    pub(super) inventories: Vec<Inventory>,
+    pub(super) last_seen: Vec<(AgentId, UnixMs)>,
+}
+
+/// What the store knew at the start.
+pub(super) struct Recovered {
+    /// Agents that may connect.
+    pub(super) targets: Vec<Target>,
+    /// How many processes are ready for each agent.
+    pub(super) ready: Vec<(AgentId, u32)>,
+    /// What agents may know something about.
+    pub(super) active: Vec<crate::store::recovery::Lease>,
+    /// Resources that somebody waits for and nobody holds.
+    pub(super) resources: Vec<String>,
+    /// The earliest timer.
+    pub(super) next_due: Option<UnixMs>,
+}
+
+impl Core {
+    pub(super) fn new(now: Moment, recovered: Recovered) -> Self {
+        let mut core = Self {
+            fleet: Fleet::default(),
+            pending: Pending::default(),
+            in_flight: None,
+            outbox: VecDeque::new(),
+            outbox_bytes: 0,
+            restless: BTreeSet::new(),
+            hungry: BTreeSet::new(),
+            refilling: false,
+            forget: BTreeMap::new(),
+            inventories: VecDeque::new(),
+            last_seen: BTreeMap::new(),
+            enrolments: VecDeque::new(),
+            next_due: recovered.next_due,
+            demand_again_at: now.mono + DEMAND_AGAIN,
+            draining: false,
+            not_before: None,
+            failures: 0,
+            stats: EngineStats::new(),
+        };
+        for target in recovered.targets {
+            core.fleet.admit(target);
+        }
+        for (agent, ready) in recovered.ready {
+            core.fleet.count_ready(agent, ready);
+        }
+        for lease in recovered.active {
+            let left = now.wall.until(lease.deadline_at);
+            let known = (lease.fence, lease.state);
+            core.fleet
+                .activate(lease.agent, lease.process, known, left, now.mono);
+        }
+        core.pending.resources.extend(recovered.resources);
+        core
+    }
+
+    /// How many events can be taken now.
+    pub(super) fn event_room(&self) -> usize {
+        if self.outbox.len() >= OUTBOX_MAX || self.outbox_bytes >= OUTBOX_BYTES_MAX {
+            return 0;
+        }
+        INPUTS_MAX.saturating_sub(self.pending.inputs.len())
+    }
+
+    /// Whether another command can be taken now.
+    pub(super) fn command_room(&self) -> bool {
+        self.pending.create_bytes < CREATE_BYTES_MAX
+            && self.pending.inputs.len() < INPUTS_MAX
+            && self.outbox.len() < OUTBOX_MAX
+    }
+
+    /// Takes the passing of time; call every [`TICK`].
+    pub(super) fn handle_tick(&mut self, now: Moment) {
+        for (target, about) in self.fleet.due_questions(now.mono) {
+            self.ask(target, &about);
+        }
+        if now.mono >= self.demand_again_at {
+            self.demand_again_at = now.mono + DEMAND_AGAIN;
+            let waiting: Vec<AgentId> = self.fleet.waiting_agents().collect();
+            for agent in waiting {
+                self.fleet.distrust_demand(agent);
+                self.wake(agent);
+            }
+        }
+    }
+
+    /// When timers of the store are due, if any are set.
+    pub(super) fn next_due(&self) -> Option<UnixMs> {
+        self.next_due
+    }
+
+    /// What is to be written now, if anything and if the store is free. Answer with
+    /// [`Core::handle_applied`].
+    pub(super) fn poll_batch(&mut self, now: Moment, seed: u64) -> Option<Batch> {
+        if self.in_flight.is_some() || self.not_before.is_some_and(|at| now.mono < at) {
+            return None;
+        }
+        if self.next_due.is_some_and(|due| due <= now.wall) {
+            self.pending.sweep = true;
+        }
+        if self.pending.is_empty() {
+            return None;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let batch = Batch {
+            at: now.wall,
+            seed,
+            creates: pending.creates.clone(),
+            inputs: pending.inputs.clone(),
+            resources: pending.resources.iter().cloned().collect(),
+            sweep: if pending.sweep { SWEEP } else { 0 },
+            records: pending.records.clone(),
+        };
+        self.in_flight = Some((pending, now.mono));
+        Some(batch)
+    }
+
+    /// Whether everything that was taken in is durable and told.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.pending.is_empty() && self.outbox.is_empty()
+    }
+
+    /// When a batch may be tried again after a failure.
+    pub(super) fn not_before(&self) -> Option<Instant> {
+        self.not_before
+    }
+
+    /// Whether it claims nothing more.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Claims nothing more from now on.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// The next request for the gateway. Give it back with [`Core::unsent`] if there is no room.
+    pub(super) fn poll_request(&mut self) -> Option<Request> {
+        if self.outbox.is_empty() {
+            self.gather_requests();
+        }
+        let request = self.outbox.pop_front()?;
+        self.outbox_bytes -= weight(&request);
+        Some(request)
+    }
+
+    /// The gateway had no room for it: it goes first next time.
+    pub(super) fn unsent(&mut self, request: Request) {
+        self.stats.link_full += 1;
+        self.outbox_bytes += weight(&request);
+        self.outbox.push_front(request);
+    }
+
+    /// Agents whose ready processes are to be read from the store. Answer with
+    /// [`Core::handle_refill`].
+    pub(super) fn poll_refill(&mut self) -> Option<Vec<AgentId>> {
+        if self.refilling || self.hungry.is_empty() {
+            return None;
+        }
+        let mut agents = Vec::new();
+        while agents.len() < REFILL_MAX
+            && let Some(agent) = self.hungry.pop_first()
+        {
+            if self.fleet.wants_refill(agent) {
+                agents.push(agent);
+            }
+        }
+        self.refilling = !agents.is_empty();
+        self.refilling.then_some(agents)
+    }
+
+    /// Takes what the store has ready for these agents, from the first on.
+    pub(super) fn handle_refill(&mut self, agents: &[AgentId], places: Vec<(AgentId, Place)>) {
+        self.refilling = false;
+        let mut by_agent: BTreeMap<AgentId, Vec<Place>> = BTreeMap::new();
+        for (agent, place) in places {
+            if !self.is_claiming(place.2) {
+                by_agent.entry(agent).or_default().push(place);
+            }
+        }
+        for agent in agents {
+            let places = by_agent.remove(agent).unwrap_or_default();
+            self.fleet.refill(*agent, places);
+            self.restless.insert(*agent);
+        }
+    }
+
+    /// What agents said about themselves and when they were last heard of, for the store.
+    pub(super) fn take_notes(&mut self) -> Option<Notes> {
+        let notes = Notes {
+            inventories: self.inventories.drain(..).collect(),
+            last_seen: std::mem::take(&mut self.last_seen).into_iter().collect(),
+        };
+        (!notes.inventories.is_empty() || !notes.last_seen.is_empty()).then_some(notes)
+    }
+
+    /// The next enrolment, for the identity service.
+    pub(super) fn poll_enrolment(&mut self) -> Option<EnrolmentAsked> {
+        self.enrolments.pop_front()
+    }
+
+    /// Figures that are read off rather than counted.
+    pub(super) fn refresh_stats(&mut self) {
+        self.stats.connected = self.fleet.connected().values().sum();
+        self.stats.ready = self.fleet.ready_stored();
+        self.stats.active = self.fleet.active() as u64;
+        self.stats.outbox = self.outbox.len() as u64;
+    }
+
+    /// How much has gathered for the next batch.
+    pub(super) fn gathered(&self) -> usize {
+        self.pending.inputs.len() + self.pending.creates.len()
+    }
+
+    fn is_claiming(&self, process: ProcessId) -> bool {
+        let in_flight = self.in_flight.as_ref();
+        self.pending.claims.contains_key(&process)
+            || in_flight.is_some_and(|(batch, _)| batch.claims.contains_key(&process))
+    }
+
+    /// Something changed for an agent's queue.
+    fn wake(&mut self, agent: AgentId) {
+        self.restless.insert(agent);
+        if self.fleet.wants_refill(agent) {
+            self.hungry.insert(agent);
+        }
+    }
+
+    fn send(&mut self, request: Request) {
+        self.outbox_bytes += weight(&request);
+        self.outbox.push_back(request);
+    }
+
+    /// Words that replace or gather: told only when the queue is empty, in their latest form.
+    fn gather_requests(&mut self) {
+        let forget = std::mem::take(&mut self.forget);
+        for (agent, mut operations) in forget {
+            // Without a session the next inventory shows what is left to forget.
+            let Some(target) = self.connected_target(agent) else {
+                continue;
+            };
+            while !operations.is_empty() {
+                let rest = operations.split_off(operations.len().min(OPERATIONS_PER_FRAME_MAX));
+                self.send(Request::Forget { target, operations });
+                operations = rest;
+            }
+        }
+        if self.draining {
+            return;
+        }
+        while self.outbox.len() < OUTBOX_MAX
+            && let Some(agent) = self.restless.pop_first()
+        {
+            if let Some(request) = self.fleet.demand(agent) {
+                self.send(request);
+            }
+        }
+    }
+
+    fn connected_target(&self, agent: AgentId) -> Option<Target> {
+        let member = self.fleet.get(agent)?;
+        member.session.as_ref().map(|_| member.target)
+    }
+
+    fn give_back(&mut self, target: Target, grant: GrantId, unused: u32) {
+        if unused > 0 {
+            self.stats.permits_returned += u64::from(unused);
+            self.send(Request::ReturnPermits {
+                target,
+                grant,
+                unused,
+            });
+        }
+    }
+
+    /// Asks an agent about operations, and repeats the cancel of those that are to be cancelled.
+    fn ask(&mut self, target: Target, about: &[(ProcessId, super::fleet::Active)]) {
+        let mut operations = Vec::with_capacity(about.len());
+        for (process, active) in about {
+            let operation = operation(*process);
+            if active.state == crate::process::State::Cancelling {
+                self.send(Request::Cancel {
+                    target,
+                    operation,
+                    fence: active.fence,
+                });
+            }
+            operations.push((operation, active.fence));
+        }
+        if !operations.is_empty() {
+            self.send(Request::Query { target, operations });
+        }
+    }
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.create_callers.is_empty()
+            && self.inputs.is_empty()
+            && self.resources.is_empty()
+            && self.records.is_empty()
+            && !self.sweep
+    }
+
+    fn push(&mut self, process: ProcessId, from: Option<AgentId>, input: Input) {
+        self.inputs.push(Happened {
+            from,
+            ..Happened::new(process, input)
+        });
+    }
+}
+
+/// A process has one step so far.
+fn operation(process: ProcessId) -> OperationId {
+    OperationId::new(process, 0)
+}
+
+/// What a request weighs while it waits, in bytes, about.
+fn weight(request: &Request) -> usize {
+    match request {
+        Request::Dispatch { command, .. } => command.input.len() + size_of::<Request>(),
+        _ => size_of::<Request>(),
+    }
+}

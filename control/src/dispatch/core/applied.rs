@@ -1,0 +1,294 @@
+//! What follows from a batch once it is durable, or once the store has refused it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use protocol::ids::{AgentId, ProcessId};
+use protocol::link::Request;
+use protocol::operation::Command;
+
+use super::{Claim, Core, CreateAnswer, Moment, Pending, operation};
+use crate::clock::UnixMs;
+use crate::dispatch::handle::Cancellation;
+use crate::dispatch::telemetry::micros;
+use crate::process::{Input, State, Tell};
+use crate::store::StoreError;
+use crate::store::processes::{Applied, Creation, Effect, NewProcess, Now, Work};
+
+/// The first wait after the store has failed; doubles up to the last.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait after the store has failed.
+const RETRY_LAST: Duration = Duration::from_secs(5);
+
+/// A caller that waits for its creations: those decided without the store, by their place, and how
+/// many of the batch are its own.
+pub(super) struct CreateCaller {
+    refused: Vec<(usize, Creation)>,
+    asked: usize,
+    answer: CreateAnswer,
+}
+
+impl Pending {
+    pub(super) fn add_creates(
+        &mut self,
+        processes: Vec<NewProcess>,
+        refused: Vec<(usize, Creation)>,
+        answer: CreateAnswer,
+    ) {
+        let bytes = processes.iter().map(|process| process.input.len() + 512);
+        self.create_bytes += bytes.sum::<usize>();
+        self.create_callers.push(CreateCaller {
+            refused,
+            asked: processes.len(),
+            answer,
+        });
+        self.creates.extend(processes);
+    }
+}
+
+impl Core {
+    /// Takes what the store says about the batch that was polled last.
+    pub(in crate::dispatch) fn handle_applied(
+        &mut self,
+        now: Moment,
+        result: Result<Applied, StoreError>,
+    ) {
+        let Some((batch, started)) = self.in_flight.take() else {
+            return;
+        };
+        let inputs = batch.inputs.len() + batch.creates.len();
+        match result {
+            Ok(applied) => {
+                self.failures = 0;
+                self.not_before = None;
+                self.stats.store_error = None;
+                self.stats.batch_size.saturating_record(inputs as u64);
+                let took = now.mono.saturating_duration_since(started);
+                self.stats.batch_us.saturating_record(micros(took));
+                self.applied(now, batch, applied);
+            }
+            Err(error) => self.failed(now, batch, &error),
+        }
+    }
+
+    fn applied(&mut self, now: Moment, mut batch: Pending, applied: Applied) {
+        if batch.sweep {
+            self.next_due = applied.next_due;
+        }
+        let mut cancels = std::mem::take(&mut batch.cancel_answers)
+            .into_iter()
+            .peekable();
+        for (index, effect) in applied.steps.into_iter().enumerate() {
+            while let Some((_, answer)) = cancels.next_if(|(at, _)| *at == index) {
+                drop(answer.send(Ok(cancellation(&effect))));
+            }
+            self.effect(now, effect, &mut batch.claims);
+        }
+        // What is left had no step of its own: the claim was decided by an earlier input.
+        for claim in std::mem::take(&mut batch.claims).into_values() {
+            self.unclaimed(&claim);
+        }
+        self.pending.resources.extend(applied.freed);
+        self.created(batch, applied.creations);
+    }
+
+    fn effect(&mut self, now: Moment, effect: Effect, claims: &mut BTreeMap<ProcessId, Claim>) {
+        self.stats.stale += u64::from(effect.stale);
+        let process = effect.process;
+        let Some(after) = effect.now else {
+            if let (Some(Tell::Forget), Some(agent)) = (effect.tell, effect.from) {
+                self.forget(agent, process);
+            }
+            return;
+        };
+        let agent = after.target;
+        if effect.before != Some(after.state) {
+            self.moved(now, process, &effect, after);
+        }
+        match effect.tell {
+            Some(Tell::Forget) => self.forget(agent, process),
+            Some(Tell::Cancel(fence)) => {
+                if let Some(target) = self.connected_target(agent) {
+                    self.send(Request::Cancel {
+                        target,
+                        operation: operation(process),
+                        fence,
+                    });
+                }
+            }
+            Some(Tell::Query(fence)) => {
+                if let Some(target) = self.connected_target(agent) {
+                    let operations = vec![(operation(process), fence)];
+                    self.send(Request::Query { target, operations });
+                }
+            }
+            None => {}
+        }
+        if let Some(work) = effect.work
+            && let Some(claim) = claims.remove(&process)
+        {
+            self.dispatch(process, claim, after, work);
+        }
+    }
+
+    fn forget(&mut self, agent: AgentId, process: ProcessId) {
+        let operations = self.forget.entry(agent).or_default();
+        operations.push(operation(process));
+    }
+
+    /// Keeps the fleet's copy in step with a change of state.
+    fn moved(&mut self, now: Moment, process: ProcessId, effect: &Effect, after: Now) {
+        let agent = after.target;
+        if effect.before == Some(State::Ready) {
+            let place = effect.place_before.map(|at| (after.class, at, process));
+            self.fleet.uncount_ready(agent, place);
+        }
+        if after.state == State::Ready {
+            self.fleet.count_ready(agent, 1);
+            let at = after.ready_at.unwrap_or(after.created_at);
+            self.fleet.enqueue(agent, (after.class, at, process));
+        }
+        if after.state.is_active() {
+            let known = (after.fence, after.state);
+            let left = now.wall.until(after.deadline_at);
+            self.fleet.activate(agent, process, known, left, now.mono);
+        } else if effect.before.is_some_and(State::is_active) {
+            self.fleet.deactivate(agent, process);
+        }
+        self.note_due(after.due_at);
+        self.count(now, effect.before, after);
+        self.wake(agent);
+    }
+
+    fn count(&mut self, now: Moment, before: Option<State>, after: Now) {
+        let age = micros(after.created_at.until(now.wall));
+        let stats = &mut self.stats;
+        match after.state {
+            State::Leased => {
+                stats.claimed += 1;
+                stats.start_us.saturating_record(age);
+            }
+            State::Succeeded => stats.succeeded += 1,
+            State::Failed => stats.failed += 1,
+            State::Cancelled => stats.cancelled += 1,
+            State::Unknown => stats.unknown += 1,
+            State::Ready | State::Backoff if before.is_some_and(State::is_active) => {
+                stats.returned += 1;
+            }
+            _ => {}
+        }
+        if after.state.is_terminal() {
+            stats.total_us.saturating_record(age);
+        }
+    }
+
+    fn dispatch(&mut self, process: ProcessId, claim: Claim, after: Now, work: Work) {
+        self.fleet.settle(claim.target.agent);
+        self.send(Request::Dispatch {
+            target: claim.target,
+            grant: claim.grant,
+            epoch: claim.epoch,
+            command: Box::new(Command {
+                operation: operation(process),
+                fence: after.fence,
+                kind: work.kind,
+                input: work.input.into_bytes().into(),
+                deadline_ms: work.deadline_at.0,
+            }),
+        });
+    }
+
+    /// The process was not there to be claimed any more: its permit goes back.
+    fn unclaimed(&mut self, claim: &Claim) {
+        self.fleet.settle(claim.target.agent);
+        self.give_back(claim.target, claim.grant, 1);
+        self.wake(claim.target.agent);
+    }
+
+    fn created(&mut self, batch: Pending, creations: Vec<Creation>) {
+        let mut creations = creations.into_iter();
+        for caller in batch.create_callers {
+            let own: Vec<Creation> = creations.by_ref().take(caller.asked).collect();
+            for creation in &own {
+                if let Creation::Created(record) = creation {
+                    self.stats.created += 1;
+                    self.note_due(record.due_at);
+                    if record.state == State::Ready {
+                        self.fleet.count_ready(record.agent, 1);
+                        let place = (record.class, record.created_at, record.id);
+                        self.fleet.enqueue(record.agent, place);
+                        self.wake(record.agent);
+                    }
+                }
+            }
+            drop(caller.answer.send(Ok(merge(own, caller.refused))));
+        }
+    }
+
+    fn note_due(&mut self, due: Option<UnixMs>) {
+        if let Some(due) = due {
+            self.next_due = Some(self.next_due.map_or(due, |earliest| earliest.min(due)));
+        }
+    }
+
+    /// The store took nothing of it. Callers are told; what was heard is kept, in order.
+    fn failed(&mut self, now: Moment, mut batch: Pending, error: &StoreError) {
+        let wait = RETRY_FIRST.saturating_mul(1 << self.failures.min(10));
+        self.not_before = Some(now.mono + wait.min(RETRY_LAST));
+        self.failures = self.failures.saturating_add(1);
+        self.stats.failed_batches += 1;
+        self.stats.store_error = Some(error.to_string());
+        for caller in std::mem::take(&mut batch.create_callers) {
+            drop(caller.answer.send(Err(error.clone())));
+        }
+        let mut forsaken: Vec<usize> = Vec::new();
+        for (at, answer) in std::mem::take(&mut batch.cancel_answers) {
+            drop(answer.send(Err(error.clone())));
+            forsaken.push(at);
+        }
+        // Claims are cheap to make again, and their grants will not live that long.
+        for claim in std::mem::take(&mut batch.claims).into_values() {
+            self.unclaimed(&claim);
+            self.fleet.enqueue(claim.target.agent, claim.place);
+        }
+        let newer = std::mem::take(&mut self.pending.inputs);
+        let heard = batch.inputs.into_iter().enumerate();
+        let mut inputs: Vec<_> = heard
+            .filter(|(at, input)| !forsaken.contains(at) && input.input != Input::Claim)
+            .map(|(_, input)| input)
+            .collect();
+        let shift = inputs.len();
+        inputs.extend(newer);
+        for (at, _) in &mut self.pending.cancel_answers {
+            *at += shift;
+        }
+        self.pending.inputs = inputs;
+        let newer = std::mem::replace(&mut self.pending.records, batch.records);
+        self.pending.records.extend(newer);
+        self.pending.resources.extend(batch.resources);
+        self.pending.sweep |= batch.sweep;
+    }
+}
+
+fn cancellation(effect: &Effect) -> Cancellation {
+    effect
+        .now
+        .map_or(Cancellation::NotFound, |now| Cancellation::State(now.state))
+}
+
+/// Puts the refused ones back to their places.
+fn merge(own: Vec<Creation>, refused: Vec<(usize, Creation)>) -> Vec<Creation> {
+    let mut all = Vec::with_capacity(own.len() + refused.len());
+    let mut own = own.into_iter();
+    for (at, refusal) in refused {
+        while all.len() < at {
+            match own.next() {
+                Some(creation) => all.push(creation),
+                None => break,
+            }
+        }
+        all.push(refusal);
+    }
+    all.extend(own);
+    all
+}

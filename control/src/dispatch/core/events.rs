@@ -1,0 +1,294 @@
+//! What gateways say.
+
+use protocol::ids::{AgentId, GrantId, OperationId, SessionId};
+use protocol::link::{DownReason, Event, SecurityEvent, SessionUp, Target};
+use protocol::operation::{OpenOperation, OperationState, Phase, Progress};
+use serde_json::json;
+
+use super::{Claim, Core, INVENTORIES_MAX, Moment, operation};
+use crate::dispatch::handle::{EnrolmentAsked, SessionView};
+use crate::process::Input;
+use crate::store::agents::Inventory;
+use crate::store::processes::{Happened, Record};
+
+impl Core {
+    /// Takes one event of a gateway, in the order in which they arrived.
+    pub(in crate::dispatch) fn handle_event(&mut self, now: Moment, event: Event) {
+        match event {
+            Event::SessionUp(up) => self.session_up(now, *up),
+            Event::SessionDown {
+                target,
+                session,
+                reason,
+            } => self.session_down(now, target, session, reason),
+            Event::Granted {
+                target,
+                grant,
+                epoch,
+                permits,
+                ttl: _,
+            } => self.granted(target, grant, epoch, permits),
+            Event::Accepted {
+                target,
+                operation,
+                fence,
+            } => self.said(target, operation, Input::Accepted(fence)),
+            Event::Progress {
+                target,
+                operation,
+                fence,
+                progress,
+            } => self.progress(target, operation, fence, progress),
+            Event::Finished {
+                target,
+                operation,
+                fence,
+                outcome,
+            } => self.said(target, operation, Input::Finished(fence, outcome)),
+            Event::Refused {
+                target,
+                operation,
+                fence,
+                refusal,
+            } => {
+                tracing::debug!(agent = %target.agent, %operation, %refusal, "refused");
+                self.said(target, operation, Input::Refused(fence, refusal));
+            }
+            Event::NotDelivered {
+                target,
+                operation,
+                fence,
+                reason,
+            } => {
+                self.fleet.distrust_demand(target.agent);
+                self.said(target, operation, Input::NotDelivered(fence, reason));
+            }
+            Event::Uncertain {
+                target,
+                operation,
+                fence,
+            } => self.said(target, operation, Input::Uncertain(fence)),
+            Event::Report {
+                target,
+                operation,
+                fence,
+                state,
+            } => self.said(target, operation, Input::Report(fence, state)),
+            Event::Enrol {
+                shard,
+                ticket,
+                remote,
+                request,
+            } => self.enrolments.push_back(EnrolmentAsked {
+                shard,
+                ticket,
+                remote,
+                request,
+            }),
+            Event::Security {
+                kind,
+                agent,
+                remote,
+            } => {
+                let kind = security_name(kind);
+                *self.stats.security.entry(kind).or_default() += 1;
+                tracing::warn!(kind, ?agent, %remote, "a gateway refused a peer");
+            }
+        }
+    }
+
+    fn said(&mut self, target: Target, operation: OperationId, input: Input) {
+        // Processes have one step so far: words about another cannot be about ours.
+        if operation.step == 0 {
+            self.pending
+                .push(operation.process, Some(target.agent), input);
+        } else {
+            self.stats.stale += 1;
+        }
+    }
+
+    fn progress(
+        &mut self,
+        target: Target,
+        operation: OperationId,
+        fence: protocol::ids::Fence,
+        progress: Progress,
+    ) {
+        if operation.step != 0 {
+            self.stats.stale += 1;
+            return;
+        }
+        let bytes = progress.output.len() + progress.message.len();
+        let input = Input::Progress {
+            fence,
+            sequence: progress.sequence,
+            bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+        };
+        self.pending.inputs.push(Happened {
+            from: Some(target.agent),
+            progress: Some(progress),
+            ..Happened::new(operation.process, input)
+        });
+    }
+
+    fn granted(
+        &mut self,
+        target: Target,
+        grant: GrantId,
+        epoch: protocol::ids::Epoch,
+        permits: u32,
+    ) {
+        let taken = match self.draining {
+            true => Vec::new(),
+            false => self.fleet.take(target.agent, permits),
+        };
+        let used = u32::try_from(taken.len()).unwrap_or(permits);
+        let unused = permits.saturating_sub(used);
+        self.give_back(target, grant, unused);
+        self.fleet.gave_back(target.agent, unused);
+        for place in taken {
+            let process = place.2;
+            self.pending.inputs.push(Happened {
+                grant,
+                ..Happened::new(process, Input::Claim)
+            });
+            let claim = Claim {
+                target,
+                grant,
+                epoch,
+                place,
+            };
+            self.pending.claims.insert(process, claim);
+        }
+        self.wake(target.agent);
+    }
+
+    fn session_up(&mut self, now: Moment, up: SessionUp) {
+        let target = up.target;
+        let agent = target.agent;
+        self.record_session(
+            agent,
+            "agent.up",
+            json!({
+                "session": up.session.0,
+                "shard": up.shard.0,
+                "at_home": up.at_home,
+                "remote": up.remote.to_string(),
+                "hostname": up.hostname,
+                "software": up.software,
+            }),
+        );
+        self.note_inventory(now, &up);
+        self.reconcile(target, &up.open);
+        let session = SessionView {
+            session: up.session,
+            shard: up.shard,
+            at_home: up.at_home,
+            remote: up.remote,
+            capacity: up.capacity,
+            kinds: up.kinds,
+            hostname: up.hostname,
+            software: up.software,
+            labels: up.labels,
+        };
+        self.fleet.connect(target, session, now.wall);
+        self.wake(agent);
+    }
+
+    fn note_inventory(&mut self, now: Moment, up: &SessionUp) {
+        if self.inventories.len() >= INVENTORIES_MAX {
+            self.inventories.pop_front();
+        }
+        self.inventories.push_back(Inventory {
+            agent: up.target.agent,
+            at: now.wall,
+            hostname: up.hostname.clone(),
+            software: up.software.clone(),
+            kinds: up.kinds.clone(),
+            labels: up.labels.clone(),
+        });
+    }
+
+    /// Compares what an agent's journal holds with what it may know something about.
+    fn reconcile(&mut self, target: Target, open: &[OpenOperation]) {
+        let known: Vec<_> = self
+            .fleet
+            .get(target.agent)
+            .map_or_else(Vec::new, |member| {
+                let active = member.active().iter();
+                active
+                    .map(|(process, active)| (*process, *active))
+                    .collect()
+            });
+        let mut missing = known;
+        for line in open.iter().filter(|line| line.operation.step == 0) {
+            let place = missing
+                .iter()
+                .position(|(process, _)| operation(*process) == line.operation);
+            if let Some(place) = place {
+                missing.swap_remove(place);
+            }
+            let state = match line.phase {
+                Phase::Accepted => OperationState::Accepted,
+                Phase::Running => OperationState::Running,
+                // Its outcome follows in a report of its own.
+                Phase::Finished => continue,
+            };
+            self.said(target, line.operation, Input::Report(line.fence, state));
+        }
+        self.ask(target, &missing);
+    }
+
+    fn session_down(
+        &mut self,
+        now: Moment,
+        target: Target,
+        session: SessionId,
+        reason: DownReason,
+    ) {
+        if !self.fleet.disconnect(target, session, now.wall) {
+            return;
+        }
+        self.last_seen.insert(target.agent, now.wall);
+        self.record_session(
+            target.agent,
+            "agent.down",
+            json!({ "session": session.0, "reason": down_text(reason) }),
+        );
+    }
+
+    fn record_session(&mut self, agent: AgentId, kind: &'static str, data: serde_json::Value) {
+        self.pending.records.push(Record {
+            kind,
+            process: None,
+            agent: Some(agent),
+            data,
+        });
+    }
+}
+
+fn down_text(reason: DownReason) -> String {
+    match reason {
+        DownReason::ClosedHere(code) => code.to_string(),
+        DownReason::ClosedByAgent(code) => match protocol::close::CloseCode::from_wire(code) {
+            Some(code) => format!("closed by the agent: {code}"),
+            None => format!("closed by the agent with code {code:#x}"),
+        },
+        DownReason::TimedOut => "nothing was heard for the idle time".to_owned(),
+        DownReason::TransportError => "a QUIC or TLS error".to_owned(),
+    }
+}
+
+fn security_name(kind: SecurityEvent) -> &'static str {
+    match kind {
+        SecurityEvent::NoCertificate => "no_certificate",
+        SecurityEvent::ForeignCertificate => "foreign_certificate",
+        SecurityEvent::KeyNotPinned => "key_not_pinned",
+        SecurityEvent::RevokedAgent => "revoked_agent",
+        SecurityEvent::IdentityMismatch => "identity_mismatch",
+        SecurityEvent::ForeignOperation => "foreign_operation",
+        SecurityEvent::ProtocolViolation => "protocol_violation",
+        SecurityEvent::LimitExceeded => "limit_exceeded",
+        SecurityEvent::HandlerPanicked => "handler_panicked",
+    }
+}

@@ -1,0 +1,254 @@
+//! Drives the process server: moves values between the gateway, the store and [`Core`].
+//!
+//! One task. It waits for nothing but its queues and the store, and every queue is bounded: when
+//! the store is slow, nothing more is read from the gateway, which then reads nothing more from
+//! agents.
+
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use protocol::ids::AgentId;
+use protocol::link::Event;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::core::{Core, Moment, TICK};
+use super::fleet::{Place, READY_KEPT};
+use super::handle::{Command, EnrolmentAsked};
+use super::telemetry::Telemetry;
+use crate::clock;
+use crate::downlink::{Link, LinkFull, Wake};
+use crate::store::processes::Applied;
+use crate::store::{Store, StoreError};
+
+/// Events taken from the gateway in one turn.
+const EVENTS_PER_TURN: usize = 1024;
+/// Commands taken in one turn.
+const COMMANDS_PER_TURN: usize = 256;
+/// Under load a batch gathers this long (since the last one began): fewer, larger commits.
+const GATHER: Duration = Duration::from_millis(4);
+/// A batch of this size does not wait.
+const GATHER_ENOUGH: usize = 256;
+/// A gateway without room is tried again after this.
+const LINK_RETRY: Duration = Duration::from_millis(2);
+
+type Places = Vec<(AgentId, Place)>;
+
+/// The task's belongings.
+pub(super) struct Driver {
+    pub(super) core: Core,
+    pub(super) store: Store,
+    pub(super) link: Arc<dyn Link>,
+    pub(super) wake: Wake,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) enrolments: mpsc::Sender<EnrolmentAsked>,
+    pub(super) telemetry: Arc<Telemetry>,
+    /// Rung after every batch that may have recorded events.
+    pub(super) recorded: watch::Sender<u64>,
+    pub(super) drain: CancellationToken,
+    pub(super) stop: CancellationToken,
+}
+
+/// What the task waits for from the store; each is there at most once.
+#[derive(Default)]
+struct Waits {
+    batch: Option<BoxFuture<'static, Result<Applied, StoreError>>>,
+    refill: Option<BoxFuture<'static, (Vec<AgentId>, Result<Places, StoreError>)>>,
+    notes: Option<BoxFuture<'static, Result<(), StoreError>>>,
+}
+
+impl Driver {
+    /// Runs until it is told to stop, or has drained.
+    pub(super) async fn run(mut self) {
+        let mut waits = Waits::default();
+        let mut events = Vec::with_capacity(EVENTS_PER_TURN);
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_batch = clock::monotonic();
+        loop {
+            let more = self.take_events(&mut events);
+            self.start_batch(&mut waits, &mut last_batch);
+            let blocked = self.flush();
+            self.start_reads(&mut waits);
+            self.pass_enrolments();
+            if self.drain.is_cancelled() && self.core.is_idle() && !more {
+                break;
+            }
+            let alarm = self.alarm(last_batch, waits.batch.is_some(), blocked);
+            tokio::select! {
+                () = self.wake.rung(), if !more && self.core.event_room() > 0 => {}
+                () = tokio::task::yield_now(), if more => {}
+                Some(command) = self.commands.recv(), if self.core.command_room() => {
+                    self.take_commands(command);
+                }
+                applied = wait(&mut waits.batch) => {
+                    waits.batch = None;
+                    self.core.handle_applied(moment(), applied);
+                    self.recorded.send_modify(|batches| *batches += 1);
+                }
+                (agents, places) = wait(&mut waits.refill) => {
+                    waits.refill = None;
+                    self.take_refill(&agents, places);
+                }
+                noted = wait(&mut waits.notes) => {
+                    waits.notes = None;
+                    if let Err(error) = noted {
+                        tracing::warn!(%error, "what agents said about themselves was not noted");
+                    }
+                }
+                _ = ticks.tick() => self.tick(),
+                () = sleep_until(alarm.into()) => {}
+                () = self.drain.cancelled(), if !self.core.is_draining() => self.core.drain(),
+                () = self.stop.cancelled() => break,
+            }
+        }
+        self.tick();
+    }
+
+    fn tick(&mut self) {
+        self.core.handle_tick(moment());
+        self.core.refresh_stats();
+        self.telemetry.publish(&self.core.stats);
+    }
+
+    /// Takes what the gateway has; says whether there may be more.
+    fn take_events(&mut self, events: &mut Vec<Event>) -> bool {
+        let room = self.core.event_room().min(EVENTS_PER_TURN);
+        if room == 0 {
+            return false;
+        }
+        let taken = self.link.receive(events, room);
+        let now = moment();
+        for event in events.drain(..) {
+            self.core.handle_event(now, event);
+        }
+        taken >= room && self.core.event_room() > 0
+    }
+
+    fn take_commands(&mut self, first: Command) {
+        self.core.handle_command(first);
+        for _ in 1..COMMANDS_PER_TURN {
+            if !self.core.command_room() {
+                break;
+            }
+            match self.commands.try_recv() {
+                Ok(command) => self.core.handle_command(command),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn start_batch(&mut self, waits: &mut Waits, last_batch: &mut Instant) {
+        let now = moment();
+        let gathered = now.mono.saturating_duration_since(*last_batch) >= GATHER
+            || self.core.gathered() >= GATHER_ENOUGH;
+        if waits.batch.is_some() || !gathered {
+            return;
+        }
+        if let Some(batch) = self.core.poll_batch(now, rand::random()) {
+            *last_batch = now.mono;
+            let store = self.store.clone();
+            waits.batch = Some(async move { store.apply(batch).await }.boxed());
+        }
+    }
+
+    /// Hands requests to the gateway; says whether it had no room for one.
+    fn flush(&mut self) -> bool {
+        while let Some(request) = self.core.poll_request() {
+            if let Err(LinkFull(request)) = self.link.send(request) {
+                self.core.unsent(*request);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn start_reads(&mut self, waits: &mut Waits) {
+        if waits.refill.is_none()
+            && let Some(agents) = self.core.poll_refill()
+        {
+            let store = self.store.clone();
+            let limit = u32::try_from(READY_KEPT).unwrap_or(u32::MAX);
+            let read = async move {
+                let places = store.ready_of(&agents, limit).await;
+                (agents, places)
+            };
+            waits.refill = Some(read.boxed());
+        }
+        if waits.notes.is_none()
+            && let Some(notes) = self.core.take_notes()
+        {
+            let store = self.store.clone();
+            let write = async move {
+                if !notes.inventories.is_empty() {
+                    store.note_inventories(notes.inventories).await?;
+                }
+                if !notes.last_seen.is_empty() {
+                    store.note_last_seen(notes.last_seen).await?;
+                }
+                Ok(())
+            };
+            waits.notes = Some(write.boxed());
+        }
+    }
+
+    fn take_refill(&mut self, agents: &[AgentId], places: Result<Places, StoreError>) {
+        let places = places.unwrap_or_else(|error| {
+            // They stay hungry: the next look at their demand tries again.
+            tracing::warn!(%error, "ready processes could not be read");
+            Vec::new()
+        });
+        self.core.handle_refill(agents, places);
+    }
+
+    fn pass_enrolments(&mut self) {
+        while let Some(asked) = self.core.poll_enrolment() {
+            if let Err(refused) = self.enrolments.try_send(asked) {
+                self.core.refuse_enrolment(&refused.into_inner());
+            }
+        }
+    }
+
+    /// When the next turn is due if nothing happens.
+    fn alarm(&self, last_batch: Instant, writing: bool, blocked: bool) -> Instant {
+        let now = moment();
+        let mut alarm = now.mono + TICK;
+        if blocked {
+            alarm = alarm.min(now.mono + LINK_RETRY);
+        }
+        if writing {
+            return alarm;
+        }
+        let mut batch_at = None;
+        if self.core.gathered() > 0 {
+            batch_at = Some(last_batch + GATHER);
+        } else if let Some(due) = self.core.next_due() {
+            batch_at = Some((now.mono + now.wall.until(due)).max(last_batch + GATHER));
+        }
+        if let Some(batch_at) = batch_at {
+            let allowed = self.core.not_before().unwrap_or(batch_at);
+            alarm = alarm.min(batch_at.max(allowed));
+        }
+        alarm
+    }
+}
+
+/// The answer of what is waited for; never, while nothing is.
+async fn wait<T>(waiting: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match waiting {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+fn moment() -> Moment {
+    Moment {
+        mono: clock::monotonic(),
+        wall: clock::now(),
+    }
+}

@@ -1,0 +1,385 @@
+//! Agents as the process server sees them: their sessions, what is ready for them, what they may
+//! be doing.
+//!
+//! The store is the truth about processes; what is here is a bounded copy of the part that is
+//! needed at once. Of each agent's ready processes the first [`READY_KEPT`] are kept, in the order
+//! in which they are to be claimed; the rest is fetched when these run out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use protocol::ids::{AgentId, Fence, GroupId, ProcessId};
+use protocol::link::{Request, Target};
+
+use super::handle::{AgentView, SessionView, WaitingOn};
+use crate::clock::UnixMs;
+use crate::process::{Class, State};
+
+/// Ready processes kept in memory for one agent.
+pub(super) const READY_KEPT: usize = 256;
+/// Ready processes kept in memory for all agents.
+pub(super) const READY_KEPT_TOTAL: usize = 1 << 18;
+/// Demand told for one agent at most: several times what any agent takes at once, so that a long
+/// queue needs one word for many processes.
+const DEMAND_MAX: u32 = 64;
+/// Demand is told anew when the gateway may be left with less than this.
+const DEMAND_LOW: u32 = 16;
+/// The first wait before an agent is asked again.
+const ASK_FIRST: Duration = Duration::from_secs(5);
+/// An agent is asked again after this at the latest.
+const ASK_MAX: Duration = Duration::from_secs(60);
+/// A claimed process without a word from a connected agent is asked for after this.
+const ASK_LEASED: Duration = Duration::from_secs(30);
+/// A running process is asked for so long after its deadline.
+const ASK_OVERDUE: Duration = Duration::from_secs(30);
+
+/// A place in an agent's queue: class, then age.
+pub(super) type Place = (Class, UnixMs, ProcessId);
+
+/// What an agent may know about a process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Active {
+    pub(super) fence: Fence,
+    pub(super) state: State,
+    /// When to ask the agent, if it has a session then.
+    ask_at: Instant,
+    ask_wait: Duration,
+}
+
+/// An agent.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) target: Target,
+    /// It may connect.
+    pub(super) admitted: bool,
+    pub(super) session: Option<Box<SessionView>>,
+    pub(super) since: Option<UnixMs>,
+    ready: BTreeSet<Place>,
+    /// Ready in the store, those in memory included.
+    ready_stored: u32,
+    /// Taken from `ready` for a claim and not dispatched yet.
+    claiming: u32,
+    /// What the gateway believes to be waiting.
+    demand_told: u32,
+    active: BTreeMap<ProcessId, Active>,
+}
+
+/// All agents.
+#[derive(Debug, Default)]
+pub(super) struct Fleet {
+    members: BTreeMap<AgentId, Member>,
+    ready_kept: usize,
+    ready_stored: u64,
+    active: usize,
+    connected: BTreeMap<GroupId, u64>,
+}
+
+impl Fleet {
+    pub(super) fn admit(&mut self, target: Target) {
+        let member = self.member(target);
+        member.admitted = true;
+        member.target = target;
+    }
+
+    pub(super) fn revoke(&mut self, agent: AgentId) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.admitted = false;
+        }
+    }
+
+    pub(super) fn get(&self, agent: AgentId) -> Option<&Member> {
+        self.members.get(&agent)
+    }
+
+    fn member(&mut self, target: Target) -> &mut Member {
+        self.members.entry(target.agent).or_insert_with(|| Member {
+            target,
+            admitted: false,
+            session: None,
+            since: None,
+            ready: BTreeSet::new(),
+            ready_stored: 0,
+            claiming: 0,
+            demand_told: 0,
+            active: BTreeMap::new(),
+        })
+    }
+
+    /// A session began; the gateway knows nothing of its agent's demand.
+    pub(super) fn connect(&mut self, target: Target, session: SessionView, now: UnixMs) {
+        let member = self.member(target);
+        member.target = target;
+        member.since = Some(now);
+        member.demand_told = 0;
+        if member.session.replace(Box::new(session)).is_none() {
+            *self.connected.entry(target.group).or_default() += 1;
+        }
+    }
+
+    /// A session ended. False: it was not this agent's present one.
+    pub(super) fn disconnect(
+        &mut self,
+        target: Target,
+        session: protocol::ids::SessionId,
+        now: UnixMs,
+    ) -> bool {
+        let Some(member) = self.members.get_mut(&target.agent) else {
+            return false;
+        };
+        if member
+            .session
+            .as_ref()
+            .is_none_or(|old| old.session != session)
+        {
+            return false;
+        }
+        member.session = None;
+        member.since = Some(now);
+        member.demand_told = 0;
+        if let Some(count) = self.connected.get_mut(&target.group) {
+            *count = count.saturating_sub(1);
+        }
+        true
+    }
+
+    pub(super) fn connected(&self) -> &BTreeMap<GroupId, u64> {
+        &self.connected
+    }
+
+    /// Ready processes in the store, for all agents.
+    pub(super) fn ready_stored(&self) -> u64 {
+        self.ready_stored
+    }
+
+    /// Processes that agents may know something about.
+    pub(super) fn active(&self) -> usize {
+        self.active
+    }
+
+    /// Ready processes of an agent in the store.
+    pub(super) fn waiting_for(&self, agent: AgentId) -> u32 {
+        self.get(agent).map_or(0, |member| member.ready_stored)
+    }
+
+    /// So many more are ready in the store than was known.
+    pub(super) fn count_ready(&mut self, agent: AgentId, more: u32) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.ready_stored = member.ready_stored.saturating_add(more);
+            self.ready_stored += u64::from(more);
+        }
+    }
+
+    /// One fewer is ready in the store; it may still stand in the queue.
+    pub(super) fn uncount_ready(&mut self, agent: AgentId, place: Option<Place>) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            self.ready_stored -= u64::from(member.ready_stored > 0);
+            member.ready_stored = member.ready_stored.saturating_sub(1);
+            let gone = place.is_some_and(|place| member.ready.remove(&place));
+            self.ready_kept -= usize::from(gone);
+        }
+    }
+
+    /// Puts a ready process into its agent's queue, if it is among those to be kept.
+    pub(super) fn enqueue(&mut self, agent: AgentId, place: Place) {
+        let full = self.ready_kept >= READY_KEPT_TOTAL;
+        let Some(member) = self.members.get_mut(&agent) else {
+            return;
+        };
+        // With more in the store than here, what comes after the last one here is for later.
+        let here = member.ready.len() + member.claiming as usize + 1;
+        let beyond = member.ready_stored as usize > here;
+        let last = member.ready.last().copied();
+        if beyond && last.is_none_or(|last| place > last) {
+            return;
+        }
+        if member.ready.len() >= READY_KEPT || full {
+            match last {
+                Some(last) if place < last => member.ready.remove(&last),
+                _ => return,
+            };
+            self.ready_kept -= 1;
+        }
+        self.ready_kept += usize::from(member.ready.insert(place));
+    }
+
+    /// Adds what the store has ready for an agent, from the first on.
+    pub(super) fn refill(&mut self, agent: AgentId, places: impl IntoIterator<Item = Place>) {
+        let Some(member) = self.members.get_mut(&agent) else {
+            return;
+        };
+        for place in places {
+            if member.ready.len() >= READY_KEPT || self.ready_kept >= READY_KEPT_TOTAL {
+                break;
+            }
+            self.ready_kept += usize::from(member.ready.insert(place));
+        }
+    }
+
+    /// Whether the queue has run out while the store has more.
+    pub(super) fn wants_refill(&self, agent: AgentId) -> bool {
+        self.get(agent).is_some_and(|member| {
+            member.session.is_some()
+                && member.ready.is_empty()
+                && member.ready_stored > member.claiming
+        })
+    }
+
+    /// Takes up to `permits` from the head of an agent's queue, to be claimed.
+    pub(super) fn take(&mut self, agent: AgentId, permits: u32) -> Vec<Place> {
+        let Some(member) = self.members.get_mut(&agent) else {
+            return Vec::new();
+        };
+        let mut taken = Vec::new();
+        while (taken.len() as u64) < u64::from(permits)
+            && let Some(place) = member.ready.pop_first()
+        {
+            self.ready_kept -= 1;
+            member.claiming += 1;
+            taken.push(place);
+        }
+        taken
+    }
+
+    /// One of those taken has been dispatched, or its permit was given back. Either way the
+    /// gateway lowers the demand that it knows of.
+    pub(super) fn settle(&mut self, agent: AgentId) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.claiming = member.claiming.saturating_sub(1);
+            member.demand_told = member.demand_told.saturating_sub(1);
+        }
+    }
+
+    /// Permits were given back that nothing had been taken for.
+    pub(super) fn gave_back(&mut self, agent: AgentId, permits: u32) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.demand_told = member.demand_told.saturating_sub(permits);
+        }
+    }
+
+    /// Whatever the gateway was told about an agent's demand may be lost.
+    pub(super) fn distrust_demand(&mut self, agent: AgentId) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.demand_told = 0;
+        }
+    }
+
+    /// What the gateway must be told about an agent's demand now, if anything.
+    pub(super) fn demand(&mut self, agent: AgentId) -> Option<Request> {
+        let member = self.members.get_mut(&agent)?;
+        member.session.as_ref()?;
+        let ready = u32::try_from(member.ready.len()).unwrap_or(u32::MAX);
+        let wanted = ready.saturating_add(member.claiming).min(DEMAND_MAX);
+        let too_low = member.demand_told < wanted.min(DEMAND_LOW);
+        if !too_low && member.demand_told <= wanted {
+            return None;
+        }
+        member.demand_told = wanted;
+        Some(Request::Demand {
+            target: member.target,
+            ready: wanted,
+        })
+    }
+
+    /// Agents whose demand is told anew from time to time, in case a word was lost.
+    pub(super) fn waiting_agents(&self) -> impl Iterator<Item = AgentId> {
+        self.members
+            .values()
+            .filter(|member| member.session.is_some() && member.ready_stored > 0)
+            .map(|member| member.target.agent)
+    }
+
+    /// An agent may know something about a process from now on.
+    pub(super) fn activate(
+        &mut self,
+        target: AgentId,
+        process: ProcessId,
+        (fence, state): (Fence, State),
+        deadline: Duration,
+        now: Instant,
+    ) {
+        let Some(member) = self.members.get_mut(&target) else {
+            return;
+        };
+        let wait = match state {
+            State::Running => deadline + ASK_OVERDUE,
+            State::Leased => ASK_LEASED,
+            _ => ASK_FIRST,
+        };
+        let active = Active {
+            fence,
+            state,
+            ask_at: now + wait,
+            ask_wait: wait.min(ASK_MAX),
+        };
+        self.active += usize::from(member.active.insert(process, active).is_none());
+    }
+
+    /// Its agent has nothing to do with a process any more.
+    pub(super) fn deactivate(&mut self, target: AgentId, process: ProcessId) {
+        if let Some(member) = self.members.get_mut(&target) {
+            self.active -= usize::from(member.active.remove(&process).is_some());
+        }
+    }
+
+    /// What agents with a session are to be asked about now; each is asked again later, at growing
+    /// intervals.
+    pub(super) fn due_questions(
+        &mut self,
+        now: Instant,
+    ) -> Vec<(Target, Vec<(ProcessId, Active)>)> {
+        let mut questions = Vec::new();
+        for member in self.members.values_mut() {
+            if member.session.is_none() {
+                continue;
+            }
+            let mut about = Vec::new();
+            for (process, active) in &mut member.active {
+                if active.ask_at <= now {
+                    about.push((*process, *active));
+                    active.ask_wait = (active.ask_wait * 2).min(ASK_MAX);
+                    active.ask_at = now + active.ask_wait;
+                }
+            }
+            if !about.is_empty() {
+                questions.push((member.target, about));
+            }
+        }
+        questions
+    }
+
+    pub(super) fn view(&self, agent: AgentId) -> AgentView {
+        let member = self.get(agent);
+        AgentView {
+            agent,
+            session: member.and_then(|member| member.session.as_deref().cloned()),
+            in_use: member.map_or(0, Member::in_use),
+            ready: member.map_or(0, |member| member.ready_stored),
+            since: member.and_then(|member| member.since),
+        }
+    }
+
+    pub(super) fn waiting_on(&self, process: ProcessId, agent: AgentId) -> Option<WaitingOn> {
+        let member = self.get(agent)?;
+        let Some(session) = &member.session else {
+            return Some(WaitingOn::Session { agent });
+        };
+        let place = member.ready.iter().position(|(_, _, id)| *id == process);
+        Some(WaitingOn::Host {
+            agent,
+            limit: session.capacity,
+            in_use: member.in_use(),
+            position: place.map_or(0, |at| u32::try_from(at + 1).unwrap_or(0)),
+        })
+    }
+}
+
+impl Member {
+    /// What its agent may know something about.
+    pub(super) fn active(&self) -> &BTreeMap<ProcessId, Active> {
+        &self.active
+    }
+
+    fn in_use(&self) -> u32 {
+        u32::try_from(self.active.len()).unwrap_or(u32::MAX)
+    }
+}

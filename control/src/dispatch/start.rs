@@ -1,0 +1,166 @@
+//! Starts the process server: takes the groups, finds out what was on its way, tells the gateway.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::ids::ProcessId;
+use protocol::link::Request;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::core::{Core, Moment, Recovered};
+use super::driver::Driver;
+use super::handle::{COMMANDS_MAX, ENROLMENTS_MAX, Engine, EnrolmentAsked};
+use super::telemetry::Telemetry;
+use crate::clock;
+use crate::downlink::{Link, LinkFull, Wake};
+use crate::process::{Input, State};
+use crate::store::processes::{Batch, Happened};
+use crate::store::recovery::Lease;
+use crate::store::{Store, StoreError};
+
+/// Rows that one step of the recovery changes.
+const RECOVERY_STEP: usize = 2000;
+/// A gateway without room is tried again after this.
+const LINK_RETRY: Duration = Duration::from_millis(2);
+
+/// A process server that runs.
+pub struct Started {
+    /// Its front door.
+    pub engine: Engine,
+    /// Enrolments that gateways pass on.
+    pub enrolments: mpsc::Receiver<EnrolmentAsked>,
+    /// Changes after every batch that may have recorded events.
+    pub recorded: watch::Receiver<u64>,
+    /// Ends when it has stopped; with an error if it panicked.
+    pub task: JoinHandle<()>,
+    /// Cancel it to drain: no further claims; the task ends when everything heard is durable.
+    pub drain: CancellationToken,
+    /// Cancel it to stop at once; nothing that was accepted is lost.
+    pub stop: CancellationToken,
+}
+
+/// Starts a process server on the store and the gateway.
+///
+/// Before it returns, this server owns every group (epoch + 1), the gateway knows every agent and
+/// group, and every operation that was on its way when the last server stopped is `unknown`, to be
+/// asked for when its agent is back.
+///
+/// # Errors
+/// The store failed; calling again is harmless.
+pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Started, StoreError> {
+    let owner = Uuid::new_v4();
+    store.ensure_automatic_groups(clock::now()).await?;
+    let groups = store.take_groups(owner).await?;
+    let active = orphan(&store, store.leases().await?).await?;
+    let admissions = store.admissions().await?;
+    let recovered = Recovered {
+        targets: admissions
+            .iter()
+            .map(|admission| admission.target)
+            .collect(),
+        ready: store.ready_counts().await?,
+        active,
+        resources: store.free_resources().await?,
+        next_due: store.earliest_timer().await?,
+    };
+    // Agents first: a group without its agents would turn them away as strangers.
+    for admission in admissions {
+        tell(
+            &*link,
+            Request::AdmitAgent {
+                target: admission.target,
+                keys: admission.keys,
+            },
+        )
+        .await;
+    }
+    for group in &groups {
+        tell(
+            &*link,
+            Request::AssignGroup {
+                group: group.id,
+                slot: group.slot,
+                epoch: group.epoch,
+            },
+        )
+        .await;
+    }
+    let now = Moment {
+        mono: clock::monotonic(),
+        wall: clock::now(),
+    };
+    Ok(spawn(store, link, wake, owner, Core::new(now, recovered)))
+}
+
+fn spawn(store: Store, link: Arc<dyn Link>, wake: Wake, owner: Uuid, core: Core) -> Started {
+    let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
+    let (enrolments, enrolment_queue) = mpsc::channel(ENROLMENTS_MAX);
+    let (recorded, recorded_watch) = watch::channel(0);
+    let telemetry = Arc::new(Telemetry::new());
+    let drain = CancellationToken::new();
+    let stop = CancellationToken::new();
+    let driver = Driver {
+        core,
+        store: store.clone(),
+        link,
+        wake,
+        commands: command_queue,
+        enrolments,
+        telemetry: Arc::clone(&telemetry),
+        recorded,
+        drain: drain.clone(),
+        stop: stop.clone(),
+    };
+    Started {
+        engine: Engine {
+            commands,
+            telemetry,
+            store,
+            owner,
+        },
+        enrolments: enrolment_queue,
+        recorded: recorded_watch,
+        task: tokio::spawn(driver.run()),
+        drain,
+        stop,
+    }
+}
+
+/// Whatever was leased or running is unknown now.
+async fn orphan(store: &Store, mut leases: Vec<Lease>) -> Result<Vec<Lease>, StoreError> {
+    for step in leases.chunks_mut(RECOVERY_STEP) {
+        let lost: Vec<ProcessId> = step
+            .iter()
+            .filter(|lease| matches!(lease.state, State::Leased | State::Running))
+            .map(|lease| lease.process)
+            .collect();
+        if lost.is_empty() {
+            continue;
+        }
+        let inputs = lost
+            .iter()
+            .map(|process| Happened::new(*process, Input::Orphaned));
+        let batch = Batch {
+            at: clock::now(),
+            inputs: inputs.collect(),
+            ..Batch::default()
+        };
+        store.apply(batch).await?;
+        for lease in step {
+            if matches!(lease.state, State::Leased | State::Running) {
+                lease.state = State::Unknown;
+            }
+        }
+    }
+    Ok(leases)
+}
+
+async fn tell(link: &dyn Link, mut request: Request) {
+    while let Err(LinkFull(refused)) = link.send(request) {
+        request = *refused;
+        tokio::time::sleep(LINK_RETRY).await;
+    }
+}

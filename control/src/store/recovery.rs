@@ -1,0 +1,114 @@
+//! What a starting process server reads: everything that is not over, and nothing else.
+
+use protocol::ids::{AgentId, Fence, ProcessId};
+use sqlx::Row as _;
+
+use super::{Store, StoreError, from_sql, id_bytes};
+use crate::clock::UnixMs;
+use crate::process::{Class, State};
+
+/// A process that its agent may know something about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lease {
+    pub(crate) process: ProcessId,
+    pub(crate) agent: AgentId,
+    pub(crate) fence: Fence,
+    pub(crate) state: State,
+    pub(crate) deadline_at: UnixMs,
+}
+
+/// A ready process: class, then age.
+pub(crate) type Place = (Class, UnixMs, ProcessId);
+
+impl Store {
+    /// Every process that an agent may know something about.
+    pub(crate) async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(
+            "SELECT p.id, p.target_id, p.fence, p.state, p.deadline_at
+             FROM process_lease AS l CROSS JOIN process AS p ON p.id = l.process_id",
+        )
+        .fetch_all(&mut *reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let state: &str = row.try_get("state")?;
+                Ok(Lease {
+                    process: ProcessId::from_bytes(id_bytes(row.try_get("id")?)?),
+                    agent: AgentId::from_bytes(id_bytes(row.try_get("target_id")?)?),
+                    fence: Fence(from_sql(row.try_get("fence")?)),
+                    state: state
+                        .parse()
+                        .map_err(|error| StoreError::BadRow(format!("{error}")))?,
+                    deadline_at: UnixMs::from_sql(row.try_get("deadline_at")?),
+                })
+            })
+            .collect()
+    }
+
+    /// How many processes are ready for each agent.
+    pub(crate) async fn ready_counts(&self) -> Result<Vec<(AgentId, u32)>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query("SELECT target_id, count(*) FROM process_ready GROUP BY target_id")
+            .fetch_all(&mut *reader)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok((
+                    AgentId::from_bytes(id_bytes(row.try_get(0)?)?),
+                    row.try_get(1)?,
+                ))
+            })
+            .collect()
+    }
+
+    /// The first `limit` ready processes of each of these agents.
+    pub(crate) async fn ready_of(
+        &self,
+        agents: &[AgentId],
+        limit: u32,
+    ) -> Result<Vec<(AgentId, Place)>, StoreError> {
+        let mut reader = self.reader().await?;
+        let mut places = Vec::new();
+        for agent in agents {
+            let rows = sqlx::query(
+                "SELECT class, ready_at, process_id FROM process_ready WHERE target_id = ?1
+                 ORDER BY class, ready_at, process_id LIMIT ?2",
+            )
+            .bind(agent.to_bytes().to_vec())
+            .bind(limit)
+            .fetch_all(&mut *reader)
+            .await?;
+            for row in &rows {
+                let class = Class::from_sql(row.try_get(0)?);
+                let ready_at = UnixMs::from_sql(row.try_get(1)?);
+                let process = ProcessId::from_bytes(id_bytes(row.try_get(2)?)?);
+                places.push((*agent, (class, ready_at, process)));
+            }
+        }
+        Ok(places)
+    }
+
+    /// Resources that somebody waits for and nobody holds: their holder ended just before a stop.
+    pub(crate) async fn free_resources(&self) -> Result<Vec<String>, StoreError> {
+        let mut reader = self.reader().await?;
+        let resources = sqlx::query_scalar(
+            "SELECT DISTINCT b.resource FROM process_blocked AS b
+             LEFT JOIN process_resource AS r ON r.resource = b.resource
+             WHERE r.resource IS NULL",
+        )
+        .fetch_all(&mut *reader)
+        .await?;
+        Ok(resources)
+    }
+
+    /// The earliest timer.
+    pub(crate) async fn earliest_timer(&self) -> Result<Option<UnixMs>, StoreError> {
+        let mut reader = self.reader().await?;
+        let due: Option<i64> =
+            sqlx::query_scalar("SELECT due_at FROM process_timer ORDER BY due_at LIMIT 1")
+                .fetch_optional(&mut *reader)
+                .await?;
+        Ok(due.map(UnixMs::from_sql))
+    }
+}

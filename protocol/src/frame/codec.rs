@@ -9,6 +9,7 @@ use super::check::Fault;
 use super::{DecodeError, EncodeError};
 use crate::generated::agent as fb;
 use crate::ids::{AgentId, GroupId, OperationId, ProcessId};
+use crate::limits::{CERTIFICATES_MAX, LABELS_MAX};
 
 /// The builder that encoders write into.
 pub(super) type Builder = FlatBufferBuilder<'static>;
@@ -68,6 +69,10 @@ fn append(kind: &Kind, frame: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeErro
     }
 }
 
+/// Tables in one frame. The most that a legal one has is the root, a Hello, and its labels.
+const TABLES_MAX: usize = 128;
+const _: () = assert!(2 + LABELS_MAX <= TABLES_MAX && 3 + 2 * CERTIFICATES_MAX <= TABLES_MAX);
+
 /// Bytes of the root offset and the file identifier.
 const HEADER_BYTES: usize = 8;
 
@@ -87,8 +92,7 @@ where
     }
     let options = VerifierOptions {
         max_depth: 8,
-        // The most that a legal frame has is a Hello with all its labels.
-        max_tables: 128,
+        max_tables: TABLES_MAX,
         // Tables that are shared count again each time; legal frames share nothing but layouts.
         max_apparent_size: 4 * kind.bytes_max,
         ignore_missing_null_terminator: false,

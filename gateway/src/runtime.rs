@@ -22,7 +22,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use quinn_proto::EcnCodepoint;
@@ -46,6 +46,10 @@ pub(crate) const UDP_PAYLOAD_BYTES_MAX: usize = 1472;
 
 /// The most datagrams that one transmit may hold, so that one session does not keep others waiting.
 pub(crate) const TRAIN_SEGMENTS_MAX: usize = 10;
+
+/// The longest sleep that the kernel is asked for: it refuses absurd ones. Whoever wishes for more
+/// wakes once for nothing.
+const SLEEP_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// How datagrams move between a shard and the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -161,7 +165,7 @@ pub(crate) trait Datapath {
 pub(crate) trait Park<D: Datapath> {
     /// Returns once the datapath may have something to receive, the shard's mailbox was written, a
     /// transmit slot became free again, or `deadline` is past; sometimes for no reason at all. With
-    /// a deadline that is already past it only lets other tasks of the thread run.
+    /// a deadline that is already past it does not sleep, but may let other tasks of the thread run.
     ///
     /// The future must be driven to its end: a wake that it consumed is lost with it.
     ///

@@ -115,7 +115,9 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// The address is taken or not ours.
-    #[error("cannot listen on UDP {address}: {source}; choose another address, or stop who uses it")]
+    #[error(
+        "cannot listen on UDP {address}: {source}; choose another address, or stop who uses it"
+    )]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -215,10 +217,14 @@ impl<M> Launched<M> {
     ///
     /// # Errors
     /// The first failure, by shard, if any shard had not ended well. All have ended either way.
-    pub(crate) fn stop(self) -> Result<(), ShardFailure> {
+    pub(crate) fn stop(mut self) -> Result<(), ShardFailure> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), ShardFailure> {
         self.stop.set();
         let mut outcome = Ok(());
-        for (index, thread) in self.threads.into_iter().enumerate() {
+        for (index, thread) in self.threads.drain(..).enumerate() {
             let shard = ShardId(u16::try_from(index).unwrap_or(u16::MAX));
             let ended = match thread.join() {
                 Ok(Ok(())) => Ok(()),
@@ -228,6 +234,15 @@ impl<M> Launched<M> {
             outcome = outcome.and(ended);
         }
         outcome
+    }
+}
+
+impl<M> Drop for Launched<M> {
+    fn drop(&mut self) {
+        // After `stop` there is nothing left to end.
+        if let Err(failure) = self.end() {
+            tracing::error!(%failure, "a shard had not ended well");
+        }
     }
 }
 
@@ -249,25 +264,28 @@ pub(crate) fn launch<S: Shard>(
     let wakers = (0..config.shards)
         .map(|_| Waker::new())
         .collect::<io::Result<Vec<_>>>()
-        .map_err(|source| LaunchError::Setup { shard: ShardId(0), source })?;
-    let (senders, receivers): (Vec<_>, Vec<_>) =
-        wakers.iter().map(|waker| channel(config.mailbox_capacity, waker.clone())).unzip();
+        .map_err(|source| LaunchError::Setup {
+            shard: ShardId(0),
+            source,
+        })?;
+    let (senders, receivers): (Vec<_>, Vec<_>) = wakers
+        .iter()
+        .map(|waker| channel(config.mailbox_capacity, waker.clone()))
+        .unzip();
     let mut launched = Launched {
         local_addr,
         mailboxes: senders.into(),
-        stop: StopFlag { set: Arc::default(), wakers: wakers.into() },
+        stop: StopFlag {
+            set: Arc::default(),
+            wakers: wakers.into(),
+        },
         threads: Vec::with_capacity(sockets.len()),
         _sockets: sockets,
         _lock: lock,
     };
-    match launched.start(config, make, receivers, on_failure) {
-        Ok(()) => Ok(launched),
-        Err(error) => {
-            // What went wrong is known; how the others ended no longer matters.
-            drop(launched.stop());
-            Err(error)
-        }
-    }
+    // On an error, dropping `launched` stops the shards that did start.
+    launched.start(config, make, receivers, on_failure)?;
+    Ok(launched)
 }
 
 impl<M: Send + 'static> Launched<M> {
@@ -297,7 +315,10 @@ impl<M: Send + 'static> Launched<M> {
                 stop: self.stop.clone(),
                 fallback_said: Arc::clone(&fallback_said),
             };
-            let guard = Guard { stop: self.stop.clone(), on_failure: Arc::clone(&on_failure) };
+            let guard = Guard {
+                stop: self.stop.clone(),
+                on_failure: Arc::clone(&on_failure),
+            };
             let body = make(shard);
             let thread = Builder::new()
                 .name(format!("shard-{shard}"))

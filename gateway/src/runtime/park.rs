@@ -26,6 +26,9 @@ use super::poll::PollDatapath;
 use super::ring::UringDatapath;
 use super::{Datapath, Park};
 
+/// Turns of a busy shard between two looks at the other tasks of its thread.
+const BUSY_TURNS: u32 = 16;
+
 /// Lets the other tasks of a monoio thread run, and its driver look around.
 async fn let_others_run() {
     let mut yielded = false;
@@ -44,6 +47,8 @@ pub(super) struct MonoioPark {
     event: monoio::fs::File,
     /// Where the eventfd's count is read to: lent to each read.
     count: Vec<u8>,
+    /// Parks in a row that did not sleep.
+    busy: u32,
 }
 
 impl MonoioPark {
@@ -51,7 +56,20 @@ impl MonoioPark {
     pub(super) fn new(datapath: &mut UringDatapath, waker: &Waker) -> io::Result<Self> {
         datapath.register_waker()?;
         let event = File::from(waker.as_fd().try_clone_to_owned()?);
-        Ok(Self { event: monoio::fs::File::from_std(event)?, count: Vec::with_capacity(8) })
+        Ok(Self {
+            event: monoio::fs::File::from_std(event)?,
+            count: Vec::with_capacity(8),
+            busy: 0,
+        })
+    }
+
+    /// Letting others run costs a system call of monoio's, so a busy shard does it now and then.
+    async fn stay_awake(&mut self) -> io::Result<()> {
+        self.busy = (self.busy + 1) % BUSY_TURNS;
+        if self.busy == 0 {
+            let_others_run().await;
+        }
+        Ok(())
     }
 }
 
@@ -64,16 +82,15 @@ impl Park<UringDatapath> for MonoioPark {
         datapath.flush()?;
         let now = clock::now();
         if deadline.is_some_and(|deadline| deadline <= now) || datapath.has_work() {
-            let_others_run().await;
-            return Ok(());
+            return self.stay_awake().await;
         }
         if let Some(deadline) = deadline {
             datapath.arm_deadline(deadline, now)?;
         }
         if !datapath.fall_asleep() {
-            let_others_run().await;
-            return Ok(());
+            return self.stay_awake().await;
         }
+        self.busy = 0;
         let count = std::mem::take(&mut self.count);
         let (read, mut count) = self.event.read_at(count, 0).await;
         datapath.wake_up();
@@ -104,7 +121,9 @@ impl MonoioPollPark {
     /// Must be called inside the monoio runtime that will park.
     pub(super) fn new(datapath: &PollDatapath) -> io::Result<Self> {
         let epoll = UdpSocket::from(datapath.epoll().try_clone_to_owned()?);
-        Ok(Self { epoll: monoio::net::udp::UdpSocket::from_std(epoll)? })
+        Ok(Self {
+            epoll: monoio::net::udp::UdpSocket::from_std(epoll)?,
+        })
     }
 }
 

@@ -27,7 +27,7 @@ use super::arena::Arena;
 use super::mailbox::Waker;
 use super::ring::sockopt;
 use super::{
-    Datagram, Datapath, DatapathKind, DatapathStats, Sent, TRAIN_SEGMENTS_MAX,
+    Datagram, Datapath, DatapathKind, DatapathStats, SLEEP_MAX, Sent, TRAIN_SEGMENTS_MAX,
     UDP_PAYLOAD_BYTES_MAX,
 };
 
@@ -70,11 +70,19 @@ impl PollDatapath {
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
         )?;
         let readable = epoll::EventFlags::IN;
-        epoll::add(&epoll, &*socket, epoll::EventData::new_u64(SOCKET), readable)?;
+        epoll::add(
+            &epoll,
+            &*socket,
+            epoll::EventData::new_u64(SOCKET),
+            readable,
+        )?;
         epoll::add(&epoll, &waker, epoll::EventData::new_u64(EVENT), readable)?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), readable)?;
-        let stats =
-            DatapathStats { kind: DatapathKind::Poll, fallback, ..DatapathStats::default() };
+        let stats = DatapathStats {
+            kind: DatapathKind::Poll,
+            fallback,
+            ..DatapathStats::default()
+        };
         Ok(Self {
             max_segments: state.max_gso_segments().clamp(1, TRAIN_SEGMENTS_MAX),
             socket,
@@ -104,9 +112,16 @@ impl PollDatapath {
             return Ok(());
         }
         // A value of zero would disarm.
-        let left = deadline.saturating_duration_since(now).max(Duration::from_nanos(1));
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let value = Itimerspec { it_interval: zero, it_value: timespec(left) };
+        let left = deadline.saturating_duration_since(now);
+        let left = left.clamp(Duration::from_nanos(1), SLEEP_MAX);
+        let zero = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let value = Itimerspec {
+            it_interval: zero,
+            it_value: timespec(left),
+        };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &value)?;
         self.deadline = Some(deadline);
         Ok(())
@@ -203,7 +218,9 @@ impl PollDatapath {
     ) -> io::Result<()> {
         let transmit = quinn_udp::Transmit {
             destination: transmit.destination,
-            ecn: transmit.ecn.and_then(|ecn| quinn_udp::EcnCodepoint::from_bits(ecn as u8)),
+            ecn: transmit
+                .ecn
+                .and_then(|ecn| quinn_udp::EcnCodepoint::from_bits(ecn as u8)),
             contents: &self.train[piece],
             segment_size,
             src_ip: transmit.src_ip,
@@ -223,7 +240,10 @@ impl PollDatapath {
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
         let socket = (&*self.socket).into();
-        let count = match self.state.recv(socket, &mut slices[..limit], &mut metas[..limit]) {
+        let count = match self
+            .state
+            .recv(socket, &mut slices[..limit], &mut metas[..limit])
+        {
             Ok(count) => count,
             Err(error) => return receive_failed(error),
         };
@@ -237,7 +257,9 @@ impl PollDatapath {
             out.push(Datagram {
                 remote: meta.addr,
                 local_ip: meta.dst_ip,
-                ecn: meta.ecn.and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8)),
+                ecn: meta
+                    .ecn
+                    .and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8)),
                 payload: self.arena.copy(&buffer[..meta.len]),
             });
         }
@@ -263,7 +285,7 @@ fn read_count(from: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Up: `epoll_wait` knows nothing finer, and would cut.
 fn whole_milliseconds(limit: Duration) -> Duration {
-    let millis = limit.as_nanos().div_ceil(1_000_000);
+    let millis = limit.min(SLEEP_MAX).as_nanos().div_ceil(1_000_000);
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
 }
 
@@ -319,6 +341,9 @@ impl Datapath for PollDatapath {
     }
 
     fn stats(&self) -> DatapathStats {
-        DatapathStats { kernel_dropped_in: sockopt::kernel_drops(&*self.socket), ..self.stats }
+        DatapathStats {
+            kernel_dropped_in: sockopt::kernel_drops(&*self.socket),
+            ..self.stats
+        }
     }
 }

@@ -42,14 +42,24 @@ fn program(shards: u16) -> [Instruction; 7] {
         load_byte(1),
         op(libc::BPF_JMP | libc::BPF_JA, 0, 0, 1),
         load_byte(6),
-        op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, u32::from(shards.max(1))),
+        op(
+            libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K,
+            0,
+            0,
+            u32::from(shards.max(1)),
+        ),
         op(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
     ]
 }
 
 fn op(code: u32, jump_true: u8, jump_false: u8, operand: u32) -> Instruction {
     let code = u16::try_from(code).unwrap_or_default();
-    Instruction { code, jump_true, jump_false, operand }
+    Instruction {
+        code,
+        jump_true,
+        jump_false,
+        operand,
+    }
 }
 
 /// Steers the reuseport group of `sockets`, which must be all of it, in the order of binding.
@@ -58,7 +68,9 @@ fn op(code: u32, jump_true: u8, jump_false: u8, operand: u32) -> Instruction {
 /// Where the kernel knows no `SO_ATTACH_REUSEPORT_CBPF` (before 4.5) or forbids it.
 pub(super) fn attach(sockets: &[impl AsRef<UdpSocket>]) -> io::Result<()> {
     // One socket is no group: there is nothing to choose, and nothing to attach to.
-    let [first, _, ..] = sockets else { return Ok(()) };
+    let [first, _, ..] = sockets else {
+        return Ok(());
+    };
     let shards = u16::try_from(sockets.len()).map_err(io::Error::other)?;
     attach_reuseport_filter(first.as_ref(), &program(shards))
 }
@@ -78,7 +90,12 @@ impl ConnectionIds {
     pub(crate) fn new(key: &[u8; 16], shard: ShardId, shards: u16, generation: u8) -> Self {
         let shards = u8::try_from(shards).unwrap_or(u8::MAX).max(1);
         let shard = u8::try_from(shard.0 % u16::from(shards)).unwrap_or_default();
-        Self { shard, shards, generation: generation & 0x0f, mac: SipHasher24::new_with_key(key) }
+        Self {
+            shard,
+            shards,
+            generation: generation & 0x0f,
+            mac: SipHasher24::new_with_key(key),
+        }
     }
 
     fn mac(&self, id: &[u8]) -> [u8; 4] {
@@ -89,10 +106,10 @@ impl ConnectionIds {
     fn make(&self, random: [u8; 7]) -> [u8; CONNECTION_ID_BYTES] {
         // The numbers of [0, 255] that are `shard` modulo `shards`, each as likely as another.
         let choices = u16::from((u8::MAX - self.shard) / self.shards) + 1;
-        let choice = u8::try_from(u16::from(random[0]) * choices >> 8).unwrap_or_default();
+        let choice = u8::try_from((u16::from(random[0]) * choices) >> 8).unwrap_or_default();
         let mut id = [0; CONNECTION_ID_BYTES];
         id[0] = self.shard + self.shards * choice;
-        id[1] = FORMAT << 4 | self.generation;
+        id[1] = (FORMAT << 4) | self.generation;
         id[2..MAC_AT].copy_from_slice(&random[1..]);
         let mac = self.mac(&id[..MAC_AT]);
         id[MAC_AT..].copy_from_slice(&mac);
@@ -108,10 +125,11 @@ impl ConnectionIdGenerator for ConnectionIds {
     }
 
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
-        let Some((body, mac)) = id.split_at_checked(MAC_AT) else { return Err(InvalidCid) };
-        let ours = body[0] % self.shards == self.shard
-            && body[1] >> 4 == FORMAT
-            && mac == self.mac(body);
+        let Some((body, mac)) = id.split_at_checked(MAC_AT) else {
+            return Err(InvalidCid);
+        };
+        let ours =
+            body[0] % self.shards == self.shard && body[1] >> 4 == FORMAT && mac == self.mac(body);
         if ours { Ok(()) } else { Err(InvalidCid) }
     }
 
@@ -170,8 +188,9 @@ mod tests {
     #[test]
     fn byte_zero_uses_the_whole_range_that_the_shard_has() {
         let ids = ConnectionIds::new(&KEY, ShardId(1), 3, 0);
-        let firsts: std::collections::BTreeSet<u8> =
-            (0..=255).map(|first| ids.make([first, 0, 0, 0, 0, 0, 0])[0]).collect();
+        let firsts: std::collections::BTreeSet<u8> = (0..=255)
+            .map(|first| ids.make([first, 0, 0, 0, 0, 0, 0])[0])
+            .collect();
         assert_eq!(firsts.len(), 85);
         assert!(firsts.contains(&1) && firsts.contains(&253));
     }

@@ -42,7 +42,11 @@ struct Entry {
     deadline: u32,
 }
 
-const IDLE: Entry = Entry { next: NONE, previous: NONE, deadline: 0 };
+const IDLE: Entry = Entry {
+    next: NONE,
+    previous: NONE,
+    deadline: 0,
+};
 const _: () = assert!(size_of::<Entry>() == 12);
 
 /// See the module. Keys are small dense numbers below 2³¹, such as slab indices.
@@ -124,7 +128,9 @@ impl Wheel {
 
     /// Whether `key` has a deadline that has not fired.
     pub(crate) fn is_scheduled(&self, key: u32) -> bool {
-        self.entries.get(key as usize).is_some_and(|entry| entry.previous != NONE)
+        self.entries
+            .get(key as usize)
+            .is_some_and(|entry| entry.previous != NONE)
     }
 
     /// Appends the keys whose deadline is past at `now` and forgets their deadlines. Deadlines that
@@ -151,7 +157,8 @@ impl Wheel {
         if self.heads[DUE as usize] != NONE {
             return Some(self.origin + Duration::from_millis(self.current));
         }
-        self.next_tick().map(|tick| self.origin + Duration::from_millis(tick))
+        self.next_tick()
+            .map(|tick| self.origin + Duration::from_millis(tick))
     }
 
     /// The first tick after the current one whose slot on either level is not empty.
@@ -198,7 +205,11 @@ impl Wheel {
         if let Some(entry) = self.entries.get_mut(next as usize) {
             entry.previous = key;
         }
-        self.entries[key as usize] = Entry { next, previous: SLOT | slot, deadline: low(tick) };
+        self.entries[key as usize] = Entry {
+            next,
+            previous: SLOT | slot,
+            deadline: low(tick),
+        };
         self.mark(slot, true);
     }
 

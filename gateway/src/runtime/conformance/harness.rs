@@ -13,9 +13,7 @@ use tempfile::TempDir;
 
 use super::super::launch::{LaunchConfig, LaunchError, Launched, Seat, Shard, launch};
 use super::super::mailbox::Sender;
-use super::super::{
-    Datagram, Datapath, DatapathKind, DatapathStats, Park, ParkKind, Sent, clock,
-};
+use super::super::{Datagram, Datapath, DatapathKind, DatapathStats, Park, ParkKind, Sent, clock};
 
 /// How long a test waits for what must come: long, so that only a loss fails it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,7 +30,13 @@ pub(super) struct Train {
 
 impl Train {
     pub(super) fn one(to: SocketAddr, payload: Vec<u8>) -> Self {
-        Self { to, from: None, ecn: None, payload, segment: None }
+        Self {
+            to,
+            from: None,
+            ecn: None,
+            payload,
+            segment: None,
+        }
     }
 }
 
@@ -42,6 +46,8 @@ pub(super) enum Word {
     Ping(u64),
     /// Send this, as soon as there is room.
     Send(Train),
+    /// Send so many datagrams of four bytes, numbered, as fast as there is room.
+    Burst(SocketAddr, u32),
     /// Park no longer than until then; answer with `Event::Woke` when it is past.
     Deadline(Instant),
     /// Enter the kernel again and again without receiving, until the other end hangs up.
@@ -60,7 +66,19 @@ pub(super) enum Event {
     Seen(ShardId, Datagram),
     Pong(u64, ShardId),
     Woke(Instant),
-    Stats(DatapathStats, u64),
+    Stats(Counters),
+}
+
+/// What a shard has counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counters {
+    pub datapath: DatapathStats,
+    pub max_segments: usize,
+    pub turns: u64,
+    /// Times that a train had to wait for a slot.
+    pub no_room: u64,
+    /// Datagrams that the test had not asked for yet.
+    pub seen: u64,
 }
 
 /// The shard of the tests.
@@ -75,6 +93,7 @@ struct State {
     outbox: VecDeque<Train>,
     deadline: Option<Instant>,
     turns: u64,
+    no_room: u64,
 }
 
 impl Puppet {
@@ -87,9 +106,20 @@ impl Puppet {
     ) -> io::Result<()> {
         let said = match word {
             Word::Ping(number) => Some(Event::Pong(number, shard)),
-            Word::Stats => Some(Event::Stats(datapath.stats(), state.turns)),
+            Word::Stats => Some(Event::Stats(Counters {
+                datapath: datapath.stats(),
+                max_segments: datapath.max_segments(),
+                turns: state.turns,
+                no_room: state.no_room,
+                seen: 0,
+            })),
             Word::Send(train) => {
                 state.outbox.push_back(train);
+                None
+            }
+            Word::Burst(to, count) => {
+                let one = |number: u32| Train::one(to, number.to_be_bytes().to_vec());
+                state.outbox.extend((0..count).map(one));
                 None
             }
             Word::Deadline(deadline) => {
@@ -125,6 +155,7 @@ impl Puppet {
             })?;
             if sent == Sent::NoRoom {
                 assert!(!datapath.has_room());
+                state.no_room += 1;
                 state.outbox.push_front(train);
                 break;
             }
@@ -164,7 +195,11 @@ impl Shard for Puppet {
                 self.hear(word, seat.shard, &mut seat.datapath, &mut state)?;
             }
             let now = clock::now();
-            if state.deadline.take_if(|deadline| *deadline <= now).is_some() {
+            if state
+                .deadline
+                .take_if(|deadline| *deadline <= now)
+                .is_some()
+            {
                 self.events.send(Event::Woke(now)).ok();
             }
             Self::send(&mut seat.datapath, &mut state)?;
@@ -193,7 +228,13 @@ pub(super) struct Play {
 
 impl Play {
     pub(super) fn new(datapath: DatapathKind, park: ParkKind) -> Self {
-        Self { listen: "127.0.0.1:0", shards: 1, datapath, park, echo: false }
+        Self {
+            listen: "127.0.0.1:0",
+            shards: 1,
+            datapath,
+            park,
+            echo: false,
+        }
     }
 
     pub(super) fn start(&self) -> Result<Stage, LaunchError> {
@@ -211,10 +252,18 @@ impl Play {
         let (fail, failures) = mpsc::channel();
         let launched = launch(
             &config,
-            |_| Puppet { echo: self.echo, events: say.clone() },
+            |_| Puppet {
+                echo: self.echo,
+                events: say.clone(),
+            },
             Arc::new(move || fail.send(()).unwrap_or_default()),
         )?;
-        Ok(Stage { launched, events, failures, _directory: directory })
+        Ok(Stage {
+            launched,
+            events,
+            failures,
+            _directory: directory,
+        })
     }
 }
 
@@ -237,7 +286,9 @@ impl Stage {
     }
 
     pub(super) fn next(&self) -> Event {
-        self.events.recv_timeout(PATIENCE).expect("a shard should have said something by now")
+        self.events
+            .recv_timeout(PATIENCE)
+            .expect("a shard should have said something by now")
     }
 
     /// The next datagram that a shard saw.
@@ -248,13 +299,13 @@ impl Stage {
         }
     }
 
-    /// Shard 0's counters and turns so far, and how many datagrams it saw until then.
-    pub(super) fn stats(&self) -> (DatapathStats, u64, u64) {
+    /// Shard 0's counters so far.
+    pub(super) fn stats(&self) -> Counters {
         self.tell(Word::Stats);
         let mut seen = 0;
         loop {
             match self.next() {
-                Event::Stats(stats, turns) => return (stats, turns, seen),
+                Event::Stats(counters) => return Counters { seen, ..counters },
                 Event::Seen(..) => seen += 1,
                 other => panic!("counters were expected, not {other:?}"),
             }
@@ -275,7 +326,9 @@ pub(super) fn client(server: SocketAddr) -> UdpSocket {
         "[::1]:0".parse().unwrap()
     };
     let socket = UdpSocket::bind(any).unwrap();
-    socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20).unwrap();
+    socket2::SockRef::from(&socket)
+        .set_recv_buffer_size(8 << 20)
+        .unwrap();
     socket.connect(server).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
@@ -284,7 +337,9 @@ pub(super) fn client(server: SocketAddr) -> UdpSocket {
 /// The next datagram of a client's socket.
 pub(super) fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 4096];
-    let len = socket.recv(&mut buffer).expect("a datagram should have come by now");
+    let len = socket
+        .recv(&mut buffer)
+        .expect("a datagram should have come by now");
     buffer.truncate(len);
     buffer
 }

@@ -11,7 +11,12 @@ every_combination! {
 
 fn byte_zero_of_the_destination_id_chooses_the_shard(datapath: DatapathKind, park: ParkKind) {
     for shards in [1, 2, 3] {
-        let stage = Play { shards, ..Play::new(datapath, park) }.start().unwrap();
+        let stage = Play {
+            shards,
+            ..Play::new(datapath, park)
+        }
+        .start()
+        .unwrap();
         // Several sockets: the sender's port must not matter.
         let clients = [(); 3].map(|()| client(stage.launched.local_addr()));
         for byte in 0..=255u8 {
@@ -23,7 +28,10 @@ fn byte_zero_of_the_destination_id_chooses_the_shard(datapath: DatapathKind, par
             for packet in [&short[..], &long[..]] {
                 client.send(packet).unwrap();
                 let (shard, datagram) = stage.seen();
-                assert_eq!((shard.0, &datagram.payload[..]), (u16::from(byte) % shards, packet));
+                assert_eq!(
+                    (shard.0, &datagram.payload[..]),
+                    (u16::from(byte) % shards, packet)
+                );
             }
         }
         stage.end();
@@ -31,9 +39,20 @@ fn byte_zero_of_the_destination_id_chooses_the_shard(datapath: DatapathKind, par
 }
 
 fn runts_reach_shard_zero_and_harm_nobody(datapath: DatapathKind, park: ParkKind) {
-    let stage = Play { shards: 2, ..Play::new(datapath, park) }.start().unwrap();
+    let stage = Play {
+        shards: 2,
+        ..Play::new(datapath, park)
+    }
+    .start()
+    .unwrap();
     let client = client(stage.launched.local_addr());
-    let runts: [&[u8]; 5] = [&[], &[0x40], &[0xc0], &[0xc0, 1, 1, 1], &[0xc0, 1, 1, 1, 1, 1]];
+    let runts: [&[u8]; 5] = [
+        &[],
+        &[0x40],
+        &[0xc0],
+        &[0xc0, 1, 1, 1],
+        &[0xc0, 1, 1, 1, 1, 1],
+    ];
     for runt in runts {
         client.send(runt).unwrap();
         let (shard, datagram) = stage.seen();

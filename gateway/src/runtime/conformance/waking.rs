@@ -26,7 +26,12 @@ fn a_word_from_another_thread_ends_a_park(datapath: DatapathKind, park: ParkKind
 }
 
 fn words_between_shards_arrive_in_order(datapath: DatapathKind, park: ParkKind) {
-    let stage = Play { shards: 2, ..Play::new(datapath, park) }.start().unwrap();
+    let stage = Play {
+        shards: 2,
+        ..Play::new(datapath, park)
+    }
+    .start()
+    .unwrap();
     for number in 0..2000 {
         let shard = (number % 2) as usize;
         let mut word = Word::Ping(number);
@@ -37,7 +42,9 @@ fn words_between_shards_arrive_in_order(datapath: DatapathKind, park: ParkKind) 
     }
     let mut last = [None; 2];
     for _ in 0..2000 {
-        let Event::Pong(number, shard) = stage.next() else { panic!("only pongs here") };
+        let Event::Pong(number, shard) = stage.next() else {
+            panic!("only pongs here")
+        };
         let last = &mut last[usize::from(shard.0)];
         assert!(*last < Some(number) && number % 2 == u64::from(shard.0));
         *last = Some(number);
@@ -75,14 +82,21 @@ fn an_idle_shard_does_not_wake(datapath: DatapathKind, park: ParkKind) {
     let client = client(stage.launched.local_addr());
     client.send(b"once").unwrap();
     stage.seen();
-    let (_, before, _) = stage.stats();
+    let before = stage.stats().turns;
     assert_eq!(
-        stage.events.recv_timeout(Duration::from_millis(500)).unwrap_err(),
+        stage
+            .events
+            .recv_timeout(Duration::from_millis(500))
+            .unwrap_err(),
         RecvTimeoutError::Timeout
     );
-    let (_, after, _) = stage.stats();
+    let after = stage.stats().turns;
     // One turn for the question, and what was left of the first one's wake.
-    assert!(after - before <= 2, "{} turns while nothing happened", after - before);
+    assert!(
+        after - before <= 2,
+        "{} turns while nothing happened",
+        after - before
+    );
     stage.end();
 }
 

@@ -51,7 +51,11 @@ impl<M: Send + 'static> Seating<M> {
     pub(super) fn run<S: Shard<Message = M>>(self, body: S, report: Report) -> io::Result<()> {
         let shard = self.shard;
         self.pin();
-        let reporter = Reporter { shard, report, stop: self.stop.clone() };
+        let reporter = Reporter {
+            shard,
+            report,
+            stop: self.stop.clone(),
+        };
         match self.choose() {
             Err(error) => reporter.failed(error),
             Ok(Chosen::Uring(datapath, Some(runtime))) => {
@@ -66,11 +70,13 @@ impl<M: Send + 'static> Seating<M> {
                 block_on(body.run(self.seat(*datapath, DirectPark)))
             }
             Ok(Chosen::Poll(datapath)) => {
-                match RuntimeBuilder::<LegacyDriver>::new().with_entries(MONOIO_ENTRIES).build() {
+                match RuntimeBuilder::<LegacyDriver>::new()
+                    .with_entries(MONOIO_ENTRIES)
+                    .build()
+                {
                     Ok(runtime) => {
-                        let park = |datapath: &mut PollDatapath, _: &Waker| {
-                            MonoioPollPark::new(datapath)
-                        };
+                        let park =
+                            |datapath: &mut PollDatapath, _: &Waker| MonoioPollPark::new(datapath);
                         self.on_monoio(runtime, body, reporter, *datapath, park)
                     }
                     Err(source) => reporter.failed(LaunchError::Setup { shard, source }),
@@ -124,7 +130,9 @@ impl<M: Send + 'static> Seating<M> {
         let runtime = match self.park {
             ParkKind::Direct => None,
             ParkKind::Monoio => Some(
-                RuntimeBuilder::<IoUringDriver>::new().with_entries(MONOIO_ENTRIES).build()?,
+                RuntimeBuilder::<IoUringDriver>::new()
+                    .with_entries(MONOIO_ENTRIES)
+                    .build()?,
             ),
         };
         Ok(Chosen::Uring(Box::new(datapath), runtime))

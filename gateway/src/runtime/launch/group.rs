@@ -22,7 +22,10 @@ pub(super) fn bind(
     listen: SocketAddr,
     shards: u16,
 ) -> Result<(Vec<Arc<UdpSocket>>, SocketAddr), LaunchError> {
-    let failed = |source| LaunchError::Bind { address: listen, source };
+    let failed = |source| LaunchError::Bind {
+        address: listen,
+        source,
+    };
     let first = open(listen).map_err(failed)?;
     first.bind(&listen.into()).map_err(failed)?;
     first.set_reuse_port(true).map_err(failed)?;
@@ -40,7 +43,11 @@ pub(super) fn bind(
 }
 
 fn open(listen: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(listen),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     if listen.is_ipv6() {
         // `[::]` serves both families, whatever the system's default is.
         socket.set_only_v6(false)?;
@@ -52,9 +59,13 @@ fn open(listen: SocketAddr) -> io::Result<Socket> {
 
 /// The CPUs to pin shards to: those that this process may use, or none.
 pub(super) fn cpus(pin: bool) -> Vec<usize> {
-    let Some(allowed) = pin.then(|| sched_getaffinity(None)) else { return Vec::new() };
+    let Some(allowed) = pin.then(|| sched_getaffinity(None)) else {
+        return Vec::new();
+    };
     match allowed {
-        Ok(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
+        Ok(set) => (0..CpuSet::MAX_CPU)
+            .filter(|cpu| set.is_set(*cpu))
+            .collect(),
         Err(error) => {
             tracing::warn!(%error, "cannot learn which CPUs there are: shards are not pinned");
             Vec::new()

@@ -18,7 +18,10 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes the lock and writes the number of this process into the file, for whoever comes next.
     pub(super) fn take(path: &Path) -> Result<Self, LaunchError> {
-        let failed = |source| LaunchError::LockFile { path: path.to_owned(), source };
+        let failed = |source| LaunchError::LockFile {
+            path: path.to_owned(),
+            source,
+        };
         // Not truncated on opening: what the present holder wrote is for the error message.
         let mut file = OpenOptions::new()
             .read(true)
@@ -35,7 +38,10 @@ impl Lock {
                     Ok(_) => text.trim().parse().ok(),
                     Err(_) => None,
                 };
-                return Err(LaunchError::Locked { path: path.to_owned(), holder });
+                return Err(LaunchError::Locked {
+                    path: path.to_owned(),
+                    holder,
+                });
             }
             Err(error) => return Err(failed(error.into())),
         }

@@ -66,7 +66,9 @@ impl Buffers {
     /// # Safety
     /// The buffer must be ours: named by a completion, and not yet given back.
     pub(super) unsafe fn filled(&self, id: u16, len: usize) -> &[u8] {
-        let start = self.data.at(usize::from(id & MASK) * BUFFER_BYTES, BUFFER_BYTES);
+        let start = self
+            .data
+            .at(usize::from(id & MASK) * BUFFER_BYTES, BUFFER_BYTES);
         // SAFETY: the bytes are mapped and initialised (zeroed at first), and the kernel does not
         // write to a buffer that is ours.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), len.min(BUFFER_BYTES)) }
@@ -75,9 +77,15 @@ impl Buffers {
     /// Returns buffer `id` to the kernel at the next [`publish`](Self::publish). A second return of
     /// the same buffer would have the kernel fill it twice: callers do it once per completion.
     pub(super) fn give_back(&mut self, id: u16) {
-        let data = self.data.at(usize::from(id & MASK) * BUFFER_BYTES, BUFFER_BYTES);
+        let data = self
+            .data
+            .at(usize::from(id & MASK) * BUFFER_BYTES, BUFFER_BYTES);
         let place = usize::from(self.tail & MASK) * ENTRY_BYTES;
-        let entry = self.entries.at(place, ENTRY_BYTES).cast::<BufRingEntry>().as_ptr();
+        let entry = self
+            .entries
+            .at(place, ENTRY_BYTES)
+            .cast::<BufRingEntry>()
+            .as_ptr();
         // SAFETY: the entry lies in the mapping, is aligned (the base is page-aligned, the offset a
         // multiple of its size), holds plain integers for which any bytes are valid, and the kernel
         // does not read past the published tail. The setters leave the field alone which, in entry
@@ -91,7 +99,11 @@ impl Buffers {
 
     /// Makes the buffers given back so far visible to the kernel.
     pub(super) fn publish(&mut self) {
-        let base = self.entries.at(0, ENTRY_BYTES).cast::<BufRingEntry>().as_ptr();
+        let base = self
+            .entries
+            .at(0, ENTRY_BYTES)
+            .cast::<BufRingEntry>()
+            .as_ptr();
         // SAFETY: `base` is the first entry of the ring, whose last field is the tail: two aligned
         // bytes that only this thread writes, atomically. Release: the entries come first.
         unsafe {

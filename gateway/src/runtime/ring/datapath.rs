@@ -22,7 +22,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use super::super::arena::Arena;
 use super::super::mailbox::Waker;
 use super::super::{
-    Datagram, Datapath, DatapathKind, DatapathStats, Sent, TRAIN_SEGMENTS_MAX,
+    Datagram, Datapath, DatapathKind, DatapathStats, SLEEP_MAX, Sent, TRAIN_SEGMENTS_MAX,
     UDP_PAYLOAD_BYTES_MAX,
 };
 use super::buffers::{BUFFER_BYTES, BUFFERS, Buffers, GROUP};
@@ -128,7 +128,10 @@ impl UringDatapath {
             receiving: false,
             wake_armed: false,
             deadline: None,
-            stats: DatapathStats { kind: DatapathKind::Uring, ..DatapathStats::default() },
+            stats: DatapathStats {
+                kind: DatapathKind::Uring,
+                ..DatapathStats::default()
+            },
         })
     }
 
@@ -183,7 +186,9 @@ impl UringDatapath {
 
     /// Has the ring write the waker's eventfd when something arrives while asleep.
     pub(in crate::runtime) fn register_waker(&mut self) -> io::Result<()> {
-        self.ring.submitter().register_eventfd(self.waker.as_fd().as_raw_fd())?;
+        self.ring
+            .submitter()
+            .register_eventfd(self.waker.as_fd().as_raw_fd())?;
         self.ring.completion().disable_eventfd();
         Ok(())
     }
@@ -216,11 +221,13 @@ impl UringDatapath {
         if self.deadline.is_some_and(|armed| armed <= deadline) {
             return Ok(());
         }
-        let left = deadline.saturating_duration_since(now);
+        let left = deadline.saturating_duration_since(now).min(SLEEP_MAX);
         *self.deadline_at = Timespec::from(left);
         let at = &raw const *self.deadline_at;
         let entry = if self.deadline.is_some() {
-            opcode::TimeoutUpdate::new(DEADLINE, at).build().user_data(DEADLINE_MOVED)
+            opcode::TimeoutUpdate::new(DEADLINE, at)
+                .build()
+                .user_data(DEADLINE_MOVED)
         } else {
             opcode::Timeout::new(at).build().user_data(DEADLINE)
         };
@@ -254,7 +261,7 @@ impl UringDatapath {
         let time;
         let mut args = SubmitArgs::new();
         if let Some(limit) = limit {
-            time = Timespec::from(limit);
+            time = Timespec::from(limit.min(SLEEP_MAX));
             args = args.timespec(&time);
         }
         match self.ring.submitter().submit_with_args(1, &args) {
@@ -290,17 +297,18 @@ impl UringDatapath {
             Ok(len) => len,
             Err(_) => return self.receive_failed(-entry.result()),
         };
-        let Some(id) = cqueue::buffer_select(entry.flags()) else { return Ok(false) };
+        let Some(id) = cqueue::buffer_select(entry.flags()) else {
+            return Ok(false);
+        };
         // SAFETY: this completion names the buffer, which is given back only below.
         let bytes = unsafe { self.buffers.filled(id, len) };
-        let datagram = parse(bytes, &self.receive_header).map(|(remote, arrival, payload)| {
-            Datagram {
+        let datagram =
+            parse(bytes, &self.receive_header).map(|(remote, arrival, payload)| Datagram {
                 remote,
                 local_ip: arrival.local_ip,
                 ecn: arrival.ecn,
                 payload: self.arena.copy(payload),
-            }
-        });
+            });
         self.buffers.give_back(id);
         let Some(datagram) = datagram else {
             self.stats.dropped_in += 1;
@@ -357,7 +365,7 @@ impl UringDatapath {
         let message = self.slots.message(slot);
         let entry = opcode::SendMsg::new(SOCKET, message)
             .build()
-            .user_data(SEND | u64::from(slot) << KIND_BITS);
+            .user_data(SEND | (u64::from(slot) << KIND_BITS));
         // SAFETY: a slot keeps its message and all that it points to until it is settled.
         if !unsafe { self.push(&entry)? } {
             self.slots.release(slot);
@@ -389,7 +397,9 @@ fn parse<'a>(
     if message.is_payload_truncated() {
         return None;
     }
-    let payload = bytes.get(PAYLOAD_AT..)?.get(..message.payload_data().len())?;
+    let payload = bytes
+        .get(PAYLOAD_AT..)?
+        .get(..message.payload_data().len())?;
     (payload.len() <= UDP_PAYLOAD_BYTES_MAX).then_some((remote, arrival, payload))
 }
 
@@ -404,7 +414,9 @@ impl Datapath for UringDatapath {
         }
         let mut received = 0;
         while received < limit {
-            let Some(entry) = self.ring.completion().next() else { break };
+            let Some(entry) = self.ring.completion().next() else {
+                break;
+            };
             received += usize::from(self.complete(&entry, out)?);
         }
         self.buffers.publish();
@@ -446,7 +458,10 @@ impl Datapath for UringDatapath {
     }
 
     fn stats(&self) -> DatapathStats {
-        DatapathStats { kernel_dropped_in: sockopt::kernel_drops(&*self.socket), ..self.stats }
+        DatapathStats {
+            kernel_dropped_in: sockopt::kernel_drops(&*self.socket),
+            ..self.stats
+        }
     }
 }
 
@@ -459,6 +474,11 @@ impl Drop for UringDatapath {
         let cancelled = submitter.register_sync_cancel(None, CancelBuilder::any());
         let entered = submitter.submit();
         let taken_back = submitter.unregister_files();
-        tracing::trace!(?cancelled, ?entered, ?taken_back, "the datapath's ring is closed");
+        tracing::trace!(
+            ?cancelled,
+            ?entered,
+            ?taken_back,
+            "the datapath's ring is closed"
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! Anonymous pages: aligned, zeroed, and not resident until touched.
 
-#![expect(unsafe_code, reason = "maps memory that the kernel reads and writes beside us")]
+#![expect(
+    unsafe_code,
+    reason = "maps memory that the kernel reads and writes beside us"
+)]
 
 use std::io;
 use std::ptr::{self, NonNull};
@@ -39,7 +42,11 @@ impl Region {
     /// # Panics
     /// When that is not inside the region: a mistake in this module.
     pub(super) fn at(&self, offset: usize, bytes: usize) -> NonNull<u8> {
-        assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes));
+        assert!(
+            offset
+                .checked_add(bytes)
+                .is_some_and(|end| end <= self.bytes)
+        );
         // SAFETY: the assertion keeps the offset inside the mapping.
         unsafe { self.base.add(offset) }
     }

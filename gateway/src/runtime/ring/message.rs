@@ -116,7 +116,9 @@ fn next_control(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     let level = i32::from_ne_bytes(array(control, WORD)?);
     let kind = i32::from_ne_bytes(array(control, WORD + 4)?);
     let data = control.get(CMSG_HEADER..len)?;
-    let rest = control.get(len.next_multiple_of(WORD)..).unwrap_or_default();
+    let rest = control
+        .get(len.next_multiple_of(WORD)..)
+        .unwrap_or_default();
     Some((level, kind, data, rest))
 }
 
@@ -139,7 +141,13 @@ pub(super) fn encode_control(
         } else {
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
         };
-        put_control(out, &mut used, level, kind, &i32::from(ecn as u8).to_ne_bytes());
+        put_control(
+            out,
+            &mut used,
+            level,
+            kind,
+            &i32::from(ecn as u8).to_ne_bytes(),
+        );
     }
     match departure.source {
         Some(IpAddr::V4(ip)) => {
@@ -150,12 +158,24 @@ pub(super) fn encode_control(
         Some(IpAddr::V6(ip)) => {
             let mut info = [0; 20];
             info[..16].copy_from_slice(&ip.octets());
-            put_control(out, &mut used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+            put_control(
+                out,
+                &mut used,
+                libc::IPPROTO_IPV6,
+                libc::IPV6_PKTINFO,
+                &info,
+            );
         }
         None => {}
     }
     if let Some(segment) = departure.segment {
-        put_control(out, &mut used, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+        put_control(
+            out,
+            &mut used,
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            &segment.to_ne_bytes(),
+        );
     }
     used
 }

@@ -112,9 +112,16 @@ impl Slots {
             let piece = self.small.at(usize::from(id) * SMALL_BYTES, SMALL_BYTES);
             // SAFETY: the piece belongs to this slot, which is free, so that the kernel does not
             // read it; it holds SMALL_BYTES bytes, and `scratch` at least `len`.
-            unsafe { piece.as_ptr().copy_from_nonoverlapping(self.scratch.as_ptr(), len) };
+            unsafe {
+                piece
+                    .as_ptr()
+                    .copy_from_nonoverlapping(self.scratch.as_ptr(), len)
+            };
         } else {
-            let next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(TRAIN_BYTES));
+            let next = self
+                .spare
+                .pop()
+                .unwrap_or_else(|| Vec::with_capacity(TRAIN_BYTES));
             slot.train = Some(std::mem::replace(&mut self.scratch, next));
             self.trains += 1;
         }
@@ -134,7 +141,10 @@ impl Slots {
         }
         let start = match &slot.train {
             Some(train) => train.as_ptr().cast_mut(),
-            None => self.small.at(usize::from(id) * SMALL_BYTES, SMALL_BYTES).as_ptr(),
+            None => self
+                .small
+                .at(usize::from(id) * SMALL_BYTES, SMALL_BYTES)
+                .as_ptr(),
         };
         slot.vector.iov_base = start.wrapping_add(slot.done).cast();
         slot.vector.iov_len = end - slot.done;
@@ -142,8 +152,11 @@ impl Slots {
         slot.header.msg_name = slot.name.as_mut_ptr().cast();
         let control = encode_control(slot.to, departure, &mut slot.control);
         slot.header.msg_controllen = control;
-        slot.header.msg_control =
-            if control == 0 { std::ptr::null_mut() } else { slot.control.as_mut_ptr().cast() };
+        slot.header.msg_control = if control == 0 {
+            std::ptr::null_mut()
+        } else {
+            slot.control.as_mut_ptr().cast()
+        };
         slot.header.msg_iov = &raw mut slot.vector;
         slot.header.msg_iovlen = 1;
         &raw const slot.header
@@ -152,7 +165,10 @@ impl Slots {
     /// Decides what follows from the completion of slot `id` with `result`.
     pub(super) fn settle(&mut self, id: u16, result: i32) -> Settled {
         let Some(slot) = self.slots.get_mut(usize::from(id)) else {
-            return Settled::Sent { datagrams: 0, bytes: 0 };
+            return Settled::Sent {
+                datagrams: 0,
+                bytes: 0,
+            };
         };
         let segment = slot.departure.segment.map_or(slot.len, usize::from).max(1);
         let offloaded = slot.departure.segment.is_some() && !slot.one_by_one;
@@ -165,18 +181,28 @@ impl Slots {
                 return Settled::Again;
             }
             self.release(id);
-            return Settled::Refused { datagrams: total - gone, sent: gone };
+            return Settled::Refused {
+                datagrams: total - gone,
+                sent: gone,
+            };
         }
         if slot.one_by_one {
             let first = slot.done == 0;
             slot.done += segment;
             if slot.done < slot.len {
-                return if first { Settled::AgainWithoutOffload } else { Settled::Again };
+                return if first {
+                    Settled::AgainWithoutOffload
+                } else {
+                    Settled::Again
+                };
             }
         }
         let bytes = slot.len as u64;
         self.release(id);
-        Settled::Sent { datagrams: total, bytes }
+        Settled::Sent {
+            datagrams: total,
+            bytes,
+        }
     }
 
     /// Gives slot `id` up without having sent it.
@@ -196,7 +222,10 @@ impl Slot {
         Self {
             // SAFETY: a `msghdr` of zeroes is valid: null pointers and zero lengths.
             header: unsafe { std::mem::zeroed() },
-            vector: libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 },
+            vector: libc::iovec {
+                iov_base: std::ptr::null_mut(),
+                iov_len: 0,
+            },
             name: [0; NAME_BYTES],
             control: [0; CONTROL_BYTES],
             to: SocketAddr::from(([0, 0, 0, 0], 0)),
@@ -238,7 +267,13 @@ mod tests {
         let ids: Vec<u16> = (0..SLOTS).map(|_| put(&mut slots, 100, None)).collect();
         assert!(!slots.has_room());
         for id in ids {
-            assert_eq!(slots.settle(id, 100), Settled::Sent { datagrams: 1, bytes: 100 });
+            assert_eq!(
+                slots.settle(id, 100),
+                Settled::Sent {
+                    datagrams: 1,
+                    bytes: 100
+                }
+            );
         }
         assert!(slots.has_room());
     }
@@ -246,10 +281,18 @@ mod tests {
     #[test]
     fn long_trains_have_their_own_limit_and_keep_their_buffer() {
         let mut slots = Slots::new().unwrap();
-        let ids: Vec<u16> = (0..TRAINS_MAX).map(|_| put(&mut slots, 12_000, Some(1200))).collect();
+        let ids: Vec<u16> = (0..TRAINS_MAX)
+            .map(|_| put(&mut slots, 12_000, Some(1200)))
+            .collect();
         assert!(!slots.has_room());
         for id in ids {
-            assert_eq!(slots.settle(id, 12_000), Settled::Sent { datagrams: 10, bytes: 12_000 });
+            assert_eq!(
+                slots.settle(id, 12_000),
+                Settled::Sent {
+                    datagrams: 10,
+                    bytes: 12_000
+                }
+            );
         }
         assert!(slots.has_room());
         assert!(slots.spare.len() <= SPARE_TRAINS);
@@ -266,7 +309,13 @@ mod tests {
         assert_eq!(slots.settle(id, 1200), Settled::Again);
         slots.message(id);
         assert_eq!(slots.slots[usize::from(id)].vector.iov_len, 100);
-        assert_eq!(slots.settle(id, 100), Settled::Sent { datagrams: 3, bytes: 2500 });
+        assert_eq!(
+            slots.settle(id, 100),
+            Settled::Sent {
+                datagrams: 3,
+                bytes: 2500
+            }
+        );
     }
 
     #[test]
@@ -276,7 +325,10 @@ mod tests {
         assert_eq!(slots.settle(id, -libc::EINVAL), Settled::Again);
         assert_eq!(
             slots.settle(id, -libc::EINVAL),
-            Settled::Refused { datagrams: 3, sent: 0 }
+            Settled::Refused {
+                datagrams: 3,
+                sent: 0
+            }
         );
         assert!(slots.has_room());
     }

@@ -26,7 +26,11 @@ fn set<T: Copy>(socket: impl AsFd, level: i32, name: i32, value: &T) -> io::Resu
             len,
         )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn switch(socket: impl AsFd, level: i32, name: i32, on: bool) -> io::Result<()> {
@@ -47,7 +51,12 @@ pub(in crate::runtime) fn receive_packet_info(socket: impl AsFd, v6: bool) -> io
 pub(in crate::runtime) fn forbid_fragments(socket: impl AsFd, v6: bool) -> io::Result<()> {
     let probe = libc::IP_PMTUDISC_PROBE;
     if v6 {
-        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, &libc::IPV6_PMTUDISC_PROBE)?;
+        set(
+            &socket,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            &libc::IPV6_PMTUDISC_PROBE,
+        )?;
         switch(&socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, true)?;
     }
     // Also on a v6 socket, for v4 peers of a dual-stack one.
@@ -75,8 +84,16 @@ pub(in crate::runtime) fn attach_reuseport_filter(
         .collect();
     let len = u16::try_from(filter.len()).map_err(io::Error::other)?;
     // `filter` lives until the kernel has copied the program inside the call.
-    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
-    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
+    let program = libc::sock_fprog {
+        len,
+        filter: filter.as_mut_ptr(),
+    };
+    set(
+        socket,
+        libc::SOL_SOCKET,
+        libc::SO_ATTACH_REUSEPORT_CBPF,
+        &program,
+    )
 }
 
 /// Datagrams that the kernel dropped at this socket because its receive buffer was full; 0 where
@@ -97,5 +114,9 @@ pub(in crate::runtime) fn kernel_drops(socket: impl AsFd) -> u64 {
             &raw mut len,
         )
     };
-    if done == 0 { u64::from(words[DROPS]) } else { 0 }
+    if done == 0 {
+        u64::from(words[DROPS])
+    } else {
+        0
+    }
 }

@@ -237,6 +237,11 @@ impl Session {
             StreamEvent::Readable { id } if self.control == Some(id) => self.control_readable = true,
             StreamEvent::Readable { id } => self.flights.mark_readable(id),
             StreamEvent::Finished { id } if self.control == Some(id) => self.leave_now(out),
+            StreamEvent::Stopped { id, .. } if self.control == Some(id) => {
+                self.leave_now(out);
+                let detail = "the agent does not want its control stream";
+                self.close(Violation::new(CloseCode::UnexpectedFrame, detail), out);
+            }
             StreamEvent::Writable { .. }
             | StreamEvent::Available { .. }
             | StreamEvent::Stopped { .. } => self.write(streams, out),

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use protocol::frame::FrameBuffer;
-use quinn_proto::{Connection, Dir, ReadError, StreamId, VarInt, WriteError};
+use quinn_proto::{Connection, Dir, FinishError, ReadError, StreamId, VarInt, WriteError};
 
 /// What a read came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,8 +94,12 @@ impl Streams for Connection {
     }
 
     fn finish(&mut self, stream: StreamId) {
-        // A stream that the peer stopped or that was reset is over already.
-        drop(self.send_stream(stream).finish());
+        let mut stream = self.send_stream(stream);
+        if let Err(FinishError::Stopped(code)) = stream.finish() {
+            // The peer read enough: its STOP_SENDING wants a reset, or the stream never ends
+            // (RFC 9000 §3.5) and the peer's stream credit with it.
+            drop(stream.reset(code));
+        }
     }
 
     fn reset(&mut self, stream: StreamId, code: u64) {

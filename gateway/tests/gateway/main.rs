@@ -2,7 +2,10 @@
 //! io_uring datapath under monoio and on the fallback datapath; some also without monoio.
 
 mod commands;
+mod door;
+mod leaving;
 mod sessions;
+mod shards;
 mod support;
 
 /// Makes one test of each function and runtime.

@@ -72,7 +72,7 @@ fn the_newest_session_of_an_agent_wins(setup: Setup) {
     let second_up = world.session_up(first.id);
     assert!(second_up.session > first_up.session);
     let mut old = Agent::connect(first.id, &world.options(&credentials));
-    old.welcome(hello(first.id));
+    old.say(old.control, &AgentMessage::Hello(Box::new(hello(first.id))));
     assert_eq!(old.client.close_code(), wire(CloseCode::Superseded), "an older count loses");
     world.dispatch(1, operation(1), Fence(1));
     second.command();

@@ -97,6 +97,8 @@ impl Agent {
 
     pub(crate) fn finish(&mut self, stream: StreamId) {
         self.client.connection.send_stream(stream).finish().unwrap();
+        // As an agent that lets go of a stream: what the gateway still says on it is not read.
+        drop(self.client.connection.recv_stream(stream).stop(VarInt::from_u32(0)));
         self.client.send_what_there_is();
     }
 

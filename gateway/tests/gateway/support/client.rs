@@ -105,6 +105,30 @@ impl Client {
         }
     }
 
+    /// Sends what quinn wants to send, and throws away what comes.
+    pub(crate) fn ignore_for(&mut self, time: Duration) {
+        let end = now() + time;
+        let mut buffer = [0; 2048];
+        while now() < end {
+            self.send_what_there_is();
+            while let Ok(count) = self.socket.recv(&mut buffer) {
+                self.bytes_received += count;
+            }
+            if self.connection.poll_timeout().is_some_and(|at| at <= now()) {
+                self.connection.handle_timeout(now());
+            }
+        }
+    }
+
+    /// Only listens.
+    pub(crate) fn listen_for(&mut self, time: Duration) {
+        let end = now() + time;
+        let mut buffer = [0; 2048];
+        while now() < end {
+            self.bytes_received += self.socket.recv(&mut buffer).unwrap_or(0);
+        }
+    }
+
     /// Waits for the end of the connection, and says how it ended.
     pub(crate) fn end(&mut self) -> ConnectionError {
         self.drive(|client| client.lost.take())

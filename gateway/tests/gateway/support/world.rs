@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gateway::{AdmissionConfig, Config, DatapathKind, Gateway, Handle, ParkKind, Secrets, TlsMaterial};
+use gateway::telemetry::Figures;
 use protocol::ids::{AgentId, Epoch, Fence, GatewayId, GrantId, GroupId, OperationId, Slot};
 use protocol::link::{Event, Request, SessionUp, Target};
 use protocol::operation::Command;
@@ -163,6 +164,16 @@ impl World {
         agent.welcome(hello(agent.id));
         let up = self.session_up(agent.id);
         (agent, up)
+    }
+
+    /// Waits until the figures of all shards together satisfy `check`.
+    pub(crate) fn figures(&self, mut check: impl FnMut(&Figures) -> bool) {
+        let begin = now();
+        while !check(&self.handle.telemetry().total()) {
+            let total = self.handle.telemetry().total();
+            assert!(now() - begin < PATIENCE, "waited in vain: {total:?}");
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
     }
 
     pub(crate) fn session_up(&mut self, agent: AgentId) -> SessionUp {

@@ -21,5 +21,5 @@ mod telemetry;
 pub use handle::{
     AgentView, Cancellation, Engine, EngineError, EnrolmentAsked, SessionView, WaitingOn,
 };
-pub use start::{Started, start};
+pub use start::{StartError, Started, start};
 pub use telemetry::EngineStats;

@@ -1,10 +1,205 @@
 //! The control plane: API server, process server, store and identity.
+//!
+//! ```text
+//!   people, programs ── api ──▶ dispatch (process server) ──▶ downlink ──▶ gateways
+//!                        │          │        │ enrolments
+//!                        ▼          ▼        ▼
+//!                       store ◀──────────── enrol ── identity
+//! ```
+//!
+//! [`start`] puts the parts together. They share the store, and the process server's bounded
+//! queues; nothing else. A part that ends by itself is noticed: see [`Control::failed`].
 
 pub mod api;
 pub mod clock;
 pub mod dispatch;
 pub mod downlink;
+pub mod enrol;
 pub mod identity;
 pub mod process;
+mod retention;
 pub mod store;
 mod telemetry;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{ApiConfig, ApiServer, MetricsSource, Parts};
+use crate::dispatch::{Engine, Started};
+use crate::downlink::{Link, Wake};
+use crate::enrol::{EnrolConfig, Enroller};
+use crate::identity::Identity;
+use crate::store::Store;
+use crate::store::log::Retention;
+
+/// What a control plane is told.
+pub struct Config {
+    /// Where the first admin token is written.
+    pub data_dir: PathBuf,
+    /// How the API listens.
+    pub api: ApiConfig,
+    /// What new agents are told and given.
+    pub enrol: EnrolConfig,
+    /// How long records are kept.
+    pub retention: Retention,
+    /// Figures of the rest of the program, for `/metrics`.
+    pub metrics: Vec<MetricsSource>,
+}
+
+/// Why a control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The process server did not start.
+    #[error("the process server did not start: {0}")]
+    Dispatch(#[from] dispatch::StartError),
+    /// The API did not start.
+    #[error(transparent)]
+    Api(#[from] api::StartError),
+}
+
+/// A control plane that runs.
+pub struct Control {
+    api: ApiServer,
+    engine: Engine,
+    store: Store,
+    drain_engine: CancellationToken,
+    stop_engine: CancellationToken,
+    engine_task: JoinHandle<()>,
+    background: Vec<AbortHandle>,
+    failed: watch::Receiver<Option<&'static str>>,
+    /// Cancelled when ending is what the parts should do.
+    ending: CancellationToken,
+}
+
+/// Starts the control plane on a store and a gateway.
+///
+/// Before it returns, this server owns every agent group, the gateway has been told who may come
+/// in, and the API answers.
+///
+/// # Errors
+/// [`StartError`]; nothing runs then.
+pub async fn start(
+    config: Config,
+    identity: Identity,
+    store: Store,
+    link: Arc<dyn Link>,
+    wake: Wake,
+) -> Result<Control, StartError> {
+    let identity = Arc::new(identity);
+    let Started {
+        engine,
+        enrolments,
+        recorded,
+        task,
+        drain,
+        stop,
+    } = dispatch::start(store.clone(), link, wake).await?;
+    let enroller = Enroller::new(
+        store.clone(),
+        engine.clone(),
+        Arc::clone(&identity),
+        config.enrol,
+    );
+    let mut metrics = config.metrics;
+    let counted = enroller.clone();
+    metrics.push(Arc::new(move |out: &mut String| counted.stats().write(out)));
+    let parts = Parts {
+        store: store.clone(),
+        engine: engine.clone(),
+        events: recorded,
+        identity,
+        metrics,
+    };
+    let api = match ApiServer::start(&config.api, &config.data_dir, parts).await {
+        Ok(api) => api,
+        Err(error) => {
+            stop.cancel();
+            return Err(error.into());
+        }
+    };
+    let (failure, failed) = watch::channel(None);
+    let ending = CancellationToken::new();
+    let watched = |name, task| watch_over(name, task, failure.clone(), ending.clone());
+    let engine_task = tokio::spawn(watched("the process server", task));
+    let trimming = tokio::spawn(retention::keep_trimmed(store.clone(), config.retention));
+    let enrolling = tokio::spawn(enroller.run(enrolments));
+    let background = vec![trimming.abort_handle(), enrolling.abort_handle()];
+    tokio::spawn(watched("the trimming of old records", trimming));
+    tokio::spawn(watched("the enrolment service", enrolling));
+    Ok(Control {
+        api,
+        engine,
+        store,
+        drain_engine: drain,
+        stop_engine: stop,
+        engine_task,
+        background,
+        failed,
+        ending,
+    })
+}
+
+impl Control {
+    /// Where the API listens.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api.address()
+    }
+
+    /// The process server's front door.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Returns when a part has ended by itself, with its name. Nothing accepted is lost, but the
+    /// program should exit and be started again.
+    pub async fn failed(&self) -> &'static str {
+        let mut failed = self.failed.clone();
+        let name = failed.wait_for(Option::is_some).await;
+        name.ok().and_then(|name| *name).unwrap_or("the control plane")
+    }
+
+    /// Ends in order, within about `deadline`: nothing new from the API, nothing new claimed, what
+    /// was heard is made durable, the store is closed. What agents still run they report when they
+    /// meet the next server.
+    pub async fn drain(self, deadline: Duration) {
+        self.ending.cancel();
+        // The API first: what it has accepted still needs the process server.
+        self.api.drain(deadline / 2).await;
+        self.drain_engine.cancel();
+        let mut engine = self.engine_task;
+        if timeout(deadline / 2, &mut engine).await.is_err() {
+            tracing::warn!("the process server did not come to rest; its queue is left to the next start");
+            self.stop_engine.cancel();
+            // Ends at its next turn.
+            drop(engine.await);
+        }
+        for task in self.background {
+            task.abort();
+        }
+        self.store.close().await;
+    }
+}
+
+/// Waits for a part and tells when it ends although nobody asked it to.
+async fn watch_over(
+    name: &'static str,
+    task: JoinHandle<()>,
+    failure: watch::Sender<Option<&'static str>>,
+    ending: CancellationToken,
+) {
+    let ended = task.await;
+    if !ending.is_cancelled() {
+        match ended {
+            Ok(()) => tracing::error!("{name} ended by itself"),
+            Err(error) => tracing::error!(%error, "{name} failed"),
+        }
+        failure.send_replace(Some(name));
+    }
+}

@@ -26,6 +26,20 @@ const RECOVERY_STEP: usize = 2000;
 /// A gateway without room is tried again after this.
 const LINK_RETRY: Duration = Duration::from_millis(2);
 
+/// A gateway that takes nothing for so long does not work.
+const LINK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why a process server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The gateway takes nothing.
+    #[error("the gateway has taken no request for {} s; is it running?", LINK_PATIENCE.as_secs())]
+    Gateway,
+}
+
 /// A process server that runs.
 pub struct Started {
     /// Its front door.
@@ -49,8 +63,8 @@ pub struct Started {
 /// asked for when its agent is back.
 ///
 /// # Errors
-/// The store failed; calling again is harmless.
-pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Started, StoreError> {
+/// [`StartError`]; calling again is harmless.
+pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Started, StartError> {
     let owner = Uuid::new_v4();
     store.ensure_automatic_groups(clock::now()).await?;
     let groups = store.take_groups(owner).await?;
@@ -75,7 +89,7 @@ pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Star
                 keys: admission.keys,
             },
         )
-        .await;
+        .await?;
     }
     for group in &groups {
         tell(
@@ -86,7 +100,7 @@ pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Star
                 epoch: group.epoch,
             },
         )
-        .await;
+        .await?;
     }
     let now = Moment {
         mono: clock::monotonic(),
@@ -158,9 +172,14 @@ async fn orphan(store: &Store, mut leases: Vec<Lease>) -> Result<Vec<Lease>, Sto
     Ok(leases)
 }
 
-async fn tell(link: &dyn Link, mut request: Request) {
+async fn tell(link: &dyn Link, mut request: Request) -> Result<(), StartError> {
+    let patience = clock::monotonic() + LINK_PATIENCE;
     while let Err(LinkFull(refused)) = link.send(request) {
+        if clock::monotonic() >= patience {
+            return Err(StartError::Gateway);
+        }
         request = *refused;
         tokio::time::sleep(LINK_RETRY).await;
     }
+    Ok(())
 }

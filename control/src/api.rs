@@ -1,3 +1,224 @@
 //! The REST API.
+//!
+//! ```text
+//!   server.rs   sockets, limits, drain
+//!     └ access.rs   the table of routes and roles; bearer tokens; rates
+//!         └ routes/*   one file for each kind of thing, described for OpenAPI where it is written
+//!             └ extract.rs, page.rs, problem.rs   what comes in, lists, errors
+//!   model/*   the JSON, shared with the CLI
+//! ```
+//!
+//! Handlers check and translate; what happens is decided in [`crate::dispatch`] and
+//! [`crate::store`]. There is no TLS yet: the API listens on loopback unless configured otherwise.
 
+mod access;
+mod extract;
+mod first_admin;
 pub mod model;
+mod openapi;
+mod page;
+mod problem;
+mod routes;
+mod server;
+mod telemetry;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::access::Auth;
+pub use self::first_admin::{ADMIN_TOKEN_FILE, FirstAdminError};
+use self::routes::health::Readiness;
+use self::telemetry::Telemetry;
+use crate::clock;
+use crate::dispatch::Engine;
+use crate::identity::Identity;
+use crate::store::Store;
+
+/// Event streams at once.
+const STREAMS_MAX: usize = 256;
+/// Batches at once: each may be several MiB.
+const BATCHES_MAX: usize = 8;
+/// How often usage of tokens is written down.
+const SETTLE_EVERY: Duration = Duration::from_secs(30);
+
+/// How the API listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ApiConfig {
+    /// Where. Port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Requests per second for each token; twice as many in a burst.
+    pub requests_per_second: NonZeroU32,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7480)),
+            requests_per_second: const { NonZeroU32::new(2000).unwrap() },
+        }
+    }
+}
+
+/// Adds text in the Prometheus exposition format.
+pub type MetricsSource = Arc<dyn Fn(&mut String) + Send + Sync>;
+
+/// What the API works with.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// The process server.
+    pub engine: Engine,
+    /// Changes whenever the process server has recorded something; wakes watchers.
+    pub events: watch::Receiver<u64>,
+    /// The certificate authority.
+    pub identity: Arc<Identity>,
+    /// Figures of the rest of the program.
+    pub metrics: Vec<MetricsSource>,
+}
+
+/// Why the API did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken or not ours.
+    #[error("the API cannot listen on {address}: {source}; set `api.listen` to another address")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The operating system's words.
+        source: std::io::Error,
+    },
+    /// No admin token.
+    #[error("the first admin token could not be made: {0}")]
+    FirstAdmin(#[from] FirstAdminError),
+}
+
+/// What every handler knows.
+struct Api {
+    store: Store,
+    engine: Engine,
+    events: watch::Receiver<u64>,
+    identity: Arc<Identity>,
+    auth: Auth,
+    telemetry: Telemetry,
+    metrics: Vec<MetricsSource>,
+    readiness: Readiness,
+    streams: Arc<Semaphore>,
+    batches: Arc<Semaphore>,
+    stopping: CancellationToken,
+}
+
+/// The API while it runs.
+pub struct ApiServer {
+    address: SocketAddr,
+    admin_token_file: Option<PathBuf>,
+    stopping: CancellationToken,
+    cut: CancellationToken,
+    serving: JoinHandle<()>,
+    settling: JoinHandle<()>,
+}
+
+impl ApiServer {
+    /// Listens and serves. On a deployment without an admin token it makes one and writes it to
+    /// [`ADMIN_TOKEN_FILE`] in `data_dir`, readable by its owner only.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(
+        config: &ApiConfig,
+        data_dir: &Path,
+        parts: Parts,
+    ) -> Result<Self, StartError> {
+        let admin_token_file = first_admin::ensure(&parts.store, data_dir, clock::now()).await?;
+        let address = config.listen;
+        if !address.ip().is_loopback() {
+            tracing::warn!(
+                %address,
+                "the API listens beyond this machine and does not speak TLS yet: put a TLS proxy in \
+                 front of it, or API tokens can be read on the network"
+            );
+        }
+        let refused = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let stopping = CancellationToken::new();
+        let cut = CancellationToken::new();
+        let api = Arc::new(Api {
+            auth: Auth::new(parts.store.clone(), config.requests_per_second),
+            store: parts.store,
+            engine: parts.engine,
+            events: parts.events,
+            identity: parts.identity,
+            telemetry: Telemetry::new(),
+            metrics: parts.metrics,
+            readiness: Readiness::default(),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            batches: Arc::new(Semaphore::new(BATCHES_MAX)),
+            stopping: stopping.clone(),
+        });
+        let router: Router = routes::router(Arc::clone(&api));
+        let serving = tokio::spawn(server::serve(
+            listener,
+            router,
+            stopping.clone(),
+            cut.clone(),
+        ));
+        let settling = tokio::spawn(settle(api, stopping.clone()));
+        Ok(Self {
+            address,
+            admin_token_file,
+            stopping,
+            cut,
+            serving,
+            settling,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The file with the admin token, if this start made one.
+    pub fn admin_token_file(&self) -> Option<&Path> {
+        self.admin_token_file.as_deref()
+    }
+
+    /// Takes no new connection, ends event streams, lets requests finish, and cuts what is left
+    /// after `deadline`.
+    pub async fn drain(self, deadline: Duration) {
+        self.stopping.cancel();
+        let mut serving = self.serving;
+        if tokio::time::timeout(deadline, &mut serving).await.is_err() {
+            tracing::warn!("API requests were cut off at the drain's deadline");
+            self.cut.cancel();
+            ended(serving.await);
+        }
+        ended(self.settling.await);
+    }
+}
+
+fn ended(result: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "a task of the API ended badly");
+    }
+}
+
+/// Writes down usage of tokens until the end, and then once more.
+async fn settle(api: Arc<Api>, stopping: CancellationToken) {
+    while !stopping.is_cancelled() {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = tokio::time::sleep(SETTLE_EVERY) => {}
+        }
+        api.auth.settle().await;
+    }
+}

@@ -18,7 +18,7 @@ pub struct CreateProcess {
     pub kind: String,
     /// The driver's input: any JSON, at most 96 KiB. Default `{}`.
     #[serde(default = "empty_object")]
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     pub input: serde_json::Value,
     /// It is over this long after its creation, finished or not: 1 s – 30 days. Not together with
     /// `deadline_at`. Default 900.
@@ -94,6 +94,19 @@ pub struct Process {
     pub waiting_on: Option<WaitingOn>,
 }
 
+/// A process with what only a look at it alone shows.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ProcessDetail {
+    /// The process.
+    #[serde(flatten)]
+    pub process: Process,
+    /// The driver's input.
+    #[schema(value_type = Value)]
+    pub input: serde_json::Value,
+    /// Progress reports over the limit of what is kept.
+    pub progress_dropped: u64,
+}
+
 /// How far a process is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -110,8 +123,6 @@ pub enum ProcessState {
     Backoff,
     /// Waiting for something that another process holds.
     Blocked,
-    /// Held by an operator.
-    Paused,
     /// Cancel asked for; waiting for the agent's word.
     Cancelling,
     /// The reply was lost; the agent is being asked.

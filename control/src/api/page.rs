@@ -1,0 +1,80 @@
+//! Pages of lists: a stable order, an opaque place to go on from.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use super::problem::{ApiError, ApiResult};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Items on a page when nobody says.
+pub(super) const PAGE_SIZE_DEFAULT: u32 = 50;
+/// Items on a page at most.
+pub(super) const PAGE_SIZE_MAX: u32 = 500;
+
+/// Checks `page_size`.
+pub(super) fn page_size(asked: Option<u32>) -> ApiResult<u32> {
+    match asked.unwrap_or(PAGE_SIZE_DEFAULT) {
+        size @ 1..=PAGE_SIZE_MAX => Ok(size),
+        size => Err(ApiError::field(
+            "page_size",
+            format!("is {size}; it must be 1 to {PAGE_SIZE_MAX}"),
+        )),
+    }
+}
+
+/// The token that leads on after `last`. `list` keeps the tokens of different lists apart.
+pub(super) fn next_token(list: &str, last: impl Display) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{list}:{last}"))
+}
+
+/// Reads a `page_token` of `list`.
+pub(super) fn read_token<T: FromStr>(list: &str, token: Option<&str>) -> ApiResult<Option<T>> {
+    let Some(token) = token else { return Ok(None) };
+    let read = || {
+        let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+        let text = String::from_utf8(bytes).ok()?;
+        text.strip_prefix(list)?.strip_prefix(':')?.parse().ok()
+    };
+    read().map(Some).ok_or_else(|| {
+        ApiError::field(
+            "page_token",
+            "is not a token of this list; take `next_page_token` from the page before as it is",
+        )
+    })
+}
+
+/// Cuts a list that was read one longer than the page: the items, and whether more follow.
+pub(super) fn cut<T>(mut items: Vec<T>, size: u32) -> (Vec<T>, bool) {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let more = items.len() > size;
+    items.truncate(size);
+    (items, more)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_page_token_works_for_its_own_list_only() {
+        let id = Uuid::from_u128(42);
+        let token = next_token("agents", id);
+        assert_eq!(read_token("agents", Some(&token)).unwrap(), Some(id));
+        assert_eq!(read_token::<Uuid>("agents", None).unwrap(), None);
+        assert!(read_token::<Uuid>("tokens", Some(&token)).is_err());
+        for bad in ["", "x", "!!!", "YWdlbnRzOg"] {
+            assert!(read_token::<Uuid>("agents", Some(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn page_sizes_are_bounded() {
+        assert_eq!(page_size(None).unwrap(), 50);
+        assert_eq!(page_size(Some(500)).unwrap(), 500);
+        assert!(page_size(Some(0)).is_err());
+        assert!(page_size(Some(501)).is_err());
+    }
+}

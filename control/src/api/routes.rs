@@ -1,0 +1,175 @@
+//! The router: every route, and what wraps them all.
+
+mod agents;
+mod api_tokens;
+mod events;
+mod groups;
+pub(super) mod health;
+mod join_tokens;
+mod process_batches;
+mod process_input;
+mod process_view;
+mod processes;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::clip;
+use super::problem::{ApiError, Kind};
+use super::{Api, access, openapi};
+use crate::clock;
+
+/// No handler takes longer; waiting for a process (`Prefer: wait`) ends before.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The routes with their handlers, and the document that describes them.
+fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(agents::list))
+        .routes(routes!(agents::show))
+        .routes(routes!(agents::revoke))
+        .routes(routes!(agents::rekey))
+        .routes(routes!(groups::list, groups::create))
+        .routes(routes!(groups::show))
+        .routes(routes!(join_tokens::list, join_tokens::create))
+        .routes(routes!(join_tokens::delete))
+        .routes(routes!(api_tokens::list, api_tokens::create))
+        .routes(routes!(api_tokens::delete))
+        .routes(routes!(processes::list, processes::create))
+        .routes(routes!(processes::show))
+        .routes(routes!(processes::events))
+        .routes(routes!(processes::cancel))
+        .routes(routes!(process_batches::create))
+        .routes(routes!(events::stream))
+        .split_for_parts()
+}
+
+/// The whole API as a service.
+pub(super) fn router(api: Arc<Api>) -> Router {
+    let (router, document) = described();
+    let document = openapi::finish(document);
+    router
+        .route(
+            "/v1/openapi.json",
+            axum::routing::get(move || async move { openapi::response(document) }),
+        )
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&api),
+            access::check,
+        ))
+        .fallback(not_found)
+        .layer(middleware::from_fn(limit_time))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), observe))
+        .with_state(api)
+}
+
+async fn not_found(uri: Uri) -> ApiError {
+    ApiError::new(
+        Kind::NotFound,
+        format!(
+            "There is no {}; /v1/openapi.json lists every route.",
+            clip(uri.path())
+        ),
+    )
+}
+
+async fn limit_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::new(
+            Kind::Unavailable,
+            format!(
+                "The request took longer than {} s and was given up; whether it had an effect is not \
+                 known. Repeat it with the same Idempotency-Key.",
+                REQUEST_TIMEOUT.as_secs()
+            ),
+        )
+        .into_response(),
+    }
+}
+
+/// Counts and times a request, and marks the answer as nobody else's.
+async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let began = clock::monotonic();
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
+    let mut response = next.run(request).await;
+    api.telemetry
+        .answered(response.status(), clock::monotonic() - began);
+    tracing::debug!(status = response.status().as_u16(), ?path, "API request");
+    let headers = response.headers_mut();
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that CatchPanicLayer asks for"
+)]
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let words = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    tracing::error!(panic = words, "a handler of the API panicked");
+    ApiError::new(
+        Kind::Internal,
+        "The server met an error of its own; its log has the details. Please report this.",
+    )
+    .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::api::access::ROUTES;
+
+    /// `GET /v1/agents`, … of the OpenAPI document.
+    fn documented() -> BTreeSet<String> {
+        let document = openapi::finish(described().1);
+        let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        paths
+            .iter()
+            .flat_map(|(path, item)| {
+                let methods = item.as_object().unwrap().keys();
+                methods.map(move |method| format!("{} {path}", method.to_uppercase()))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_table_of_roles_and_the_openapi_document_name_the_same_routes() {
+        let table: BTreeSet<_> = ROUTES
+            .iter()
+            .map(|(method, path, _)| format!("{method} {path}"))
+            .collect();
+        assert_eq!(table.len(), ROUTES.len(), "no route is twice in the table");
+        assert_eq!(documented(), table);
+    }
+}

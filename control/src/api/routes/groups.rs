@@ -1,0 +1,199 @@
+//! `/v1/groups`
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use protocol::ids::GroupId;
+use protocol::limits::NAME_BYTES_MAX;
+use serde::Deserialize;
+
+use crate::api::Api;
+use crate::api::extract::{Body, Id, Params};
+use crate::api::model::agents::{CreateGroup, Group};
+use crate::api::model::{Page, Timestamp};
+use crate::api::page;
+use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::clock;
+use crate::store::groups::{self, CreateGroupError};
+
+/// Which page.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// Items on a page, 1–500.
+    #[param(default = 50, minimum = 1, maximum = 500)]
+    page_size: Option<u32>,
+    /// `next_page_token` of the page before.
+    page_token: Option<String>,
+}
+
+/// List groups
+///
+/// By id: a stable order.
+#[utoipa::path(
+    get,
+    path = "/v1/groups",
+    tag = "groups",
+    operation_id = "list_groups",
+    params(ListParams),
+    responses(
+        (status = 200, description = "A page of groups.", body = Page<Group>),
+        (status = 400, description = "A parameter is not valid."),
+    )
+)]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Params(params): Params<ListParams>,
+) -> ApiResult<Json<Page<Group>>> {
+    let size = page::page_size(params.page_size)?;
+    let after = page::read_token("groups", params.page_token.as_deref())?.map(GroupId);
+    let mut rows = api.store.groups().await?;
+    rows.sort_by_key(|group| group.id);
+    rows.retain(|group| after.is_none_or(|after| group.id > after));
+    let (rows, more) = page::cut(rows, size);
+    let next = rows
+        .last()
+        .filter(|_| more)
+        .map(|last| page::next_token("groups", last.id));
+    let counts = Counts::read(&api).await?;
+    Ok(Json(Page {
+        items: rows.into_iter().map(|row| counts.describe(row)).collect(),
+        next_page_token: next,
+    }))
+}
+
+/// Make a group
+///
+/// For agents that belong together. Agents join it with tokens made for it.
+#[utoipa::path(
+    post,
+    path = "/v1/groups",
+    tag = "groups",
+    operation_id = "create_group",
+    request_body = CreateGroup,
+    responses(
+        (status = 201, description = "Made.", body = Group,
+         headers(("Location" = String, description = "The group."))),
+        (status = 400, description = "The name is not valid."),
+        (status = 409, description = "The name is taken."),
+    )
+)]
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    Body(body): Body<CreateGroup>,
+) -> ApiResult<(StatusCode, [(header::HeaderName, String); 1], Json<Group>)> {
+    check_name(&body.name)?;
+    let group = api
+        .store
+        .create_group(&body.name, clock::now())
+        .await
+        .map_err(|error| match error {
+            CreateGroupError::NameTaken(_) => {
+                ApiError::in_field(Kind::Conflict, "name", format!("{error}."))
+            }
+            CreateGroupError::Store(error) => error.into(),
+        })?;
+    let id = group.id;
+    api.engine.adopt_group(group).await?;
+    let group = find(&api, id).await?;
+    let location = format!("/v1/groups/{id}");
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        Json(group),
+    ))
+}
+
+/// Show a group
+#[utoipa::path(
+    get,
+    path = "/v1/groups/{id}",
+    tag = "groups",
+    operation_id = "get_group",
+    params(("id" = uuid::Uuid, Path, description = "The group.")),
+    responses(
+        (status = 200, description = "The group.", body = Group),
+        (status = 404, description = "There is no such group."),
+    )
+)]
+pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id) -> ApiResult<Json<Group>> {
+    find(&api, GroupId(id)).await.map(Json)
+}
+
+async fn find(api: &Api, id: GroupId) -> ApiResult<Group> {
+    let row = api
+        .store
+        .group(id)
+        .await?
+        .ok_or_else(|| ApiError::not_found("group", &id.to_string(), "/v1/groups"))?;
+    Ok(Counts::read(api).await?.describe(row))
+}
+
+/// The group that a request names by id or by name.
+pub(super) async fn resolve(api: &Api, field: &str, text: &str) -> ApiResult<groups::Group> {
+    let found = match text.parse::<GroupId>() {
+        Ok(id) => api.store.group(id).await?,
+        Err(_) => {
+            let groups = api.store.groups().await?;
+            groups.into_iter().find(|group| group.name == text)
+        }
+    };
+    found.ok_or_else(|| {
+        ApiError::in_field(
+            Kind::Unprocessable,
+            field,
+            format!(
+                "there is no group `{}`; GET /v1/groups lists those that there are",
+                crate::api::extract::clip(text)
+            ),
+        )
+    })
+}
+
+struct Counts {
+    agents: BTreeMap<GroupId, u64>,
+    connected: BTreeMap<GroupId, u64>,
+}
+
+impl Counts {
+    async fn read(api: &Api) -> ApiResult<Self> {
+        Ok(Self {
+            agents: api.store.agents_by_group().await?,
+            connected: api.engine.connected().await?,
+        })
+    }
+
+    fn describe(&self, row: groups::Group) -> Group {
+        Group {
+            id: row.id.0,
+            slot: row.slot.0,
+            automatic: row.automatic,
+            epoch: row.epoch.0,
+            agents: self.agents.get(&row.id).copied().unwrap_or(0),
+            connected: self.connected.get(&row.id).copied().unwrap_or(0),
+            created_at: Timestamp(row.created_at.0),
+            name: row.name,
+        }
+    }
+}
+
+fn check_name(name: &str) -> ApiResult<()> {
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(valid) {
+        return Err(ApiError::field(
+            "name",
+            format!("must be 1 to {NAME_BYTES_MAX} characters of a-z, 0-9, `-`, `_` and `.`"),
+        ));
+    }
+    if name.parse::<GroupId>().is_ok() {
+        return Err(ApiError::field(
+            "name",
+            "must not look like an id; choose a name that people can read",
+        ));
+    }
+    Ok(())
+}

@@ -270,6 +270,10 @@ impl Daemon {
                 Wake::Lane(event) => self.on_lane(*event)?,
                 Wake::Progress(piece) => self.on_progress(*piece),
                 Wake::Work(work::Done::Ended(operation, outcome)) => {
+                    // What the driver said last comes before its end.
+                    while let Ok(piece) = self.progress.try_recv() {
+                        self.on_progress(*piece);
+                    }
                     self.session.handle_outcome(operation, outcome);
                 }
                 Wake::Work(work::Done::Recovered(operation, recovered)) => {

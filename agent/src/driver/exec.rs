@@ -25,7 +25,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::future::{BoxFuture, FutureExt as _, maybe_done};
 use protocol::ids::{AgentId, OperationId};
 use protocol::operation::{Channel, Outcome, OutcomeStatus};
 use serde::Deserialize;
@@ -38,11 +38,11 @@ use crate::session::clip;
 use output::Tail;
 use process::Group;
 
-/// Between SIGTERM and SIGKILL.
-const TERM_GRACE: Duration = Duration::from_secs(5);
+/// Between SIGTERM and SIGKILL. Tests do not wait for what only takes time.
+const TERM_GRACE: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5_000 });
 /// Output may still come for so long after a program's end: a process that left its group can hold
 /// the pipe open for ever.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5_000 });
 /// `EX_TEMPFAIL` of sysexits.h: the program asks to be run again later.
 const EXIT_TEMPORARY: i32 = 75;
 /// What programs see unless the allow-list lets a command set it.
@@ -221,6 +221,8 @@ async fn run(mut command: Command, input: Input, mark: String, job: Job) -> Outc
     let ended = {
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let streams = streams(pipes, input.stdin, &job.progress, &mut stdout, &mut stderr);
+        // May be awaited again when it is done: a program often outlives its output.
+        let streams = maybe_done(streams);
         tokio::pin!(streams);
         let stopped = supervise(&group, job.stop, input.timeout_ms, streams.as_mut()).await;
         // The leader is dead and not yet reaped, so that its number still means this group.

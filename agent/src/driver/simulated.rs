@@ -299,7 +299,7 @@ mod tests {
             (b"{\"service_ms\": -1}", "from 0"),
             (b"{\"failure_rate\": 2}", "failure_rate"),
             (b"{\"output_bytes\": 999999}", "output_bytes"),
-            (b"[]", "simulated driver"),
+            (b"3", "simulated driver"),
         ] {
             let error = Input::parse(input).unwrap_err();
             assert!(error.contains(word), "{error}");

@@ -205,8 +205,8 @@ impl State {
         let mut entries: Vec<_> = self.entries.iter().collect();
         // Tombstones keep their age.
         entries.sort_by_key(|(_, entry)| match entry.body {
-            Body::Tombstone { order, .. } => order,
-            _ => 0,
+            Body::Tombstone { order, .. } => Some(order),
+            _ => None,
         });
         let numbers = [
             (self.session_count > 0).then_some(Record::SessionCount(self.session_count)),

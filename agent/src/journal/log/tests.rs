@@ -93,6 +93,8 @@ fn any_batches() -> impl Strategy<Value = Vec<Vec<(AgentId, Vec<Record>)>>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     /// The model: a list of batches. Whatever byte a crash cuts the file at, what comes back is a
     /// whole number of batches, and none that was synced before the cut is missing.
     #[test]

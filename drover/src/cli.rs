@@ -11,7 +11,7 @@ mod follow;
 mod groups;
 mod health;
 mod locate;
-mod print;
+pub(crate) mod print;
 mod processes;
 mod resolve;
 mod run;

@@ -9,7 +9,6 @@
 //! the key that was probably meant. What the values do is not known here: `serve.rs` hands them to
 //! the crates.
 
-pub(crate) mod agent;
 pub(crate) mod file;
 mod keys;
 pub(crate) mod layer;
@@ -19,6 +18,10 @@ pub(crate) mod value;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use control::api::ApiConfig;
+use control::identity::AGENT_CERTIFICATE_LIFE;
+use control::store::log::Retention;
 
 use self::layer::{Origin, Setting};
 pub(crate) use self::suggest::nearest;
@@ -49,12 +52,16 @@ pub(crate) struct Config {
     pub(crate) profile: Profile,
     /// The trust domain in every certificate.
     pub(crate) domain: String,
-    /// The store's URL; empty: SQLite in the data directory.
+    /// The store's URL.
     pub(crate) store: String,
-    /// Where the API listens.
-    pub(crate) api_listen: SocketAddr,
+    /// The API.
+    pub(crate) api: ApiConfig,
     /// The agent server.
     pub(crate) gateway: GatewaySettings,
+    /// How long an agent's certificate lives.
+    pub(crate) certificate_life: Duration,
+    /// How long records are kept.
+    pub(crate) retention: Retention,
     /// How the server stops.
     pub(crate) drain: DrainSettings,
     /// What is logged.
@@ -108,7 +115,8 @@ pub(crate) enum LogFormat {
 }
 
 impl LogFormat {
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Reads `human` or `json`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         match text {
             "human" => Ok(Self::Human),
             "json" => Ok(Self::Json),
@@ -130,8 +138,11 @@ impl Default for Config {
             data_dir: PathBuf::from("./drover-data"),
             profile: Profile::default(),
             domain: "drover.internal".to_owned(),
-            store: String::new(),
-            api_listen: SocketAddr::from(([127, 0, 0, 1], 7440)),
+            store: "sqlite:".to_owned(),
+            api: ApiConfig {
+                listen: SocketAddr::from(([127, 0, 0, 1], 7440)),
+                ..ApiConfig::default()
+            },
             gateway: GatewaySettings {
                 listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
                 shards: None,
@@ -142,6 +153,8 @@ impl Default for Config {
                 reconnect_spread: Duration::from_secs(20),
                 admission: gateway::AdmissionConfig::default(),
             },
+            certificate_life: AGENT_CERTIFICATE_LIFE,
+            retention: Retention::default(),
             drain: DrainSettings {
                 deadline: Duration::from_secs(20),
             },
@@ -229,7 +242,7 @@ fn read_environment(variables: Vec<(String, String)>) -> (Vec<Setting>, Vec<Stri
                 value,
                 origin: Origin::Variable(name),
             });
-        } else if let Some(near) = suggest::nearest(&name, names.iter().map(|(v, _)| v.as_str())) {
+        } else if let Some(near) = nearest(&name, names.iter().map(|(v, _)| v.as_str())) {
             warnings.push(format!(
                 "the variable {name} is no configuration key and was ignored; did you mean {near}?"
             ));
@@ -314,7 +327,7 @@ mod tests {
         assert_eq!(loaded.config.gateway.shards, Some(4));
         assert_eq!(loaded.config.domain, "variable");
         assert_eq!(loaded.config.log.filter, "file");
-        assert_eq!(loaded.config.api_listen, Config::default().api_listen);
+        assert_eq!(loaded.config.api, Config::default().api);
     }
 
     #[test]

@@ -10,9 +10,14 @@ pub(crate) struct LocalLink(pub(crate) Handle);
 
 impl Link for LocalLink {
     fn send(&self, request: Request) -> Result<(), LinkFull> {
-        self.0.send(request).map_err(|error| match error {
-            SendError::Full(request) | SendError::Stopped(request) => LinkFull(request),
-        })
+        if self.0.is_stopped() {
+            return Err(LinkFull(Box::new(request)));
+        }
+        match self.0.send(request) {
+            Err(SendError::Full(request)) => Err(LinkFull(request)),
+            // A gateway that stopped this very moment ends the process; nothing here is durable.
+            Ok(()) | Err(SendError::Stopped) => Ok(()),
+        }
     }
 
     fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {

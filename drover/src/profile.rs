@@ -11,6 +11,16 @@ pub(crate) enum Server {
     Process,
 }
 
+impl std::fmt::Display for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Agent => "agent server",
+            Self::Api => "API server",
+            Self::Process => "process server",
+        })
+    }
+}
+
 struct Entry {
     name: &'static str,
     servers: &'static [Server],

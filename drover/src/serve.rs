@@ -13,21 +13,19 @@ mod arguments;
 mod banner;
 mod build;
 
-use std::sync::Arc;
 use std::time::Duration;
-
-use control::downlink::{Link as _, Wake};
-use protocol::link::Request;
 
 pub(crate) use self::arguments::ServeArguments;
 use self::build::Servers;
-use crate::cli::Global;
+use crate::cli::{Global, print};
 use crate::config::{self, Config, Loaded};
 use crate::data_dir::DataDir;
 use crate::fault::{Exit, Fault};
-use crate::link::LocalLink;
 use crate::log;
 use crate::signal::Signals;
+
+/// What the drain may take beyond its deadline before the process ends regardless.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Reads the configuration, then runs the server to its end.
 pub(crate) fn run(global: &Global, arguments: ServeArguments) -> Result<Exit, Fault> {
@@ -61,4 +59,54 @@ fn tell(loaded: &Loaded) {
     if let Some(file) = &loaded.file {
         tracing::info!(file = %file.display(), "configuration read");
     }
+}
+
+/// Runs the servers from start to end.
+async fn serve(config: &Config, data: &DataDir, json: bool) -> Result<Exit, Fault> {
+    let mut signals = Signals::new()?;
+    let servers = tokio::select! {
+        servers = Servers::start(config, data) => servers?,
+        (name, code) = signals.next() => {
+            tracing::info!(signal = name, "stopped before everything had started");
+            std::process::exit(i32::from(code));
+        }
+    };
+    announce(&servers, config, data, json)?;
+    let ended = tokio::select! {
+        (name, _) = signals.next() => {
+            tracing::info!(signal = name, "stopping in order; a second signal stops at once");
+            Ok(Exit::Success)
+        }
+        fault = servers.failed() => {
+            tracing::error!(%fault, "a part has failed; stopping");
+            Err(fault)
+        }
+    };
+    let deadline = config.drain.deadline;
+    tokio::select! {
+        drained = tokio::time::timeout(deadline + GRACE, servers.drain(deadline)) => match drained {
+            Ok(drained) => drained?,
+            Err(_) => tracing::warn!(?deadline, "the deadline of the drain passed; what is left is in the store and the agents' journals"),
+        },
+        (name, code) = signals.next() => {
+            tracing::warn!(signal = name, "stopping at once");
+            std::process::exit(i32::from(code));
+        }
+    }
+    tracing::info!("stopped");
+    ended
+}
+
+/// Says where everything is: to people, to programs, and to clients on this machine.
+fn announce(servers: &Servers, config: &Config, data: &DataDir, json: bool) -> Result<(), Fault> {
+    let ready = servers.ready(config, data);
+    data.write_ready(&ready)?;
+    let names: Vec<String> = config.profile.servers().iter().map(ToString::to_string).collect();
+    tracing::info!(api = %ready.api, agents = %ready.agents, servers = names.join(", "), "ready");
+    let text = if json {
+        print::to_json(&ready)?
+    } else {
+        banner::text(&ready, config)
+    };
+    print::line(&text)
 }

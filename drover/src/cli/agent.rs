@@ -1,17 +1,17 @@
 //! `drover agent …`: the hypervisor's side. Joins, runs, and says what its machine allows.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod file;
 
-use agent::driver::{Drivers, ExecDriver, SimulatedDriver};
-use agent::{AgentConfig, JoinOptions};
+use std::path::{Path, PathBuf};
+
+use agent::JoinOptions;
+use agent::config::Flags;
 use clap::{Args, Subcommand};
 use protocol::enrol::JoinToken;
 use tokio_util::sync::CancellationToken;
 
 use super::{Output, print};
-use crate::config::agent::{self as agent_file, AgentFile};
-use crate::config::{LogFormat, value};
+use crate::config::{LogFormat, LogSettings, value};
 use crate::fault::{Exit, Fault, chain};
 use crate::log;
 use crate::signal::Signals;
@@ -56,7 +56,7 @@ pub(crate) struct JoinArguments {
     #[arg(long)]
     hostname: Option<String>,
     /// A program that `exec` may run on this machine; repeat for more
-    #[arg(long, value_parser = parse_program, value_name = "NAME=PATH")]
+    #[arg(long, value_parser = file::parse_program, value_name = "NAME=PATH")]
     allow: Vec<(String, PathBuf)>,
     /// Replace the identity that this machine has: after `drover agents rekey`
     #[arg(long)]
@@ -73,9 +73,21 @@ pub(crate) struct RunArguments {
         value_parser = value::address, value_name = "HOST:PORT"
     )]
     server: Vec<String>,
-    /// What is logged, instead of log.filter in agent.toml
-    #[arg(long, value_parser = parse_filter, value_name = "FILTER")]
-    log: Option<String>,
+    /// The name that people see, instead of the one in agent.toml
+    #[arg(long)]
+    hostname: Option<String>,
+    /// Operations at once (1 to 16), instead of the number in agent.toml
+    #[arg(long, value_name = "N")]
+    capacity: Option<u32>,
+    /// Offer the driver `simulated`, for load tests and tours
+    #[arg(long)]
+    simulated: bool,
+    /// What is logged: a level, or a filter such as info,agent=debug
+    #[arg(long, default_value = "info", value_parser = parse_filter, value_name = "FILTER")]
+    log: String,
+    /// How log lines look: human or json
+    #[arg(long, default_value = "human", value_parser = LogFormat::parse, value_name = "FORMAT")]
+    log_format: LogFormat,
     #[command(flatten)]
     state: StateDir,
 }
@@ -83,7 +95,7 @@ pub(crate) struct RunArguments {
 pub(super) async fn run(output: Output, command: Command) -> Result<Exit, Fault> {
     match command {
         Command::Join(arguments) => join(output, arguments).await,
-        Command::Run(arguments) => serve(output, arguments).await,
+        Command::Run(arguments) => serve(arguments).await,
         Command::Allow { name, path, state } => allow(output, &state.state_dir, name, &path),
     }
 }
@@ -95,12 +107,17 @@ async fn join(output: Output, arguments: JoinArguments) -> Result<Exit, Fault> {
         token,
         servers: arguments.server.clone(),
         state_dir: state_dir.clone(),
-        hostname: arguments.hostname,
+        hostname: arguments.hostname.clone(),
         force: arguments.force,
     })
     .await
     .map_err(|error| Fault::new(chain(&error)))?;
-    agent_file::allow(&state_dir, &arguments.server, &arguments.allow)?;
+    file::allow(
+        &state_dir,
+        &arguments.server,
+        arguments.hostname.as_deref(),
+        &arguments.allow,
+    )?;
 
     let joined = serde_json::json!({ "agent": id, "state_dir": state_dir });
     print::value(output, &joined, |_| {
@@ -117,19 +134,19 @@ async fn join(output: Output, arguments: JoinArguments) -> Result<Exit, Fault> {
     })
 }
 
-async fn serve(output: Output, arguments: RunArguments) -> Result<Exit, Fault> {
-    let state_dir = arguments.state.state_dir;
-    let mut file = agent_file::load(&state_dir)?;
-    if let Some(filter) = arguments.log {
-        file.log.filter = filter;
-    }
-    if output.is_json() {
-        file.log.format = LogFormat::Json;
-    }
-    if !arguments.server.is_empty() {
-        file.servers = arguments.server;
-    }
-    log::start(&file.log);
+async fn serve(arguments: RunArguments) -> Result<Exit, Fault> {
+    let flags = Flags {
+        servers: arguments.server,
+        capacity: arguments.capacity,
+        hostname: arguments.hostname,
+        simulated: arguments.simulated,
+        ..Flags::default()
+    };
+    let config = file::load_with(&arguments.state.state_dir, flags)?;
+    log::start(&LogSettings {
+        filter: arguments.log,
+        format: arguments.log_format,
+    });
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let mut signals = Signals::new()?;
@@ -140,34 +157,20 @@ async fn serve(output: Output, arguments: RunArguments) -> Result<Exit, Fault> {
         let (_, code) = signals.next().await;
         std::process::exit(i32::from(code));
     });
-    agent::run(configuration(state_dir, file), shutdown)
+    agent::run(config, shutdown)
         .await
         .map_err(|error| Fault::new(chain(&error)))?;
     Ok(Exit::Success)
 }
 
-fn configuration(state_dir: PathBuf, file: AgentFile) -> AgentConfig {
-    let mut drivers = Drivers::new().with("exec", ExecDriver::new(file.programs));
-    if file.simulated {
-        drivers = drivers.with("simulated", SimulatedDriver::default());
-    }
-    AgentConfig {
-        state_dir,
-        servers: file.servers,
-        capacity: file.capacity,
-        labels: file.labels.into_iter().collect(),
-        drivers: Arc::new(drivers),
-    }
-}
-
 fn allow(output: Output, state_dir: &Path, name: String, path: &str) -> Result<Exit, Fault> {
-    let path = agent_file::check_program(&name, path).map_err(Fault::usage)?;
+    let path = file::check_program(&name, path).map_err(Fault::usage)?;
     if !state_dir.is_dir() {
         return Err(Fault::new(format_args!("{} is not there", state_dir.display()))
             .advise("join first with `drover agent join`, or name the directory with --state-dir"));
     }
-    let added = agent_file::allow(state_dir, &[], &[(name.clone(), path.clone())])?;
-    let result = serde_json::json!({ "name": name, "path": path, "added": !added.is_empty() });
+    file::allow(state_dir, &[], None, &[(name.clone(), path.clone())])?;
+    let result = serde_json::json!({ "name": name, "path": path });
     print::value(output, &result, |_| {
         format!(
             "exec may run `{name}` ({}) once the agent is started again\n",
@@ -186,14 +189,6 @@ fn read_token(text: &str) -> Result<JoinToken, Fault> {
     text.parse().map_err(|error| {
         Fault::usage(error).advise("make one with `drover tokens create` and copy it whole")
     })
-}
-
-fn parse_program(text: &str) -> Result<(String, PathBuf), String> {
-    let (name, path) = text
-        .split_once('=')
-        .ok_or("expected NAME=PATH, such as uname=/usr/bin/uname")?;
-    let path = agent_file::check_program(name, path)?;
-    Ok((name.to_owned(), path))
 }
 
 fn parse_filter(text: &str) -> Result<String, String> {
@@ -218,15 +213,6 @@ mod tests {
             let fault = read_token(text).unwrap_err();
             assert_eq!(fault.exit, Exit::Usage, "{text}");
             assert!(fault.advice.unwrap().contains("drover tokens create"));
-        }
-    }
-
-    #[test]
-    fn a_program_to_allow_has_a_name_and_an_absolute_path() {
-        let program = parse_program("uname=/usr/bin/uname").unwrap();
-        assert_eq!(program, ("uname".to_owned(), PathBuf::from("/usr/bin/uname")));
-        for text in ["uname", "=/usr/bin/uname", "uname=uname", "a b=/x"] {
-            assert!(parse_program(text).is_err(), "{text}");
         }
     }
 }

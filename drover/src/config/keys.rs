@@ -1,5 +1,6 @@
 //! Every key of the server's configuration: its name, its meaning, how it is read and written.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ use super::{Config, LogFormat};
 use crate::profile::Profile;
 
 /// The most that a rate of admission can be.
-const RATE_MAX: u32 = 100_000;
+const RATE_MAX: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
+/// One day.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The names of all keys.
 pub(super) fn names() -> Vec<&'static str> {
@@ -20,7 +23,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 19] = [
+pub(super) static KEYS: [Key<Config>; 23] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -47,18 +50,17 @@ pub(super) static KEYS: [Key<Config>; 19] = [
     },
     Key {
         name: "store",
-        doc: "URL of the store: sqlite:PATH. Empty: drover.db in the data directory.",
+        doc: "URL of the store: sqlite: is drover.db in the data directory, sqlite:PATH another file.",
         set: |config, text| {
-            let scheme = text.split(':').next().unwrap_or_default();
-            match scheme {
-                "" | "sqlite" => {
+            match text.split_once(':') {
+                Some(("sqlite", _)) => {
                     config.store = text.to_owned();
                     Ok(())
                 }
-                "mysql" | "postgres" => Err(format!(
-                    "{scheme} is not in this release; use sqlite:PATH or leave it empty"
+                Some((scheme @ ("mysql" | "postgres"), _)) => Err(format!(
+                    "{scheme} is not in this release; use sqlite: or sqlite:PATH"
                 )),
-                _ => Err("expected sqlite:PATH, or nothing for the embedded store".to_owned()),
+                Some(_) | None => Err("expected sqlite: or sqlite:PATH".to_owned()),
             }
         },
         show: |config| value::quote(&config.store),
@@ -66,8 +68,17 @@ pub(super) static KEYS: [Key<Config>; 19] = [
     Key {
         name: "api.listen",
         doc: "Address of the REST API (TCP). Plain HTTP: keep it on loopback or behind a TLS proxy.",
-        set: |config, text| value::listen(text).map(|address| config.api_listen = address),
-        show: |config| value::quote(&config.api_listen.to_string()),
+        set: |config, text| value::listen(text).map(|address| config.api.listen = address),
+        show: |config| value::quote(&config.api.listen.to_string()),
+    },
+    Key {
+        name: "api.requests_per_second",
+        doc: "Requests a second for each API token; twice as many in a burst (1 to 100000).",
+        set: |config, text| {
+            let least = NonZeroU32::MIN;
+            value::number(text, least, RATE_MAX).map(|rate| config.api.requests_per_second = rate)
+        },
+        show: |config| config.api.requests_per_second.to_string(),
     },
     Key {
         name: "gateway.listen",
@@ -156,7 +167,7 @@ pub(super) static KEYS: [Key<Config>; 19] = [
         name: "gateway.handshakes_per_second",
         doc: "TLS handshakes that each shard starts a second, in the long run (1 to 100000).",
         set: |config, text| {
-            value::number(text, 1, RATE_MAX).map(|rate| config.gateway.admission.handshakes_per_second = rate)
+            value::number(text, 1, RATE_MAX.get()).map(|rate| config.gateway.admission.handshakes_per_second = rate)
         },
         show: |config| config.gateway.admission.handshakes_per_second.to_string(),
     },
@@ -164,7 +175,7 @@ pub(super) static KEYS: [Key<Config>; 19] = [
         name: "gateway.handshake_burst",
         doc: "TLS handshakes that each shard starts at once after a pause (1 to 100000).",
         set: |config, text| {
-            value::number(text, 1, RATE_MAX).map(|rate| config.gateway.admission.handshake_burst = rate)
+            value::number(text, 1, RATE_MAX.get()).map(|rate| config.gateway.admission.handshake_burst = rate)
         },
         show: |config| config.gateway.admission.handshake_burst.to_string(),
     },
@@ -172,7 +183,7 @@ pub(super) static KEYS: [Key<Config>; 19] = [
         name: "gateway.enrolments_per_second",
         doc: "Enrolments that each shard takes a second, in the long run (1 to 100000).",
         set: |config, text| {
-            value::number(text, 1, RATE_MAX).map(|rate| config.gateway.admission.enrolments_per_second = rate)
+            value::number(text, 1, RATE_MAX.get()).map(|rate| config.gateway.admission.enrolments_per_second = rate)
         },
         show: |config| config.gateway.admission.enrolments_per_second.to_string(),
     },
@@ -180,9 +191,35 @@ pub(super) static KEYS: [Key<Config>; 19] = [
         name: "gateway.enrolment_burst",
         doc: "Enrolments that each shard takes at once after a pause (1 to 100000).",
         set: |config, text| {
-            value::number(text, 1, RATE_MAX).map(|rate| config.gateway.admission.enrolment_burst = rate)
+            value::number(text, 1, RATE_MAX.get()).map(|rate| config.gateway.admission.enrolment_burst = rate)
         },
         show: |config| config.gateway.admission.enrolment_burst.to_string(),
+    },
+    Key {
+        name: "agents.certificate_life",
+        doc: "How long an agent's certificate lives (1h to 8760h).",
+        set: |config, text| {
+            value::duration_within(text, Duration::from_secs(3600), 365 * DAY)
+                .map(|life| config.certificate_life = life)
+        },
+        show: |config| value::quote(&value::show_duration(config.certificate_life)),
+    },
+    Key {
+        name: "retention.processes",
+        doc: "Ended processes are deleted after this, with their output (1h to 87600h).",
+        set: |config, text| {
+            value::duration_within(text, Duration::from_secs(3600), 3650 * DAY)
+                .map(|keep| config.retention.processes = keep)
+        },
+        show: |config| value::quote(&value::show_duration(config.retention.processes)),
+    },
+    Key {
+        name: "retention.events",
+        doc: "Events that are kept at most; the oldest go first (1000 to 1000000000).",
+        set: |config, text| {
+            value::number(text, 1000, 1_000_000_000).map(|keep| config.retention.events = keep)
+        },
+        show: |config| config.retention.events.to_string(),
     },
     Key {
         name: "drain.deadline",

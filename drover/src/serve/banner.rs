@@ -21,7 +21,7 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// Where everything is, and how to go on.
-pub(super) fn text(ready: &Ready, config: &Config, api: SocketAddr) -> String {
+pub(super) fn text(ready: &Ready, config: &Config) -> String {
     // The commands work as they stand where the defaults do.
     let flag = if config.data_dir == data_dir::path(None) {
         String::new()
@@ -55,7 +55,7 @@ pub(super) fn text(ready: &Ready, config: &Config, api: SocketAddr) -> String {
         token = ready.admin_token_file.display(),
         data = ready.data_dir.display(),
     );
-    if !api.ip().is_loopback() {
+    if !config.api.listen.ip().is_loopback() {
         text.push_str(
             "Note: the API speaks plain HTTP and listens beyond loopback. Put a TLS proxy before it, or a\n\
              firewall around it: tokens cross the network in the clear.\n\n",
@@ -91,17 +91,17 @@ mod tests {
     #[test]
     fn the_commands_name_the_data_directory_where_it_is_not_the_default() {
         let mut config = Config::default();
-        let loopback = "127.0.0.1:7440".parse().unwrap();
-        assert!(!text(&ready(), &config, loopback).contains("--data-dir"));
+        assert!(!text(&ready(), &config).contains("--data-dir"));
         config.data_dir = "/d".into();
-        assert!(text(&ready(), &config, loopback).contains("drover agents list --data-dir /d"));
+        assert!(text(&ready(), &config).contains("drover agents list --data-dir /d"));
     }
 
     #[test]
     fn an_api_beyond_loopback_is_warned_of() {
-        let config = Config::default();
         let warned = |address: &str| {
-            text(&ready(), &config, address.parse().unwrap()).contains("plain HTTP and listens beyond")
+            let mut config = Config::default();
+            config.api.listen = address.parse().unwrap();
+            text(&ready(), &config).contains("plain HTTP and listens beyond")
         };
         assert!(!warned("127.0.0.1:7440"));
         assert!(!warned("[::1]:7440"));

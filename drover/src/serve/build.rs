@@ -1,0 +1,185 @@
+//! Builds the parts of profile `all` in order, from the configuration, and takes them down again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::Control;
+use control::api::{ADMIN_TOKEN_FILE, MetricsSource};
+use control::downlink::Wake;
+use control::enrol::EnrolConfig;
+use control::identity::{GatewaySecrets, Identity};
+use control::store::Store;
+use gateway::telemetry::prometheus;
+use gateway::{Gateway, Handle, Secrets, TlsMaterial};
+use protocol::limits::SHARDS_MAX;
+use protocol::link::Request;
+
+use super::banner;
+use crate::config::Config;
+use crate::data_dir::{DataDir, Ready};
+use crate::fault::{Fault, chain};
+use crate::link::LocalLink;
+
+/// Agents are asked to go within this before their sessions are closed.
+const DEPARTURE: Duration = Duration::from_millis(500);
+/// How often a part is looked at that cannot call.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The servers of profile `all`, running.
+pub(super) struct Servers {
+    control: Control,
+    gateway: Gateway,
+    handle: Handle,
+}
+
+impl Servers {
+    /// Starts everything, the gateway behind a shut door until control has said who may come in.
+    pub(super) async fn start(config: &Config, data: &DataDir) -> Result<Self, Fault> {
+        let identity = identity(config, data)?;
+        let store = Store::open(&config.store, data.path())
+            .await
+            .map_err(|error| Fault::new(chain(&error)))?;
+        let wake = Wake::new();
+        let gateway = gateway::start(gateway_config(config, data, &identity)?, wake.callback())
+            .map_err(|error| Fault::new(chain(&error)).advise(
+                "choose another address with --gateway-listen, or --datapath poll where io_uring is refused",
+            ))?;
+        let handle = gateway.handle();
+        let link = Arc::new(LocalLink(handle.clone()));
+        let told = control_config(config, data, handle.clone());
+        let control = control::start(told, identity, store, link, wake)
+            .await
+            .map_err(|error| Fault::new(chain(&error)))?;
+        while !handle.open() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(Self {
+            control,
+            gateway,
+            handle,
+        })
+    }
+
+    /// Where everything is.
+    pub(super) fn ready(&self, config: &Config, data: &DataDir) -> Ready {
+        Ready {
+            api: banner::url(self.control.api_addr()),
+            agents: banner::reachable(self.gateway.local_addr()).to_string(),
+            admin_token_file: data.path().join(ADMIN_TOKEN_FILE),
+            data_dir: data.path().to_owned(),
+            pid: std::process::id(),
+            profile: config.profile.name().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Returns when a part has failed, with what is known of it.
+    pub(super) async fn failed(&self) -> Fault {
+        let gateway_stopped = async {
+            while !self.handle.is_stopped() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            "the agent server"
+        };
+        let name = tokio::select! {
+            name = gateway_stopped => name,
+            name = self.control.failed() => name,
+        };
+        Fault::new(format_args!("{name} has stopped by itself"))
+            .advise("the log says why; nothing accepted is lost, start the server again")
+    }
+
+    /// Takes everything down in order: nothing new from the API, nothing new claimed, what has
+    /// arrived stored, agents sent away, threads joined.
+    pub(super) async fn drain(self, deadline: Duration) -> Result<(), Fault> {
+        self.control.drain(deadline).await;
+        let drain = Request::Drain {
+            addresses: Vec::new(),
+            spread: DEPARTURE / 2,
+            deadline: DEPARTURE,
+        };
+        // A gateway too busy to be asked is stopped without asking.
+        if self.handle.send(drain).is_ok() {
+            tokio::time::sleep(DEPARTURE).await;
+        }
+        tokio::task::spawn_blocking(|| self.gateway.stop())
+            .await
+            .map_err(|error| Fault::new(format_args!("the agent server's end failed: {error}")))?
+            .map_err(|error| Fault::new(chain(&error)))
+    }
+}
+
+fn identity(config: &Config, data: &DataDir) -> Result<Identity, Fault> {
+    let place = data.path().join("identity");
+    Identity::open_or_create(&place, &config.domain).map_err(|error| Fault::new(chain(&error)))
+}
+
+fn gateway_config(
+    config: &Config,
+    data: &DataDir,
+    identity: &Identity,
+) -> Result<gateway::Config, Fault> {
+    let tls = identity
+        .gateway_tls()
+        .map_err(|error| Fault::new(chain(&error)))?;
+    let settings = &config.gateway;
+    Ok(gateway::Config {
+        listen: settings.listen,
+        shards: settings.shards.unwrap_or_else(cores),
+        datapath: settings.datapath,
+        park: settings.park,
+        pin_threads: settings.pin_threads,
+        tls: TlsMaterial {
+            chain: tls.chain,
+            key: tls.key,
+            agent_roots: tls.agent_roots,
+        },
+        secrets: secrets(identity.gateway_secrets()),
+        domain: config.domain.clone(),
+        gateway: tls.gateway,
+        lock_file: data.path().join("gateway.lock"),
+        admission: gateway::AdmissionConfig {
+            shut_at_start: true,
+            ..settings.admission
+        },
+        advertise: settings.advertise.clone(),
+        reconnect_spread: settings.reconnect_spread,
+    })
+}
+
+fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::Config {
+    let metrics: MetricsSource =
+        Arc::new(move |out: &mut String| out.push_str(&prometheus::render(&gateway.telemetry())));
+    control::Config {
+        data_dir: data.path().to_owned(),
+        api: config.api.clone(),
+        enrol: EnrolConfig {
+            addresses: config.gateway.advertise.clone(),
+            certificate_life: config.certificate_life,
+        },
+        retention: config.retention,
+        metrics: vec![metrics],
+    }
+}
+
+/// The gateway's keys from the deployment's, which are longer where a hash wants more.
+fn secrets(kept: &GatewaySecrets) -> Secrets {
+    let first = |key: &[u8]| {
+        let mut half = [0; 32];
+        for (to, from) in half.iter_mut().zip(key) {
+            *to = *from;
+        }
+        half
+    };
+    Secrets {
+        connection_ids: first(&kept.cid_key),
+        stateless_reset: first(&kept.reset_key),
+        tokens: first(&kept.token_key),
+    }
+}
+
+/// One shard for each core that this process may use.
+fn cores() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(cores).unwrap_or(SHARDS_MAX).min(SHARDS_MAX)
+}

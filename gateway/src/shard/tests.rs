@@ -1,0 +1,113 @@
+//! A shard with real QUIC and a made-up network, clock and control plane: every run is the same.
+
+use std::time::Duration;
+
+use protocol::agent::{AgentMessage, GatewayMessage};
+use protocol::close::CloseCode;
+use protocol::limits::{HANDSHAKE_DEADLINE, IDLE_TIMEOUT, UPLINK_MAX};
+use protocol::link::{DownReason, Event, Request, SecurityEvent};
+
+use crate::session::fake::PANIC_HOSTNAME;
+
+#[path = "../../tests/gateway/support/authority.rs"]
+mod authority;
+mod network;
+
+use network::{Network, hello};
+
+#[test]
+fn a_panic_in_a_handler_closes_that_session_alone() {
+    let mut network = Network::new();
+    let good = network.agent(1);
+    network.welcome(good);
+    let bad = network.agent(2);
+    let mut words = hello(2);
+    words.hostname = PANIC_HOSTNAME.to_owned();
+    network.say(bad, &AgentMessage::Hello(Box::new(words)));
+    network.run(Duration::from_millis(50));
+    let code = u64::from(CloseCode::InternalError.to_wire());
+    assert_eq!(network.close_code(bad), Some(code));
+    let events = network.take_events();
+    let panicked = |event: &Event| {
+        matches!(event, Event::Security { kind: SecurityEvent::HandlerPanicked, .. })
+    };
+    assert_eq!(events.iter().filter(|event| panicked(event)).count(), 1, "{events:?}");
+    network.say(good, &AgentMessage::Status { capacity: 1 });
+    network.run(Duration::from_millis(50));
+    assert_eq!(network.close_code(good), None);
+    assert_eq!(network.worker.sessions, 1);
+    let again = network.agent(2);
+    network.welcome(again);
+}
+
+#[test]
+fn a_silent_agent_is_down_after_the_idle_time_and_its_memory_is_free() {
+    let mut network = Network::new();
+    let agent = network.agent(1);
+    network.welcome(agent);
+    assert_eq!(network.worker.endpoint.indices().count(), 1);
+    network.cut(agent);
+    network.run(IDLE_TIMEOUT + Duration::from_secs(1));
+    let events = network.take_events();
+    assert!(
+        events.iter().any(|event| matches!(
+            event,
+            Event::SessionDown { reason: DownReason::TimedOut, .. }
+        )),
+        "{events:?}"
+    );
+    assert_eq!(network.worker.endpoint.indices().count(), 0);
+}
+
+#[test]
+fn a_handshake_that_never_ends_is_dropped_without_lingering() {
+    let mut network = Network::new();
+    let agent = network.agent(1);
+    assert_eq!(network.worker.endpoint.half_open(), 1);
+    network.run(HANDSHAKE_DEADLINE + Duration::from_millis(20));
+    assert_eq!(network.worker.endpoint.half_open(), 0);
+    assert_eq!(network.worker.endpoint.indices().count(), 0);
+    let code = u64::from(CloseCode::HelloTimeout.to_wire());
+    assert_eq!(network.close_code(agent), Some(code));
+}
+
+#[test]
+fn while_the_control_plane_is_full_no_frame_is_read_and_no_request_taken() {
+    let mut network = Network::new();
+    let agent = network.agent(1);
+    network.welcome(agent);
+    network.fill_uplink();
+    for capacity in [1, 2, 3] {
+        network.say(agent, &AgentMessage::Status { capacity });
+    }
+    network.request(Request::RevokeAgent { agent: network::agent_id(1) });
+    network.run(Duration::from_millis(100));
+    assert_eq!(network.close_code(agent), None, "the request waits");
+    assert_eq!(network.take_events().len(), UPLINK_MAX);
+    network.run(Duration::from_millis(100));
+    let code = u64::from(CloseCode::Revoked.to_wire());
+    assert_eq!(network.close_code(agent), Some(code));
+    let events = network.take_events();
+    assert!(events.iter().any(|event| matches!(event, Event::SessionDown { .. })), "{events:?}");
+}
+
+#[test]
+fn without_a_transmit_slot_sessions_wait_and_then_all_are_served() {
+    let mut network = Network::new();
+    let agents = [1, 2, 3].map(|n| {
+        let agent = network.agent(n);
+        network.welcome(agent);
+        agent
+    });
+    network.datapath.room = false;
+    for n in [1, 2, 3] {
+        network.query(n);
+    }
+    network.run(Duration::from_millis(50));
+    assert!(agents.iter().all(|agent| network.heard(*agent).is_empty()));
+    network.datapath.room = true;
+    network.run(Duration::from_millis(50));
+    for agent in agents {
+        assert!(matches!(network.heard(agent)[..], [GatewayMessage::Query { .. }]));
+    }
+}

@@ -1,0 +1,356 @@
+//! One shard, some agents and the wire between them, in one thread and on one made-up clock.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use crossbeam_queue::ArrayQueue;
+use protocol::agent::{ALPN_SESSION, AgentMessage, GatewayMessage, Hello};
+use protocol::frame::{FrameBuffer, decode_gateway_message, encode_agent_message};
+use protocol::identity::GATEWAY_SERVER_NAME;
+use protocol::ids::{AgentId, Epoch, Fence, GroupId, OperationId, ProcessId, ShardId, Slot};
+use protocol::limits::{FRAME_BYTES_MAX, UPLINK_MAX};
+use protocol::link::{Event, Request, Target};
+use protocol::version::SUPPORTED;
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use quinn_proto::{
+    ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
+    EndpointConfig, StreamId, Transmit,
+};
+use rustls::RootCertStore;
+
+use super::authority::{Authority, Credentials, DOMAIN};
+use crate::config::{AdmissionConfig, Secrets, TlsMaterial};
+use crate::runtime::mailbox::{Sender, Waker, channel};
+use crate::runtime::steering::ConnectionIds;
+use crate::runtime::{Datagram, Datapath, DatapathStats, Sent, clock};
+use crate::shard::message::{Outbound, ShardMessage};
+use crate::shard::{ShardConfig, ShardTask, Worker};
+use crate::telemetry::Hub;
+use crate::tls;
+use crate::uplink::Uplink;
+
+const STEP: Duration = Duration::from_millis(1);
+
+pub(super) fn agent_id(n: u8) -> AgentId {
+    AgentId::from_bytes([n; 16])
+}
+
+fn target(n: u8) -> Target {
+    Target { agent: agent_id(n), group: GroupId::from_bytes([n; 16]), slot: Slot(n) }
+}
+
+pub(super) fn hello(n: u8) -> Hello {
+    Hello {
+        versions: SUPPORTED,
+        agent: agent_id(n),
+        session_count: 1,
+        capacity: 4,
+        epoch_seen: Epoch(0),
+        kinds: vec!["exec".to_owned()],
+        open: Vec::new(),
+        hostname: "host".to_owned(),
+        software: "test".to_owned(),
+        labels: Vec::new(),
+    }
+}
+
+/// Datagrams in memory.
+#[derive(Default)]
+pub(super) struct MemoryDatapath {
+    incoming: VecDeque<Datagram>,
+    outgoing: Vec<(SocketAddr, BytesMut)>,
+    pub(super) room: bool,
+}
+
+impl Datapath for MemoryDatapath {
+    fn receive(&mut self, out: &mut Vec<Datagram>, limit: usize) -> io::Result<usize> {
+        let count = limit.min(self.incoming.len());
+        out.extend(self.incoming.drain(..count));
+        Ok(count)
+    }
+
+    fn has_room(&self) -> bool {
+        self.room
+    }
+
+    fn transmit(
+        &mut self,
+        fill: &mut dyn FnMut(&mut Vec<u8>) -> Option<Transmit>,
+    ) -> io::Result<Sent> {
+        if !self.room {
+            return Ok(Sent::NoRoom);
+        }
+        let mut buffer = Vec::new();
+        if let Some(transmit) = fill(&mut buffer) {
+            let segment = transmit.segment_size.unwrap_or(transmit.size);
+            for datagram in buffer[..transmit.size].chunks(segment) {
+                self.outgoing.push((transmit.destination, BytesMut::from(datagram)));
+            }
+        }
+        Ok(Sent::Done)
+    }
+
+    fn max_segments(&self) -> usize {
+        10
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn stats(&self) -> DatapathStats {
+        DatapathStats::default()
+    }
+}
+
+struct Agent {
+    n: u8,
+    address: SocketAddr,
+    endpoint: Endpoint,
+    handle: ConnectionHandle,
+    connection: Connection,
+    control: Option<StreamId>,
+    input: FrameBuffer,
+    end: Option<ConnectionError>,
+    cut: bool,
+}
+
+pub(super) struct Network {
+    pub(super) worker: Worker,
+    pub(super) datapath: MemoryDatapath,
+    now: Instant,
+    events: Arc<ArrayQueue<Event>>,
+    mailbox: Sender<ShardMessage>,
+    authority: Authority,
+    credentials: Vec<(u8, Credentials)>,
+    agents: Vec<Agent>,
+}
+
+impl Network {
+    pub(super) fn new() -> Self {
+        let authority = Authority::new();
+        let now = clock::now();
+        let own = authority.gateway();
+        let material = TlsMaterial {
+            chain: own.chain,
+            key: own.key,
+            agent_roots: vec![authority.agent_root()],
+        };
+        let secrets =
+            Secrets { connection_ids: [1; 32], stateless_reset: [2; 32], tokens: [3; 32] };
+        let ids = ConnectionIds::new(&[1; 16], ShardId(0), 1, 0);
+        let config = ShardConfig {
+            endpoint: Arc::new(tls::endpoint_config(&secrets, move || ids.clone())),
+            server: Arc::new(tls::server_config(&material, &secrets).unwrap()),
+            domain: DOMAIN.into(),
+            admission: AdmissionConfig::default(),
+            advertise: Arc::from(Vec::new()),
+            reconnect_spread: Duration::ZERO,
+            sessions: Arc::new(AtomicU64::new(1)),
+        };
+        let events = Arc::new(ArrayQueue::new(UPLINK_MAX));
+        let uplink = Uplink::new(Arc::clone(&events), Arc::new(|| ()));
+        let recorder = Hub::new(1, now).1.remove(0);
+        let (mailbox, receiver) = channel(64, Waker::new().unwrap());
+        let outbound = Outbound::new(Arc::from([mailbox.clone()]));
+        let task = ShardTask { config, uplink, recorder };
+        Self {
+            worker: Worker::new(now, task, ShardId(0), 1, receiver, outbound),
+            datapath: MemoryDatapath { room: true, ..Default::default() },
+            now,
+            events,
+            mailbox,
+            authority,
+            credentials: Vec::new(),
+            agents: Vec::new(),
+        }
+    }
+
+    /// Admits agent `n` and lets it shake hands. It opens its control stream and waits.
+    /// Answers where it is in the list.
+    pub(super) fn agent(&mut self, n: u8) -> usize {
+        let credentials = self.admit(n);
+        let port = u16::try_from(1000 + self.agents.len()).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
+        let config = self.client_config(credentials);
+        let server = SocketAddr::from(([127, 0, 0, 1], 7443));
+        let (handle, connection) =
+            endpoint.connect(self.now, config, server, GATEWAY_SERVER_NAME).unwrap();
+        self.agents.push(Agent {
+            n,
+            address,
+            endpoint,
+            handle,
+            connection,
+            control: None,
+            input: FrameBuffer::default(),
+            end: None,
+            cut: false,
+        });
+        self.run(Duration::from_millis(20));
+        let place = self.agents.len() - 1;
+        let agent = &mut self.agents[place];
+        agent.control = agent.connection.streams().open(Dir::Bi);
+        place
+    }
+
+    /// The agent says Hello and hears Welcome.
+    pub(super) fn welcome(&mut self, place: usize) {
+        let words = hello(self.agents[place].n);
+        self.say(place, &AgentMessage::Hello(Box::new(words)));
+        self.run(Duration::from_millis(20));
+        let heard = self.heard(place);
+        assert!(matches!(heard[..], [GatewayMessage::Welcome(_)]), "{heard:?}");
+    }
+
+    pub(super) fn say(&mut self, place: usize, message: &AgentMessage) {
+        let mut frame = Vec::new();
+        encode_agent_message(message, &mut frame).unwrap();
+        let agent = &mut self.agents[place];
+        let control = agent.control.unwrap();
+        let written = agent.connection.send_stream(control).write(&frame).unwrap();
+        assert_eq!(written, frame.len());
+    }
+
+    /// What has been said to the agent since last asked.
+    pub(super) fn heard(&mut self, place: usize) -> Vec<GatewayMessage> {
+        let agent = &mut self.agents[place];
+        let mut stream = agent.connection.recv_stream(agent.control.unwrap());
+        if let Ok(mut chunks) = stream.read(true) {
+            while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
+                agent.input.push(&chunk.bytes);
+            }
+            let _more = chunks.finalize().should_transmit();
+        }
+        let mut messages = Vec::new();
+        while let Some(frame) = agent.input.next_frame(FRAME_BYTES_MAX).unwrap() {
+            messages.push(decode_gateway_message(&frame).unwrap());
+        }
+        messages
+    }
+
+    /// Nothing goes to or from the agent any more.
+    pub(super) fn cut(&mut self, place: usize) {
+        self.agents[place].cut = true;
+    }
+
+    pub(super) fn close_code(&self, place: usize) -> Option<u64> {
+        match &self.agents[place].end {
+            Some(ConnectionError::ApplicationClosed(close)) => Some(close.error_code.into_inner()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn request(&self, request: Request) {
+        let message = ShardMessage::Request(Box::new(request), self.now);
+        self.mailbox.try_send(message).unwrap();
+    }
+
+    pub(super) fn query(&self, n: u8) {
+        let operation = OperationId::new(ProcessId::from_bytes([n; 16]), 0);
+        self.request(Request::Query { target: target(n), operations: vec![(operation, Fence(1))] });
+    }
+
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.events.pop()).collect()
+    }
+
+    pub(super) fn fill_uplink(&mut self) {
+        let word = Event::Security {
+            kind: protocol::link::SecurityEvent::LimitExceeded,
+            agent: None,
+            remote: SocketAddr::from(([127, 0, 0, 1], 1)),
+        };
+        while self.events.push(word.clone()).is_ok() {}
+    }
+
+    /// Lets time pass.
+    pub(super) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            for place in 0..self.agents.len() {
+                self.agent_turn(place);
+            }
+            self.worker.turn(self.now, &mut self.datapath).unwrap();
+            for (to, payload) in std::mem::take(&mut self.datapath.outgoing) {
+                self.deliver(to, payload);
+            }
+            self.now += STEP;
+        }
+    }
+
+    fn agent_turn(&mut self, place: usize) {
+        let agent = &mut self.agents[place];
+        if agent.connection.poll_timeout().is_some_and(|at| at <= self.now) {
+            agent.connection.handle_timeout(self.now);
+        }
+        let mut buffer = Vec::new();
+        while let Some(transmit) = agent.connection.poll_transmit(self.now, 1, &mut buffer) {
+            if !agent.cut {
+                self.datapath.incoming.push_back(Datagram {
+                    remote: agent.address,
+                    local_ip: None,
+                    ecn: None,
+                    payload: BytesMut::from(&buffer[..transmit.size]),
+                });
+            }
+            buffer.clear();
+        }
+        while let Some(event) = agent.connection.poll_endpoint_events() {
+            if let Some(event) = agent.endpoint.handle_event(agent.handle, event) {
+                agent.connection.handle_event(event);
+            }
+        }
+        while let Some(event) = agent.connection.poll() {
+            if let quinn_proto::Event::ConnectionLost { reason } = event {
+                // The first is what happened; a stateless reset may follow.
+                agent.end.get_or_insert(reason);
+            }
+        }
+    }
+
+    fn deliver(&mut self, to: SocketAddr, payload: BytesMut) {
+        let Some(agent) = self.agents.iter_mut().find(|agent| agent.address == to && !agent.cut)
+        else {
+            return;
+        };
+        let server = SocketAddr::from(([127, 0, 0, 1], 7443));
+        let mut reply = Vec::new();
+        let event = agent.endpoint.handle(self.now, server, None, None, payload, &mut reply);
+        if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
+            agent.connection.handle_event(event);
+        }
+    }
+
+    fn admit(&mut self, n: u8) -> Credentials {
+        if let Some((_, credentials)) = self.credentials.iter().find(|(of, _)| *of == n) {
+            return credentials.clone();
+        }
+        let credentials = self.authority.agent(agent_id(n));
+        self.credentials.push((n, credentials.clone()));
+        let Target { group, slot, .. } = target(n);
+        self.request(Request::AssignGroup { group, slot, epoch: Epoch(1) });
+        self.request(Request::AdmitAgent { target: target(n), keys: vec![credentials.key_hash] });
+        credentials
+    }
+
+    fn client_config(&self, own: Credentials) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.gateway_root()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(own.chain, own.key)
+            .unwrap();
+        tls.alpn_protocols = vec![ALPN_SESSION.to_vec()];
+        ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
+    }
+}

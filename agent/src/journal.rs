@@ -308,8 +308,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.log");
         let journal = Journal::open(&path).unwrap();
-        for n in 1..=20 {
-            let answer = journal.append(agent(n % 2), vec![Record::Epoch(Epoch(n as u64))]);
+        for n in 1..=20_u64 {
+            let answer = journal.append(agent((n % 2).into()), vec![Record::Epoch(Epoch(n))]);
             assert_eq!(answer.await, Ok(Ok(())));
         }
         assert_eq!(journal.load(agent(1)).await.unwrap().epoch(), Epoch(19));

@@ -684,14 +684,12 @@ impl Model {
                 AgentMessage::Report {
                     operation,
                     fence,
-                    state,
+                    state: OperationState::NeverSeen,
                 } => {
-                    if state == OperationState::NeverSeen {
-                        let known = stage.disk.entry(operation).map(|entry| &entry.body);
-                        let buried = matches!(known, Some(Body::Tombstone { .. }));
-                        prop_assert!(buried);
-                        self.never_seen.insert(operation, fence);
-                    }
+                    let known = stage.disk.entry(operation).map(|entry| &entry.body);
+                    let buried = matches!(known, Some(Body::Tombstone { .. }));
+                    prop_assert!(buried);
+                    self.never_seen.insert(operation, fence);
                 }
                 _ => {}
             }

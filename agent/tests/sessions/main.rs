@@ -1,5 +1,10 @@
 //! The agent against a played gateway, over real sockets, files and processes.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed step of a test is the test's failure; the lint only knows #[test] functions"
+)]
+
 mod fake;
 
 use std::collections::HashMap;
@@ -166,7 +171,20 @@ async fn a_machine_joins_runs_a_program_and_answers_a_repetition_from_its_journa
     assert_eq!(finished(&again[1]), outcome);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "ran\n");
 
-    // Forgotten, it is unknown; the question itself makes sure that it stays so.
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_unknown_and_a_question_makes_sure_that_it_stays_so() {
+    let stage = Stage::new().await;
+    let running = stage.run();
+    let (mut session, _) = stage.gateway.session().await;
+    let order = shell("exit 0");
+    session
+        .command(command(1, "exec", &order))
+        .await
+        .rest()
+        .await;
     let operations = vec![operation(1)];
     session.say(&GatewayMessage::Forget { operations }).await;
     let operations = vec![(operation(1), Fence(1))];

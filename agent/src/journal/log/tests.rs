@@ -140,7 +140,7 @@ proptest! {
             file.append(&mut bytes);
             bytes = file;
         }
-        let _ = read(&bytes);
+        drop(read(&bytes));
     }
 
     #[test]

@@ -15,8 +15,10 @@ use crate::clock::UnixMs;
 use crate::process::{Input, Process, State, Step, Tell};
 use crate::store::{Connection, StoreError, id_bytes, stored, to_sql};
 
-/// Every write of the rules, in one go; ?1 … ?10 are JSON arrays.
-const WRITE: &str = "
+/// Every write of the rules; ?1 of each is a JSON array. One statement each: the driver counts
+/// parameters across the statements of one query, and binds none to the later ones.
+const WRITES: [&str; 10] = [
+    "
     UPDATE process SET
         state = j.value ->> 1, due_at = j.value ->> 2, ready_at = j.value ->> 3,
         attempt = j.value ->> 4, counted_fence = j.value ->> 5, busy_count = j.value ->> 6,
@@ -24,34 +26,39 @@ const WRITE: &str = "
         progress_bytes = j.value ->> 10, progress_dropped = j.value ->> 11,
         started_at = j.value ->> 12, finished_at = j.value ->> 13
     FROM json_each(?1) AS j
-    WHERE process.id = unhex(j.value ->> 0) AND process.fence = j.value ->> 14;
-
+    WHERE process.id = unhex(j.value ->> 0) AND process.fence = j.value ->> 14",
+    "
     DELETE FROM process_timer WHERE (due_at, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?2) AS j);
+        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?1) AS j)",
+    "
     INSERT OR IGNORE INTO process_timer (due_at, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?3) AS j;
-
+        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?1) AS j",
+    "
     DELETE FROM process_ready WHERE (target_id, class, ready_at, process_id) IN
         (SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, unhex(j.value ->> 3)
-         FROM json_each(?4) AS j);
+         FROM json_each(?1) AS j)",
+    "
     INSERT OR IGNORE INTO process_ready (target_id, class, ready_at, process_id)
         SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, unhex(j.value ->> 3)
-        FROM json_each(?5) AS j;
-
+        FROM json_each(?1) AS j",
+    "
     DELETE FROM process_lease WHERE process_id IN
-        (SELECT unhex(j.value) FROM json_each(?6) AS j);
+        (SELECT unhex(j.value) FROM json_each(?1) AS j)",
+    "
     INSERT OR REPLACE INTO process_lease (process_id, target_id, fence, grant_id, claimed_at)
         SELECT unhex(j.value ->> 0), unhex(j.value ->> 1), j.value ->> 2, j.value ->> 3,
                j.value ->> 4
-        FROM json_each(?7) AS j;
-
+        FROM json_each(?1) AS j",
+    "
     UPDATE process_payload SET outcome = j.value ->> 1
-        FROM json_each(?8) AS j WHERE process_payload.process_id = unhex(j.value ->> 0);
-
+        FROM json_each(?1) AS j WHERE process_payload.process_id = unhex(j.value ->> 0)",
+    "
     DELETE FROM process_blocked WHERE (resource, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?9) AS j);
+        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?1) AS j)",
+    "
     DELETE FROM process_resource WHERE (resource, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?10) AS j);";
+        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?1) AS j)",
+];
 
 const WRITE_EVENTS: &str = "
     INSERT INTO process_event (at, type, process_id, agent_id, data)
@@ -284,7 +291,7 @@ fn unknown(happened: &Happened) -> Effect {
     }
 }
 
-/// The arrays of [`WRITE`].
+/// The arrays of [`WRITES`].
 #[derive(Default)]
 struct Writes {
     updates: Vec<Value>,
@@ -359,11 +366,14 @@ impl Writes {
             self.unblocked,
             self.released,
         ];
-        let mut query = sqlx::query(WRITE);
-        for array in arrays {
-            query = query.bind(Value::Array(array).to_string());
+        for (statement, array) in WRITES.into_iter().zip(arrays) {
+            if !array.is_empty() {
+                sqlx::query(statement)
+                    .bind(Value::Array(array).to_string())
+                    .execute(&mut *db)
+                    .await?;
+            }
         }
-        query.execute(&mut *db).await?;
         Ok(())
     }
 }

@@ -186,6 +186,15 @@ fn is_length_limit(error: &axum::Error) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
+    // Otherwise `["hv-1", "exec"]` would be read as the fields of a struct in their order.
+    if let Some(b'[' | b'"' | b'n' | b't' | b'f' | b'-' | b'0'..=b'9') =
+        bytes.trim_ascii_start().first()
+    {
+        return Err(ApiError::new(
+            Kind::InvalidJson,
+            "The body is not a JSON object; send `{…}`. /v1/openapi.json describes it.",
+        ));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();

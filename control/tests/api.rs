@@ -1,0 +1,17 @@
+//! The API over real sockets, a real store and the real process server; only the gateway and its
+//! agents are made up.
+
+#[path = "api/access.rs"]
+mod access;
+#[path = "api/bad_input.rs"]
+mod bad_input;
+#[path = "api/enrolment.rs"]
+mod enrolment;
+#[path = "api/events.rs"]
+mod events;
+#[path = "api/plane.rs"]
+mod plane;
+#[path = "api/processes.rs"]
+mod processes;
+#[path = "api/routes.rs"]
+mod routes;

@@ -1,0 +1,327 @@
+//! A control plane with a made-up gateway: what is sent down is written down, and agents that
+//! "run" do everything at once and succeed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use control::Control;
+use control::api::ApiConfig;
+use control::api::model::access::{CreateApiToken, CreatedApiToken, CreatedTokens, Role};
+use control::downlink::{Link, LinkFull, Wake};
+use control::enrol::EnrolConfig;
+use control::identity::{AGENT_CERTIFICATE_LIFE, Identity};
+use control::store::Store;
+use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment, JoinToken};
+use protocol::identity::KeyHash;
+use protocol::ids::{AgentId, Epoch, GrantId, SessionId, ShardId};
+use protocol::link::{Event, Request, SessionUp, Target};
+use protocol::operation::{Outcome, OutcomeStatus};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+
+pub const DOMAIN: &str = "cloud.example";
+pub const REMOTE: &str = "192.0.2.7:40000";
+
+/// A gateway that is not there.
+#[derive(Default)]
+pub struct FakeGateway {
+    pub sent: Mutex<Vec<Request>>,
+    events: Mutex<VecDeque<Event>>,
+    /// Agents that are admitted, by id.
+    pub admitted: Mutex<BTreeMap<AgentId, (Target, Vec<KeyHash>)>>,
+    epochs: Mutex<BTreeMap<uuid::Uuid, Epoch>>,
+    wake: Wake,
+}
+
+impl Link for FakeGateway {
+    fn send(&self, request: Request) -> Result<(), LinkFull> {
+        self.sent.lock().unwrap().push(request.clone());
+        match request {
+            Request::AssignGroup { group, epoch, .. } => {
+                self.epochs.lock().unwrap().insert(group.0, epoch);
+            }
+            Request::AdmitAgent { target, keys } => {
+                let mut admitted = self.admitted.lock().unwrap();
+                admitted.insert(target.agent, (target, keys));
+            }
+            Request::RevokeAgent { agent } => {
+                self.admitted.lock().unwrap().remove(&agent);
+            }
+            Request::Demand { target, ready } if ready > 0 => {
+                let epoch = self.epochs.lock().unwrap()[&target.group.0];
+                self.say(Event::Granted {
+                    target,
+                    grant: GrantId(1),
+                    epoch,
+                    permits: ready.min(8),
+                    ttl: Duration::from_secs(2),
+                });
+            }
+            Request::Dispatch {
+                target, command, ..
+            } => self.run(target, &command),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
+        let mut events = self.events.lock().unwrap();
+        let count = events.len().min(max);
+        out.extend(events.drain(..count));
+        count
+    }
+}
+
+impl FakeGateway {
+    pub fn say(&self, event: Event) {
+        self.events.lock().unwrap().push_back(event);
+        self.wake.ring();
+    }
+
+    /// The agent takes the command, and unless its kind is `hang` ends it with its input as output.
+    fn run(&self, target: Target, command: &protocol::operation::Command) {
+        let (operation, fence) = (command.operation, command.fence);
+        self.say(Event::Accepted {
+            target,
+            operation,
+            fence,
+        });
+        if command.kind == "hang" {
+            return;
+        }
+        self.say(Event::Finished {
+            target,
+            operation,
+            fence,
+            outcome: Outcome {
+                status: OutcomeStatus::Succeeded,
+                exit_code: Some(0),
+                message: String::new(),
+                output: command.input.clone(),
+                service_time: Duration::from_millis(1),
+            },
+        });
+    }
+
+    /// The agent's session is up.
+    pub fn connect(&self, agent: AgentId, hostname: &str) {
+        let (target, _) = self.admitted.lock().unwrap()[&agent];
+        self.say(Event::SessionUp(Box::new(SessionUp {
+            target,
+            session: SessionId(1),
+            shard: ShardId(0),
+            at_home: true,
+            remote: REMOTE.parse().unwrap(),
+            capacity: 4,
+            kinds: vec!["exec".to_owned(), "hang".to_owned()],
+            open: Vec::new(),
+            hostname: hostname.to_owned(),
+            software: "drover 0.1.0".to_owned(),
+            labels: vec![("rack".to_owned(), "7".to_owned())],
+        })));
+    }
+
+    fn reply(&self, ticket: u64) -> Option<EnrolReply> {
+        let sent = self.sent.lock().unwrap();
+        sent.iter().find_map(|request| match request {
+            Request::EnrolReply {
+                ticket: of, reply, ..
+            } if *of == ticket => Some(reply.clone()),
+            _ => None,
+        })
+    }
+}
+
+/// A control plane under test.
+pub struct Plane {
+    pub control: Control,
+    pub gateway: Arc<FakeGateway>,
+    pub store: Store,
+    pub admin: String,
+    pub base: String,
+    pub dir: tempfile::TempDir,
+    pub client: reqwest::Client,
+    pub ca_key: KeyHash,
+}
+
+/// A fresh deployment.
+pub async fn plane() -> Plane {
+    plane_in(tempfile::tempdir().unwrap(), 10_000).await
+}
+
+/// A deployment in a directory that may have been used before.
+pub async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -> Plane {
+    let identity = Identity::open_or_create(&dir.path().join("identity"), DOMAIN).unwrap();
+    let ca_key = identity.root_key();
+    let store = Store::open("sqlite:", dir.path()).await.unwrap();
+    let gateway = Arc::new(FakeGateway::default());
+    let wake = gateway.wake.clone();
+    let config = control::Config {
+        data_dir: dir.path().to_owned(),
+        api: ApiConfig {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            requests_per_second: NonZeroU32::new(requests_per_second).unwrap(),
+        },
+        enrol: EnrolConfig {
+            addresses: vec!["gw.cloud.example:7443".to_owned()],
+            certificate_life: AGENT_CERTIFICATE_LIFE,
+        },
+        retention: control::store::log::Retention::default(),
+        metrics: vec![Arc::new(|out: &mut String| {
+            out.push_str("fake_gateway 1\n")
+        })],
+    };
+    let link: Arc<dyn Link> = Arc::clone(&gateway) as Arc<dyn Link>;
+    let control = control::start(config, identity, store.clone(), link, wake)
+        .await
+        .unwrap();
+    let admin = std::fs::read_to_string(dir.path().join("admin.token")).unwrap();
+    Plane {
+        base: format!("http://{}", control.api_addr()),
+        control,
+        gateway,
+        store,
+        admin: admin.trim().to_owned(),
+        dir,
+        client: reqwest::Client::new(),
+        ca_key,
+    }
+}
+
+impl Plane {
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client
+            .request(method, format!("{}{path}", self.base))
+            .bearer_auth(&self.admin)
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        read(self.request(Method::GET, path).send().await.unwrap()).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        read(
+            self.request(Method::POST, path)
+                .json(&body)
+                .send()
+                .await
+                .unwrap(),
+        )
+        .await
+    }
+
+    pub async fn delete(&self, path: &str) -> (u16, Value) {
+        read(self.request(Method::DELETE, path).send().await.unwrap()).await
+    }
+
+    /// Starts a process with an idempotency key.
+    pub async fn start(&self, key: &str, body: Value) -> (u16, Value) {
+        let request = self
+            .request(Method::POST, "/v1/processes")
+            .header("Idempotency-Key", key)
+            .json(&body);
+        read(request.send().await.unwrap()).await
+    }
+
+    /// A token with a role.
+    pub async fn token(&self, role: Role) -> CreatedApiToken {
+        let body = CreateApiToken {
+            name: format!("a {role}"),
+            role,
+            ttl_seconds: None,
+        };
+        let (status, body) = self.post("/v1/api-tokens", json!(body)).await;
+        assert_eq!(status, 201, "{body}");
+        serde_json::from_value(body).unwrap()
+    }
+
+    /// The text of new join tokens.
+    pub async fn join_tokens(&self, body: Value) -> Vec<JoinToken> {
+        let (status, body) = self.post("/v1/tokens", body).await;
+        assert_eq!(status, 201, "{body}");
+        let created: CreatedTokens = serde_json::from_value(body).unwrap();
+        let parse = |token: control::api::model::access::CreatedToken| token.token.parse();
+        created
+            .tokens
+            .into_iter()
+            .map(parse)
+            .collect::<Result<_, _>>()
+            .unwrap()
+    }
+
+    /// Asks for a certificate as a gateway would pass it on.
+    pub async fn enrol(
+        &self,
+        ticket: u64,
+        secret: [u8; 32],
+        csr: Vec<u8>,
+    ) -> Result<Enrolment, EnrolRefusal> {
+        self.gateway.say(Event::Enrol {
+            shard: ShardId(0),
+            ticket,
+            remote: REMOTE.parse().unwrap(),
+            request: Box::new(EnrolRequest {
+                secret,
+                csr,
+                hostname: format!("hv-{ticket}"),
+                software: "drover 0.1.0".to_owned(),
+            }),
+        });
+        let reply = eventually("an answer to the enrolment", async || {
+            self.gateway.reply(ticket)
+        });
+        match reply.await {
+            EnrolReply::Enrolled(enrolment) => Ok(*enrolment),
+            EnrolReply::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    /// A new agent that has joined; with a session if `connected`.
+    pub async fn agent(&self, ticket: u64, connected: bool) -> AgentId {
+        let token = self.join_tokens(json!({})).await.pop().unwrap();
+        let agent = self.enrol(ticket, token.secret, csr()).await.unwrap().agent;
+        if connected {
+            self.gateway.connect(agent, &format!("hv-{ticket}"));
+            let path = format!("/v1/agents/{agent}");
+            eventually("the agent's session", async || {
+                (self.get(&path).await.1["state"] == "connected").then_some(())
+            })
+            .await;
+        }
+        agent
+    }
+}
+
+/// A certificate request with a new key.
+pub fn csr() -> Vec<u8> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let request = CertificateParams::default()
+        .serialize_request(&key)
+        .unwrap();
+    request.der().to_vec()
+}
+
+pub async fn read(response: Response) -> (u16, Value) {
+    let status = response.status().as_u16();
+    let bytes: Bytes = response.bytes().await.unwrap();
+    let text = || Value::String(String::from_utf8_lossy(&bytes).into_owned());
+    let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| text());
+    (status, body)
+}
+
+/// Asks until there is an answer; gives up after so long that nothing else can be meant.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..3000 {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} never came");
+}

@@ -29,7 +29,12 @@ use crate::serve::ServeArguments;
 /// Holds a fleet of hypervisors on persistent QUIC sessions and pushes work to them no faster than
 /// they can take it.
 #[derive(Parser, Debug)]
-#[command(name = "drover", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "drover",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 #[command(after_help = "Start with `drover serve`. Exit codes and files: docs/OPERATIONS.md.")]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -51,7 +56,13 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "DROVER_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// How results are printed
-    #[arg(long, global = true, env = "DROVER_OUTPUT", default_value = "human", value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        env = "DROVER_OUTPUT",
+        default_value = "human",
+        value_name = "FORMAT"
+    )]
     pub(crate) output: Output,
 }
 
@@ -146,8 +157,9 @@ mod tests {
 
     #[test]
     fn a_program_and_its_arguments_pass_through_untouched() {
-        let cli = Cli::try_parse_from(["drover", "run", "hv-1", "exec", "--", "ls", "--output", "x"])
-            .unwrap();
+        let cli =
+            Cli::try_parse_from(["drover", "run", "hv-1", "exec", "--", "ls", "--output", "x"])
+                .unwrap();
         assert!(!cli.global.output.is_json());
         let Command::Run(arguments) = cli.command else {
             panic!("not `run`");

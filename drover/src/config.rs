@@ -255,7 +255,8 @@ impl Loaded {
     /// The whole configuration as a TOML file that [`load`] reads back, each key with its meaning
     /// and where its value came from.
     pub(crate) fn print(&self) -> String {
-        let mut text = String::from("# The configuration of `drover serve`, as it would start now.\n");
+        let mut text =
+            String::from("# The configuration of `drover serve`, as it would start now.\n");
         let mut section = "";
         for key in &keys::KEYS {
             let (in_section, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
@@ -269,7 +270,10 @@ impl Loaded {
                 .settings
                 .iter()
                 .rfind(|setting| setting.key == key.name)
-                .map_or_else(|| "default".to_owned(), |setting| setting.origin.to_string());
+                .map_or_else(
+                    || "default".to_owned(),
+                    |setting| setting.origin.to_string(),
+                );
             text.push_str(&format!("# {}\n", key.doc));
             text.push_str(&format!("# {} ({origin})\n", variable(key.name)));
             text.push_str(&format!("{name} = {}\n", (key.show)(&self.config)));
@@ -314,7 +318,11 @@ mod tests {
     fn flags_win_over_variables_over_the_file_over_defaults() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("drover.toml");
-        std::fs::write(&path, "domain = 'file'\n[gateway]\nshards = 2\n[log]\nfilter='file'\n").unwrap();
+        std::fs::write(
+            &path,
+            "domain = 'file'\n[gateway]\nshards = 2\n[log]\nfilter='file'\n",
+        )
+        .unwrap();
         let loaded = load(Sources {
             file: Some(path),
             environment: vec![
@@ -345,30 +353,81 @@ mod tests {
         .unwrap();
         assert_eq!(load_text(&loaded.print()).unwrap().config, loaded.config);
         let defaults = load(Sources::default()).unwrap();
-        assert_eq!(load_text(&defaults.print()).unwrap().config, Config::default());
+        assert_eq!(
+            load_text(&defaults.print()).unwrap().config,
+            Config::default()
+        );
     }
 
     /// What a person sees for each mistake in a file.
     #[test]
     fn mistakes_in_a_file_are_told_with_line_and_remedy() {
         for (text, what, advice) in [
-            ("[gatway]\nshards = 2\n", "line 2: there is no key `gatway.shards`", "did you mean `gateway.shards`?"),
-            ("[gateway]\nshrads = 2\n", "line 2: there is no key `gateway.shrads`", "did you mean `gateway.shards`?"),
-            ("[gatewya]\n", "line 1: there is no section `gatewya`", "print-config"),
-            ("colour = 'red'\n", "line 1: there is no key `colour`", "print-config"),
-            ("\n\ngateway.shards = 65\n", "line 3: gateway.shards = `65`", "from 1 to 64"),
-            ("gateway.shards = 'many'\n", "line 1: gateway.shards = `many`", "from 1 to 64"),
-            ("gateway.datapath = 'fast'\n", "gateway.datapath = `fast`", "auto, uring or poll"),
-            ("gateway.park = 'x'\n", "gateway.park = `x`", "monoio or direct"),
-            ("[api]\nlisten = 'localhost'\n", "api.listen = `localhost`", "IP address with a port"),
+            (
+                "[gatway]\nshards = 2\n",
+                "line 2: there is no key `gatway.shards`",
+                "did you mean `gateway.shards`?",
+            ),
+            (
+                "[gateway]\nshrads = 2\n",
+                "line 2: there is no key `gateway.shrads`",
+                "did you mean `gateway.shards`?",
+            ),
+            (
+                "[gatewya]\n",
+                "line 1: there is no section `gatewya`",
+                "print-config",
+            ),
+            (
+                "colour = 'red'\n",
+                "line 1: there is no key `colour`",
+                "print-config",
+            ),
+            (
+                "\n\ngateway.shards = 65\n",
+                "line 3: gateway.shards = `65`",
+                "from 1 to 64",
+            ),
+            (
+                "gateway.shards = 'many'\n",
+                "line 1: gateway.shards = `many`",
+                "from 1 to 64",
+            ),
+            (
+                "gateway.datapath = 'fast'\n",
+                "gateway.datapath = `fast`",
+                "auto, uring or poll",
+            ),
+            (
+                "gateway.park = 'x'\n",
+                "gateway.park = `x`",
+                "monoio or direct",
+            ),
+            (
+                "[api]\nlisten = 'localhost'\n",
+                "api.listen = `localhost`",
+                "IP address with a port",
+            ),
             ("drain.deadline = 20\n", "drain.deadline = `20`", "10s"),
-            ("domain = 'Cloud Example'\n", "domain = `Cloud Example`", "trust domain"),
+            (
+                "domain = 'Cloud Example'\n",
+                "domain = `Cloud Example`",
+                "trust domain",
+            ),
             ("profile = 'al'\n", "profile = `al`", "did you mean `all`"),
             ("store = 'oracle:x'\n", "store = `oracle:x`", "sqlite:"),
-            ("log.format = 'xml'\n", "log.format = `xml`", "human or json"),
+            (
+                "log.format = 'xml'\n",
+                "log.format = `xml`",
+                "human or json",
+            ),
             ("log.filter = 'a=b=c'\n", "log.filter = `a=b=c`", "filter"),
             ("data_dir = ''\n", "data_dir = ``", "directory"),
-            ("gateway.advertise = ['a']\n", "gateway.advertise = `a`", "HOST:PORT"),
+            (
+                "gateway.advertise = ['a']\n",
+                "gateway.advertise = `a`",
+                "HOST:PORT",
+            ),
             ("gateway = 1\n", "`gateway` is a section", "[gateway]"),
             ("gateway.listen = \n", "line 1:", "toml"),
         ] {
@@ -395,7 +454,10 @@ mod tests {
         let loaded = load(Sources {
             environment: vec![
                 ("DROVER_GATEWAY_SHRADS".to_owned(), "3".to_owned()),
-                ("DROVER_SERVICE_HOST_OF_SOMETHING".to_owned(), "x".to_owned()),
+                (
+                    "DROVER_SERVICE_HOST_OF_SOMETHING".to_owned(),
+                    "x".to_owned(),
+                ),
                 ("DROVER_TOKEN".to_owned(), "secret".to_owned()),
             ],
             ..Sources::default()

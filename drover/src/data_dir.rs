@@ -55,8 +55,9 @@ impl DataDir {
                 .mode(0o700)
                 .create(path)
                 .map_err(|error| {
-                    Fault::io("create the data directory", path, &error)
-                        .advise("name another one with --data-dir, or mend its parent's permissions")
+                    Fault::io("create the data directory", path, &error).advise(
+                        "name another one with --data-dir, or mend its parent's permissions",
+                    )
                 })?;
         }
         let path = path
@@ -108,11 +109,12 @@ pub(crate) fn read_ready(directory: &Path) -> Option<Ready> {
 
 /// It holds the keys of the whole fleet.
 fn check_private(path: &Path) -> Result<(), Fault> {
-    let metadata =
-        std::fs::metadata(path).map_err(|error| Fault::io("look at", path, &error))?;
+    let metadata = std::fs::metadata(path).map_err(|error| Fault::io("look at", path, &error))?;
     if !metadata.is_dir() {
-        return Err(Fault::usage(format_args!("{} is not a directory", path.display()))
-            .advise("name a directory with --data-dir"));
+        return Err(
+            Fault::usage(format_args!("{} is not a directory", path.display()))
+                .advise("name a directory with --data-dir"),
+        );
     }
     if metadata.permissions().mode() & 0o077 == 0 {
         return Ok(());

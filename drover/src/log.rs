@@ -12,7 +12,8 @@ use crate::config::{LogFormat, LogSettings};
 /// What a filter looks like.
 pub(crate) fn check(filter: &str) -> Result<(), String> {
     EnvFilter::try_new(filter).map(drop).map_err(|_| {
-        "expected a filter: a level (error, warn, info, debug, trace) or info,gateway=debug".to_owned()
+        "expected a filter: a level (error, warn, info, debug, trace) or info,gateway=debug"
+            .to_owned()
     })
 }
 

@@ -31,9 +31,8 @@ fn main() -> ExitCode {
             cli::print_completions(shell);
             Ok(Exit::Success)
         }
-        command => client_runtime().and_then(|runtime| {
-            runtime.block_on(async { cli::run(cli.global, command).await })
-        }),
+        command => client_runtime()
+            .and_then(|runtime| runtime.block_on(async { cli::run(cli.global, command).await })),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -101,7 +101,12 @@ async fn serve(config: &Config, data: &DataDir, json: bool) -> Result<Exit, Faul
 fn announce(servers: &Servers, config: &Config, data: &DataDir, json: bool) -> Result<(), Fault> {
     let ready = servers.ready(config, data);
     data.write_ready(&ready)?;
-    let names: Vec<String> = config.profile.servers().iter().map(ToString::to_string).collect();
+    let names: Vec<String> = config
+        .profile
+        .servers()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     tracing::info!(api = %ready.api, agents = %ready.agents, servers = names.join(", "), "ready");
     let text = if json {
         print::to_json(&ready)?

@@ -1,5 +1,6 @@
 //! The real binary, real agents, real programs: the tour of README.md, and what must survive a crash.
 
+#[expect(dead_code, reason = "stock_client.rs uses the rest")]
 #[path = "support/deployment.rs"]
 mod deployment;
 
@@ -23,7 +24,10 @@ fn a_program_runs_on_an_agent_and_its_output_and_status_come_back() {
     let script = "echo out; echo err >&2; exit 7";
     let run = deployment.drover(&["run", "--quiet", "hv-1", "exec", "--", "sh", "-c", script]);
     assert_eq!(run.status.code(), Some(7), "{}", said(&run));
-    assert_eq!((text(&run.stdout), text(&run.stderr)), ("out\n".into(), "err\n".into()));
+    assert_eq!(
+        (text(&run.stdout), text(&run.stderr)),
+        ("out\n".into(), "err\n".into())
+    );
 
     let run = deployment.drover(&["run", "hv-1", "exec", "--", "rm", "-rf", "/"]);
     assert_eq!(run.status.code(), Some(125), "{}", said(&run));
@@ -53,17 +57,31 @@ fn what_was_accepted_survives_a_kill_of_the_server_and_happens_once() {
     let _idle = deployment.join("hv-2", &deployment.token());
     let effect = deployment.path("effect");
     let script = |name: &str| {
-        format!("echo started >> {0}.{name}; sleep 1; echo ended >> {0}.{name}", effect.display())
+        format!(
+            "echo started >> {0}.{name}; sleep 1; echo ended >> {0}.{name}",
+            effect.display()
+        )
     };
     let create = |agent: &str, name: &str| {
         let script = script(name);
-        let process = deployment.json(&["processes", "create", agent, "exec", "--", "sh", "-c", &script]);
+        let process = deployment.json(&[
+            "processes",
+            "create",
+            agent,
+            "exec",
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ]);
         process["id"].as_str().expect("an id").to_owned()
     };
     // One runs when the server dies; one waits for an agent that comes only after.
     let running = create("hv-1", "a");
     let waiting = create("hv-2", "b");
-    eventually("the program's start", || deployment.path("effect.a").exists());
+    eventually("the program's start", || {
+        deployment.path("effect.a").exists()
+    });
 
     deployment.server.kill();
     deployment.start_again();
@@ -83,9 +101,18 @@ fn a_run_goes_on_through_a_restart_of_the_server() {
     let mut deployment = Deployment::start();
     let _agent = deployment.agent("hv-1");
     let mark = deployment.path("mark");
-    let script = format!("echo before; touch {}; sleep 3; echo after; exit 4", mark.display());
+    let script = format!(
+        "echo before; touch {}; sleep 3; echo after; exit 4",
+        mark.display()
+    );
     let run = command(&deployment.path("."))
-        .args(["--data-dir", &deployment.data_dir().to_string_lossy(), "run", "hv-1", "exec"])
+        .args([
+            "--data-dir",
+            &deployment.data_dir().to_string_lossy(),
+            "run",
+            "hv-1",
+            "exec",
+        ])
         .args(["--", "sh", "-c", &script])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())
@@ -105,11 +132,22 @@ fn a_cancelled_process_stops_on_the_agent() {
     let _agent = deployment.agent("hv-1");
     let mark = deployment.path("mark");
     let script = format!("touch {}; sleep 100", mark.display());
-    let process = deployment.json(&["processes", "create", "hv-1", "exec", "--", "sh", "-c", &script]);
+    let process = deployment.json(&[
+        "processes",
+        "create",
+        "hv-1",
+        "exec",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ]);
     let id = process["id"].as_str().expect("an id");
     eventually("the program's start", || mark.exists());
     deployment.json(&["processes", "cancel", id]);
-    eventually("the end of the process", || deployment.process_state(id) == "cancelled");
+    eventually("the end of the process", || {
+        deployment.process_state(id) == "cancelled"
+    });
 }
 
 #[test]
@@ -117,7 +155,15 @@ fn a_deadline_ends_a_program_and_the_run_says_so() {
     let deployment = Deployment::start();
     let _agent = deployment.agent("hv-1");
     let run = deployment.drover(&[
-        "run", "--deadline", "1s", "hv-1", "exec", "--", "sh", "-c", "echo on; sleep 100",
+        "run",
+        "--deadline",
+        "1s",
+        "hv-1",
+        "exec",
+        "--",
+        "sh",
+        "-c",
+        "echo on; sleep 100",
     ]);
     assert_eq!(run.status.code(), Some(124), "{}", said(&run));
     assert_eq!(text(&run.stdout), "on\n");
@@ -129,12 +175,16 @@ fn a_revoked_agent_loses_its_session_and_does_not_come_back() {
     let mut agent = deployment.agent("hv-1");
     let revoked = deployment.drover(&["agents", "revoke", "hv-1"]);
     assert!(revoked.status.success(), "{}", said(&revoked));
-    eventually("the agent's log to tell", || deployment.agent_log("hv-1").contains("revoked"));
+    eventually("the agent's log to tell", || {
+        deployment.agent_log("hv-1").contains("revoked")
+    });
     assert_eq!(deployment.agent_state("hv-1"), "revoked");
 
     agent.kill();
     let _again = deployment.run_agent_unseen("hv-1");
-    eventually("the second refusal", || deployment.agent_log("hv-1").contains("revoked"));
+    eventually("the second refusal", || {
+        deployment.agent_log("hv-1").contains("revoked")
+    });
     assert_eq!(deployment.agent_state("hv-1"), "revoked");
     let run = deployment.drover(&["run", "hv-1", "exec", "--", "echo", "x"]);
     assert_eq!(run.status.code(), Some(5), "{}", said(&run));
@@ -148,7 +198,11 @@ fn a_join_token_works_once() {
     assert!(first.status.success(), "{}", said(&first));
     let second = deployment.join("hv-2", &token);
     assert_eq!(second.status.code(), Some(1), "{}", said(&second));
-    assert!(text(&second.stderr).contains("used before"), "{}", said(&second));
+    assert!(
+        text(&second.stderr).contains("used before"),
+        "{}",
+        said(&second)
+    );
     let tokens = deployment.json(&["tokens", "list"]);
     assert_eq!(tokens[0]["state"], "used");
 }
@@ -159,7 +213,16 @@ fn sigterm_stops_the_server_in_order_and_loses_nothing() {
     let mut agent = deployment.agent("hv-1");
     let mark = deployment.path("mark");
     let script = format!("echo x >> {0}; sleep 2; echo y >> {0}", mark.display());
-    let process = deployment.json(&["processes", "create", "hv-1", "exec", "--", "sh", "-c", &script]);
+    let process = deployment.json(&[
+        "processes",
+        "create",
+        "hv-1",
+        "exec",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ]);
     let id = process["id"].as_str().expect("an id").to_owned();
     eventually("the program's start", || mark.exists());
 
@@ -169,12 +232,19 @@ fn sigterm_stops_the_server_in_order_and_loses_nothing() {
     assert!(!agent.has_ended(), "the agent outlives its server");
 
     deployment.start_again();
-    eventually("the end of the process", || deployment.process_state(&id) == "succeeded");
-    assert_eq!(std::fs::read_to_string(&mark).expect("the effect"), "x\ny\n");
+    eventually("the end of the process", || {
+        deployment.process_state(&id) == "succeeded"
+    });
+    assert_eq!(
+        std::fs::read_to_string(&mark).expect("the effect"),
+        "x\ny\n"
+    );
 
     agent.signal(Signal::TERM);
     assert_eq!(agent.wait().code(), Some(0));
-    eventually("the session's end", || deployment.agent_state("hv-1") == "disconnected");
+    eventually("the session's end", || {
+        deployment.agent_state("hv-1") == "disconnected"
+    });
 }
 
 #[test]
@@ -186,26 +256,94 @@ fn mistakes_get_a_message_advice_and_their_own_exit_code() {
     std::fs::write(dir.join("bad.toml"), "[gatway]\nshards = 2\n").expect("a file");
     let token = format!("drover1.{0}.{0}", "A".repeat(43));
     for (arguments, code, what) in [
-        (&["serve", "--config", "bad.toml"][..], 2, "bad.toml line 2: there is no key `gatway.shards`"),
+        (
+            &["serve", "--config", "bad.toml"][..],
+            2,
+            "bad.toml line 2: there is no key `gatway.shards`",
+        ),
         (&["serve", "--shards", "0"], 2, "from 1 to 64"),
         (&["serve", "--profile", "api-server"], 2, "use `all`"),
-        (&["serve", "--data-dir", &data], 2, "is in use by the server with process id"),
-        (&["serve", "--data-dir", "bad.toml"], 2, "is not a directory"),
-        (&["agents", "list", "--data-dir", "nowhere"], 3, "drover serve"),
-        (&["agents", "list", "--api", "http://127.0.0.1:1"], 3, "cannot reach the server"),
-        (&["agents", "list", "--data-dir", &data, "--token", "wrong"], 4, "check the token"),
-        (&["agents", "show", "nobody", "--data-dir", &data], 5, "there is no agent `nobody`"),
-        (&["run", "nobody", "exec", "--data-dir", &data], 5, "there is no agent `nobody`"),
-        (&["groups", "create", "Bad Name", "--data-dir", &data], 1, "name"),
-        (&["agent", "join", "--server", "x", "--token", "y"], 2, "HOST:PORT"),
-        (&["agent", "join", "--server", "127.0.0.1:1", "--token", "y"], 2, "drover tokens create"),
-        (&["agent", "join", "--server", &deployment.addresses.agents, "--token", &token], 1, "CA"),
-        (&["agent", "run", "--state-dir", "nowhere"], 1, "drover agent join"),
+        (
+            &["serve", "--data-dir", &data],
+            2,
+            "is in use by the server with process id",
+        ),
+        (
+            &["serve", "--data-dir", "bad.toml"],
+            2,
+            "is not a directory",
+        ),
+        (
+            &["agents", "list", "--data-dir", "nowhere"],
+            3,
+            "drover serve",
+        ),
+        (
+            &["agents", "list", "--api", "http://127.0.0.1:1"],
+            3,
+            "cannot reach the server",
+        ),
+        (
+            &["agents", "list", "--data-dir", &data, "--token", "wrong"],
+            4,
+            "check the token",
+        ),
+        (
+            &["agents", "show", "nobody", "--data-dir", &data],
+            5,
+            "there is no agent `nobody`",
+        ),
+        (
+            &["run", "nobody", "exec", "--data-dir", &data],
+            5,
+            "there is no agent `nobody`",
+        ),
+        (
+            &["groups", "create", "Bad Name", "--data-dir", &data],
+            1,
+            "name",
+        ),
+        (
+            &["agent", "join", "--server", "x", "--token", "y"],
+            2,
+            "HOST:PORT",
+        ),
+        (
+            &["agent", "join", "--server", "127.0.0.1:1", "--token", "y"],
+            2,
+            "drover tokens create",
+        ),
+        (
+            &[
+                "agent",
+                "join",
+                "--server",
+                &deployment.addresses.agents,
+                "--token",
+                &token,
+            ],
+            1,
+            "certificate authority",
+        ),
+        (
+            &["agent", "run", "--state-dir", "nowhere"],
+            1,
+            "drover agent join",
+        ),
         (&["agent", "allow", "x", "y"], 2, "absolute path"),
-        (&["agent", "allow", "x", "/y", "--state-dir", "nowhere"], 1, "drover agent join"),
+        (
+            &["agent", "allow", "x", "/y", "--state-dir", "nowhere"],
+            1,
+            "drover agent join",
+        ),
     ] {
         let output = command(&dir).args(arguments).output().expect("drover runs");
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            said(&output)
+        );
         let words = text(&output.stderr);
         assert!(words.contains(what), "{arguments:?}: {}", said(&output));
     }
@@ -218,7 +356,10 @@ fn every_kind_of_thing_can_be_made_listed_and_taken_away() {
     assert_eq!(health["status"], "ok");
 
     let group = deployment.json(&["groups", "create", "rack-7"]);
-    assert_eq!(deployment.json(&["groups", "show", "rack-7"])["id"], group["id"]);
+    assert_eq!(
+        deployment.json(&["groups", "show", "rack-7"])["id"],
+        group["id"]
+    );
 
     let made = deployment.json(&["tokens", "create", "--group", "rack-7", "--count", "2"]);
     let id = made["tokens"][0]["id"].as_str().expect("an id").to_owned();
@@ -228,8 +369,17 @@ fn every_kind_of_thing_can_be_made_listed_and_taken_away() {
     let token = viewer["token"].as_str().expect("a token");
     let refused = deployment.drover(&["--token", token, "groups", "create", "rack-8"]);
     assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
-    assert!(deployment.drover(&["--token", token, "agents", "list"]).status.success());
-    deployment.json(&["api-tokens", "revoke", viewer["id"].as_str().expect("an id")]);
+    assert!(
+        deployment
+            .drover(&["--token", token, "agents", "list"])
+            .status
+            .success()
+    );
+    deployment.json(&[
+        "api-tokens",
+        "revoke",
+        viewer["id"].as_str().expect("an id"),
+    ]);
     let refused = deployment.drover(&["--token", token, "agents", "list"]);
     assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
 

@@ -1,6 +1,7 @@
 //! A client that knows `docs/PROTOCOL.md` and nothing else: stock quinn, its own TLS set-up, no
 //! steering hint, no code of the agent crate. Its sessions live on whatever shard they land on.
 
+#[expect(dead_code, reason = "end_to_end.rs uses the rest")]
 #[path = "support/deployment.rs"]
 mod deployment;
 
@@ -44,21 +45,23 @@ fn a_stock_client_without_the_hint_gets_its_commands_wherever_it_lands() {
             })
             .collect();
         for name in &clients {
-            eventually("the session", || deployment.agent_state(name) == "connected");
+            eventually("the session", || {
+                deployment.agent_state(name) == "connected"
+            });
             let process = deployment.json(&["processes", "create", name, "stock", "--input", "{}"]);
             let id = process["id"].as_str().expect("an id").to_owned();
             eventually("the end", || deployment.process_state(&id) == "succeeded");
         }
         let at_home = deployment.metric("drover_gateway_sessions_at_home");
-        assert!(at_home < CLIENTS as f64, "no session was away from home: nothing was proved");
+        assert!(
+            at_home < CLIENTS as f64,
+            "no session was away from home: nothing was proved"
+        );
     }
 }
 
 /// The client's TLS for one ALPN, with or without a certificate.
-fn tls(
-    alpn: &[u8],
-    identity: Option<(&Enrolment, PrivateKeyDer<'static>)>,
-) -> quinn::ClientConfig {
+fn tls(alpn: &[u8], identity: Option<(&Enrolment, PrivateKeyDer<'static>)>) -> quinn::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -67,10 +70,20 @@ fn tls(
         Some((enrolment, key)) => {
             let mut roots = RootCertStore::empty();
             for root in &enrolment.roots {
-                roots.add(CertificateDer::from(root.clone())).expect("a root");
+                roots
+                    .add(CertificateDer::from(root.clone()))
+                    .expect("a root");
             }
-            let chain = enrolment.chain.iter().cloned().map(CertificateDer::from).collect();
-            builder.with_root_certificates(roots).with_client_auth_cert(chain, key).expect("a key")
+            let chain = enrolment
+                .chain
+                .iter()
+                .cloned()
+                .map(CertificateDer::from)
+                .collect();
+            builder
+                .with_root_certificates(roots)
+                .with_client_auth_cert(chain, key)
+                .expect("a key")
         }
         None => builder
             .dangerous()
@@ -88,7 +101,9 @@ fn tls(
 
 async fn connect(server: SocketAddr, config: quinn::ClientConfig) -> quinn::Connection {
     let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).expect("a socket");
-    let connecting = endpoint.connect_with(config, server, GATEWAY_SERVER_NAME).expect("a start");
+    let connecting = endpoint
+        .connect_with(config, server, GATEWAY_SERVER_NAME)
+        .expect("a start");
     connecting.await.expect("a connection")
 }
 
@@ -97,7 +112,11 @@ async fn next(stream: &mut quinn::RecvStream, buffer: &mut FrameBuffer) -> bytes
         if let Some(frame) = buffer.next_frame(GATEWAY_FRAME_BYTES_MAX).expect("a frame") {
             return frame;
         }
-        let chunk = stream.read_chunk(4096, true).await.expect("bytes").expect("more of them");
+        let chunk = stream
+            .read_chunk(4096, true)
+            .await
+            .expect("bytes")
+            .expect("more of them");
         buffer.push(&chunk.bytes);
     }
 }
@@ -109,7 +128,9 @@ async fn enrol(
     name: &str,
 ) -> (Enrolment, PrivateKeyDer<'static>) {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-    let csr = CertificateParams::default().serialize_request(&key).expect("a request");
+    let csr = CertificateParams::default()
+        .serialize_request(&key)
+        .expect("a request");
     let request = EnrolRequest {
         secret: token.secret,
         csr: csr.der().to_vec(),
@@ -123,9 +144,10 @@ async fn enrol(
     send.write_all(&out).await.expect("it is sent");
     let reply = next(&mut receive, &mut FrameBuffer::default()).await;
     match frame::decode_enrol_reply(&reply).expect("a reply") {
-        EnrolReply::Enrolled(enrolment) => {
-            (*enrolment, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-        }
+        EnrolReply::Enrolled(enrolment) => (
+            *enrolment,
+            PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        ),
         EnrolReply::Refused(why) => panic!("{why}"),
     }
 }
@@ -182,7 +204,11 @@ async fn serve((connection, _control): (quinn::Connection, quinn::SendStream)) {
         let mut out = Vec::new();
         for message in [
             AgentMessage::Accepted { operation, fence },
-            AgentMessage::Finished { operation, fence, outcome },
+            AgentMessage::Finished {
+                operation,
+                fence,
+                outcome,
+            },
         ] {
             frame::encode_agent_message(&message, &mut out).expect("it fits");
         }

@@ -37,7 +37,12 @@ pub(crate) enum Command {
 #[derive(Args, Debug)]
 pub(crate) struct StateDir {
     /// Where the agent keeps its key, its journal and agent.toml
-    #[arg(long, env = "DROVER_AGENT_DIR", default_value = "./drover-agent", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "DROVER_AGENT_DIR",
+        default_value = "./drover-agent",
+        value_name = "DIR"
+    )]
     state_dir: PathBuf,
 }
 
@@ -121,7 +126,11 @@ async fn join(output: Output, arguments: JoinArguments) -> Result<Exit, Fault> {
 
     let joined = serde_json::json!({ "agent": id, "state_dir": state_dir });
     print::value(output, &joined, |_| {
-        let programs: Vec<&str> = arguments.allow.iter().map(|(name, _)| name.as_str()).collect();
+        let programs: Vec<&str> = arguments
+            .allow
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         let mut text = format!("joined as agent {id}\n");
         if !programs.is_empty() {
             text.push_str(&format!("exec may run: {}\n", programs.join(", ")));
@@ -166,8 +175,11 @@ async fn serve(arguments: RunArguments) -> Result<Exit, Fault> {
 fn allow(output: Output, state_dir: &Path, name: String, path: &str) -> Result<Exit, Fault> {
     let path = file::check_program(&name, path).map_err(Fault::usage)?;
     if !state_dir.is_dir() {
-        return Err(Fault::new(format_args!("{} is not there", state_dir.display()))
-            .advise("join first with `drover agent join`, or name the directory with --state-dir"));
+        return Err(
+            Fault::new(format_args!("{} is not there", state_dir.display())).advise(
+                "join first with `drover agent join`, or name the directory with --state-dir",
+            ),
+        );
     }
     file::allow(state_dir, &[], None, &[(name.clone(), path.clone())])?;
     let result = serde_json::json!({ "name": name, "path": path });

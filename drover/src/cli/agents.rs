@@ -83,7 +83,11 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
                 ttl_seconds: ttl.map(|ttl| ttl.as_secs()),
             };
             let token: CreatedToken = client
-                .post(&["v1", "agents", &id, "rekey"], &request, &super::fresh_key())
+                .post(
+                    &["v1", "agents", &id, "rekey"],
+                    &request,
+                    &super::fresh_key(),
+                )
                 .await?;
             print::value(output, &token, |token| {
                 format!(
@@ -123,13 +127,25 @@ fn show(agent: &Agent) -> String {
         ("hostname", Some(agent.hostname.clone())),
         ("state", Some(print::word(&agent.state))),
         ("since", agent.since.map(|at| at.to_string())),
-        ("group", Some(format!("{} ({})", agent.group.name, agent.group.id))),
-        ("in use", Some(format!("{} of {}", agent.in_use, agent.capacity))),
+        (
+            "group",
+            Some(format!("{} ({})", agent.group.name, agent.group.id)),
+        ),
+        (
+            "in use",
+            Some(format!("{} of {}", agent.in_use, agent.capacity)),
+        ),
         ("drivers", Some(agent.kinds.join(", "))),
-        ("labels", Some(labels.join(", ")).filter(|text| !text.is_empty())),
+        (
+            "labels",
+            Some(labels.join(", ")).filter(|text| !text.is_empty()),
+        ),
         ("software", Some(agent.software.clone())),
         ("last seen", agent.last_seen_at.map(|at| at.to_string())),
         ("enrolled", Some(agent.created_at.to_string())),
-        ("keys", Some(agent.keys.join(", ")).filter(|text| !text.is_empty())),
+        (
+            "keys",
+            Some(agent.keys.join(", ")).filter(|text| !text.is_empty()),
+        ),
     ])
 }

@@ -63,7 +63,8 @@ impl Client {
         query: &[(&str, String)],
     ) -> Result<T, Fault> {
         let request = self.request(Method::GET, path)?.query(query);
-        self.reply(self.send(request.timeout(REQUEST_TIMEOUT)).await?).await
+        self.reply(self.send(request.timeout(REQUEST_TIMEOUT)).await?)
+            .await
     }
 
     /// Reads a list to its end, or up to `limit` items.
@@ -149,12 +150,18 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Fault> {
-        request.send().await.map_err(|error| self.unreachable(&error))
+        request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(&error))
     }
 
     async fn reply<T: DeserializeOwned>(&self, response: Response) -> Result<T, Fault> {
         let response = self.checked(response).await?;
-        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| self.unreachable(&error))?;
         serde_json::from_slice(&body).map_err(|error| {
             Fault::new(format_args!(
                 "the server at {} answered something unexpected: {error}: {}",
@@ -179,8 +186,11 @@ impl Client {
         let fault = match serde_json::from_slice::<Problem>(body) {
             Ok(problem) => {
                 let mut what = problem.detail;
+                // Some details already are the sum of their parts.
                 for error in problem.errors {
-                    what.push_str(&format!("; {}: {}", error.field, error.detail));
+                    if !what.contains(&error.detail) {
+                        what.push_str(&format!("; {}: {}", error.field, error.detail));
+                    }
                 }
                 Fault::new(what)
             }
@@ -197,9 +207,9 @@ impl Client {
             StatusCode::UNAUTHORIZED => fault
                 .exit(Exit::Denied)
                 .advise("check the token: --token, DROVER_TOKEN, or the server's admin token file"),
-            StatusCode::FORBIDDEN => fault
-                .exit(Exit::Denied)
-                .advise("use a token of a higher role: `drover api-tokens create NAME --role ROLE`"),
+            StatusCode::FORBIDDEN => fault.exit(Exit::Denied).advise(
+                "use a token of a higher role: `drover api-tokens create NAME --role ROLE`",
+            ),
             StatusCode::NOT_FOUND => fault.exit(Exit::NotFound),
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 fault.advise("try again in a moment; `drover health` says what is missing")
@@ -212,7 +222,11 @@ impl Client {
         let what = if error.is_timeout() {
             format!("the server at {} did not answer in time", self.base)
         } else {
-            format!("cannot reach the server at {}: {}", self.base, root_cause(error))
+            format!(
+                "cannot reach the server at {}: {}",
+                self.base,
+                root_cause(error)
+            )
         };
         Fault::new(what)
             .advise("is it running? start it with `drover serve`, or name another with --api URL")
@@ -254,7 +268,11 @@ mod tests {
     #[test]
     fn urls_that_cannot_work_are_refused_before_anything_is_sent() {
         for url in ["127.0.0.1:7440", "https://x", "ftp://x", "", "mailto:x"] {
-            assert_eq!(Client::new(url, None).unwrap_err().exit, Exit::Usage, "{url}");
+            assert_eq!(
+                Client::new(url, None).unwrap_err().exit,
+                Exit::Usage,
+                "{url}"
+            );
         }
     }
 
@@ -263,7 +281,10 @@ mod tests {
         let body = br#"{"type":"urn:drover:problem:invalid","title":"Invalid","status":422,
             "detail":"the group's name cannot be used","errors":[{"field":"name","detail":"is empty"}]}"#;
         let fault = client(Some("t")).refusal(StatusCode::UNPROCESSABLE_ENTITY, body);
-        assert_eq!(fault.what, "the group's name cannot be used; name: is empty");
+        assert_eq!(
+            fault.what,
+            "the group's name cannot be used; name: is empty"
+        );
         assert_eq!(fault.exit, Exit::Failure);
     }
 
@@ -285,7 +306,12 @@ mod tests {
 
     #[test]
     fn path_segments_are_escaped() {
-        let request = client(None).request(Method::GET, &["v1", "groups", "a/b ?"]).unwrap();
-        assert_eq!(request.build().unwrap().url().path(), "/v1/groups/a%2Fb%20%3F");
+        let request = client(None)
+            .request(Method::GET, &["v1", "groups", "a/b ?"])
+            .unwrap();
+        assert_eq!(
+            request.build().unwrap().url().path(),
+            "/v1/groups/a%2Fb%20%3F"
+        );
     }
 }

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use control::api::model::agents::{CreateGroup, Group};
 
 use super::client::Client;
-use super::{Output, print};
+use super::{Output, print, resolve};
 use crate::fault::{Exit, Fault};
 
 #[derive(Subcommand, Debug)]
@@ -35,12 +35,17 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
         }
         Command::Create { name } => {
             let group: Group = client
-                .post(&["v1", "groups"], &CreateGroup { name }, &super::fresh_key())
+                .post(
+                    &["v1", "groups"],
+                    &CreateGroup { name },
+                    &super::fresh_key(),
+                )
                 .await?;
             print::value(output, &group, show)
         }
         Command::Show { group } => {
-            let group: Group = client.get(&["v1", "groups", &group], &[]).await?;
+            let id = resolve::group(client, &group).await?.to_string();
+            let group: Group = client.get(&["v1", "groups", &id], &[]).await?;
             print::value(output, &group, show)
         }
     }
@@ -79,5 +84,9 @@ fn show(group: &Group) -> String {
 }
 
 fn kind(group: &Group) -> &'static str {
-    if group.automatic { "automatic" } else { "named" }
+    if group.automatic {
+        "automatic"
+    } else {
+        "named"
+    }
 }

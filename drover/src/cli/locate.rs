@@ -71,7 +71,10 @@ mod tests {
             profile: "all".to_owned(),
             version: "0".to_owned(),
         };
-        assert_eq!(local_token(Some(&ready), "http://127.0.0.1:1").as_deref(), Some("secret"));
+        assert_eq!(
+            local_token(Some(&ready), "http://127.0.0.1:1").as_deref(),
+            Some("secret")
+        );
         assert_eq!(local_token(Some(&ready), "http://other.example"), None);
     }
 }

@@ -24,7 +24,8 @@ pub(crate) fn value<T: Serialize>(
 
 /// One JSON line.
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, Fault> {
-    serde_json::to_string(value).map_err(|error| Fault::new(format_args!("cannot write JSON: {error}")))
+    serde_json::to_string(value)
+        .map_err(|error| Fault::new(format_args!("cannot write JSON: {error}")))
 }
 
 /// Prints text and ends the line. A reader that went away (`| head`) is not an error to shout about.
@@ -34,7 +35,9 @@ pub(crate) fn line(text: &str) -> Result<(), Fault> {
     let written = if text.is_empty() {
         Ok(())
     } else {
-        stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(b"\n"))
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.write_all(b"\n"))
     };
     written
         .and_then(|()| stdout.flush())
@@ -123,7 +126,10 @@ mod tests {
 
     #[test]
     fn an_empty_table_says_so() {
-        assert_eq!(table(["A"], Vec::<[String; 1]>::new(), "no agents yet"), "no agents yet");
+        assert_eq!(
+            table(["A"], Vec::<[String; 1]>::new(), "no agents yet"),
+            "no agents yet"
+        );
     }
 
     #[test]

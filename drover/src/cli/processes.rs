@@ -114,8 +114,7 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
                 query.push(("agent", resolve::agent(client, &agent).await?.to_string()));
             }
             query.extend(state.map(|state| ("state", state)));
-            let processes: Vec<Process> =
-                client.list(&["v1", "processes"], &query, limit).await?;
+            let processes: Vec<Process> = client.list(&["v1", "processes"], &query, limit).await?;
             print::value(output, &processes, |processes| list(processes))
         }
         Command::Show { process } => {
@@ -138,16 +137,11 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
 
 /// Reads one process.
 pub(super) async fn get(client: &Client, id: Uuid) -> Result<Process, Fault> {
-    client
-        .get(&["v1", "processes", &id.to_string()], &[])
-        .await
+    client.get(&["v1", "processes", &id.to_string()], &[]).await
 }
 
 /// Starts a process.
-pub(super) async fn create(
-    client: &Client,
-    arguments: &CreateArguments,
-) -> Result<Process, Fault> {
+pub(super) async fn create(client: &Client, arguments: &CreateArguments) -> Result<Process, Fault> {
     let agent = resolve::agent(client, &arguments.agent).await?;
     let request = CreateProcess {
         agent: agent.to_string(),
@@ -187,10 +181,10 @@ fn input(arguments: &CreateArguments) -> Result<Value, Fault> {
         return Ok(input);
     };
     let Value::Object(fields) = &mut input else {
-        return Err(
-            Fault::usage("--input is not a JSON object, so a program cannot be added to it")
-                .advise("leave --input out, or put \"program\" and \"args\" into it yourself"),
-        );
+        return Err(Fault::usage(
+            "--input is not a JSON object, so a program cannot be added to it",
+        )
+        .advise("leave --input out, or put \"program\" and \"args\" into it yourself"));
     };
     fields.insert("program".to_owned(), Value::from(program.as_str()));
     fields.insert("args".to_owned(), Value::from(rest));
@@ -208,8 +202,9 @@ fn read_input(text: &str) -> Result<Value, Fault> {
         ("--input", text.to_owned())
     };
     serde_json::from_str(&text).map_err(|error| {
-        Fault::usage(format_args!("{name} is not JSON: {error}"))
-            .advise("give JSON such as '{\"program\":\"uname\"}', or @FILE, or - for standard input")
+        Fault::usage(format_args!("{name} is not JSON: {error}")).advise(
+            "give JSON such as '{\"program\":\"uname\"}', or @FILE, or - for standard input",
+        )
     })
 }
 
@@ -260,9 +255,14 @@ fn event_line(event: &EventRecord) -> String {
 
 fn list(processes: &[Process]) -> String {
     print::table(
-        ["ID", "KIND", "AGENT", "STATE", "ATTEMPTS", "EXIT", "CREATED"],
+        [
+            "ID", "KIND", "AGENT", "STATE", "ATTEMPTS", "EXIT", "CREATED",
+        ],
         processes.iter().map(|process| {
-            let exit = process.outcome.as_ref().and_then(|outcome| outcome.exit_code);
+            let exit = process
+                .outcome
+                .as_ref()
+                .and_then(|outcome| outcome.exit_code);
             [
                 process.id.to_string(),
                 process.kind.clone(),
@@ -304,7 +304,10 @@ fn show(process: &Process) -> String {
         ("started", process.started_at.map(|at| at.to_string())),
         ("finished", process.finished_at.map(|at| at.to_string())),
         ("deadline", Some(process.deadline_at.to_string())),
-        ("outcome", outcome.map(|outcome| print::word(&outcome.status))),
+        (
+            "outcome",
+            outcome.map(|outcome| print::word(&outcome.status)),
+        ),
         (
             "exit code",
             outcome

@@ -1,6 +1,6 @@
-//! Which agent is meant: a uuid, the beginning of one, or a hostname.
+//! Which agent or group is meant: a uuid, the beginning of an agent's, or a name.
 
-use control::api::model::agents::Agent;
+use control::api::model::agents::{Agent, Group};
 use uuid::Uuid;
 
 use super::client::Client;
@@ -10,6 +10,8 @@ use crate::fault::{Exit, Fault};
 const PREFIX_CHARS_MIN: usize = 4;
 /// More agents than this are not searched through for a name.
 const AGENTS_MAX: usize = 200_000;
+/// More groups than this are not searched through for a name.
+const GROUPS_MAX: usize = 10_000;
 
 /// The id of the agent that `text` means.
 pub(crate) async fn agent(client: &Client, text: &str) -> Result<Uuid, Fault> {
@@ -18,6 +20,20 @@ pub(crate) async fn agent(client: &Client, text: &str) -> Result<Uuid, Fault> {
     }
     let agents: Vec<Agent> = client.list(&["v1", "agents"], &[], AGENTS_MAX).await?;
     choose(text, &agents)
+}
+
+/// The id of the group that `text` means.
+pub(crate) async fn group(client: &Client, text: &str) -> Result<Uuid, Fault> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let groups: Vec<Group> = client.list(&["v1", "groups"], &[], GROUPS_MAX).await?;
+    let named = groups.iter().find(|group| group.name == text);
+    named.map(|group| group.id).ok_or_else(|| {
+        Fault::new(format_args!("there is no group `{text}`"))
+            .advise("`drover groups list` shows every group; give its name or id")
+            .exit(Exit::NotFound)
+    })
 }
 
 /// A hostname goes before the beginning of an id; an agent that was revoked is meant only by id.
@@ -39,15 +55,25 @@ fn choose(text: &str, agents: &[Agent]) -> Result<Uuid, Fault> {
     match found.as_slice() {
         [agent] => Ok(agent.id),
         [] => Err(Fault::new(format_args!("there is no agent `{text}`"))
-            .advise("`drover agents list` shows every agent; give an id, its beginning, or a hostname")
+            .advise(
+                "`drover agents list` shows every agent; give an id, its beginning, or a hostname",
+            )
             .exit(Exit::NotFound)),
         several => {
-            let ids: Vec<String> = several.iter().take(3).map(|agent| agent.id.to_string()).collect();
+            let ids: Vec<String> = several
+                .iter()
+                .take(3)
+                .map(|agent| agent.id.to_string())
+                .collect();
             Err(Fault::new(format_args!(
                 "`{text}` means {} agents: {}{}",
                 several.len(),
                 ids.join(", "),
-                if several.len() > ids.len() { ", …" } else { "" }
+                if several.len() > ids.len() {
+                    ", …"
+                } else {
+                    ""
+                }
             ))
             .advise("give more of the id")
             .exit(Exit::NotFound))

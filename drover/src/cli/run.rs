@@ -43,10 +43,13 @@ pub(crate) struct RunArguments {
 struct Screen {
     output: Output,
     quiet: bool,
-    /// Whether any output of the program was shown.
-    shown: bool,
+    /// The end of the standard output that was shown, at most [`TAIL_BYTES`] of it.
+    shown: Vec<u8>,
     waiting_told: bool,
 }
+
+/// A result holds so much of the end of a program's standard output.
+const TAIL_BYTES: usize = protocol::limits::OUTPUT_BYTES_MAX;
 
 pub(super) async fn run(
     client: &Client,
@@ -57,7 +60,7 @@ pub(super) async fn run(
     let mut screen = Screen {
         output,
         quiet: arguments.quiet || output.is_json(),
-        shown: false,
+        shown: Vec::new(),
         waiting_told: false,
     };
     screen.say(&format!("process {}", process.id));
@@ -127,10 +130,7 @@ async fn interrupt() {
 
 /// Whether an event says that the process reached a terminal state.
 pub(super) fn is_end(event: &EventRecord) -> bool {
-    matches!(
-        event.kind.as_str(),
-        "process.finished" | "process.succeeded" | "process.failed" | "process.cancelled"
-    )
+    event.kind == "process.finished"
 }
 
 /// A piece of a program's output inside an event.
@@ -172,38 +172,59 @@ impl Screen {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.shown = true;
-        let written = if piece.channel == "stderr" {
-            std::io::stderr().write_all(&bytes)
-        } else {
-            let mut stdout = std::io::stdout();
-            stdout.write_all(&bytes).and_then(|()| stdout.flush())
-        };
-        written.map_err(|error| Fault::new(format_args!("cannot show the output: {error}")))
+        if piece.channel == "stderr" {
+            return std::io::stderr()
+                .write_all(&bytes)
+                .map_err(|error| cannot_show(&error));
+        }
+        self.show_stdout(&bytes)
+    }
+
+    fn show_stdout(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.shown.extend_from_slice(bytes);
+        let too_much = self.shown.len().saturating_sub(TAIL_BYTES);
+        self.shown.drain(..too_much);
+        let mut stdout = std::io::stdout();
+        stdout
+            .write_all(bytes)
+            .and_then(|()| stdout.flush())
+            .map_err(|error| cannot_show(&error))
     }
 
     /// The last words.
-    fn finish(&self, process: &Process) -> Result<(), Fault> {
+    fn finish(&mut self, process: &Process) -> Result<(), Fault> {
         if self.output.is_json() {
             return print::line(&print::to_json(&serde_json::json!({ "process": process }))?);
         }
         let outcome = process.outcome.as_ref();
-        let message = outcome.map_or("", |outcome| outcome.message.as_str());
+        let result = outcome.and_then(|outcome| outcome.output.as_ref());
+        let result = result.map_or_else(Vec::new, |result| result.to_bytes().unwrap_or_default());
+        self.show_stdout(unseen(&self.shown.clone(), &result))?;
         if process.state != ProcessState::Succeeded {
             let status = outcome.map_or_else(
                 || print::word(&process.state),
                 |outcome| print::word(&outcome.status),
             );
-            self.say(&format!("{status}: {message}").replace('_', " "));
-        }
-        // A driver that streams nothing has its result in the outcome.
-        if !self.shown
-            && let Some(result) = outcome.and_then(|outcome| outcome.output.as_ref())
-        {
-            print::line(&String::from_utf8_lossy(&result.to_bytes().unwrap_or_default()))?;
+            let message = outcome.map_or("", |outcome| outcome.message.as_str());
+            self.say(&format!("{}: {message}", status.replace('_', " ")));
         }
         Ok(())
     }
+}
+
+fn cannot_show(error: &std::io::Error) -> Fault {
+    Fault::new(format_args!("cannot show the output: {error}"))
+}
+
+/// What of a result has not been shown yet. Output that a program writes while its agent has no
+/// session is not streamed; the end of it is in the result. A driver that streams nothing has all
+/// of its result there.
+fn unseen<'a>(shown: &[u8], result: &'a [u8]) -> &'a [u8] {
+    // The whole result may have been shown, or a beginning of it, or nothing.
+    let seen = (0..=result.len())
+        .rev()
+        .find(|seen| shown.ends_with(&result[..*seen]));
+    &result[seen.unwrap_or(0)..]
 }
 
 /// The exit status that says how a process ended.
@@ -260,6 +281,20 @@ mod tests {
             }),
             waiting_on: None,
         }
+    }
+
+    #[test]
+    fn output_that_was_not_streamed_is_taken_from_the_result_once() {
+        let left = |shown: &str, result: &str| {
+            let unseen = unseen(shown.as_bytes(), result.as_bytes());
+            String::from_utf8(unseen.to_vec()).unwrap()
+        };
+        assert_eq!(left("a\nb\n", "a\nb\n"), "");
+        assert_eq!(left("long ago\na\nb\n", "b\n"), "");
+        assert_eq!(left("before\n", "before\nafter\n"), "after\n");
+        assert_eq!(left("", "{\"effect\":1}"), "{\"effect\":1}");
+        assert_eq!(left("before\n", "much later\n"), "much later\n");
+        assert_eq!(left("x", ""), "");
     }
 
     #[test]

@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn events_are_the_same_however_the_bytes_are_cut() {
-        let text = b": hello\n\nid: 7\nevent: x\ndata: {\"a\":1}\n\ndata: two\r\ndata: lines\r\n\r\n";
+        let text =
+            b": hello\n\nid: 7\nevent: x\ndata: {\"a\":1}\n\ndata: two\r\ndata: lines\r\n\r\n";
         let expected = [
             SseEvent {
                 id: Some(7),
@@ -98,7 +99,11 @@ mod tests {
             },
         ];
         for cut in 0..text.len() {
-            assert_eq!(parse(&[&text[..cut], &text[cut..]]), expected, "cut at {cut}");
+            assert_eq!(
+                parse(&[&text[..cut], &text[cut..]]),
+                expected,
+                "cut at {cut}"
+            );
         }
     }
 
@@ -111,6 +116,9 @@ mod tests {
     fn an_endless_line_is_refused() {
         let mut parser = SseParser::default();
         let block = vec![b'x'; LINE_BYTES_MAX + 1];
-        assert_eq!(parser.handle_bytes(&block, &mut Vec::new()), Err(LineTooLong));
+        assert_eq!(
+            parser.handle_bytes(&block, &mut Vec::new()),
+            Err(LineTooLong)
+        );
     }
 }

@@ -26,7 +26,8 @@ pub(crate) struct Entry {
 
 /// Reads a file; a missing one is an error that names it.
 pub(crate) fn read(path: &Path) -> Result<String, Fault> {
-    let size = std::fs::metadata(path).map_err(|error| Fault::io("read", path, &error).exit(Exit::Usage))?;
+    let size = std::fs::metadata(path)
+        .map_err(|error| Fault::io("read", path, &error).exit(Exit::Usage))?;
     if size.len() > FILE_BYTES_MAX {
         return Err(Fault::usage(format_args!(
             "{} has {} bytes: too large for a configuration file (at most {FILE_BYTES_MAX})",
@@ -45,7 +46,9 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Vec<Entry>, Fault> {
             "{name} line {line}: {}",
             error.message().lines().next().unwrap_or("not valid TOML")
         ))
-        .advise("see https://toml.io for the syntax; `drover serve --print-config` prints a valid file")
+        .advise(
+            "see https://toml.io for the syntax; `drover serve --print-config` prints a valid file",
+        )
     })?;
     let mut entries = Vec::new();
     flatten(name, text, "", table.get_ref(), &mut entries)?;
@@ -121,7 +124,11 @@ fn unusable(name: &str, line: usize, key: &str, found: &str) -> Fault {
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
-    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+    1 + text
+        .bytes()
+        .take(offset)
+        .filter(|byte| *byte == b'\n')
+        .count()
 }
 
 #[cfg(test)]

@@ -51,17 +51,15 @@ pub(super) static KEYS: [Key<Config>; 23] = [
     Key {
         name: "store",
         doc: "URL of the store: sqlite: is drover.db in the data directory, sqlite:PATH another file.",
-        set: |config, text| {
-            match text.split_once(':') {
-                Some(("sqlite", _)) => {
-                    config.store = text.to_owned();
-                    Ok(())
-                }
-                Some((scheme @ ("mysql" | "postgres"), _)) => Err(format!(
-                    "{scheme} is not in this release; use sqlite: or sqlite:PATH"
-                )),
-                Some(_) | None => Err("expected sqlite: or sqlite:PATH".to_owned()),
+        set: |config, text| match text.split_once(':') {
+            Some(("sqlite", _)) => {
+                config.store = text.to_owned();
+                Ok(())
             }
+            Some((scheme @ ("mysql" | "postgres"), _)) => Err(format!(
+                "{scheme} is not in this release; use sqlite: or sqlite:PATH"
+            )),
+            Some(_) | None => Err("expected sqlite: or sqlite:PATH".to_owned()),
         },
         show: |config| value::quote(&config.store),
     },
@@ -167,7 +165,8 @@ pub(super) static KEYS: [Key<Config>; 23] = [
         name: "gateway.handshakes_per_second",
         doc: "TLS handshakes that each shard starts a second, in the long run (1 to 100000).",
         set: |config, text| {
-            value::number(text, 1, RATE_MAX.get()).map(|rate| config.gateway.admission.handshakes_per_second = rate)
+            value::number(text, 1, RATE_MAX.get())
+                .map(|rate| config.gateway.admission.handshakes_per_second = rate)
         },
         show: |config| config.gateway.admission.handshakes_per_second.to_string(),
     },
@@ -175,7 +174,8 @@ pub(super) static KEYS: [Key<Config>; 23] = [
         name: "gateway.handshake_burst",
         doc: "TLS handshakes that each shard starts at once after a pause (1 to 100000).",
         set: |config, text| {
-            value::number(text, 1, RATE_MAX.get()).map(|rate| config.gateway.admission.handshake_burst = rate)
+            value::number(text, 1, RATE_MAX.get())
+                .map(|rate| config.gateway.admission.handshake_burst = rate)
         },
         show: |config| config.gateway.admission.handshake_burst.to_string(),
     },
@@ -183,7 +183,8 @@ pub(super) static KEYS: [Key<Config>; 23] = [
         name: "gateway.enrolments_per_second",
         doc: "Enrolments that each shard takes a second, in the long run (1 to 100000).",
         set: |config, text| {
-            value::number(text, 1, RATE_MAX.get()).map(|rate| config.gateway.admission.enrolments_per_second = rate)
+            value::number(text, 1, RATE_MAX.get())
+                .map(|rate| config.gateway.admission.enrolments_per_second = rate)
         },
         show: |config| config.gateway.admission.enrolments_per_second.to_string(),
     },
@@ -191,7 +192,8 @@ pub(super) static KEYS: [Key<Config>; 23] = [
         name: "gateway.enrolment_burst",
         doc: "Enrolments that each shard takes at once after a pause (1 to 100000).",
         set: |config, text| {
-            value::number(text, 1, RATE_MAX.get()).map(|rate| config.gateway.admission.enrolment_burst = rate)
+            value::number(text, 1, RATE_MAX.get())
+                .map(|rate| config.gateway.admission.enrolment_burst = rate)
         },
         show: |config| config.gateway.admission.enrolment_burst.to_string(),
     },
@@ -262,8 +264,16 @@ mod tests {
             let line = line.unwrap_or_else(|| panic!("docs/OPERATIONS.md lacks {}", key.name));
             let default = (key.show)(&defaults);
             let plain = default.trim_matches('"');
-            let shown = if ["", "[]"].contains(&plain) { "empty" } else { plain };
-            assert!(line.contains(shown), "{}: the default is {default}", key.name);
+            let shown = if ["", "[]"].contains(&plain) {
+                "empty"
+            } else {
+                plain
+            };
+            assert!(
+                line.contains(shown),
+                "{}: the default is {default}",
+                key.name
+            );
         }
     }
 

@@ -56,9 +56,10 @@ pub(crate) struct Key<T: 'static> {
 pub(crate) fn from_entry(file: &str, entry: Entry, names: &[&str]) -> Result<Setting, Fault> {
     let origin = Origin::File(file.to_owned(), entry.line);
     let is_section = |key: &str| {
-        names
-            .iter()
-            .any(|name| name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+        names.iter().any(|name| {
+            name.strip_prefix(key)
+                .is_some_and(|rest| rest.starts_with('.'))
+        })
     };
     match entry.value {
         Some(_) if is_section(&entry.key) => Err(Fault::usage(format_args!(
@@ -89,7 +90,11 @@ pub(crate) fn from_entry(file: &str, entry: Entry, names: &[&str]) -> Result<Set
 pub(crate) fn apply<T>(target: &mut T, keys: &[Key<T>], setting: &Setting) -> Result<(), Fault> {
     let Some(key) = keys.iter().find(|key| key.name == setting.key) else {
         let names = keys.iter().map(|key| key.name);
-        return Err(unknown(setting, names, "`drover serve --print-config` lists every key"));
+        return Err(unknown(
+            setting,
+            names,
+            "`drover serve --print-config` lists every key",
+        ));
     };
     (key.set)(target, &setting.value).map_err(|problem| invalid(setting, &problem))
 }

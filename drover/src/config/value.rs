@@ -29,9 +29,7 @@ pub(crate) fn number<T: FromStr + PartialOrd + Display>(
 /// A whole number with a unit: `250ms`, `10s`, `5m`, `24h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a whole number with a unit: 250ms, 10s, 5m or 24h".to_owned();
-    let split = text
-        .find(|c: char| !c.is_ascii_digit())
-        .ok_or_else(wrong)?;
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let number: u64 = text[..split].parse().map_err(|_| wrong())?;
     let milliseconds = match &text[split..] {
         "ms" => 1,
@@ -155,7 +153,16 @@ mod tests {
 
     #[test]
     fn durations_without_a_known_unit_or_too_large_are_refused() {
-        for text in ["", "10", "s", "10 s", "-1s", "1.5s", "99999999999999999h", "18446744073709551616ms"] {
+        for text in [
+            "",
+            "10",
+            "s",
+            "10 s",
+            "-1s",
+            "1.5s",
+            "99999999999999999h",
+            "18446744073709551616ms",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

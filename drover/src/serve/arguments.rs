@@ -59,7 +59,10 @@ impl ServeArguments {
     /// Where the configuration comes from.
     pub(crate) fn sources(self, global: &Global) -> Sources {
         let advertise = (!self.advertise.is_empty()).then(|| self.advertise.join(","));
-        let data_dir = global.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let data_dir = global
+            .data_dir
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned());
         let named = [
             ("--data-dir", "data_dir", data_dir),
             ("--profile", "profile", self.profile),
@@ -154,7 +157,13 @@ mod tests {
         let mut sources = arguments.sources(&global());
         sources.environment.clear();
         let fault = config::load(sources).unwrap_err();
-        assert!(fault.what.starts_with("--set: there is no key"), "{fault:?}");
-        assert_eq!(fault.advice.as_deref(), Some("did you mean `drain.deadline`?"));
+        assert!(
+            fault.what.starts_with("--set: there is no key"),
+            "{fault:?}"
+        );
+        assert_eq!(
+            fault.advice.as_deref(),
+            Some("did you mean `drain.deadline`?")
+        );
     }
 }

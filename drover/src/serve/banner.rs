@@ -83,7 +83,10 @@ mod tests {
 
     #[test]
     fn an_address_that_means_all_becomes_one_that_can_be_dialled() {
-        assert_eq!(url("0.0.0.0:7440".parse().unwrap()), "http://127.0.0.1:7440");
+        assert_eq!(
+            url("0.0.0.0:7440".parse().unwrap()),
+            "http://127.0.0.1:7440"
+        );
         assert_eq!(url("[::]:7440".parse().unwrap()), "http://[::1]:7440");
         assert_eq!(url("10.0.0.1:80".parse().unwrap()), "http://10.0.0.1:80");
     }

@@ -1,6 +1,7 @@
 //! A real server and real agents, each a process of its own, in a temporary directory.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -17,7 +18,7 @@ const LOOKS_MAX: u32 = 600;
 
 /// Waits for something to become true.
 #[track_caller]
-pub fn eventually(what: &str, mut look: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut look: impl FnMut() -> bool) {
     for _ in 0..LOOKS_MAX {
         if look() {
             return;
@@ -28,19 +29,19 @@ pub fn eventually(what: &str, mut look: impl FnMut() -> bool) {
 }
 
 /// A process that is not left behind.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
 }
 
 impl Running {
     /// Sends a signal.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("the process is there");
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         eventually("the end of a process", || {
             status = self.child.try_wait().expect("it is our child");
@@ -50,13 +51,13 @@ impl Running {
     }
 
     /// Ends it as a power failure would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it is our child");
     }
 
     /// Whether it has ended.
-    pub fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_some()
     }
 }
@@ -71,23 +72,28 @@ impl Drop for Running {
 
 /// Where a server said it is.
 #[derive(Clone)]
-pub struct Addresses {
-    pub api: String,
-    pub agents: String,
+pub(crate) struct Addresses {
+    pub(crate) api: String,
+    pub(crate) agents: String,
 }
 
 /// A data directory and the server on it.
-pub struct Deployment {
+pub(crate) struct Deployment {
     dir: TempDir,
-    pub server: Running,
-    pub addresses: Addresses,
+    pub(crate) server: Running,
+    pub(crate) addresses: Addresses,
 }
 
 impl Deployment {
     /// A new server on ports that nobody has.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with more flags.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let (server, addresses) = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0");
+        let (server, addresses) = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0", flags);
         Self {
             dir,
             server,
@@ -96,25 +102,25 @@ impl Deployment {
     }
 
     /// Another server on the same data and the same ports, once the first has ended.
-    pub fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         let api = self.addresses.api.replace("http://", "");
-        let (server, addresses) = serve(self.dir.path(), &api, &self.addresses.agents);
+        let (server, addresses) = serve(self.dir.path(), &api, &self.addresses.agents, &[]);
         self.server = server;
         self.addresses = addresses;
     }
 
     /// A path in the temporary directory.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Where the server keeps its data.
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.path("data")
     }
 
     /// Runs `drover …` against the server.
-    pub fn drover(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn drover(&self, arguments: &[&str]) -> Output {
         let mut command = command(self.dir.path());
         command.args(["--data-dir", &self.data_dir().to_string_lossy()]);
         command.args(arguments).output().expect("drover runs")
@@ -122,7 +128,7 @@ impl Deployment {
 
     /// The same, for its JSON; it must succeed.
     #[track_caller]
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let mut all = vec!["--output", "json"];
         all.extend(arguments);
         let output = self.drover(&all);
@@ -132,18 +138,28 @@ impl Deployment {
 
     /// A join token.
     #[track_caller]
-    pub fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         let output = self.drover(&["tokens", "create"]);
         assert!(output.status.success(), "{}", said(&output));
-        String::from_utf8(output.stdout).expect("a token is text").trim().to_owned()
+        String::from_utf8(output.stdout)
+            .expect("a token is text")
+            .trim()
+            .to_owned()
     }
 
     /// Lets a machine join; `name` is its hostname and its state directory.
-    pub fn join(&self, name: &str, token: &str) -> Output {
+    pub(crate) fn join(&self, name: &str, token: &str) -> Output {
         let state = self.path(name);
         let mut command = command(self.dir.path());
         command
-            .args(["agent", "join", "--server", &self.addresses.agents, "--token", token])
+            .args([
+                "agent",
+                "join",
+                "--server",
+                &self.addresses.agents,
+                "--token",
+                token,
+            ])
             .args(["--hostname", name, "--state-dir", &state.to_string_lossy()])
             .args(["--allow", "sh=/bin/sh", "--allow", "echo=/bin/echo"]);
         command.output().expect("drover runs")
@@ -151,14 +167,16 @@ impl Deployment {
 
     /// Starts the agent of a machine that has joined, and waits for its session.
     #[track_caller]
-    pub fn run_agent(&self, name: &str) -> Running {
+    pub(crate) fn run_agent(&self, name: &str) -> Running {
         let agent = self.run_agent_unseen(name);
-        eventually("the agent's session", || self.agent_state(name) == "connected");
+        eventually("the agent's session", || {
+            self.agent_state(name) == "connected"
+        });
         agent
     }
 
     /// Starts the agent of a machine that has joined.
-    pub fn run_agent_unseen(&self, name: &str) -> Running {
+    pub(crate) fn run_agent_unseen(&self, name: &str) -> Running {
         let state = self.path(name);
         let log = std::fs::File::create(self.path(&format!("{name}.log"))).expect("a log file");
         let child = command(self.dir.path())
@@ -172,14 +190,14 @@ impl Deployment {
 
     /// Lets a new agent join and starts it.
     #[track_caller]
-    pub fn agent(&self, name: &str) -> Running {
+    pub(crate) fn agent(&self, name: &str) -> Running {
         let joined = self.join(name, &self.token());
         assert!(joined.status.success(), "{}", said(&joined));
         self.run_agent(name)
     }
 
     /// `connected`, `disconnected` or `revoked`; empty while there is no such agent.
-    pub fn agent_state(&self, name: &str) -> String {
+    pub(crate) fn agent_state(&self, name: &str) -> String {
         let output = self.drover(&["--output", "json", "agents", "list"]);
         let agents: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let state = agents.as_array().and_then(|agents| {
@@ -190,20 +208,48 @@ impl Deployment {
     }
 
     /// A process's state by its id.
-    pub fn process_state(&self, id: &str) -> String {
+    pub(crate) fn process_state(&self, id: &str) -> String {
         let output = self.drover(&["--output", "json", "processes", "show", id]);
         let process: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         process["state"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// A figure of `/metrics`, over all its labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let token = std::fs::read_to_string(self.data_dir().join("admin.token")).expect("a token");
+        let page = get(&self.addresses.api, "/metrics", token.trim());
+        let lines = page.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+        });
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
     /// What an agent wrote into its log.
-    pub fn agent_log(&self, name: &str) -> String {
+    pub(crate) fn agent_log(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
     }
 }
 
+/// The body of a plain HTTP answer.
+fn get(api: &str, path: &str, token: &str) -> String {
+    let address = api.strip_prefix("http://").expect("plain HTTP");
+    let mut stream = TcpStream::connect(address).expect("the API listens");
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .expect("it takes a request");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("it answers");
+    let (_, body) = reply.split_once("\r\n\r\n").expect("an answer has a body");
+    body.to_owned()
+}
+
 /// `drover` with nothing of the caller's environment that it would listen to.
-pub fn command(dir: &Path) -> Command {
+pub(crate) fn command(dir: &Path) -> Command {
     let mut command = Command::new(DROVER);
     command.current_dir(dir);
     for (name, _) in std::env::vars_os() {
@@ -215,7 +261,7 @@ pub fn command(dir: &Path) -> Command {
 }
 
 /// Everything that a command said.
-pub fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     format!(
         "{}\n{}{}",
         output.status,
@@ -224,7 +270,7 @@ pub fn said(output: &Output) -> String {
     )
 }
 
-fn serve(dir: &Path, api: &str, agents: &str) -> (Running, Addresses) {
+fn serve(dir: &Path, api: &str, agents: &str, flags: &[&str]) -> (Running, Addresses) {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -235,6 +281,7 @@ fn serve(dir: &Path, api: &str, agents: &str) -> (Running, Addresses) {
         .args(["--data-dir", &dir.join("data").to_string_lossy()])
         .args(["--api-listen", api, "--gateway-listen", agents])
         .args(["--set", "gateway.reconnect_spread=500ms"])
+        .args(flags)
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
@@ -242,7 +289,9 @@ fn serve(dir: &Path, api: &str, agents: &str) -> (Running, Addresses) {
     let stdout = child.stdout.take().expect("it is piped");
     let server = Running { child };
     let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line).expect("it says where it is");
+    BufReader::new(stdout)
+        .read_line(&mut line)
+        .expect("it says where it is");
     let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| {
         let log = std::fs::read_to_string(dir.join("server.log")).unwrap_or_default();
         panic!("the server did not start: {error}\n{log}");

@@ -74,8 +74,10 @@ pub(super) fn allow(
         (Ok(_), _) => Ok(()),
         (Err(_), Some(before)) => {
             write(&path, &before)?;
-            Err(Fault::new(format_args!("cannot add to {} by program", path.display()))
-                .advise("add the program to its section exec.programs by hand"))
+            Err(
+                Fault::new(format_args!("cannot add to {} by program", path.display()))
+                    .advise("add the program to its section exec.programs by hand"),
+            )
         }
         (Err(fault), None) => Err(fault),
     }
@@ -88,8 +90,11 @@ pub(super) fn load(state_dir: &Path) -> Result<AgentConfig, Fault> {
 
 /// The agent's configuration with flags over the file.
 pub(super) fn load_with(state_dir: &Path, flags: Flags) -> Result<AgentConfig, Fault> {
-    AgentConfig::load(state_dir, flags)
-        .map_err(|error| Fault::new(error).exit(Exit::Usage).advise("docs/OPERATIONS.md lists every key of agent.toml"))
+    AgentConfig::load(state_dir, flags).map_err(|error| {
+        Fault::new(error)
+            .exit(Exit::Usage)
+            .advise("docs/OPERATIONS.md lists every key of agent.toml")
+    })
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Fault> {
@@ -99,7 +104,10 @@ fn write(path: &Path, text: &str) -> Result<(), Fault> {
 /// The text of a new file.
 fn fresh(servers: &[String], hostname: Option<&str>) -> String {
     let hostname = hostname.map_or_else(String::new, |name| {
-        format!("# The name that people see.\nhostname = {}\n\n", value::quote(name))
+        format!(
+            "# The name that people see.\nhostname = {}\n\n",
+            value::quote(name)
+        )
     });
     format!(
         "# What this machine's agent does and allows. Read when `drover agent run` starts.\n\
@@ -169,7 +177,10 @@ mod tests {
         let agent = load(directory.path()).unwrap();
         assert_eq!(agent.servers, servers);
         assert_eq!(agent.hostname, "hv-1");
-        assert_eq!(agent.programs["uname"].path, PathBuf::from("/usr/bin/uname"));
+        assert_eq!(
+            agent.programs["uname"].path,
+            PathBuf::from("/usr/bin/uname")
+        );
         let text = file::read(&directory.path().join(FILE_NAME)).unwrap();
         allow(directory.path(), &[], None, &programs).unwrap();
         assert_eq!(file::read(&directory.path().join(FILE_NAME)).unwrap(), text);
@@ -189,7 +200,10 @@ mod tests {
             let known = load(directory.path()).unwrap();
             allow(directory.path(), &[], None, &program("b", "/b")).unwrap();
             let mut agent = load(directory.path()).unwrap();
-            assert_eq!(agent.programs.remove("b").unwrap().path, PathBuf::from("/b"));
+            assert_eq!(
+                agent.programs.remove("b").unwrap().path,
+                PathBuf::from("/b")
+            );
             assert_eq!(agent, known, "{before}");
         }
     }

@@ -93,8 +93,15 @@ impl Api {
     /// # Errors
     /// When the HTTP client cannot be built.
     pub fn new(base: &str, token: &str) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().connect_timeout(TIMEOUT).no_proxy().build()?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), token: token.trim().to_owned() })
+        let http = reqwest::Client::builder()
+            .connect_timeout(TIMEOUT)
+            .no_proxy()
+            .build()?;
+        Ok(Self {
+            http,
+            base: base.trim_end_matches('/').to_owned(),
+            token: token.trim().to_owned(),
+        })
     }
 
     /// The text of `count` new join tokens.
@@ -115,7 +122,13 @@ impl Api {
         if !reply.status().is_success() {
             bail!("no join tokens: {}", reply.text().await?);
         }
-        Ok(reply.json::<Reply>().await?.tokens.into_iter().map(|token| token.token).collect())
+        Ok(reply
+            .json::<Reply>()
+            .await?
+            .tokens
+            .into_iter()
+            .map(|token| token.token)
+            .collect())
     }
 
     /// Creates processes in one batch; one answer an item, in order.
@@ -124,13 +137,18 @@ impl Api {
     /// When the request as a whole failed: nothing is known about any item; try again with the same
     /// keys.
     pub async fn create(&self, items: &[Item]) -> anyhow::Result<Vec<Created>> {
-        let reply = self.post("/v1/process-batches", &json!({ "processes": items })).await?;
+        let reply = self
+            .post("/v1/process-batches", &json!({ "processes": items }))
+            .await?;
         if reply.status() == StatusCode::TOO_MANY_REQUESTS || reply.status().is_server_error() {
             bail!("{}", reply.text().await?);
         }
         if !reply.status().is_success() {
             let text = reply.text().await?;
-            return Ok(items.iter().map(|_| Created::Refused(text.clone())).collect());
+            return Ok(items
+                .iter()
+                .map(|_| Created::Refused(text.clone()))
+                .collect());
         }
         let results = reply.json::<BatchReply>().await?.results;
         if results.len() != items.len() {
@@ -152,8 +170,14 @@ impl Api {
     /// # Errors
     /// When the server cannot be reached or does not know the process.
     pub async fn end_of(&self, process: ProcessId) -> anyhow::Result<Option<End>> {
-        let body: Value = self.get(&format!("/v1/processes/{process}")).await?.json().await?;
-        let state = body["state"].as_str().context("a process without a state")?;
+        let body: Value = self
+            .get(&format!("/v1/processes/{process}"))
+            .await?
+            .json()
+            .await?;
+        let state = body["state"]
+            .as_str()
+            .context("a process without a state")?;
         Ok(end_of_state(state))
     }
 
@@ -162,7 +186,11 @@ impl Api {
     /// # Errors
     /// As [`Api::end_of`].
     pub async fn process(&self, process: ProcessId) -> anyhow::Result<Value> {
-        Ok(self.get(&format!("/v1/processes/{process}")).await?.json().await?)
+        Ok(self
+            .get(&format!("/v1/processes/{process}"))
+            .await?
+            .json()
+            .await?)
     }
 
     /// The value of a metric, all its series added up; `None` when it is not there.
@@ -174,7 +202,8 @@ impl Api {
         let values: Vec<f64> = text
             .lines()
             .filter(|line| {
-                line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
             })
             .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
             .collect();
@@ -233,7 +262,10 @@ impl Api {
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<reqwest::Response> {
-        let request = self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.token);
+        let request = self
+            .http
+            .get(format!("{}{path}", self.base))
+            .bearer_auth(&self.token);
         Ok(request.timeout(TIMEOUT).send().await?.error_for_status()?)
     }
 }
@@ -247,7 +279,9 @@ fn end_of_state(state: &str) -> Option<End> {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
 }
 
 /// One block of the event stream (WHATWG HTML, server-sent events); comments and events without an
@@ -255,7 +289,8 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 fn parse_event(block: &[u8]) -> Option<StreamEvent> {
     let text = std::str::from_utf8(block).ok()?;
     let field = |name: &str| {
-        text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim_start()))
+        text.lines()
+            .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim_start()))
     };
     let id = field("id")?.to_owned();
     let ended = field("data")
@@ -281,7 +316,10 @@ mod tests {
         );
         let event = parse_event(block.as_bytes()).unwrap();
         assert_eq!(event.id, "17");
-        assert_eq!(event.ended, Some((ProcessId(Uuid::from_u128(7)), End::Succeeded)));
+        assert_eq!(
+            event.ended,
+            Some((ProcessId(Uuid::from_u128(7)), End::Succeeded))
+        );
         assert!(parse_event(b": keep-alive").is_none());
     }
 }

@@ -1,1 +1,22 @@
-//! stub
+//! A fleet of simulated hypervisors, its workload, attacks and reports.
+//!
+//! ```text
+//!   hold ──▶ server (started, killed, measured)
+//!     ├────▶ fleet (the agent crate's own session code, over a few sockets)
+//!     ├────▶ workload (public API, open loop) ──▶ ledger ◀── effects at the simulated hypervisors
+//!     └────▶ report (screen, JSON, bench-results/)
+//!   siege ─▶ storm (first flights that never become sessions), and honest newcomers
+//! ```
+//!
+//! Nothing here looks inside the server: it uses the public API, the agent protocol and `/proc`.
+
+pub mod api;
+pub mod clock;
+pub mod fleet;
+pub mod hold;
+pub mod ledger;
+pub mod report;
+pub mod server;
+pub mod siege;
+pub mod storm;
+pub mod workload;

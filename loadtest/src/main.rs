@@ -1,1 +1,277 @@
-fn main() {}
+//! `drover-loadtest`: a fleet of simulated hypervisors, and attacks, against a Drover server.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use loadtest::hold::{Hold, Target};
+use loadtest::server::ServerSpec;
+use loadtest::siege::Siege;
+use tracing_subscriber::EnvFilter;
+
+/// Simulates a fleet of hypervisors against a Drover server and checks every effect.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Hold N sessions, run processes over them, break things, account for every effect
+    Hold(HoldArguments),
+    /// Flood the gateway's door with first flights while honest newcomers connect
+    Siege(SiegeArguments),
+}
+
+#[derive(Args)]
+struct ServerArguments {
+    /// The `drover` binary to start [default: next to this one]
+    #[arg(long, value_name = "FILE", conflicts_with = "api")]
+    server: Option<PathBuf>,
+    /// One more argument for the started `drover serve`; repeat for more
+    #[arg(long = "serve-arg", value_name = "ARG", allow_hyphen_values = true)]
+    serve_args: Vec<String>,
+    /// Use the running server with this API instead of starting one
+    #[arg(long, value_name = "URL", requires_all = ["agent_address", "token"])]
+    api: Option<String>,
+    /// host:port for agents of the running server
+    #[arg(long, value_name = "HOST:PORT")]
+    agent_address: Option<String>,
+    /// Admin token of the running server
+    #[arg(long, env = "DROVER_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Process id of the running server, to read its memory and CPU
+    #[arg(long)]
+    server_pid: Option<u32>,
+    /// Keep journals, the server's data and its log here [default: a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct HoldArguments {
+    /// Hypervisors to simulate
+    #[arg(long, default_value_t = 1000)]
+    agents: usize,
+    /// How long the workload runs (such as 90s, 10m)
+    #[arg(long, default_value = "1m", value_parser = duration)]
+    duration: Duration,
+    /// Processes a second; 0 for none
+    #[arg(long, default_value_t = 100.0)]
+    rate: f64,
+    /// Service time of each operation, in milliseconds
+    #[arg(long, default_value_t = 5)]
+    service_ms: u64,
+    /// SIGKILL the server this long after the workload began, start it again 5 s later
+    #[arg(long, value_name = "AT", value_parser = duration)]
+    kill_server: Option<Duration>,
+    /// Kill this many agents half-way, start them again from their journals 5 s later
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    kill_agents: usize,
+    /// Agents do not steer themselves to their home shard, as a client that knows nothing of it
+    #[arg(long)]
+    no_steering_hint: bool,
+    /// New sessions a second while the fleet comes up
+    #[arg(long, default_value_t = 500.0)]
+    connect_rate: f64,
+    /// Write the summary as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a dated folder under this one
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    results: PathBuf,
+    /// Write no folder
+    #[arg(long)]
+    no_results: bool,
+    /// The folder's name after the date
+    #[arg(long, default_value = "hold")]
+    name: String,
+    /// Seed of the workload's choices
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+#[derive(Args)]
+struct SiegeArguments {
+    /// First flights a second
+    #[arg(long, default_value_t = 1000)]
+    rate: u32,
+    /// How long
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    duration: Duration,
+    /// Source addresses to send from
+    #[arg(long, default_value_t = 1000)]
+    sources: usize,
+    /// Honest agents that join the session in turn during the storm, evenly spread
+    #[arg(long, default_value_t = 100)]
+    newcomers: usize,
+    /// Write the summary as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+/// `90s`, `10m`, `1h`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit {
+        "ms" => 1e-3,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("`{unit}` is no unit of time; use ms, s, m or h")),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a duration such as 10m"))?;
+    Duration::try_from_secs_f64(number * scale).map_err(|error| error.to_string())
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let result = match Cli::parse().command {
+        Command::Hold(arguments) => hold(arguments).await,
+        Command::Siege(arguments) => siege(arguments).await,
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("drover-loadtest: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn hold(arguments: HoldArguments) -> anyhow::Result<bool> {
+    let work = WorkDir::new(arguments.server.work_dir.clone())?;
+    let hold = Hold {
+        agents: arguments.agents.max(1),
+        duration: arguments.duration,
+        rate: arguments.rate,
+        service_ms: arguments.service_ms,
+        kill_server: arguments.kill_server,
+        kill_agents: arguments.kill_agents,
+        steering_hint: !arguments.no_steering_hint,
+        connect_rate: arguments.connect_rate.max(1.0),
+        server: arguments.server.target(&work)?,
+        results: (!arguments.no_results).then_some(arguments.results),
+        name: arguments.name,
+        work_dir: work.path.clone(),
+        seed: arguments.seed,
+    };
+    let summary = hold.run().await?;
+    write_json(arguments.json, &summary)?;
+    Ok(summary.passed)
+}
+
+async fn siege(arguments: SiegeArguments) -> anyhow::Result<bool> {
+    let work = WorkDir::new(arguments.server.work_dir.clone())?;
+    let siege = Siege {
+        rate: arguments.rate,
+        duration: arguments.duration,
+        sources: arguments.sources,
+        newcomers: arguments.newcomers,
+        server: arguments.server.target(&work)?,
+        work_dir: work.path.clone(),
+    };
+    let summary = siege.run().await?;
+    write_json(arguments.json, &summary)?;
+    Ok(summary.passed)
+}
+
+fn write_json(path: Option<PathBuf>, summary: &impl serde::Serialize) -> anyhow::Result<()> {
+    if let Some(path) = path {
+        std::fs::write(&path, serde_json::to_vec_pretty(summary)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Where journals, data and logs go; a temporary one goes away with the run.
+struct WorkDir {
+    path: PathBuf,
+    temporary: bool,
+}
+
+impl WorkDir {
+    fn new(named: Option<PathBuf>) -> anyhow::Result<Self> {
+        let temporary = named.is_none();
+        let path = named.unwrap_or_else(|| {
+            std::env::temp_dir().join(format!("drover-loadtest-{}", std::process::id()))
+        });
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self { path, temporary })
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        if self.temporary
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the work directory");
+        }
+    }
+}
+
+impl ServerArguments {
+    fn target(&self, work: &WorkDir) -> anyhow::Result<Target> {
+        if let (Some(api), Some(agents), Some(token)) =
+            (&self.api, &self.agent_address, &self.token)
+        {
+            return Ok(Target::Running {
+                api: api.clone(),
+                agents: agents.clone(),
+                token: token.clone(),
+                pid: self.server_pid,
+            });
+        }
+        let beside = || {
+            let folder = std::env::current_exe()?.parent().map(PathBuf::from);
+            folder
+                .map(|folder| folder.join("drover"))
+                .context("this program has no folder")
+        };
+        let binary = match &self.server {
+            Some(binary) => binary.clone(),
+            None => beside()?,
+        };
+        Ok(Target::Start(ServerSpec {
+            binary,
+            data_dir: work.path.join("server"),
+            arguments: self.serve_args.clone(),
+            log: work.path.join("server.log"),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert!(duration("10 parsecs").is_err());
+        assert!(duration("m").is_err());
+    }
+}

@@ -154,8 +154,10 @@ pub struct Fault {
 pub struct Raw<'a> {
     /// Intended submission to end, microseconds.
     pub round_trips: &'a Histogram<u64>,
-    /// First attempt to `Welcome`, microseconds.
+    /// Start of the agent to its first `Welcome`, microseconds.
     pub connects: &'a Histogram<u64>,
+    /// Loss of a session to the next `Welcome`, microseconds.
+    pub reconnects: &'a Histogram<u64>,
     /// Server usage each second.
     pub samples: &'a [(f64, Usage)],
     /// How long the run was.
@@ -175,7 +177,10 @@ pub fn write_folder(
 ) -> anyhow::Result<PathBuf> {
     let folder = root.join(format!("{}-{name}", clock::stamp(clock::unix_seconds())));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    fs::write(folder.join("summary.json"), serde_json::to_vec_pretty(summary)?)?;
+    fs::write(
+        folder.join("summary.json"),
+        serde_json::to_vec_pretty(summary)?,
+    )?;
     fs::write(folder.join("machine.txt"), machine())?;
     write_hlog(&folder.join("latencies.hlog"), raw)?;
     let mut csv = String::from("second,rss_bytes,cpu_seconds,gateway_cpu_seconds\n");
@@ -195,7 +200,15 @@ fn write_hlog(path: &Path, raw: &Raw<'_>) -> anyhow::Result<()> {
     let mut log = IntervalLogWriterBuilder::new()
         .add_comment("microseconds; rtt counts from the intended submission")
         .begin_log_with(&mut file, &mut serializer)?;
-    for (tag, histogram) in [("rtt", raw.round_trips), ("connect", raw.connects)] {
+    let all = [
+        ("rtt", raw.round_trips),
+        ("connect", raw.connects),
+        ("reconnect", raw.reconnects),
+    ];
+    for (tag, histogram) in all
+        .into_iter()
+        .filter(|(_, histogram)| !histogram.is_empty())
+    {
         log.write_histogram(histogram, Duration::ZERO, raw.duration, Tag::new(tag))
             .map_err(|error| anyhow::anyhow!("cannot write the histogram {tag}: {error:?}"))?;
     }
@@ -213,13 +226,26 @@ fn machine() -> String {
             .unwrap_or_default()
     };
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let cores = cpu
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
     // The folder part of the command's name says where somebody's checkout is, not what was run.
     let command: Vec<_> = std::env::args()
-        .map(|word| Path::new(&word).file_name().map_or(word.clone(), |name| name.to_string_lossy().into_owned()))
+        .map(|word| {
+            Path::new(&word)
+                .file_name()
+                .map_or(word.clone(), |name| name.to_string_lossy().into_owned())
+        })
         .collect();
-    let dirty = if output("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { " (with local changes)" };
+    let dirty = if output("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty() {
+        ""
+    } else {
+        " (with local changes)"
+    };
     format!(
         "command: {}\ncommit: {}{dirty}\nkernel: {}\ncpu: {} x {}\nmemory: {}\nrustc: {}\n",
         command.join(" "),
@@ -227,7 +253,11 @@ fn machine() -> String {
         output("uname", &["-sr"]),
         cores,
         model.map_or("unknown", |(_, name)| name),
-        fs::read_to_string("/proc/meminfo").unwrap_or_default().lines().next().unwrap_or_default(),
+        fs::read_to_string("/proc/meminfo")
+            .unwrap_or_default()
+            .lines()
+            .next()
+            .unwrap_or_default(),
         output("rustc", &["--version"]),
     )
 }
@@ -244,11 +274,17 @@ pub fn print(summary: &Summary) {
         summary.sessions_up,
         summary.agents,
         summary.sessions_lost,
-        summary.home_shard_ratio.map_or("?".to_owned(), |ratio| format!("{:.2} %", ratio * 100.0)),
+        summary
+            .home_shard_ratio
+            .map_or("?".to_owned(), |ratio| format!("{:.2} %", ratio * 100.0)),
     );
     println!(
         "  processes   {} submitted, {} succeeded, {} failed, {} lost; {} duplicate effects",
-        processes.submitted, processes.succeeded, processes.failed, processes.lost, summary.duplicate_effects
+        processes.submitted,
+        processes.succeeded,
+        processes.failed,
+        processes.lost,
+        summary.duplicate_effects
     );
     println!(
         "  connect     p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
@@ -273,8 +309,13 @@ pub fn print(summary: &Summary) {
         server.cpu_us_per_process
     );
     for fault in &summary.faults {
-        let back = fault.all_back_s.map_or("NEVER all".to_owned(), |s| format!("all within {s:.1} s"));
-        println!("  fault       {} at {:.0} s: sessions back {back}", fault.what, fault.at_s);
+        let back = fault
+            .all_back_s
+            .map_or("NEVER all".to_owned(), |s| format!("all within {s:.1} s"));
+        println!(
+            "  fault       {} at {:.0} s: sessions back {back}",
+            fault.what, fault.at_s
+        );
     }
     for violation in &summary.violations {
         println!("  VIOLATION   {violation}");

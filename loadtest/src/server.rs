@@ -65,12 +65,22 @@ impl Server {
     /// When the binary cannot be started or ends or says nothing within a minute.
     pub async fn start(spec: ServerSpec) -> anyhow::Result<Self> {
         let (child, ready) = launch(&spec, None).await?;
-        Ok(Self { spec, child, ready, spent: Usage::default() })
+        Ok(Self {
+            spec,
+            child,
+            ready,
+            spent: Usage::default(),
+        })
     }
 
     /// What it said when it was ready.
     pub fn ready(&self) -> &Ready {
         &self.ready
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// What it uses, earlier incarnations included in the CPU time.
@@ -107,14 +117,21 @@ impl Server {
     /// # Errors
     /// When it does not end within a minute or ends with a failure.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+        if let Some(pid) = self
+            .child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()))
+        {
             rustix::process::kill_process(pid, Signal::TERM)?;
         }
         let status = tokio::time::timeout(START_TIMEOUT, self.child.wait())
             .await
             .context("the server did not end within a minute of SIGTERM")??;
         if !status.success() {
-            bail!("the server ended with {status}; its log is {}", self.spec.log.display());
+            bail!(
+                "the server ended with {status}; its log is {}",
+                self.spec.log.display()
+            );
         }
         Ok(())
     }
@@ -122,13 +139,27 @@ impl Server {
 
 async fn launch(spec: &ServerSpec, again: Option<&Ready>) -> anyhow::Result<(Child, Ready)> {
     std::fs::create_dir_all(&spec.data_dir)?;
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(&spec.log)?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&spec.log)?;
     let (api, agents) = match again {
-        Some(ready) => (ready.api.trim_start_matches("http://").to_owned(), ready.agents.clone()),
+        Some(ready) => (
+            ready.api.trim_start_matches("http://").to_owned(),
+            ready.agents.clone(),
+        ),
         None => ("127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()),
     };
     let mut child = Command::new(&spec.binary)
-        .args(["--output", "json", "serve", "--api-listen", &api, "--agent-listen", &agents])
+        .args([
+            "--output",
+            "json",
+            "serve",
+            "--api-listen",
+            &api,
+            "--gateway-listen",
+            &agents,
+        ])
         .arg("--data-dir")
         .arg(&spec.data_dir)
         .args(&spec.arguments)
@@ -137,15 +168,28 @@ async fn launch(spec: &ServerSpec, again: Option<&Ready>) -> anyhow::Result<(Chi
         .stderr(log)
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("cannot start {}; build it with cargo build --release", spec.binary.display()))?;
+        .with_context(|| {
+            format!(
+                "cannot start {}; build it with cargo build --release",
+                spec.binary.display()
+            )
+        })?;
     let stdout = child.stdout.take().context("no pipe from the server")?;
     let mut lines = BufReader::new(stdout).lines();
     let line = tokio::time::timeout(START_TIMEOUT, lines.next_line())
         .await
-        .with_context(|| format!("the server said nothing for a minute; see {}", spec.log.display()))??;
+        .with_context(|| {
+            format!(
+                "the server said nothing for a minute; see {}",
+                spec.log.display()
+            )
+        })??;
     let Some(line) = line else {
         let status = child.wait().await?;
-        bail!("the server ended at once with {status}; see {}", spec.log.display());
+        bail!(
+            "the server ended at once with {status}; see {}",
+            spec.log.display()
+        );
     };
     let ready = serde_json::from_str(&line).with_context(|| format!("not a ready line: {line}"))?;
     // Nobody reads on: the server prints one line and keeps quiet, and a pipe holds the rest.
@@ -163,7 +207,13 @@ pub fn usage_of(pid: u32) -> anyhow::Result<Usage> {
         .with_context(|| format!("process {pid} is gone"))?;
     let rss_kib = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok())
+        .find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .split_whitespace()
+                .next()?
+                .parse::<u64>()
+                .ok()
+        })
         .context("no VmRSS in /proc status")?;
     let mut gateway = 0.0;
     for task in std::fs::read_dir(root.join("task"))? {

@@ -79,7 +79,11 @@ impl Storm {
             .map(|_| {
                 let socket = UdpSocket::bind(("127.0.0.1", 0))?;
                 socket.set_nonblocking(true)?;
-                Ok(Source { socket, sent: 0, received: 0 })
+                Ok(Source {
+                    socket,
+                    sent: 0,
+                    received: 0,
+                })
             })
             .collect::<io::Result<Vec<_>>>()?;
         let endpoint_config = Arc::new(EndpointConfig::default());
@@ -106,13 +110,19 @@ impl Storm {
             let source = usize::try_from(report.attempts).unwrap_or(0) % sources.len();
             report.attempts += 1;
             let mut endpoint = Endpoint::new(Arc::clone(&endpoint_config), None, false, None);
-            let Ok((_, mut connection)) =
-                endpoint.connect(now, config.clone(), self.target, protocol::identity::GATEWAY_SERVER_NAME)
-            else {
+            let Ok((_, mut connection)) = endpoint.connect(
+                now,
+                config.clone(),
+                self.target,
+                protocol::identity::GATEWAY_SERVER_NAME,
+            ) else {
                 continue;
             };
             self.send(&mut connection, &mut sources[source], &mut report, now);
-            if report.attempts.is_multiple_of(u64::from(self.drip_every.max(1))) {
+            if report
+                .attempts
+                .is_multiple_of(u64::from(self.drip_every.max(1)))
+            {
                 dripping.push_back(Dripping {
                     source,
                     connection,
@@ -154,7 +164,11 @@ impl Storm {
             // Counted before it is sent: the reply may be there before `send_to` returns.
             source.sent += transmit.size as u64;
             report.bytes_sent += transmit.size as u64;
-            if source.socket.send_to(&buffer[..transmit.size], self.target).is_err() {
+            if source
+                .socket
+                .send_to(&buffer[..transmit.size], self.target)
+                .is_err()
+            {
                 report.unsent += 1;
             }
             buffer.clear();

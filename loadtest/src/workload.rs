@@ -39,7 +39,13 @@ const RETRY: Duration = Duration::from_millis(250);
 impl Workload {
     /// Runs it to its end; every due process has then been answered by the API. Returns what was
     /// refused for good.
-    pub async fn run(&self, api: Api, ledger: Arc<Ledger>, agents: Arc<[AgentId]>, seed: u64) -> Vec<String> {
+    pub async fn run(
+        &self,
+        api: Api,
+        ledger: Arc<Ledger>,
+        agents: Arc<[AgentId]>,
+        seed: u64,
+    ) -> Vec<String> {
         let mut random = <SmallRng as rand::SeedableRng>::seed_from_u64(seed);
         let gate = Arc::new(Semaphore::new(REQUESTS_MAX));
         let start = clock::now();
@@ -57,7 +63,9 @@ impl Workload {
                     .collect();
                 sent += count;
                 ledger.attempting(count);
-                let Ok(permit) = Arc::clone(&gate).acquire_owned().await else { break };
+                let Ok(permit) = Arc::clone(&gate).acquire_owned().await else {
+                    break;
+                };
                 let (api, ledger) = (api.clone(), Arc::clone(&ledger));
                 requests.spawn(async move {
                     let refused = submit(&api, &ledger, batch).await;
@@ -76,7 +84,11 @@ impl Workload {
     }
 
     /// Processes due after `elapsed`.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count well below 2^53")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count well below 2^53"
+    )]
     fn due(&self, elapsed: Duration) -> u64 {
         (self.rate * elapsed.as_secs_f64()) as u64
     }
@@ -118,7 +130,9 @@ async fn submit(api: &Api, ledger: &Ledger, mut batch: Vec<(Item, Instant)>) -> 
                 }
                 batch = later;
             }
-            Err(error) => tracing::debug!(%error, "a batch failed; trying again with the same keys"),
+            Err(error) => {
+                tracing::debug!(%error, "a batch failed; trying again with the same keys")
+            }
         }
         if !batch.is_empty() {
             tokio::time::sleep(RETRY).await;

@@ -1,0 +1,388 @@
+//! Simulated hypervisors: the agent crate's own agents, ten thousand in one process.
+//!
+//! They share a few sockets, one journal file and one driver. What plays the hypervisor is the
+//! [`Ledger`]: it outlives every kill of an agent and counts every effect. A killed agent dies like a
+//! killed process: its socket falls silent, and its tasks are gone in the middle of whatever they did.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use agent::driver::simulated::{Effect, EffectLog};
+use agent::driver::{Drivers, SimulatedDriver};
+use agent::transport::SilenceableEndpoint;
+use agent::{Agent, AgentParts, Identity, Journal, Observer, Profile, SessionEnd, Trust};
+use anyhow::Context as _;
+use futures_util::{StreamExt as _, stream};
+use hdrhistogram::Histogram;
+use protocol::agent::Welcome;
+use protocol::enrol::JoinToken;
+use protocol::ids::{AgentId, OperationId};
+use protocol::limits::CAPACITY_MAX;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Api;
+use crate::clock;
+use crate::ledger::{self, Ledger};
+
+/// Which fleet.
+#[derive(Clone, Debug)]
+pub struct FleetSpec {
+    /// Hypervisors.
+    pub agents: usize,
+    /// `host:port` of the gateway.
+    pub server: String,
+    /// The journal goes here.
+    pub work_dir: PathBuf,
+    /// Whether agents steer themselves to their home shard.
+    pub steering_hint: bool,
+}
+
+/// Agents that share a socket. Killing some of them takes sockets of their own.
+const AGENTS_PER_SOCKET: usize = 500;
+/// Enrolments under way at once.
+const ENROLMENTS: usize = 32;
+/// Tries of one enrolment; the server lets in so many a second.
+const ENROL_TRIES: u32 = 20;
+/// Tokens asked for at once.
+const TOKENS_PER_REQUEST: usize = 500;
+/// Connecting takes at most this long, or the histogram says so.
+const CONNECT_MAX: Duration = Duration::from_secs(600);
+/// Agents that are asked to stop get this long.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// A fleet that has joined.
+pub struct Fleet {
+    spec: FleetSpec,
+    identities: Vec<Identity>,
+    trust: Arc<Trust>,
+    drivers: Arc<Drivers>,
+    journal: Journal,
+    profile: Arc<Profile>,
+    log: Arc<SessionLog>,
+    running: Mutex<HashMap<usize, Running>>,
+    shutdown: CancellationToken,
+}
+
+/// One running agent.
+struct Running {
+    task: JoinHandle<()>,
+    endpoint: SilenceableEndpoint,
+}
+
+impl Fleet {
+    /// Makes tokens, enrols every agent over the real enrolment, and keeps what they got.
+    ///
+    /// # Errors
+    /// When the server refuses or cannot be reached.
+    pub async fn enrol(
+        spec: FleetSpec,
+        api: &Api,
+        ledger: Arc<Ledger>,
+        mut progress: impl FnMut(usize),
+    ) -> anyhow::Result<Self> {
+        let mut tokens = Vec::with_capacity(spec.agents);
+        while tokens.len() < spec.agents {
+            let count = (spec.agents - tokens.len()).min(TOKENS_PER_REQUEST);
+            tokens.extend(api.join_tokens(count).await?);
+        }
+        let endpoint = socket()?;
+        let mut enrolled = stream::iter(tokens.into_iter().enumerate())
+            .map(|(n, token)| enrol_one(endpoint.endpoint(), &spec.server, token, n))
+            .buffered(ENROLMENTS);
+        let mut identities = Vec::with_capacity(spec.agents);
+        while let Some(identity) = enrolled.next().await {
+            identities.push(identity?);
+            progress(identities.len());
+        }
+        drop(enrolled);
+        let roots = identities
+            .first()
+            .map(|first| first.roots.clone())
+            .unwrap_or_default();
+        let driver = SimulatedDriver::new(Arc::new(Hypervisors(ledger)));
+        let profile = Profile {
+            capacity: CAPACITY_MAX,
+            hostname: "simulated".to_owned(),
+            software: concat!("drover-loadtest/", env!("CARGO_PKG_VERSION")).to_owned(),
+            labels: Vec::new(),
+        };
+        Ok(Self {
+            trust: Arc::new(Trust::new(&roots)?),
+            drivers: Arc::new(Drivers::new().with("simulated", driver)),
+            journal: Journal::open(&spec.work_dir.join("fleet.journal"))?,
+            profile: Arc::new(profile),
+            log: Arc::new(SessionLog::new()),
+            running: Mutex::default(),
+            shutdown: CancellationToken::new(),
+            identities,
+            spec,
+        })
+    }
+
+    /// Who is in it, in the order of their numbers.
+    pub fn ids(&self) -> Arc<[AgentId]> {
+        self.identities
+            .iter()
+            .map(|identity| identity.agent)
+            .collect()
+    }
+
+    /// Starts the agents of a range of numbers, on sockets that only this call uses.
+    pub fn start(&self, numbers: Range<usize>) {
+        let mut endpoint: Option<SilenceableEndpoint> = None;
+        for (place, n) in numbers.enumerate() {
+            if place % AGENTS_PER_SOCKET == 0 {
+                endpoint = socket()
+                    .inspect_err(|error| tracing::error!(%error, "no socket"))
+                    .ok();
+            }
+            let Some(endpoint) = endpoint.clone() else {
+                return;
+            };
+            match self.agent(n, &endpoint) {
+                Ok(agent) => {
+                    self.log.standing_outside(self.identities[n].agent);
+                    let (shutdown, log) = (self.shutdown.clone(), Arc::clone(&self.log));
+                    let task = tokio::spawn(async move {
+                        if let Err(error) = agent.run(shutdown).await {
+                            log.died.fetch_add(1, Ordering::Relaxed);
+                            tracing::error!(%error, n, "an agent ended");
+                        }
+                    });
+                    lock(&self.running).insert(n, Running { task, endpoint });
+                }
+                Err(error) => tracing::error!(%error, n, "an agent cannot be started"),
+            }
+        }
+    }
+
+    fn agent(&self, n: usize, endpoint: &SilenceableEndpoint) -> anyhow::Result<Agent> {
+        let mut identity = copy_of(self.identities.get(n).context("no such agent")?);
+        if !self.spec.steering_hint {
+            // Another group's slot is as good as none.
+            identity.slot.0 = u8::try_from(n % 251).unwrap_or(0);
+        }
+        Ok(Agent::new(AgentParts {
+            identity,
+            trust: Arc::clone(&self.trust),
+            endpoint: endpoint.endpoint().clone(),
+            journal: self.journal.clone(),
+            drivers: Arc::clone(&self.drivers),
+            profile: Arc::clone(&self.profile),
+            servers: vec![self.spec.server.clone()],
+            observer: Arc::clone(&self.log) as Arc<dyn Observer>,
+            stop_grace: Duration::from_secs(1),
+        })?)
+    }
+
+    /// Kills the agents of a range as SIGKILL does: nobody hears a word. The range must have been
+    /// started by a call of its own, because its sockets die with it.
+    pub async fn kill(&self, numbers: Range<usize>) {
+        let killed: Vec<_> = {
+            let mut running = lock(&self.running);
+            numbers.filter_map(|n| running.remove(&n)).collect()
+        };
+        for agent in &killed {
+            agent.endpoint.silence();
+        }
+        for agent in killed {
+            agent.task.abort();
+            // A cancelled task ends with an error that says just that.
+            drop(agent.task.await);
+            self.log.up.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Sessions that are up, as their agents see it.
+    pub fn up(&self) -> usize {
+        self.log.up.load(Ordering::Relaxed) as usize
+    }
+
+    /// Sessions that ended although nobody broke anything, and agents that gave up.
+    pub fn lost(&self) -> u64 {
+        self.log.lost.load(Ordering::Relaxed) + self.log.died.load(Ordering::Relaxed)
+    }
+
+    /// From now on sessions may (or may not) end because the test breaks something.
+    pub fn expect_losses(&self, expected: bool) {
+        self.log.losses_expected.store(expected, Ordering::Relaxed);
+        if expected {
+            self.log.ups_since.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether every agent has a session that is younger than the last call of
+    /// [`Fleet::expect_losses`] with `true`: one that has not noticed an outage yet has none.
+    pub fn renewed(&self) -> bool {
+        self.log.ups_since.load(Ordering::Relaxed) as usize >= self.identities.len()
+    }
+
+    /// Start of the agent to `Welcome` of every first session, in microseconds.
+    pub fn connect_times(&self) -> Histogram<u64> {
+        lock(&self.log.times).first.clone()
+    }
+
+    /// Loss of a session (or the agent's new start) to the next `Welcome`, in microseconds.
+    pub fn reconnect_times(&self) -> Histogram<u64> {
+        lock(&self.log.times).again.clone()
+    }
+
+    /// Asks every agent to stop and waits for them a while.
+    pub async fn stop(self) {
+        self.expect_losses(true);
+        self.shutdown.cancel();
+        let running = std::mem::take(&mut *lock(&self.running));
+        let deadline = tokio::time::Instant::from_std(clock::now() + STOP_WITHIN);
+        for (_, agent) in running {
+            if tokio::time::timeout_at(deadline, agent.task).await.is_err() {
+                tracing::warn!("agents did not stop in time");
+                return;
+            }
+        }
+    }
+}
+
+/// An agent consumes its identity; a killed one needs it again.
+fn copy_of(identity: &Identity) -> Identity {
+    Identity {
+        agent: identity.agent,
+        group: identity.group,
+        slot: identity.slot,
+        domain: identity.domain.clone(),
+        key: identity.key.clone_key(),
+        chain: identity.chain.clone(),
+        roots: Vec::new(),
+        addresses: identity.addresses.clone(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn socket() -> io::Result<SilenceableEndpoint> {
+    SilenceableEndpoint::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+async fn enrol_one(
+    endpoint: &quinn::Endpoint,
+    server: &str,
+    token: String,
+    n: usize,
+) -> anyhow::Result<Identity> {
+    let token: JoinToken = token.parse()?;
+    let hostname = format!("hv-{n}");
+    let mut tries = 0;
+    loop {
+        match agent::enrol(endpoint, server, &token, &hostname).await {
+            Ok(identity) => return Ok(identity),
+            Err(error) if tries < ENROL_TRIES => {
+                tracing::debug!(%error, n, "enrolment failed; trying again");
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) => return Err(error).with_context(|| format!("{hostname} cannot join")),
+        }
+    }
+}
+
+/// What happened to the sessions.
+struct SessionLog {
+    up: AtomicU32,
+    ups_since: AtomicU32,
+    lost: AtomicU64,
+    died: AtomicU64,
+    losses_expected: AtomicBool,
+    times: Mutex<Times>,
+}
+
+/// How long agents stood outside.
+struct Times {
+    outside_since: HashMap<AgentId, Instant>,
+    known: HashSet<AgentId>,
+    first: Histogram<u64>,
+    again: Histogram<u64>,
+}
+
+impl SessionLog {
+    fn new() -> Self {
+        Self {
+            up: AtomicU32::new(0),
+            ups_since: AtomicU32::new(0),
+            lost: AtomicU64::new(0),
+            died: AtomicU64::new(0),
+            losses_expected: AtomicBool::new(false),
+            times: Mutex::new(Times {
+                outside_since: HashMap::new(),
+                known: HashSet::new(),
+                first: ledger::new_histogram(CONNECT_MAX),
+                again: ledger::new_histogram(CONNECT_MAX),
+            }),
+        }
+    }
+
+    /// The clock of an agent without a session runs; one that runs already goes on.
+    fn standing_outside(&self, agent: AgentId) {
+        lock(&self.times)
+            .outside_since
+            .entry(agent)
+            .or_insert_with(clock::now);
+    }
+}
+
+impl Observer for SessionLog {
+    fn session_up(&self, agent: AgentId, _welcome: &Welcome, took: Duration) {
+        self.up.fetch_add(1, Ordering::Relaxed);
+        self.ups_since.fetch_add(1, Ordering::Relaxed);
+        let mut times = lock(&self.times);
+        // Failed tries before this one count: what matters is how long the agent stood outside.
+        let since = times.outside_since.remove(&agent);
+        let took = since.map_or(took, |at| clock::now().duration_since(at));
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let is_first = times.known.insert(agent);
+        let histogram = if is_first {
+            &mut times.first
+        } else {
+            &mut times.again
+        };
+        histogram.saturating_record(micros);
+    }
+
+    fn session_down(&self, agent: AgentId, end: &SessionEnd) {
+        self.up.fetch_sub(1, Ordering::Relaxed);
+        self.standing_outside(agent);
+        if !self.losses_expected.load(Ordering::Relaxed) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%agent, %end, "a session was lost");
+        }
+    }
+
+    fn connect_failed(&self, agent: AgentId, reason: &str) {
+        tracing::debug!(%agent, reason, "a connection failed");
+        self.standing_outside(agent);
+    }
+}
+
+/// Every simulated hypervisor: effects go into the ledger, and stay there.
+struct Hypervisors(Arc<Ledger>);
+
+impl EffectLog for Hypervisors {
+    fn apply(&self, _agent: AgentId, operation: OperationId) -> io::Result<bool> {
+        Ok(self.0.effect(operation) == 1)
+    }
+
+    fn find(&self, _agent: AgentId, operation: OperationId) -> Effect {
+        if self.0.has_effect(operation) {
+            Effect::Present
+        } else {
+            Effect::Absent
+        }
+    }
+}

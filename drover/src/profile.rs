@@ -51,15 +51,9 @@ const TABLE: [Entry; 4] = [
     },
 ];
 
-/// The profile of a process.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The profile of a process: its place in the table; the default is the first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Profile(usize);
-
-impl Default for Profile {
-    fn default() -> Self {
-        Self(0)
-    }
-}
 
 impl Profile {
     /// Reads a profile, or a combination such as `api-server,process-server`.

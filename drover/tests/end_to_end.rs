@@ -247,105 +247,128 @@ fn sigterm_stops_the_server_in_order_and_loses_nothing() {
     });
 }
 
+/// A command line, its exit code, and a part of its message. DATA, AGENTS and TOKEN stand for the
+/// server's data directory, its address for agents and a well-formed token of another deployment.
+const MISTAKES: &[(&str, i32, &str)] = &[
+    (
+        "serve --config bad.toml",
+        2,
+        "bad.toml line 2: there is no key `gatway.shards`",
+    ),
+    ("serve --config missing.toml", 2, "cannot read missing.toml"),
+    ("serve --shards 0", 2, "from 1 to 64"),
+    (
+        "serve --set gateway.shrads=2",
+        2,
+        "did you mean `gateway.shards`?",
+    ),
+    ("serve --profile api-server", 2, "use `all`"),
+    (
+        "serve --data-dir DATA",
+        2,
+        "is in use by the server with process id",
+    ),
+    ("serve --data-dir bad.toml", 2, "is not a directory"),
+    (
+        "serve --data-dir other --gateway-listen AGENTS",
+        1,
+        "AGENTS",
+    ),
+    (
+        "serve --data-dir other --domain another.example",
+        1,
+        "another.example",
+    ),
+    ("agents list --data-dir nowhere", 3, "drover serve"),
+    (
+        "agents list --api http://127.0.0.1:1",
+        3,
+        "cannot reach the server",
+    ),
+    ("agents list --api https://127.0.0.1:1", 2, "plain HTTP"),
+    (
+        "agents list --data-dir DATA --token wrong",
+        4,
+        "check the token",
+    ),
+    ("agents list --data-dir DATA --state sleepy", 1, "state"),
+    (
+        "agents show nobody --data-dir DATA",
+        5,
+        "there is no agent `nobody`",
+    ),
+    (
+        "groups show nothing --data-dir DATA",
+        5,
+        "there is no group `nothing`",
+    ),
+    ("groups create Bad!Name --data-dir DATA", 1, "name"),
+    ("tokens create --count 0 --data-dir DATA", 1, "count"),
+    (
+        "processes show 0190b6b8-0000-7000-8000-000000000001 --data-dir DATA",
+        5,
+        "0190b6b8",
+    ),
+    (
+        "run nobody exec --data-dir DATA",
+        5,
+        "there is no agent `nobody`",
+    ),
+    (
+        "run nobody exec --input {oops --data-dir DATA",
+        5,
+        "there is no agent",
+    ),
+    ("agent join --server x --token y", 2, "HOST:PORT"),
+    (
+        "agent join --server 127.0.0.1:1 --token y",
+        2,
+        "drover tokens create",
+    ),
+    (
+        "agent join --server AGENTS --token TOKEN",
+        1,
+        "certificate authority",
+    ),
+    ("agent run --state-dir nowhere", 1, "drover agent join"),
+    ("agent allow x y", 2, "absolute path"),
+    (
+        "agent allow x /y --state-dir nowhere",
+        1,
+        "drover agent join",
+    ),
+];
+
 #[test]
 fn mistakes_get_a_message_advice_and_their_own_exit_code() {
     let deployment = Deployment::start();
-    let data = deployment.data_dir();
-    let data = data.to_string_lossy();
+    let other = command(&deployment.path("."))
+        .args(["serve", "--data-dir", "other", "--print-config"])
+        .output()
+        .expect("drover runs");
+    assert!(other.status.success(), "{}", said(&other));
     let dir = deployment.path(".");
     std::fs::write(dir.join("bad.toml"), "[gatway]\nshards = 2\n").expect("a file");
     let token = format!("drover1.{0}.{0}", "A".repeat(43));
-    for (arguments, code, what) in [
-        (
-            &["serve", "--config", "bad.toml"][..],
-            2,
-            "bad.toml line 2: there is no key `gatway.shards`",
-        ),
-        (&["serve", "--shards", "0"], 2, "from 1 to 64"),
-        (&["serve", "--profile", "api-server"], 2, "use `all`"),
-        (
-            &["serve", "--data-dir", &data],
-            2,
-            "is in use by the server with process id",
-        ),
-        (
-            &["serve", "--data-dir", "bad.toml"],
-            2,
-            "is not a directory",
-        ),
-        (
-            &["agents", "list", "--data-dir", "nowhere"],
-            3,
-            "drover serve",
-        ),
-        (
-            &["agents", "list", "--api", "http://127.0.0.1:1"],
-            3,
-            "cannot reach the server",
-        ),
-        (
-            &["agents", "list", "--data-dir", &data, "--token", "wrong"],
-            4,
-            "check the token",
-        ),
-        (
-            &["agents", "show", "nobody", "--data-dir", &data],
-            5,
-            "there is no agent `nobody`",
-        ),
-        (
-            &["run", "nobody", "exec", "--data-dir", &data],
-            5,
-            "there is no agent `nobody`",
-        ),
-        (
-            &["groups", "create", "Bad Name", "--data-dir", &data],
-            1,
-            "name",
-        ),
-        (
-            &["agent", "join", "--server", "x", "--token", "y"],
-            2,
-            "HOST:PORT",
-        ),
-        (
-            &["agent", "join", "--server", "127.0.0.1:1", "--token", "y"],
-            2,
-            "drover tokens create",
-        ),
-        (
-            &[
-                "agent",
-                "join",
-                "--server",
-                &deployment.addresses.agents,
-                "--token",
-                &token,
-            ],
-            1,
-            "certificate authority",
-        ),
-        (
-            &["agent", "run", "--state-dir", "nowhere"],
-            1,
-            "drover agent join",
-        ),
-        (&["agent", "allow", "x", "y"], 2, "absolute path"),
-        (
-            &["agent", "allow", "x", "/y", "--state-dir", "nowhere"],
-            1,
-            "drover agent join",
-        ),
-    ] {
-        let output = command(&dir).args(arguments).output().expect("drover runs");
+    let fill = |text: &str| {
+        text.replace("DATA", &deployment.data_dir().to_string_lossy())
+            .replace("AGENTS", &deployment.addresses.agents)
+            .replace("TOKEN", &token)
+    };
+    for (line, code, what) in MISTAKES {
+        let line = fill(line);
+        let output = command(&dir)
+            .args(line.split(' '))
+            .output()
+            .expect("drover runs");
         assert_eq!(
             output.status.code(),
-            Some(code),
-            "{arguments:?}: {}",
+            Some(*code),
+            "{line}: {}",
             said(&output)
         );
         let words = text(&output.stderr);
-        assert!(words.contains(what), "{arguments:?}: {}", said(&output));
+        assert!(words.contains(&fill(what)), "{line}: {}", said(&output));
     }
 }
 

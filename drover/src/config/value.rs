@@ -65,7 +65,7 @@ pub(crate) fn duration_within(
 pub(crate) fn show_duration(value: Duration) -> String {
     let milliseconds = value.as_millis();
     for (unit, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
-        if milliseconds > 0 && milliseconds % size == 0 {
+        if milliseconds > 0 && milliseconds.is_multiple_of(size) {
             return format!("{}{unit}", milliseconds / size);
         }
     }

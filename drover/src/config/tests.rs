@@ -1,0 +1,176 @@
+//! Precedence, and what people read when they make a mistake.
+
+use super::*;
+
+fn flag(key: &str, value: &str) -> Setting {
+    Setting {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        origin: Origin::Flag(format!("--set {key}")),
+    }
+}
+
+fn load_text(text: &str) -> Result<Loaded, Fault> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("drover.toml");
+    std::fs::write(&path, text).unwrap();
+    load(Sources {
+        file: Some(path),
+        ..Sources::default()
+    })
+}
+
+#[test]
+fn flags_win_over_variables_over_the_file_over_defaults() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("drover.toml");
+    std::fs::write(
+        &path,
+        "domain = 'file'\n[gateway]\nshards = 2\n[log]\nfilter='file'\n",
+    )
+    .unwrap();
+    let loaded = load(Sources {
+        file: Some(path),
+        environment: vec![
+            ("DROVER_DOMAIN".to_owned(), "variable".to_owned()),
+            ("DROVER_GATEWAY_SHARDS".to_owned(), "3".to_owned()),
+        ],
+        flags: vec![flag("gateway.shards", "4")],
+    })
+    .unwrap();
+    assert_eq!(loaded.config.gateway.shards, Some(4));
+    assert_eq!(loaded.config.domain, "variable");
+    assert_eq!(loaded.config.log.filter, "file");
+    assert_eq!(loaded.config.api, Config::default().api);
+}
+
+#[test]
+fn the_printed_configuration_reads_back_as_the_same_configuration() {
+    let loaded = load(Sources {
+        flags: vec![
+            flag("gateway.advertise", "a.example:7443,b.example:7443"),
+            flag("gateway.shards", "3"),
+            flag("gateway.datapath", "poll"),
+            flag("drain.deadline", "1500ms"),
+            flag("data_dir", "/tmp/a \"quoted\" place"),
+        ],
+        ..Sources::default()
+    })
+    .unwrap();
+    assert_eq!(load_text(&loaded.print()).unwrap().config, loaded.config);
+    let defaults = load(Sources::default()).unwrap();
+    assert_eq!(
+        load_text(&defaults.print()).unwrap().config,
+        Config::default()
+    );
+}
+
+/// A file, and what a person sees for the mistake in it.
+const MISTAKES: [(&str, &str, &str); 19] = [
+    (
+        "[gatway]\nshards = 2\n",
+        "line 2: there is no key `gatway.shards`",
+        "did you mean `gateway.shards`?",
+    ),
+    (
+        "[gateway]\nshrads = 2\n",
+        "line 2: there is no key `gateway.shrads`",
+        "did you mean `gateway.shards`?",
+    ),
+    (
+        "[gatewya]\n",
+        "line 1: there is no section `gatewya`",
+        "print-config",
+    ),
+    (
+        "colour = 'red'\n",
+        "line 1: there is no key `colour`",
+        "print-config",
+    ),
+    (
+        "\n\ngateway.shards = 65\n",
+        "line 3: gateway.shards = `65`",
+        "from 1 to 64",
+    ),
+    (
+        "gateway.shards = 'many'\n",
+        "line 1: gateway.shards = `many`",
+        "from 1 to 64",
+    ),
+    (
+        "gateway.datapath = 'fast'\n",
+        "gateway.datapath = `fast`",
+        "auto, uring or poll",
+    ),
+    (
+        "gateway.park = 'x'\n",
+        "gateway.park = `x`",
+        "monoio or direct",
+    ),
+    (
+        "[api]\nlisten = 'localhost'\n",
+        "api.listen = `localhost`",
+        "IP address with a port",
+    ),
+    ("drain.deadline = 20\n", "drain.deadline = `20`", "10s"),
+    (
+        "domain = 'Cloud Example'\n",
+        "domain = `Cloud Example`",
+        "trust domain",
+    ),
+    ("profile = 'al'\n", "profile = `al`", "did you mean `all`"),
+    ("store = 'oracle:x'\n", "store = `oracle:x`", "sqlite:"),
+    (
+        "log.format = 'xml'\n",
+        "log.format = `xml`",
+        "human or json",
+    ),
+    ("log.filter = 'a=b=c'\n", "log.filter = `a=b=c`", "filter"),
+    ("data_dir = ''\n", "data_dir = ``", "directory"),
+    (
+        "gateway.advertise = ['a']\n",
+        "gateway.advertise = `a`",
+        "HOST:PORT",
+    ),
+    ("gateway = 1\n", "`gateway` is a section", "[gateway]"),
+    ("gateway.listen = \n", "line 1:", "toml"),
+];
+
+#[test]
+fn mistakes_in_a_file_are_told_with_line_and_remedy() {
+    for (text, what, advice) in MISTAKES {
+        let fault = load_text(text).expect_err(text);
+        let advice_text = fault.advice.clone().unwrap_or_default();
+        assert!(fault.what.contains(what), "{text:?} gave {fault:?}");
+        assert!(advice_text.contains(advice), "{text:?} gave {fault:?}");
+        assert_eq!(fault.exit, crate::fault::Exit::Usage);
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let fault = load(Sources {
+        file: Some(PathBuf::from("/nowhere/drover.toml")),
+        ..Sources::default()
+    })
+    .unwrap_err();
+    assert!(fault.what.contains("/nowhere/drover.toml"), "{fault:?}");
+}
+
+#[test]
+fn variables_that_look_like_a_slip_are_warned_of_and_others_left_alone() {
+    let loaded = load(Sources {
+        environment: vec![
+            ("DROVER_GATEWAY_SHRADS".to_owned(), "3".to_owned()),
+            (
+                "DROVER_SERVICE_HOST_OF_SOMETHING".to_owned(),
+                "x".to_owned(),
+            ),
+            ("DROVER_TOKEN".to_owned(), "secret".to_owned()),
+        ],
+        ..Sources::default()
+    })
+    .unwrap();
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].contains("DROVER_GATEWAY_SHARDS"));
+}

@@ -168,6 +168,7 @@ impl ApiServer {
         let serving = tokio::spawn(server::serve(
             listener,
             router,
+            server::Limits::default(),
             stopping.clone(),
             cut.clone(),
         ));

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The order matters: an agent that has its certificate is already known to every shard. A request
-//! that cannot be used does not cost its token.
+//! that cannot be used does not cost its token. If the server dies between the commit and the
+//! reply, the token is spent and an agent is left that never connects: revoke it, make a new token.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

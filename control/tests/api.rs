@@ -1,6 +1,11 @@
 //! The API over real sockets, a real store and the real process server; only the gateway and its
 //! agents are made up.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail the test that they belong to"
+)]
+
 #[path = "api/access.rs"]
 mod access;
 #[path = "api/bad_input.rs"]

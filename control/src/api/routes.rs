@@ -147,7 +147,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use tower::ServiceExt as _;
+
     use crate::api::access::ROUTES;
+    use crate::api::model::Problem;
 
     /// `GET /v1/agents`, … of the OpenAPI document.
     fn documented() -> BTreeSet<String> {
@@ -161,6 +164,28 @@ mod tests {
                 methods.map(move |method| format!("{} {path}", method.to_uppercase()))
             })
             .collect()
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_answers_with_a_problem() {
+        async fn fails() {
+            panic!("of all things");
+        }
+        let router: Router = Router::new()
+            .route("/", axum::routing::get(fails))
+            .layer(CatchPanicLayer::custom(panicked));
+        let request = Request::new(axum::body::Body::empty());
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let body = axum::body::to_bytes(response.into_body(), 4096)
+            .await
+            .unwrap();
+        let problem: Problem = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem.kind, "urn:drover:problem:internal");
+        assert!(
+            !problem.detail.contains("of all things"),
+            "strangers learn nothing"
+        );
     }
 
     #[test]

@@ -22,12 +22,6 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-/// Connections at once; more wait in the listen queue.
-const CONNECTIONS_MAX: usize = 1024;
-/// A request's head must have arrived within this; idle connections are closed after it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// A client that takes nothing of an answer for this long is cut off.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a request's head and of what is read ahead.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Headers in a request.
@@ -35,14 +29,36 @@ const HEADERS_MAX: usize = 64;
 /// After a failed accept (no file descriptors left) wait this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What clients may take of the server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Connections at once; more wait in the listen queue.
+    connections: usize,
+    /// A request's head must have arrived within this; idle connections are closed after it.
+    head: Duration,
+    /// A client that takes nothing of an answer for this long is cut off.
+    stall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            head: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Serves until `stopping`, then until every connection has ended or `cut` says that it must.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
+    limits: Limits,
     stopping: CancellationToken,
     cut: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -53,7 +69,7 @@ pub(super) async fn serve(
         let Some((stream, remote, permit)) = accepted else {
             break;
         };
-        let connection = graceful.watch(connection(stream, remote, &router));
+        let connection = graceful.watch(connection(stream, remote, &router, limits));
         let cut = cut.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -91,6 +107,7 @@ fn connection(
     stream: TcpStream,
     remote: SocketAddr,
     router: &Router,
+    limits: Limits,
 ) -> http1::Connection<
     TokioIo<TcpStream>,
     impl hyper::service::Service<
@@ -103,7 +120,7 @@ fn connection(
     let socket = SockRef::from(&stream);
     // Both only make things better; a socket without them still works.
     drop(socket.set_tcp_nodelay(true));
-    drop(socket.set_tcp_user_timeout(Some(STALL_TIMEOUT)));
+    drop(socket.set_tcp_user_timeout(Some(limits.stall)));
     let service =
         router
             .clone()
@@ -113,8 +130,95 @@ fn connection(
             });
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(limits.head)
         .max_buf_size(BUFFER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const HELLO: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    struct Running {
+        address: SocketAddr,
+        stopping: CancellationToken,
+        cut: CancellationToken,
+        serving: tokio::task::JoinHandle<()>,
+    }
+
+    async fn run(limits: Limits) -> Running {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new()
+            .route("/", axum::routing::get(|| async { "hello" }))
+            .route("/never", axum::routing::get(std::future::pending::<String>));
+        let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
+        let serving = serve(listener, router, limits, stopping.clone(), cut.clone());
+        Running {
+            address,
+            stopping,
+            cut,
+            serving: tokio::spawn(serving),
+        }
+    }
+
+    async fn read_some(stream: &mut TcpStream) -> usize {
+        stream.read(&mut [0; 1024]).await.unwrap_or(0)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_ends_its_head_is_closed() {
+        let running = run(Limits {
+            head: Duration::from_millis(50),
+            ..Limits::default()
+        })
+        .await;
+        for head in [&b""[..], b"GET / HTTP/1.1\r\nHost:"] {
+            let mut stream = TcpStream::connect(running.address).await.unwrap();
+            stream.write_all(head).await.unwrap();
+            let mut rest = Vec::new();
+            // Ends: that is the test. A 408 before the end is fine.
+            drop(stream.read_to_end(&mut rest).await);
+            assert!(!rest.starts_with(b"HTTP/1.1 200"));
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_over_the_limit_wait_for_a_place() {
+        let running = run(Limits {
+            connections: 1,
+            ..Limits::default()
+        })
+        .await;
+        let mut first = TcpStream::connect(running.address).await.unwrap();
+        first.write_all(HELLO).await.unwrap();
+        assert!(read_some(&mut first).await > 0);
+        let mut second = TcpStream::connect(running.address).await.unwrap();
+        second.write_all(HELLO).await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(100), read_some(&mut second)).await;
+        assert!(early.is_err(), "there is no place for it yet");
+        drop(first);
+        assert!(read_some(&mut second).await > 0);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_by_itself_is_cut() {
+        let running = run(Limits::default()).await;
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream
+            .write_all(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        running.stopping.cancel();
+        running.cut.cancel();
+        running.serving.await.unwrap();
+        assert_eq!(read_some(&mut stream).await, 0);
+    }
 }

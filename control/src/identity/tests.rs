@@ -182,6 +182,115 @@ fn an_agent_certificate_is_for_clients_only_and_says_who_it_is() {
     assert!(!identity.gateways.signed(&issued.chain[0].clone().into()));
 }
 
+/// rustls itself decides: the very checks that gateways and agents make.
+mod separation {
+    use std::sync::Arc;
+
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier as _;
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{CertificateError, Error, RootCertStore};
+    use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+    use super::*;
+
+    fn trust(anchors: &[CertificateDer<'_>]) -> Arc<RootCertStore> {
+        let mut store = RootCertStore::empty();
+        for anchor in anchors {
+            store.add(anchor.clone().into_owned()).unwrap();
+        }
+        Arc::new(store)
+    }
+
+    fn at(moment: UnixMs) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_millis(moment.0))
+    }
+
+    fn as_gateway(
+        identity: &Identity,
+        chain: &[CertificateDer<'_>],
+        now: UnixMs,
+    ) -> Result<(), Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let roots = trust(&[identity.root().clone()]);
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider)
+            .build()
+            .unwrap();
+        let name = ServerName::try_from(protocol::identity::GATEWAY_SERVER_NAME).unwrap();
+        verifier
+            .verify_server_cert(&chain[0], &chain[1..], &name, &[], at(now))
+            .map(drop)
+    }
+
+    fn as_agent(tls: &GatewayTls, chain: &[CertificateDer<'_>], now: UnixMs) -> Result<(), Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(trust(&tls.agent_roots), provider)
+                .build()
+                .unwrap();
+        verifier
+            .verify_client_cert(&chain[0], &chain[1..], at(now))
+            .map(drop)
+    }
+
+    fn agent_chain(identity: &Identity) -> Vec<CertificateDer<'static>> {
+        let issued = issue(identity, &p256_csr(|_| {})).unwrap();
+        issued.chain.into_iter().map(CertificateDer::from).collect()
+    }
+
+    #[test]
+    fn each_kind_of_certificate_is_good_for_its_own_side_only() {
+        let place = place();
+        let identity = open(&place);
+        let tls = identity.gateway_tls_at(NOW).unwrap();
+        let agent = agent_chain(&identity);
+        assert_eq!(as_gateway(&identity, &tls.chain, NOW), Ok(()));
+        assert_eq!(as_agent(&tls, &agent, NOW), Ok(()));
+        assert!(as_gateway(&identity, &agent, NOW).is_err());
+        assert!(as_agent(&tls, &tls.chain, NOW).is_err());
+    }
+
+    #[test]
+    fn another_deployments_certificates_are_strangers() {
+        let (ours, theirs) = (place(), place());
+        let (ours, theirs) = (open(&ours), open(&theirs));
+        let tls = ours.gateway_tls_at(NOW).unwrap();
+        let unknown = Err(Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        assert_eq!(as_agent(&tls, &agent_chain(&theirs), NOW), unknown);
+        let foreign = theirs.gateway_tls_at(NOW).unwrap();
+        assert_eq!(as_gateway(&ours, &foreign.chain, NOW), unknown);
+    }
+
+    #[test]
+    fn certificates_hold_from_a_little_before_to_their_end() {
+        let place = place();
+        let identity = open(&place);
+        let tls = identity.gateway_tls_at(NOW).unwrap();
+        let agent = agent_chain(&identity);
+        let minute = Duration::from_secs(60);
+        assert_eq!(as_agent(&tls, &agent, NOW.minus(minute)), Ok(()));
+        assert!(as_agent(&tls, &agent, NOW.minus(minute * 10)).is_err());
+        let end = NOW.plus(AGENT_CERTIFICATE_LIFE);
+        assert_eq!(as_agent(&tls, &agent, end.minus(minute)), Ok(()));
+        assert!(as_agent(&tls, &agent, end.plus(minute)).is_err());
+    }
+
+    #[test]
+    fn an_agent_of_before_the_intermediate_was_renewed_is_still_known() {
+        let place = place();
+        let first = open(&place);
+        let later = NOW.plus(9 * YEAR).plus(Duration::from_secs(24 * 3600));
+        let issued = first
+            .issue_agent(agent(), &p256_csr(|_| {}), YEAR, later.minus(YEAR / 2))
+            .unwrap();
+        let old: Vec<_> = issued.chain.into_iter().map(CertificateDer::from).collect();
+        let renewed = Identity::open_or_create_at(&place.dir, DOMAIN, later).unwrap();
+        let tls = renewed.gateway_tls_at(later).unwrap();
+        assert_eq!(as_agent(&tls, &old, later), Ok(()));
+        assert_eq!(as_gateway(&first, &tls.chain, later), Ok(()));
+    }
+}
+
 #[test]
 fn every_certificate_has_a_subject_and_a_serial_of_its_own() {
     let place = place();
@@ -380,6 +489,18 @@ fn a_half_made_identity_is_refused_and_never_replaced() {
         assert!(error.to_string().contains("backup"), "{error}");
         assert!(!place.dir.join(file).exists());
     }
+}
+
+#[test]
+fn a_draft_that_a_crash_left_behind_is_not_an_identity() {
+    let place = place();
+    let parent = place.dir.parent().unwrap();
+    let draft = parent.join(".identity.00000000.new");
+    fs::create_dir_all(&draft).unwrap();
+    fs::write(draft.join("root.key"), "half").unwrap();
+    fs::create_dir(&place.dir).unwrap();
+    let made = open(&place);
+    assert_eq!(made.root_key(), open(&place).root_key());
 }
 
 #[test]

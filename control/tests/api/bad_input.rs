@@ -218,3 +218,53 @@ async fn an_endless_head_is_refused() {
     );
     assert_eq!(plane.get("/healthz").await.0, 200);
 }
+
+/// Valid bodies with random bytes changed, cut or doubled: whatever comes out, the answer is a
+/// verdict on the request, never a fault of the server.
+#[tokio::test]
+async fn no_bytes_make_the_server_fail() {
+    use rand::{Rng as _, SeedableRng as _};
+    let plane = plane().await;
+    let mut rng = rand::rngs::StdRng::seed_from_u64(7);
+    let bodies = [
+        (
+            "/v1/processes",
+            json!({ "agent": "hv-1", "kind": "exec", "input": { "a": [1, -2.5e3, null, "\u{1f600}"] },
+                    "deadline_at": "2026-12-01T00:00:00Z", "class": "normal" }),
+        ),
+        (
+            "/v1/process-batches",
+            json!({ "processes": [{ "idempotency_key": "k",
+                                    "process": { "agent": "hv-1", "kind": "exec" } }] }),
+        ),
+        (
+            "/v1/tokens",
+            json!({ "count": 2, "ttl_seconds": 60, "group": "auto-00" }),
+        ),
+        (
+            "/v1/api-tokens",
+            json!({ "name": "x", "role": "viewer", "ttl_seconds": 9 }),
+        ),
+        ("/v1/groups", json!({ "name": "rack-7" })),
+    ];
+    for round in 0..400 {
+        let (path, body) = &bodies[round % bodies.len()];
+        let mut bytes = body.to_string().into_bytes();
+        for _ in 0..rng.random_range(1..4) {
+            let at = rng.random_range(0..bytes.len());
+            match rng.random_range(0..4) {
+                0 => bytes[at] = rng.random(),
+                1 => bytes.truncate(at.max(1)),
+                2 => bytes.insert(at, rng.random()),
+                _ => bytes.extend_from_within(at..),
+            }
+        }
+        let shown = String::from_utf8_lossy(&bytes).into_owned();
+        let (status, answer) = send(&plane, "POST", path, &Body::Raw(JSON, bytes)).await;
+        assert!(
+            (200..500).contains(&status),
+            "{path} {shown}: {status} {answer}"
+        );
+    }
+    assert_eq!(plane.get("/readyz").await.0, 200);
+}

@@ -24,16 +24,16 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-pub const DOMAIN: &str = "cloud.example";
-pub const REMOTE: &str = "192.0.2.7:40000";
+pub(crate) const DOMAIN: &str = "cloud.example";
+pub(crate) const REMOTE: &str = "192.0.2.7:40000";
 
 /// A gateway that is not there.
 #[derive(Default)]
-pub struct FakeGateway {
-    pub sent: Mutex<Vec<Request>>,
+pub(crate) struct FakeGateway {
+    pub(crate) sent: Mutex<Vec<Request>>,
     events: Mutex<VecDeque<Event>>,
     /// Agents that are admitted, by id.
-    pub admitted: Mutex<BTreeMap<AgentId, (Target, Vec<KeyHash>)>>,
+    pub(crate) admitted: Mutex<BTreeMap<AgentId, (Target, Vec<KeyHash>)>>,
     epochs: Mutex<BTreeMap<uuid::Uuid, Epoch>>,
     wake: Wake,
 }
@@ -79,7 +79,7 @@ impl Link for FakeGateway {
 }
 
 impl FakeGateway {
-    pub fn say(&self, event: Event) {
+    pub(crate) fn say(&self, event: Event) {
         self.events.lock().unwrap().push_back(event);
         self.wake.ring();
     }
@@ -110,7 +110,7 @@ impl FakeGateway {
     }
 
     /// The agent's session is up.
-    pub fn connect(&self, agent: AgentId, hostname: &str) {
+    pub(crate) fn connect(&self, agent: AgentId, hostname: &str) {
         let (target, _) = self.admitted.lock().unwrap()[&agent];
         self.say(Event::SessionUp(Box::new(SessionUp {
             target,
@@ -139,24 +139,24 @@ impl FakeGateway {
 }
 
 /// A control plane under test.
-pub struct Plane {
-    pub control: Control,
-    pub gateway: Arc<FakeGateway>,
-    pub store: Store,
-    pub admin: String,
-    pub base: String,
-    pub dir: tempfile::TempDir,
-    pub client: reqwest::Client,
-    pub ca_key: KeyHash,
+pub(crate) struct Plane {
+    pub(crate) control: Control,
+    pub(crate) gateway: Arc<FakeGateway>,
+    pub(crate) store: Store,
+    pub(crate) admin: String,
+    pub(crate) base: String,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) client: reqwest::Client,
+    pub(crate) ca_key: KeyHash,
 }
 
 /// A fresh deployment.
-pub async fn plane() -> Plane {
+pub(crate) async fn plane() -> Plane {
     plane_in(tempfile::tempdir().unwrap(), 10_000).await
 }
 
 /// A deployment in a directory that may have been used before.
-pub async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -> Plane {
+pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -> Plane {
     let identity = Identity::open_or_create(&dir.path().join("identity"), DOMAIN).unwrap();
     let ca_key = identity.root_key();
     let store = Store::open("sqlite:", dir.path()).await.unwrap();
@@ -195,17 +195,17 @@ pub async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -> Plane
 }
 
 impl Plane {
-    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client
             .request(method, format!("{}{path}", self.base))
             .bearer_auth(&self.admin)
     }
 
-    pub async fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         read(self.request(Method::GET, path).send().await.unwrap()).await
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         read(
             self.request(Method::POST, path)
                 .json(&body)
@@ -216,12 +216,12 @@ impl Plane {
         .await
     }
 
-    pub async fn delete(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn delete(&self, path: &str) -> (u16, Value) {
         read(self.request(Method::DELETE, path).send().await.unwrap()).await
     }
 
     /// Starts a process with an idempotency key.
-    pub async fn start(&self, key: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn start(&self, key: &str, body: Value) -> (u16, Value) {
         let request = self
             .request(Method::POST, "/v1/processes")
             .header("Idempotency-Key", key)
@@ -230,7 +230,7 @@ impl Plane {
     }
 
     /// A token with a role.
-    pub async fn token(&self, role: Role) -> CreatedApiToken {
+    pub(crate) async fn token(&self, role: Role) -> CreatedApiToken {
         let body = CreateApiToken {
             name: format!("a {role}"),
             role,
@@ -242,7 +242,7 @@ impl Plane {
     }
 
     /// The text of new join tokens.
-    pub async fn join_tokens(&self, body: Value) -> Vec<JoinToken> {
+    pub(crate) async fn join_tokens(&self, body: Value) -> Vec<JoinToken> {
         let (status, body) = self.post("/v1/tokens", body).await;
         assert_eq!(status, 201, "{body}");
         let created: CreatedTokens = serde_json::from_value(body).unwrap();
@@ -256,7 +256,7 @@ impl Plane {
     }
 
     /// Asks for a certificate as a gateway would pass it on.
-    pub async fn enrol(
+    pub(crate) async fn enrol(
         &self,
         ticket: u64,
         secret: [u8; 32],
@@ -283,7 +283,7 @@ impl Plane {
     }
 
     /// A new agent that has joined; with a session if `connected`.
-    pub async fn agent(&self, ticket: u64, connected: bool) -> AgentId {
+    pub(crate) async fn agent(&self, ticket: u64, connected: bool) -> AgentId {
         let token = self.join_tokens(json!({})).await.pop().unwrap();
         let agent = self.enrol(ticket, token.secret, csr()).await.unwrap().agent;
         if connected {
@@ -299,7 +299,7 @@ impl Plane {
 }
 
 /// A certificate request with a new key.
-pub fn csr() -> Vec<u8> {
+pub(crate) fn csr() -> Vec<u8> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let request = CertificateParams::default()
         .serialize_request(&key)
@@ -307,7 +307,7 @@ pub fn csr() -> Vec<u8> {
     request.der().to_vec()
 }
 
-pub async fn read(response: Response) -> (u16, Value) {
+pub(crate) async fn read(response: Response) -> (u16, Value) {
     let status = response.status().as_u16();
     let bytes: Bytes = response.bytes().await.unwrap();
     let text = || Value::String(String::from_utf8_lossy(&bytes).into_owned());
@@ -316,7 +316,7 @@ pub async fn read(response: Response) -> (u16, Value) {
 }
 
 /// Asks until there is an answer; gives up after so long that nothing else can be meant.
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..3000 {
         if let Some(found) = look().await {
             return found;

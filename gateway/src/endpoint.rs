@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use protocol::limits::{INCOMING_AGE_MAX, SESSIONS_MAX};
+use protocol::limits::INCOMING_AGE_MAX;
 use quinn_proto::{
     ConnectionHandle, DatagramEvent, EndpointConfig, EndpointEvent, Incoming, ServerConfig,
     Transmit,
@@ -76,6 +76,7 @@ pub(crate) struct Endpoint {
     /// By quinn's handle.
     peers: Vec<Option<Box<Peer>>>,
     count: usize,
+    count_max: usize,
     half_open: usize,
     wheel: Wheel,
     dirty: VecDeque<u32>,
@@ -90,17 +91,19 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint without connections.
+    /// An endpoint without connections, which takes at most `count_max` of them.
     pub(crate) fn new(
         now: Instant,
         endpoint: Arc<EndpointConfig>,
         server: Arc<ServerConfig>,
         admission: AdmissionConfig,
+        count_max: usize,
     ) -> Self {
         Self {
             quinn: quinn_proto::Endpoint::new(endpoint, Some(server), false, None),
             peers: Vec::new(),
             count: 0,
+            count_max,
             half_open: 0,
             wheel: Wheel::new(now),
             dirty: VecDeque::new(),
@@ -136,7 +139,10 @@ impl Endpoint {
 
     /// Indices of all connections.
     pub(crate) fn indices(&self) -> impl Iterator<Item = u32> + use<'_> {
-        (0u32..).zip(&self.peers).filter(|(_, peer)| peer.is_some()).map(|(index, _)| index)
+        (0u32..)
+            .zip(&self.peers)
+            .filter(|(_, peer)| peer.is_some())
+            .map(|(index, _)| index)
     }
 
     /// Whether one more enrolment may go to the control plane.
@@ -146,7 +152,10 @@ impl Endpoint {
 
     /// Puts a connection on the list of those with work.
     pub(crate) fn mark_dirty(&mut self, index: u32) {
-        if let Some(peer) = self.peers.get_mut(slot(index)).and_then(Option::as_deref_mut)
+        if let Some(peer) = self
+            .peers
+            .get_mut(slot(index))
+            .and_then(Option::as_deref_mut)
             && !peer.dirty
         {
             peer.dirty = true;
@@ -193,10 +202,18 @@ impl Endpoint {
         datagram: Datagram,
         datapath: &mut impl Datapath,
     ) -> io::Result<Option<u32>> {
-        let Datagram { remote, local_ip, ecn, payload } = datagram;
+        let Datagram {
+            remote,
+            local_ip,
+            ecn,
+            payload,
+        } = datagram;
         let bytes = payload.len();
         self.scratch.clear();
-        match self.quinn.handle(now, remote, local_ip, ecn, payload, &mut self.scratch) {
+        match self
+            .quinn
+            .handle(now, remote, local_ip, ecn, payload, &mut self.scratch)
+        {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let index = index_of(handle);
                 let handled = self.attempt(index, |peer| {
@@ -232,8 +249,12 @@ impl Endpoint {
         let half_open = self.half_open + self.newcomers.len();
         let proved = incoming.remote_address_validated();
         match self.admission.decide(now, half_open, proved) {
-            Decision::Accept if self.count + self.newcomers.len() < SESSIONS_MAX => {
-                self.newcomers.push_back(Newcomer { incoming, bytes, arrived: now });
+            Decision::Accept if self.count + self.newcomers.len() < self.count_max => {
+                self.newcomers.push_back(Newcomer {
+                    incoming,
+                    bytes,
+                    arrived: now,
+                });
                 Ok(())
             }
             Decision::Retry => {
@@ -292,7 +313,11 @@ impl Endpoint {
         newcomer: Newcomer,
         datapath: &mut impl Datapath,
     ) -> io::Result<()> {
-        let Newcomer { incoming, bytes, arrived } = newcomer;
+        let Newcomer {
+            incoming,
+            bytes,
+            arrived,
+        } = newcomer;
         let proved = incoming.remote_address_validated();
         match self.quinn.accept(incoming, now, &mut self.scratch, None) {
             Ok((handle, connection)) => {
@@ -313,7 +338,9 @@ impl Endpoint {
             Err(error) => {
                 self.counts.failed += 1;
                 tracing::debug!(cause = %error.cause, "a newcomer's first packet is no good");
-                error.response.map_or(Ok(()), |transmit| self.reply(now, transmit, datapath))
+                error
+                    .response
+                    .map_or(Ok(()), |transmit| self.reply(now, transmit, datapath))
             }
         }
     }
@@ -347,7 +374,9 @@ impl Endpoint {
 
     /// Whether the connection has been half-open for too long.
     pub(crate) fn is_overdue(&mut self, now: Instant, index: u32) -> bool {
-        self.get(index).and_then(|peer| peer.half_open_until).is_some_and(|until| until <= now)
+        self.get(index)
+            .and_then(|peer| peer.half_open_until)
+            .is_some_and(|until| until <= now)
     }
 
     /// When a timer is due next.
@@ -417,7 +446,11 @@ impl Endpoint {
     /// timer. A connection that is drained is gone afterwards.
     pub(crate) fn finish(&mut self, index: u32) -> Result<(), Panicked> {
         let handle = ConnectionHandle(slot(index));
-        let Some(peer) = self.peers.get_mut(slot(index)).and_then(Option::as_deref_mut) else {
+        let Some(peer) = self
+            .peers
+            .get_mut(slot(index))
+            .and_then(Option::as_deref_mut)
+        else {
             return Ok(());
         };
         let quinn = &mut self.quinn;

@@ -17,7 +17,7 @@ use protocol::link::{Event, Request, Route};
 
 use crate::config::Config;
 use crate::runtime::clock;
-use crate::runtime::launch::{Launched, LaunchConfig, LaunchError, ShardFailure, StopFlag, launch};
+use crate::runtime::launch::{LaunchConfig, LaunchError, Launched, ShardFailure, StopFlag, launch};
 use crate::runtime::mailbox::Sender;
 use crate::runtime::steering::ConnectionIds;
 use crate::shard::message::ShardMessage;
@@ -75,13 +75,18 @@ pub struct Handle {
 /// # Errors
 /// [`StartError`]; then nothing runs and nothing is bound.
 pub fn start(config: Config, wake_control: Wake) -> Result<Gateway, StartError> {
-    let server = Arc::new(tls::server_config(&config.tls, &config.secrets)?);
+    let server = Arc::new(tls::server_config(
+        &config.tls,
+        &config.secrets,
+        config.domain.into(),
+    )?);
     let generation = rand::random();
     let (hub, recorders) = Hub::new(config.shards, clock::now());
     let mut recorders = recorders.into_iter();
-    let uplinks: Arc<[_]> =
-        (0..config.shards).map(|_| Arc::new(ArrayQueue::new(UPLINK_MAX))).collect();
-    let (domain, advertise) = (Arc::from(config.domain), Arc::from(config.advertise));
+    let uplinks: Arc<[_]> = (0..config.shards)
+        .map(|_| Arc::new(ArrayQueue::new(UPLINK_MAX)))
+        .collect();
+    let advertise = Arc::from(config.advertise);
     let sessions = Arc::new(AtomicU64::new(1));
     let launch_config = LaunchConfig {
         listen: config.listen,
@@ -93,12 +98,16 @@ pub fn start(config: Config, wake_control: Wake) -> Result<Gateway, StartError> 
         mailbox_capacity: MAILBOX_MAX,
     };
     let make = |shard: ShardId| {
-        let ids = connection_ids(&config.secrets.connection_ids, shard, config.shards, generation);
+        let ids = connection_ids(
+            &config.secrets.connection_ids,
+            shard,
+            config.shards,
+            generation,
+        );
         ShardTask {
             config: ShardConfig {
                 endpoint: Arc::new(tls::endpoint_config(&config.secrets, move || ids.clone())),
                 server: Arc::clone(&server),
-                domain: Arc::clone(&domain),
                 admission: config.admission,
                 advertise: Arc::clone(&advertise),
                 reconnect_spread: config.reconnect_spread,
@@ -108,7 +117,9 @@ pub fn start(config: Config, wake_control: Wake) -> Result<Gateway, StartError> 
                 Arc::clone(&uplinks[usize::from(shard.0)]),
                 Arc::clone(&wake_control),
             ),
-            recorder: recorders.next().expect("the hub made one recorder for each shard"),
+            recorder: recorders
+                .next()
+                .expect("the hub made one recorder for each shard"),
         }
     };
     let launched = launch(&launch_config, make, Arc::clone(&wake_control))?;
@@ -182,7 +193,9 @@ impl Handle {
     /// when not (a mailbox is full), call it again: repeating it does no harm.
     #[must_use]
     pub fn open(&self) -> bool {
-        self.mailboxes.iter().all(|mailbox| mailbox.try_send(ShardMessage::Open).is_ok())
+        self.mailboxes
+            .iter()
+            .all(|mailbox| mailbox.try_send(ShardMessage::Open).is_ok())
     }
 
     /// Takes up to `max` events, in the order of each shard; answers how many.
@@ -212,7 +225,10 @@ impl Handle {
     }
 
     fn deliver_to(&self, shard: ShardId, request: Box<Request>) -> Result<(), SendError> {
-        let mailbox = self.mailboxes.get(usize::from(shard.0)).ok_or(SendError::Stopped)?;
+        let mailbox = self
+            .mailboxes
+            .get(usize::from(shard.0))
+            .ok_or(SendError::Stopped)?;
         deliver(mailbox, request)
     }
 }

@@ -27,8 +27,8 @@ use protocol::operation::OperationState;
 use quinn_proto::{Dir, StreamEvent, StreamId};
 
 use crate::endpoint::identity::Identity;
-use crate::telemetry::Measure;
 use crate::group::{Admission, Directory, OperationEvent, SessionCommand};
+use crate::telemetry::Measure;
 
 pub(crate) mod enrolment;
 #[cfg(test)]
@@ -94,13 +94,19 @@ pub(crate) struct Violation {
 
 impl Violation {
     pub(crate) fn new(code: CloseCode, detail: &'static str) -> Self {
-        Self { code, detail: Cow::Borrowed(detail) }
+        Self {
+            code,
+            detail: Cow::Borrowed(detail),
+        }
     }
 }
 
 impl From<DecodeError> for Violation {
     fn from(error: DecodeError) -> Self {
-        Self { code: CloseCode::BadFrame, detail: Cow::Owned(error.to_string()) }
+        Self {
+            code: CloseCode::BadFrame,
+            detail: Cow::Owned(error.to_string()),
+        }
     }
 }
 
@@ -138,8 +144,6 @@ pub(crate) struct Surroundings<'a> {
     pub reconnect_spread: Duration,
     /// No new session is taken.
     pub draining: bool,
-    /// The trust domain.
-    pub domain: &'a str,
     /// The time since the Unix epoch, asked for once a handshake.
     pub unix_now: fn() -> Duration,
     /// Counts sessions of all shards.
@@ -162,6 +166,15 @@ enum State {
     Over,
 }
 
+/// Frames of one session.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Frames {
+    /// From the agent.
+    pub heard: u32,
+    /// To the agent.
+    pub said: u32,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -174,14 +187,16 @@ pub(crate) struct Session {
     outbox: Outbox,
     flights: Flights,
     given: Given,
+    /// Frames since the last look.
+    frames: Frames,
     /// The session ends then, whatever happens.
     end: Instant,
     end_code: CloseCode,
 }
 
 impl Session {
-    /// A session that waits for its Hello.
-    pub(crate) fn new(id: SessionId, identity: Box<Identity>) -> Self {
+    /// A session that waits for its Hello, and whose certificate ends at `end`.
+    pub(crate) fn new(id: SessionId, identity: Box<Identity>, end: Instant) -> Self {
         Self {
             id,
             agent: identity.agent,
@@ -191,7 +206,8 @@ impl Session {
             outbox: Outbox::default(),
             flights: Flights::default(),
             given: Given::default(),
-            end: identity.expires,
+            frames: Frames::default(),
+            end,
             end_code: CloseCode::CertificateExpired,
             state: State::AwaitHello(identity),
         }
@@ -215,6 +231,11 @@ impl Session {
         self.id
     }
 
+    /// Frames since the last call.
+    pub(crate) fn take_frames(&mut self) -> Frames {
+        std::mem::take(&mut self.frames)
+    }
+
     /// Whose it is.
     pub(crate) fn agent(&self) -> AgentId {
         self.agent
@@ -234,7 +255,9 @@ impl Session {
                     self.control_readable = true;
                 }
             }
-            StreamEvent::Readable { id } if self.control == Some(id) => self.control_readable = true,
+            StreamEvent::Readable { id } if self.control == Some(id) => {
+                self.control_readable = true
+            }
             StreamEvent::Readable { id } => self.flights.mark_readable(id),
             StreamEvent::Finished { id } if self.control == Some(id) => self.leave_now(out),
             StreamEvent::Stopped { id, .. } if self.control == Some(id) => {
@@ -263,7 +286,10 @@ impl Session {
     ) {
         let mut budget = READ_TURN_BYTES;
         // Commands' answers first: a Hello only ever comes when there are none.
-        let result = match self.flights.read(streams, &mut budget, out) {
+        let result = match self
+            .flights
+            .read(streams, &mut budget, &mut self.frames.heard, out)
+        {
             Ok(()) => self.read_control(around, &mut budget, streams, out),
             violation => violation,
         };
@@ -286,23 +312,42 @@ impl Session {
         match command {
             SessionCommand::Dispatch { epoch, command } => {
                 let (operation, fence) = (command.operation, command.fence);
-                let message = GatewayMessage::Command { epoch, command: *command };
+                let message = GatewayMessage::Command {
+                    epoch,
+                    command: *command,
+                };
                 let taken = encode(&message)
                     .ok_or(NotDelivered::TooLarge)
                     .and_then(|frame| self.flights.push(now, operation, fence, frame));
                 match taken {
-                    Ok(()) => self.given.insert(operation),
+                    Ok(()) => {
+                        self.frames.said += 1;
+                        self.given.insert(operation);
+                    }
                     Err(reason) => out.push(not_delivered(operation, fence, reason)),
                 }
             }
-            SessionCommand::Cancel { operation, fence, epoch } => {
+            SessionCommand::Cancel {
+                operation,
+                fence,
+                epoch,
+            } => {
                 self.given.insert(operation);
                 if self.flights.cancel(operation, fence, streams, out) == Cancelled::TellControl {
-                    self.say(&GatewayMessage::Cancel { operation, fence, epoch }, out);
+                    self.say(
+                        &GatewayMessage::Cancel {
+                            operation,
+                            fence,
+                            epoch,
+                        },
+                        out,
+                    );
                 }
             }
             SessionCommand::Query(operations) => {
-                operations.iter().for_each(|(operation, _)| self.given.insert(*operation));
+                operations
+                    .iter()
+                    .for_each(|(operation, _)| self.given.insert(*operation));
                 self.say(&GatewayMessage::Query { operations }, out);
             }
             SessionCommand::Forget(operations) => {
@@ -310,9 +355,20 @@ impl Session {
                 self.say(&GatewayMessage::Forget { operations }, out);
             }
             SessionCommand::NewEpoch(epoch) => self.say(&GatewayMessage::NewEpoch { epoch }, out),
-            SessionCommand::GoAway { addresses, delay, deadline } => {
+            SessionCommand::GoAway {
+                addresses,
+                delay,
+                deadline,
+            } => {
                 self.end_by(now + deadline, CloseCode::Draining);
-                self.say(&GatewayMessage::GoAway { addresses, delay, deadline }, out);
+                self.say(
+                    &GatewayMessage::GoAway {
+                        addresses,
+                        delay,
+                        deadline,
+                    },
+                    out,
+                );
             }
             SessionCommand::Close(code) => self.close(Violation::new(code, ""), out),
         }
@@ -341,7 +397,11 @@ impl Session {
     fn handle_command_while_not_up(&mut self, command: SessionCommand, out: &mut Vec<Output>) {
         match command {
             SessionCommand::Dispatch { command, .. } => {
-                out.push(not_delivered(command.operation, command.fence, NotDelivered::NoSession));
+                out.push(not_delivered(
+                    command.operation,
+                    command.fence,
+                    NotDelivered::NoSession,
+                ));
             }
             SessionCommand::Close(code) => self.close(Violation::new(code, ""), out),
             _ => {}
@@ -360,6 +420,7 @@ impl Session {
             let read = streams.read(stream, &mut self.input, READ_CHUNK_BYTES);
             *budget = budget.saturating_sub(1 + self.input.buffered().saturating_sub(before));
             while let Some(frame) = self.input.next_frame(CONTROL_FRAME_BYTES_MAX)? {
+                self.frames.heard += 1;
                 self.handle_control(decode_agent_message(&frame)?, around, out)?;
             }
             match read {
@@ -392,7 +453,14 @@ impl Session {
                 return self.handle_hello(*hello, around, out);
             }
             (State::Up, AgentMessage::Status { capacity }) => OperationEvent::Capacity(capacity),
-            (State::Up, AgentMessage::Report { operation, fence, state }) => {
+            (
+                State::Up,
+                AgentMessage::Report {
+                    operation,
+                    fence,
+                    state,
+                },
+            ) => {
                 if !self.given.contains(operation) {
                     return Err(Violation::new(
                         CloseCode::ForeignOperation,
@@ -402,7 +470,11 @@ impl Session {
                 if state == OperationState::NeverSeen {
                     self.given.retire(&[operation]);
                 }
-                OperationEvent::Report { operation, fence, state }
+                OperationEvent::Report {
+                    operation,
+                    fence,
+                    state,
+                }
             }
             (State::Leaving(_) | State::Over, _) => return Ok(()),
             _ => {
@@ -419,6 +491,7 @@ impl Session {
     /// Queues a message for the control stream. An agent that does not read is let go: its next
     /// Hello says everything again.
     fn say(&mut self, message: &GatewayMessage, out: &mut Vec<Output>) {
+        self.frames.said += 1;
         let queued = encode(message).is_some_and(|frame| self.outbox.push(frame).is_ok());
         if !queued {
             let detail = "the agent does not read its control stream";
@@ -468,5 +541,9 @@ fn not_delivered(
     fence: protocol::ids::Fence,
     reason: NotDelivered,
 ) -> Output {
-    Output::Operation(OperationEvent::NotDelivered { operation, fence, reason })
+    Output::Operation(OperationEvent::NotDelivered {
+        operation,
+        fence,
+        reason,
+    })
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use protocol::close::CloseCode;
 use protocol::ids::ShardId;
+use protocol::limits::SESSIONS_MAX;
 use protocol::link::{DownReason, Event, SecurityEvent};
 use quinn_proto::{EndpointConfig, ServerConfig};
 
@@ -59,8 +60,6 @@ pub(crate) struct ShardConfig {
     pub endpoint: Arc<EndpointConfig>,
     /// For quinn.
     pub server: Arc<ServerConfig>,
-    /// The trust domain.
-    pub domain: Arc<str>,
     /// The door.
     pub admission: AdmissionConfig,
     /// For Welcome.
@@ -88,7 +87,15 @@ impl launch::Shard for ShardTask {
         self,
         seat: Seat<D, P, ShardMessage>,
     ) -> io::Result<()> {
-        let Seat { shard, shards, mut datapath, mut park, mailbox, mailboxes, stop } = seat;
+        let Seat {
+            shard,
+            shards,
+            mut datapath,
+            mut park,
+            mailbox,
+            mailboxes,
+            stop,
+        } = seat;
         let outbound = Outbound::new(mailboxes);
         let mut worker = Worker::new(clock::now(), self, shard, shards, mailbox, outbound);
         while !stop.is_set() {
@@ -128,7 +135,8 @@ pub(crate) struct Worker {
     outputs: Vec<Output>,
     /// Connections that have frames to read while the shard reads none.
     stalled: VecDeque<u32>,
-    paused: bool,
+    /// Something was left undone in this turn because there was no room for what follows from it.
+    held_back: bool,
     enrolments_pending: usize,
     drain: Option<Drain>,
 }
@@ -143,12 +151,17 @@ impl Worker {
         mailbox: Receiver<ShardMessage>,
         outbound: Outbound,
     ) -> Self {
-        let ShardTask { config, uplink, recorder } = task;
+        let ShardTask {
+            config,
+            uplink,
+            recorder,
+        } = task;
         let (endpoint, server) = (Arc::clone(&config.endpoint), Arc::clone(&config.server));
+        let sessions_max = SESSIONS_MAX.div_ceil(usize::from(shards.max(1)));
         Self {
             shard,
             shards,
-            endpoint: Endpoint::new(now, endpoint, server, config.admission),
+            endpoint: Endpoint::new(now, endpoint, server, config.admission, sessions_max),
             config,
             directory: Directory::default(),
             home: Home::new(shard, shards, crate::group::HomeConfig::default()),
@@ -163,7 +176,7 @@ impl Worker {
             words: Vec::new(),
             outputs: Vec::new(),
             stalled: VecDeque::new(),
-            paused: false,
+            held_back: false,
             enrolments_pending: 0,
             drain: None,
         }
@@ -175,10 +188,14 @@ impl Worker {
         now: Instant,
         datapath: &mut impl Datapath,
     ) -> io::Result<Option<Instant>> {
+        self.held_back = false;
         let full = self.take_datagrams(now, datapath)?;
         self.outbound.flush();
         if self.outbound.is_stuck() {
             self.recorder.count(Counter::MailboxFull);
+        }
+        if !self.uplink.has_room() {
+            self.recorder.count(Counter::UplinkFull);
         }
         self.pump_home(now);
         self.take_words(now);
@@ -194,26 +211,37 @@ impl Worker {
         datapath.flush()?;
         self.uplink.flush();
         let busy = full || newcomers || self.endpoint.dirty_len() > 0;
-        Ok(if busy { Some(now) } else { self.poll_timeout(now) })
+        Ok(if busy {
+            Some(now)
+        } else {
+            self.poll_timeout(now)
+        })
     }
 
     /// Keeps the figures of a turn, and hands figures over about once a second.
     pub(crate) fn measure_turn(&mut self, begin: Instant, end: Instant, datapath: &impl Datapath) {
-        self.recorder.measure(Measure::Turn, end.saturating_duration_since(begin));
+        self.recorder
+            .measure(Measure::Turn, end.saturating_duration_since(begin));
         if end < self.recorder.due() {
             return;
         }
         let door = self.endpoint.take_counts();
-        self.recorder.count_many(Counter::HandshakesStarted, door.accepted);
-        self.recorder.count_many(Counter::HandshakesFailed, door.failed);
-        self.recorder.count_many(Counter::HandshakesTimedOut, door.half_open_expired);
+        self.recorder
+            .count_many(Counter::HandshakesStarted, door.accepted);
+        self.recorder
+            .count_many(Counter::HandshakesFailed, door.failed);
+        self.recorder
+            .count_many(Counter::HandshakesTimedOut, door.half_open_expired);
         self.recorder.count_many(Counter::RetriesSent, door.retried);
-        self.recorder.count_many(Counter::DroppedByBucket, door.dropped_by_rate);
-        self.recorder.count_many(Counter::DroppedByHalfOpen, door.dropped_by_half_open);
+        self.recorder
+            .count_many(Counter::DroppedByBucket, door.dropped_by_rate);
+        self.recorder
+            .count_many(Counter::DroppedByHalfOpen, door.dropped_by_half_open);
         self.recorder.permits(self.home.take_counts());
         self.recorder.level(Level::Sessions, self.sessions);
         self.recorder.level(Level::AtHome, self.at_home);
-        self.recorder.level(Level::HalfOpen, self.endpoint.half_open());
+        self.recorder
+            .level(Level::HalfOpen, self.endpoint.half_open());
         self.recorder.datapath(datapath.stats());
         self.recorder.publish(end);
     }
@@ -232,13 +260,19 @@ impl Worker {
     }
 
     fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let look = self.paused.then(|| now + PAUSED_LOOK);
+        let look = self.held_back.then(|| now + PAUSED_LOOK);
         let drain = self.drain.as_ref().map(Drain::poll_timeout);
         let figures = Some(self.recorder.due());
-        [look, drain.flatten(), figures, self.endpoint.poll_timeout(), self.home.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            look,
+            drain.flatten(),
+            figures,
+            self.endpoint.poll_timeout(),
+            self.home.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether more datagrams than one turn takes have arrived.
@@ -262,8 +296,9 @@ impl Worker {
         let due = self.endpoint.take_due(now);
         for index in &due {
             let mut outputs = std::mem::take(&mut self.outputs);
-            let handled =
-                self.endpoint.attempt(*index, |peer| peer.handle_timeout(now, &mut outputs));
+            let handled = self
+                .endpoint
+                .attempt(*index, |peer| peer.handle_timeout(now, &mut outputs));
             self.handle_outputs(now, *index, outputs);
             if matches!(handled, Some(Err(Panicked))) {
                 self.bury(now, *index);
@@ -276,11 +311,7 @@ impl Worker {
 
     /// Serves every connection that had work when the call began.
     fn serve(&mut self, now: Instant, datapath: &mut impl Datapath) -> io::Result<()> {
-        self.paused = self.is_full();
-        if !self.uplink.has_room() {
-            self.recorder.count(Counter::UplinkFull);
-        }
-        if !self.paused {
+        if !self.is_full() {
             while let Some(index) = self.stalled.pop_front() {
                 if let Some(peer) = self.endpoint.get(index) {
                     peer.stalled = false;
@@ -303,7 +334,6 @@ impl Worker {
         index: u32,
         datapath: &mut impl Datapath,
     ) -> io::Result<()> {
-        self.paused = self.is_full();
         if self.endpoint.is_overdue(now, index) {
             return self.drop_half_open(now, index, datapath);
         }
@@ -311,6 +341,7 @@ impl Worker {
             self.bury(now, index);
             return Ok(());
         }
+        self.count_frames(index);
         self.pump_home(now);
         let sent = self.endpoint.transmit(now, index, datapath)?;
         if sent.and_then(|()| self.endpoint.finish(index)).is_err() {
@@ -321,7 +352,8 @@ impl Worker {
 
     fn work(&mut self, now: Instant, index: u32) -> Result<(), Panicked> {
         let mut outputs = std::mem::take(&mut self.outputs);
-        let paused = self.paused;
+        let paused = self.is_full();
+        self.held_back |= paused;
         let worked = self.endpoint.attempt(index, |peer| {
             let around = Surroundings {
                 now,
@@ -332,20 +364,25 @@ impl Worker {
                 advertise: &self.config.advertise,
                 reconnect_spread: self.config.reconnect_spread,
                 draining: self.drain.is_some(),
-                domain: &self.config.domain,
                 unix_now: clock::unix_now,
                 sessions: &self.config.sessions,
             };
             peer.work(&around, paused, &mut outputs);
             let readable = peer.is_readable();
-            (readable, paused && readable && !std::mem::replace(&mut peer.stalled, readable))
+            let stall = paused && readable && !peer.stalled;
+            peer.stalled |= stall;
+            (readable && !paused, stall)
         });
         self.handle_outputs(now, index, outputs);
-        match worked {
-            Some(Err(panicked)) => return Err(panicked),
-            Some(Ok((true, _))) if !paused => self.endpoint.mark_dirty(index),
-            Some(Ok((_, true))) => self.stalled.push_back(index),
-            Some(Ok(_)) | None => {}
+        let Some(worked) = worked else {
+            return Ok(());
+        };
+        let (more, stall) = worked?;
+        if more {
+            self.endpoint.mark_dirty(index);
+        }
+        if stall {
+            self.stalled.push_back(index);
         }
         Ok(())
     }
@@ -358,8 +395,9 @@ impl Worker {
         datapath: &mut impl Datapath,
     ) -> io::Result<()> {
         self.endpoint.count_overdue();
-        let closed =
-            self.endpoint.attempt(index, |peer| peer.close(now, CloseCode::HelloTimeout, ""));
+        let closed = self
+            .endpoint
+            .attempt(index, |peer| peer.close(now, CloseCode::HelloTimeout, ""));
         if matches!(closed, Some(Ok(()))) {
             drop(self.endpoint.transmit(now, index, datapath)?);
         }
@@ -372,7 +410,9 @@ impl Worker {
         tracing::error!(shard = %self.shard, index, "a session's handler panicked; it is closed");
         self.recorder.count(Counter::Panics);
         let mut outputs = std::mem::take(&mut self.outputs);
-        let said = self.endpoint.attempt(index, |peer| peer.fail(now, &mut outputs));
+        let said = self
+            .endpoint
+            .attempt(index, |peer| peer.fail(now, &mut outputs));
         self.handle_outputs(now, index, outputs);
         if !matches!(said, Some(Ok(true))) {
             // Not even an orderly close works: the goodbye is silence.
@@ -390,18 +430,24 @@ impl Worker {
             match self.home.poll_output() {
                 Some(HomeOutput::Event(event)) => self.send_up(event),
                 Some(HomeOutput::ToSession(location, command)) => {
-                    self.to_session(now, location, command);
+                    self.deliver(now, location, command);
                 }
                 None => return,
             }
         }
+        self.held_back = true;
     }
 
-    fn to_session(&mut self, now: Instant, location: Location, command: SessionCommand) {
+    fn deliver(&mut self, now: Instant, location: Location, command: SessionCommand) {
         if location.shard != self.shard {
-            return self.outbound.send(location.shard, ShardMessage::ToSession(location, command));
+            return self
+                .outbound
+                .send(location.shard, ShardMessage::ToSession(location, command));
         }
-        let there = self.endpoint.get(location.index).and_then(|peer| peer.session_id());
+        let there = self
+            .endpoint
+            .get(location.index)
+            .and_then(|peer| peer.session_id());
         if matches!(command, SessionCommand::Dispatch { .. }) {
             self.recorder.count(Counter::CommandsDispatched);
         }
@@ -413,8 +459,9 @@ impl Worker {
 
     fn command(&mut self, now: Instant, index: u32, command: SessionCommand) {
         let mut outputs = std::mem::take(&mut self.outputs);
-        let handled =
-            self.endpoint.attempt(index, |peer| peer.handle_command(now, command, &mut outputs));
+        let handled = self.endpoint.attempt(index, |peer| {
+            peer.handle_command(now, command, &mut outputs)
+        });
         self.handle_outputs(now, index, outputs);
         if matches!(handled, Some(Err(Panicked))) {
             self.bury(now, index);
@@ -428,7 +475,7 @@ impl Worker {
     }
 
     fn send_up(&mut self, event: Event) {
-        if self.uplink.push(event).is_err() {
+        if !self.uplink.push(event) {
             tracing::error!(shard = %self.shard, "an event was lost: it was sent without room");
         }
     }

@@ -15,11 +15,17 @@ use quinn_proto::{
     ConnectionIdGenerator, EndpointConfig, ServerConfig, TransportConfig, VarInt,
     VarIntBoundsExceeded,
 };
-use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::quic::Suite;
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{CipherSuite, RootCertStore};
 
 use crate::config::{Secrets, TlsMaterial};
+
+mod handshake;
+
+use handshake::HandshakeConfig;
+pub(crate) use handshake::{PeerFacts, Purpose};
 
 /// CRYPTO bytes that quinn buffers out of order: two certificates are far below.
 const CRYPTO_BUFFER_BYTES: usize = 16 << 10;
@@ -27,6 +33,8 @@ const CRYPTO_BUFFER_BYTES: usize = 16 << 10;
 /// are small, and every probe would be one more packet per session.
 pub(crate) const DATAGRAM_BYTES: u16 = 1200;
 
+/// RFC 9000. Drafts are over.
+const QUIC_V1: u32 = 1;
 /// Stateless resets are at least this far apart. Our connection ids carry a keyed check, so that
 /// garbage draws none, and a whole fleet learns of a restart soon.
 const RESET_INTERVAL: Duration = Duration::from_millis(1);
@@ -43,6 +51,9 @@ pub enum TlsError {
     /// The TLS library lacks what QUIC needs.
     #[error("the TLS library lacks the cipher suite that QUIC starts with: {0}")]
     Suite(#[from] NoInitialCipherSuite),
+    /// The TLS library lacks AES-128-GCM with SHA-256, which QUIC starts with.
+    #[error("the TLS library lacks the cipher suite TLS13_AES_128_GCM_SHA256")]
+    NoSuite,
     /// A limit of ours does not fit QUIC's integers.
     #[error("a transport limit is out of range: {0}")]
     Limit(#[from] VarIntBoundsExceeded),
@@ -52,8 +63,12 @@ pub enum TlsError {
 pub(crate) fn server_config(
     tls: &TlsMaterial,
     secrets: &Secrets,
+    domain: Arc<str>,
 ) -> Result<ServerConfig, TlsError> {
-    let crypto = QuicServerConfig::try_from(rustls_config(tls)?)?;
+    let rustls = Arc::new(rustls_config(tls)?);
+    let suite = initial_suite(&rustls).ok_or(TlsError::NoSuite)?;
+    let quinn = QuicServerConfig::with_initial(Arc::clone(&rustls), suite)?;
+    let crypto = HandshakeConfig::new(rustls, quinn, suite, domain);
     let tokens = hkdf::Salt::new(hkdf::HKDF_SHA256, b"drover token key").extract(&secrets.tokens);
     let mut config = ServerConfig::new(Arc::new(crypto), Arc::new(tokens));
     config
@@ -74,6 +89,7 @@ where
 {
     let key = hmac::Key::new(hmac::HMAC_SHA256, &secrets.stateless_reset);
     let mut config = EndpointConfig::new(Arc::new(key));
+    config.supported_versions(vec![QUIC_V1]);
     config.min_reset_interval(RESET_INTERVAL);
     config.cid_generator(move || Box::new(connection_ids()));
     config
@@ -98,6 +114,14 @@ fn rustls_config(tls: &TlsMaterial) -> Result<rustls::ServerConfig, TlsError> {
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     Ok(config)
+}
+
+fn initial_suite(config: &rustls::ServerConfig) -> Option<Suite> {
+    let suites = &config.crypto_provider().cipher_suites;
+    let found = suites
+        .iter()
+        .find(|suite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256);
+    found?.tls13()?.quic_suite()
 }
 
 fn transport_config() -> Result<TransportConfig, TlsError> {

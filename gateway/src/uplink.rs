@@ -19,7 +19,11 @@ pub(crate) struct Uplink {
 impl Uplink {
     /// The end of a queue whose other end is read elsewhere.
     pub(crate) fn new(queue: Arc<ArrayQueue<Event>>, wake: Wake) -> Self {
-        Self { queue, wake, pushed: false }
+        Self {
+            queue,
+            wake,
+            pushed: false,
+        }
     }
 
     /// Whether another event can be taken.
@@ -27,11 +31,11 @@ impl Uplink {
         !self.queue.is_full()
     }
 
-    /// Takes an event, or gives it back when there is no room.
-    pub(crate) fn push(&mut self, event: Event) -> Result<(), Event> {
-        self.queue.push(event)?;
-        self.pushed = true;
-        Ok(())
+    /// Takes an event; whether there was room for it.
+    pub(crate) fn push(&mut self, event: Event) -> bool {
+        let taken = self.queue.push(event).is_ok();
+        self.pushed |= taken;
+        taken
     }
 
     /// Wakes the control plane, once for all events since the last call.

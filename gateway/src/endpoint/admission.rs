@@ -32,7 +32,12 @@ pub(crate) struct TokenBucket {
 impl TokenBucket {
     /// A full bucket.
     pub(crate) fn new(now: Instant, per_second: u32, burst: u32) -> Self {
-        Self { per_second, burst, level: u64::from(burst) * NANOS, at: now }
+        Self {
+            per_second,
+            burst,
+            level: u64::from(burst) * NANOS,
+            at: now,
+        }
     }
 
     /// Takes a token, if there is one.
@@ -51,8 +56,13 @@ impl TokenBucket {
 
     fn refill(&mut self, now: Instant) {
         let nanos = now.saturating_duration_since(self.at).as_nanos();
-        let gained = u64::try_from(nanos).unwrap_or(u64::MAX).saturating_mul(self.per_second.into());
-        self.level = self.level.saturating_add(gained).min(u64::from(self.burst) * NANOS);
+        let gained = u64::try_from(nanos)
+            .unwrap_or(u64::MAX)
+            .saturating_mul(self.per_second.into());
+        self.level = self
+            .level
+            .saturating_add(gained)
+            .min(u64::from(self.burst) * NANOS);
         self.at = self.at.max(now);
     }
 }
@@ -85,16 +95,8 @@ impl Admission {
     pub(crate) fn new(now: Instant, config: AdmissionConfig) -> Self {
         Self {
             config,
-            handshakes: TokenBucket::new(
-                now,
-                config.handshakes_per_second,
-                config.handshake_burst,
-            ),
-            enrolments: TokenBucket::new(
-                now,
-                config.enrolments_per_second,
-                config.enrolment_burst,
-            ),
+            handshakes: TokenBucket::new(now, config.handshakes_per_second, config.handshake_burst),
+            enrolments: TokenBucket::new(now, config.enrolments_per_second, config.enrolment_burst),
             replies: TokenBucket::new(now, REPLIES_PER_SECOND, REPLY_BURST),
             shut: config.shut_at_start,
         }
@@ -117,7 +119,11 @@ impl Admission {
         if pressed && !proved {
             return Decision::Retry;
         }
-        if self.handshakes.take(now) { Decision::Accept } else { Decision::TooFast }
+        if self.handshakes.take(now) {
+            Decision::Accept
+        } else {
+            Decision::TooFast
+        }
     }
 
     /// Whether one more enrolment may go to the control plane while so many wait for it.
@@ -139,7 +145,11 @@ mod tests {
     use crate::runtime::clock;
 
     fn config() -> AdmissionConfig {
-        AdmissionConfig { handshakes_per_second: 10, handshake_burst: 8, ..Default::default() }
+        AdmissionConfig {
+            handshakes_per_second: 10,
+            handshake_burst: 8,
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -181,7 +191,10 @@ mod tests {
     fn beyond_the_limits_there_is_silence() {
         let now = clock::now();
         let mut door = Admission::new(now, config());
-        assert_eq!(door.decide(now, config().half_open_max, true), Decision::TooMany);
+        assert_eq!(
+            door.decide(now, config().half_open_max, true),
+            Decision::TooMany
+        );
         while door.decide(now, 0, true) == Decision::Accept {}
         assert_eq!(door.decide(now, 0, true), Decision::TooFast);
     }
@@ -189,9 +202,18 @@ mod tests {
     #[test]
     fn a_shut_door_is_silent_and_costs_no_token() {
         let now = clock::now();
-        let mut door = Admission::new(now, AdmissionConfig { shut_at_start: true, ..config() });
+        let mut door = Admission::new(
+            now,
+            AdmissionConfig {
+                shut_at_start: true,
+                ..config()
+            },
+        );
         for proved in [false, true] {
-            assert_eq!((0..50).find(|_| door.decide(now, 0, proved) != Decision::TooFast), None);
+            assert_eq!(
+                (0..50).find(|_| door.decide(now, 0, proved) != Decision::TooFast),
+                None
+            );
         }
         door.open();
         assert_eq!(door.decide(now, 0, false), Decision::Accept);

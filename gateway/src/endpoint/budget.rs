@@ -60,7 +60,10 @@ mod tests {
 
     #[test]
     fn a_first_datagram_pays_for_three() {
-        let mut budget = Budget::Unproved { received: 1200, sent: 0 };
+        let mut budget = Budget::Unproved {
+            received: 1200,
+            sent: 0,
+        };
         assert_eq!(budget.datagrams(10), 3);
         budget.charge(1200);
         budget.charge(1100);

@@ -18,8 +18,8 @@ pub(crate) struct Identity {
     pub agent: AgentId,
     /// The certificate's key.
     pub key: KeyHash,
-    /// The certificate's end.
-    pub expires: Instant,
+    /// The certificate's end, since the Unix epoch.
+    pub not_after: Duration,
 }
 
 /// The certificate names no agent of this deployment.
@@ -39,16 +39,24 @@ pub(crate) enum IdentityError {
     NotForClients,
 }
 
-/// Reads the identity from a chain, leaf first. `now` and `unix_now` are the same moment.
+impl Identity {
+    /// The certificate's end on the monotonic clock. `now` and `unix_now` are the same moment.
+    pub(crate) fn expires(&self, now: Instant, unix_now: Duration) -> Instant {
+        now.checked_add(self.not_after.saturating_sub(unix_now))
+            .unwrap_or(now)
+    }
+}
+
+/// Reads the identity from a chain, leaf first.
 pub(crate) fn identify(
     chain: &[CertificateDer<'_>],
     domain: &str,
-    now: Instant,
-    unix_now: Duration,
 ) -> Result<Identity, IdentityError> {
     let leaf = chain.first().ok_or(IdentityError::Unreadable)?;
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| IdentityError::Unreadable)?;
-    let usage = leaf.extended_key_usage().map_err(|_| IdentityError::Unreadable)?;
+    let usage = leaf
+        .extended_key_usage()
+        .map_err(|_| IdentityError::Unreadable)?;
     if !usage.is_some_and(|usage| usage.value.client_auth) {
         return Err(IdentityError::NotForClients);
     }
@@ -62,11 +70,10 @@ pub(crate) fn identify(
         return Err(foreign());
     }
     let end = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
-    let left = Duration::from_secs(end).saturating_sub(unix_now);
     Ok(Identity {
         agent,
         key: KeyHash::of_spki(leaf.public_key().raw),
-        expires: now.checked_add(left).unwrap_or(now),
+        not_after: Duration::from_secs(end),
     })
 }
 
@@ -94,18 +101,22 @@ mod tests {
     ) -> Result<Identity, IdentityError> {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        params.subject_alt_names =
-            uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+        params.subject_alt_names = uris
+            .iter()
+            .map(|uri| SanType::URI((*uri).try_into().unwrap()))
+            .collect();
         params.extended_key_usages = usage.to_vec();
         let certificate = params.self_signed(&key).unwrap();
-        let now = crate::runtime::clock::now();
-        identify(&[certificate.der().clone()], "cloud.test", now, Duration::ZERO)
+        identify(&[certificate.der().clone()], "cloud.test")
     }
 
     #[test]
     fn an_agent_is_known_by_its_one_uri() {
         let identity = identify_with(&[AGENT], &[ExtendedKeyUsagePurpose::ClientAuth]).unwrap();
-        assert_eq!(identity.agent.to_string(), "0190b6b8-0000-7000-8000-000000000001");
+        assert_eq!(
+            identity.agent.to_string(),
+            "0190b6b8-0000-7000-8000-000000000001"
+        );
     }
 
     #[test]
@@ -113,22 +124,36 @@ mod tests {
         let client = [ExtendedKeyUsagePurpose::ClientAuth];
         let gateway = AGENT.replace("agent", "gateway");
         let elsewhere = AGENT.replace("cloud.test", "evil.test");
-        assert!(matches!(identify_with(&[], &client), Err(IdentityError::NotOneName(_))));
-        assert!(matches!(identify_with(&[AGENT, AGENT], &client), Err(IdentityError::NotOneName(_))));
+        assert!(matches!(
+            identify_with(&[], &client),
+            Err(IdentityError::NotOneName(_))
+        ));
+        assert!(matches!(
+            identify_with(&[AGENT, AGENT], &client),
+            Err(IdentityError::NotOneName(_))
+        ));
         for name in [gateway.as_str(), elsewhere.as_str(), "https://cloud.test/"] {
-            assert!(matches!(identify_with(&[name], &client), Err(IdentityError::NotAnAgent(_))));
+            assert!(matches!(
+                identify_with(&[name], &client),
+                Err(IdentityError::NotAnAgent(_))
+            ));
         }
         let server = [ExtendedKeyUsagePurpose::ServerAuth];
-        assert_eq!(identify_with(&[AGENT], &server), Err(IdentityError::NotForClients));
-        assert_eq!(identify_with(&[AGENT], &[]), Err(IdentityError::NotForClients));
+        assert_eq!(
+            identify_with(&[AGENT], &server),
+            Err(IdentityError::NotForClients)
+        );
+        assert_eq!(
+            identify_with(&[AGENT], &[]),
+            Err(IdentityError::NotForClients)
+        );
     }
 
     #[test]
     fn no_certificate_and_no_der_are_unreadable() {
-        let now = crate::runtime::clock::now();
         let garbage = [CertificateDer::from(vec![1, 2, 3])];
         for chain in [&[][..], &garbage[..]] {
-            let result = identify(chain, "cloud.test", now, Duration::ZERO);
+            let result = identify(chain, "cloud.test");
             assert_eq!(result, Err(IdentityError::Unreadable));
         }
     }

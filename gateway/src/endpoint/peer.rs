@@ -8,22 +8,23 @@
 
 use std::time::Instant;
 
-use protocol::agent::ALPN_ENROL;
 use protocol::close::CloseCode;
 use protocol::ids::{AgentId, SessionId};
 use protocol::limits::{ENROLMENT_DEADLINE, HANDSHAKE_DEADLINE};
 use protocol::link::{DownReason, SecurityEvent, Target};
-use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{Connection, ConnectionError, Event, TransportErrorCode, VarInt};
-use rustls_pki_types::CertificateDer;
 
 use super::budget::Budget;
-use super::identity::identify;
 use crate::group::SessionCommand;
 use crate::session::enrolment::Enrolment;
 use crate::session::{Output, Session, Surroundings, Violation};
+use crate::tls::{PeerFacts, Purpose};
 
 /// What a connection is for.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every peer is a session, and a peer is in a box of its own"
+)]
 #[derive(Debug)]
 pub(crate) enum Stage {
     /// TLS is not finished.
@@ -71,7 +72,10 @@ impl Peer {
         proved: bool,
         ticket: u64,
     ) -> Self {
-        let mut budget = Budget::Unproved { received: 0, sent: 0 };
+        let mut budget = Budget::Unproved {
+            received: 0,
+            sent: 0,
+        };
         budget.credit(received);
         Self {
             connection,
@@ -130,12 +134,7 @@ impl Peer {
     }
 
     /// Handles what quinn has to say, and reads frames unless the shard is `paused`.
-    pub(crate) fn work(
-        &mut self,
-        around: &Surroundings<'_>,
-        paused: bool,
-        out: &mut Vec<Output>,
-    ) {
+    pub(crate) fn work(&mut self, around: &Surroundings<'_>, paused: bool, out: &mut Vec<Output>) {
         while let Some(event) = self.connection.poll() {
             match event {
                 Event::Connected => self.begin(around, out),
@@ -150,9 +149,8 @@ impl Peer {
                     }
                     Stage::Handshake | Stage::Over => {}
                 },
-                Event::HandshakeDataReady
-                | Event::DatagramReceived
-                | Event::DatagramsUnblocked => {}
+                Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {
+                }
             }
         }
         if let (Stage::Session(session), false) = (&mut self.stage, paused) {
@@ -182,7 +180,10 @@ impl Peer {
             Stage::Enrolment(enrolment) => enrolment.poll_timeout(),
             Stage::Handshake | Stage::Over => None,
         };
-        [self.connection.poll_timeout(), ours, self.half_open_until].into_iter().flatten().min()
+        [self.connection.poll_timeout(), ours, self.half_open_until]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether frames wait to be read.
@@ -192,45 +193,53 @@ impl Peer {
 
     /// Says goodbye with a code; nothing of ours happens on the connection afterwards.
     pub(crate) fn close(&mut self, now: Instant, code: CloseCode, detail: &str) {
-        let reason = if detail.is_empty() { code.to_string() } else { detail.to_owned() };
-        self.connection.close(now, VarInt::from_u32(code.to_wire()), reason.into());
+        let reason = if detail.is_empty() {
+            code.to_string()
+        } else {
+            detail.to_owned()
+        };
+        self.connection
+            .close(now, VarInt::from_u32(code.to_wire()), reason.into());
         self.stage = Stage::Over;
     }
 
     /// TLS is finished: who is it, and what for?
     fn begin(&mut self, around: &Surroundings<'_>, out: &mut Vec<Output>) {
         self.budget = Budget::Proved;
-        if self.protocol().is_some_and(|alpn| alpn == ALPN_ENROL) {
+        let Some(facts) = self.facts() else {
+            return out.push(Violation::new(CloseCode::InternalError, "").into());
+        };
+        if facts.purpose == Purpose::Enrolment {
             self.stage = Stage::Enrolment(Box::new(Enrolment::new(
                 self.ticket,
                 self.since + ENROLMENT_DEADLINE,
             )));
             return;
         }
-        let Some(chain) = self.chain() else {
-            return out.push(Violation::new(CloseCode::CertificateRequired, "").into());
-        };
-        match identify(&chain, around.domain, around.now, (around.unix_now)()) {
-            Ok(identity) => {
-                let mut session = Session::new(around.new_session(), Box::new(identity));
+        match facts.identity {
+            None => out.push(Violation::new(CloseCode::CertificateRequired, "").into()),
+            Some(Ok(identity)) => {
+                let end = identity.expires(around.now, (around.unix_now)());
+                let mut session = Session::new(around.new_session(), Box::new(identity), end);
                 session.check_admission(around, out);
                 self.stage = Stage::Session(session);
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 let detail = error.to_string().into();
-                out.push(Violation { code: CloseCode::BadIdentity, detail }.into());
+                out.push(
+                    Violation {
+                        code: CloseCode::BadIdentity,
+                        detail,
+                    }
+                    .into(),
+                );
             }
         }
     }
 
-    fn protocol(&self) -> Option<Vec<u8>> {
+    fn facts(&self) -> Option<PeerFacts> {
         let data = self.connection.crypto_session().handshake_data()?;
-        data.downcast::<HandshakeData>().ok()?.protocol
-    }
-
-    fn chain(&self) -> Option<Vec<CertificateDer<'static>>> {
-        let identity = self.connection.crypto_session().peer_identity()?;
-        identity.downcast::<Vec<CertificateDer<'static>>>().ok().map(|chain| *chain)
+        data.downcast().ok().map(|facts| *facts)
     }
 
     fn lose(&mut self, reason: &ConnectionError, out: &mut Vec<Output>) {
@@ -253,7 +262,9 @@ fn is_certificate_alert(reason: &ConnectionError) -> bool {
     let ConnectionError::TransportError(error) = reason else {
         return false;
     };
-    ALERTS.iter().any(|alert| error.code == TransportErrorCode::crypto(*alert))
+    ALERTS
+        .iter()
+        .any(|alert| error.code == TransportErrorCode::crypto(*alert))
 }
 
 fn down_reason(reason: &ConnectionError) -> DownReason {

@@ -38,7 +38,12 @@ impl Enrolment {
     /// An enrolment that must be over by the deadline.
     pub(crate) fn new(ticket: u64, deadline: Instant) -> Self {
         let state = State::AwaitRequest(FrameBuffer::default());
-        Self { ticket, deadline, stream: None, state }
+        Self {
+            ticket,
+            deadline,
+            stream: None,
+            state,
+        }
     }
 
     /// Names the request towards the control plane.
@@ -163,9 +168,10 @@ fn request(
         }
     }
     match read {
-        Read::Finished | Read::Reset => {
-            Err(Violation::new(CloseCode::UnexpectedFrame, "the stream ended before a request"))
-        }
+        Read::Finished | Read::Reset => Err(Violation::new(
+            CloseCode::UnexpectedFrame,
+            "the stream ended before a request",
+        )),
         Read::More | Read::Blocked => Ok(None),
     }
 }

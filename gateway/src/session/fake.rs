@@ -38,7 +38,13 @@ pub(crate) struct FakeStreams {
 
 impl Default for FakeStreams {
     fn default() -> Self {
-        Self { streams: HashMap::new(), credit: 16, room: usize::MAX, opened: 0, waiting: Vec::new() }
+        Self {
+            streams: HashMap::new(),
+            credit: 16,
+            room: usize::MAX,
+            opened: 0,
+            waiting: Vec::new(),
+        }
     }
 }
 
@@ -97,7 +103,11 @@ impl Streams for FakeStreams {
         self.room -= count;
         let taken = bytes.split_to(count);
         self.get(stream).sent.extend_from_slice(&taken);
-        if bytes.is_empty() { Written::All } else { Written::Blocked }
+        if bytes.is_empty() {
+            Written::All
+        } else {
+            Written::Blocked
+        }
     }
 
     fn finish(&mut self, stream: StreamId) {

@@ -71,7 +71,11 @@ impl Flights {
         fence: Fence,
         frame: Bytes,
     ) -> Result<(), NotDelivered> {
-        let waiting: usize = self.flights.iter().map(|flight| flight.unwritten.len()).sum();
+        let waiting: usize = self
+            .flights
+            .iter()
+            .map(|flight| flight.unwritten.len())
+            .sum();
         let fits = waiting == 0 || waiting + frame.len() <= COMMAND_BYTES_MAX;
         if self.flights.len() >= COMMAND_STREAMS_MAX || !fits {
             return Err(NotDelivered::Busy);
@@ -147,7 +151,11 @@ impl Flights {
 
     /// Bytes, an end or a reset arrived on a stream.
     pub(super) fn mark_readable(&mut self, stream: StreamId) {
-        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.stream == Some(stream)) {
+        if let Some(flight) = self
+            .flights
+            .iter_mut()
+            .find(|flight| flight.stream == Some(stream))
+        {
             flight.readable = true;
         }
     }
@@ -162,11 +170,12 @@ impl Flights {
         &mut self,
         streams: &mut impl Streams,
         budget: &mut usize,
+        heard: &mut u32,
         out: &mut Vec<Output>,
     ) -> Result<(), Violation> {
         let mut result = Ok(());
         for flight in self.flights.iter_mut().filter(|flight| flight.readable) {
-            result = flight.read(streams, budget, out);
+            result = flight.read(streams, budget, heard, out);
             if result.is_err() || *budget == 0 {
                 break;
             }
@@ -196,11 +205,15 @@ impl Flight {
     }
 
     fn lost(&self) -> Output {
-        let Self { operation, fence, .. } = *self;
+        let Self {
+            operation, fence, ..
+        } = *self;
         Output::Operation(match self.stage {
-            Stage::Queued => {
-                OperationEvent::NotDelivered { operation, fence, reason: NotDelivered::NoSession }
-            }
+            Stage::Queued => OperationEvent::NotDelivered {
+                operation,
+                fence,
+                reason: NotDelivered::NoSession,
+            },
             Stage::Sent | Stage::Accepted => OperationEvent::Uncertain { operation, fence },
         })
     }
@@ -218,6 +231,7 @@ impl Flight {
         &mut self,
         streams: &mut impl Streams,
         budget: &mut usize,
+        heard: &mut u32,
         out: &mut Vec<Output>,
     ) -> Result<(), Violation> {
         let Some(stream) = self.stream else {
@@ -228,6 +242,7 @@ impl Flight {
             let read = streams.read(stream, &mut self.input, READ_CHUNK_BYTES);
             *budget = budget.saturating_sub(1 + self.input.buffered().saturating_sub(before));
             while let Some(frame) = self.input.next_frame(COMMAND_REPLY_BYTES_MAX)? {
+                *heard += 1;
                 let last = self.handle(decode_agent_message(&frame)?, out)?;
                 if last {
                     return self.end(stream, read, streams);
@@ -237,7 +252,10 @@ impl Flight {
                 Read::More => continue,
                 Read::Blocked => self.readable = false,
                 Read::Finished if self.input.buffered() > 0 => {
-                    return Err(Violation::new(CloseCode::BadFrame, "a command stream ended within a frame"));
+                    return Err(Violation::new(
+                        CloseCode::BadFrame,
+                        "a command stream ended within a frame",
+                    ));
                 }
                 Read::Finished | Read::Reset => self.gone(stream, streams, out),
             }
@@ -255,18 +273,51 @@ impl Flight {
                 out.push(Output::Since(Measure::DispatchToAccepted, self.since));
                 (OperationEvent::Accepted { operation, fence }, false)
             }
-            AgentMessage::Refused { operation, fence, refusal } => {
+            AgentMessage::Refused {
+                operation,
+                fence,
+                refusal,
+            } => {
                 self.check(operation, fence, Stage::Sent)?;
-                (OperationEvent::Refused { operation, fence, refusal }, true)
+                (
+                    OperationEvent::Refused {
+                        operation,
+                        fence,
+                        refusal,
+                    },
+                    true,
+                )
             }
-            AgentMessage::Progress { operation, fence, progress } => {
+            AgentMessage::Progress {
+                operation,
+                fence,
+                progress,
+            } => {
                 self.check(operation, fence, Stage::Accepted)?;
-                (OperationEvent::Progress { operation, fence, progress }, false)
+                (
+                    OperationEvent::Progress {
+                        operation,
+                        fence,
+                        progress,
+                    },
+                    false,
+                )
             }
-            AgentMessage::Finished { operation, fence, outcome } => {
+            AgentMessage::Finished {
+                operation,
+                fence,
+                outcome,
+            } => {
                 self.check(operation, fence, Stage::Accepted)?;
                 out.push(Output::Since(Measure::DispatchToFinished, self.since));
-                (OperationEvent::Finished { operation, fence, outcome }, true)
+                (
+                    OperationEvent::Finished {
+                        operation,
+                        fence,
+                        outcome,
+                    },
+                    true,
+                )
             }
             AgentMessage::Hello(_) | AgentMessage::Status { .. } | AgentMessage::Report { .. } => {
                 return Err(Violation::new(

@@ -81,7 +81,10 @@ mod tests {
         given.insert(operation(1));
         assert!(given.contains(operation(1)));
         given.retire(&[operation(1)]);
-        assert!(given.contains(operation(1)), "a report may have crossed the end");
+        assert!(
+            given.contains(operation(1)),
+            "a report may have crossed the end"
+        );
         for n in 2..=1 + u128::try_from(RECENT).unwrap() {
             given.insert(operation(n));
             given.retire(&[operation(n)]);

@@ -25,7 +25,10 @@ impl Session {
         out: &mut Vec<Output>,
     ) -> Result<(), Violation> {
         let State::AwaitHello(identity) = &self.state else {
-            return Err(Violation::new(CloseCode::UnexpectedFrame, "Hello is said once"));
+            return Err(Violation::new(
+                CloseCode::UnexpectedFrame,
+                "Hello is said once",
+            ));
         };
         if hello.agent != identity.agent {
             return Err(Violation::new(
@@ -33,10 +36,12 @@ impl Session {
                 "Hello names another agent than the certificate",
             ));
         }
-        let version = SUPPORTED.negotiate(hello.versions).map_err(|error| Violation {
-            code: CloseCode::VersionMismatch,
-            detail: Cow::Owned(error.to_string()),
-        })?;
+        let version = SUPPORTED
+            .negotiate(hello.versions)
+            .map_err(|error| Violation {
+                code: CloseCode::VersionMismatch,
+                detail: Cow::Owned(error.to_string()),
+            })?;
         if around.draining {
             return Err(Violation::new(CloseCode::Draining, ""));
         }
@@ -74,9 +79,16 @@ impl Session {
         out: &mut Vec<Output>,
     ) {
         #[cfg(test)]
-        assert_ne!(hello.hostname, super::fake::PANIC_HOSTNAME, "a test asked for this");
+        assert_ne!(
+            hello.hostname,
+            super::fake::PANIC_HOSTNAME,
+            "a test asked for this"
+        );
         self.state = State::Up;
-        hello.open.iter().for_each(|open| self.given.insert(open.operation));
+        hello
+            .open
+            .iter()
+            .for_each(|open| self.given.insert(open.operation));
         out.push(Output::Up {
             up: Box::new(SessionUp {
                 target,
@@ -101,8 +113,18 @@ impl Session {
         around: &Surroundings<'_>,
         out: &mut Vec<Output>,
     ) {
-        let retry_after = if addresses.is_empty() { NO_OWNER_PAUSE } else { REDIRECT_PAUSE };
-        self.say(&GatewayMessage::Redirect { addresses, retry_after }, out);
+        let retry_after = if addresses.is_empty() {
+            NO_OWNER_PAUSE
+        } else {
+            REDIRECT_PAUSE
+        };
+        self.say(
+            &GatewayMessage::Redirect {
+                addresses,
+                retry_after,
+            },
+            out,
+        );
         self.state = State::Leaving(CloseCode::Redirected);
         self.end_by(around.now + LINGER, CloseCode::Redirected);
     }

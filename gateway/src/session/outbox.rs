@@ -75,7 +75,9 @@ mod tests {
     #[test]
     fn it_takes_no_more_than_its_limit() {
         let mut outbox = Outbox::default();
-        outbox.push(Bytes::from(vec![0; CONTROL_BYTES_MAX + 1])).unwrap();
+        outbox
+            .push(Bytes::from(vec![0; CONTROL_BYTES_MAX + 1]))
+            .unwrap();
         assert_eq!(outbox.push(Bytes::from_static(b"x")), Err(OutboxFull));
     }
 }

@@ -49,7 +49,11 @@ fn agent() -> AgentId {
 }
 
 fn target() -> Target {
-    Target { agent: agent(), group: GroupId::from_bytes([2; 16]), slot: Slot(0) }
+    Target {
+        agent: agent(),
+        group: GroupId::from_bytes([2; 16]),
+        slot: Slot(0),
+    }
 }
 
 fn operation(n: u128) -> OperationId {
@@ -74,12 +78,24 @@ fn hello() -> Hello {
 fn dispatch(n: u128, input: usize) -> SessionCommand {
     let input = Bytes::from(format!("\"{}\"", "x".repeat(input)));
     let (kind, deadline_ms) = ("exec".to_owned(), 1);
-    let command = Command { operation: operation(n), fence: FENCE, kind, input, deadline_ms };
-    SessionCommand::Dispatch { epoch: Epoch(7), command: Box::new(command) }
+    let command = Command {
+        operation: operation(n),
+        fence: FENCE,
+        kind,
+        input,
+        deadline_ms,
+    };
+    SessionCommand::Dispatch {
+        epoch: Epoch(7),
+        command: Box::new(command),
+    }
 }
 
 fn accepted(n: u128) -> AgentMessage {
-    AgentMessage::Accepted { operation: operation(n), fence: FENCE }
+    AgentMessage::Accepted {
+        operation: operation(n),
+        fence: FENCE,
+    }
 }
 
 fn finished(n: u128) -> AgentMessage {
@@ -90,7 +106,11 @@ fn finished(n: u128) -> AgentMessage {
         output: Bytes::new(),
         service_time: Duration::ZERO,
     };
-    AgentMessage::Finished { operation: operation(n), fence: FENCE, outcome }
+    AgentMessage::Finished {
+        operation: operation(n),
+        fence: FENCE,
+        outcome,
+    }
 }
 
 impl Harness {
@@ -98,16 +118,28 @@ impl Harness {
         let now = clock::now();
         let mut directory = Directory::default();
         let Target { group, slot, .. } = target();
-        let assign = Request::AssignGroup { group, slot, epoch: Epoch(7) };
+        let assign = Request::AssignGroup {
+            group,
+            slot,
+            epoch: Epoch(7),
+        };
         directory.handle_request(&assign).unwrap();
-        let admit = Request::AdmitAgent { target: target(), keys: vec![KEY] };
+        let admit = Request::AdmitAgent {
+            target: target(),
+            keys: vec![KEY],
+        };
         directory.handle_request(&admit).unwrap();
         let expires = now + Duration::from_secs(3600);
-        let identity = Identity { agent: agent(), key: KEY, expires };
+        let not_after = Duration::ZERO;
+        let identity = Identity {
+            agent: agent(),
+            key: KEY,
+            not_after,
+        };
         let mut streams = FakeStreams::default();
         let control = streams.agent_opens();
         let mut harness = Self {
-            session: Session::new(SessionId(1), Box::new(identity)),
+            session: Session::new(SessionId(1), Box::new(identity), expires),
             streams,
             directory,
             now,
@@ -122,16 +154,21 @@ impl Harness {
         let mut harness = Self::new();
         harness.hear(harness.control, &AgentMessage::Hello(Box::new(hello())));
         assert!(matches!(harness.take()[..], [Output::Up { .. }]));
-        assert!(matches!(harness.said(harness.control)[..], [GatewayMessage::Welcome(_)]));
+        assert!(matches!(
+            harness.said(harness.control)[..],
+            [GatewayMessage::Welcome(_)]
+        ));
         harness
     }
 
     fn stream_event(&mut self, event: StreamEvent) {
-        self.session.handle_stream_event(event, &mut self.streams, &mut self.out);
+        self.session
+            .handle_stream_event(event, &mut self.streams, &mut self.out);
     }
 
     fn command(&mut self, command: SessionCommand) {
-        self.session.handle_command(self.now, command, &mut self.streams, &mut self.out);
+        self.session
+            .handle_command(self.now, command, &mut self.streams, &mut self.out);
     }
 
     fn read(&mut self) {
@@ -145,7 +182,6 @@ impl Harness {
             advertise: &[],
             reconnect_spread: Duration::ZERO,
             draining: false,
-            domain: "cloud.test",
             unix_now: clock::unix_now,
             sessions: &sessions,
         };
@@ -206,11 +242,18 @@ impl Harness {
 }
 
 fn not_delivered(n: u128, reason: NotDelivered) -> OperationEvent {
-    OperationEvent::NotDelivered { operation: operation(n), fence: FENCE, reason }
+    OperationEvent::NotDelivered {
+        operation: operation(n),
+        fence: FENCE,
+        reason,
+    }
 }
 
 fn uncertain(n: u128) -> OperationEvent {
-    OperationEvent::Uncertain { operation: operation(n), fence: FENCE }
+    OperationEvent::Uncertain {
+        operation: operation(n),
+        fence: FENCE,
+    }
 }
 
 #[test]
@@ -218,14 +261,30 @@ fn a_command_runs_and_both_sides_of_its_stream_end() {
     let mut harness = Harness::up();
     harness.command(dispatch(1, 10));
     let stream = FakeStreams::opened(0);
-    assert!(matches!(harness.said(stream)[..], [GatewayMessage::Command { .. }]));
+    assert!(matches!(
+        harness.said(stream)[..],
+        [GatewayMessage::Command { .. }]
+    ));
     harness.hear(stream, &accepted(1));
-    assert!(matches!(harness.operations()[..], [OperationEvent::Accepted { .. }]));
-    assert!(!harness.streams.get(stream).finished, "open, so that a cancel can reset it");
+    assert!(matches!(
+        harness.operations()[..],
+        [OperationEvent::Accepted { .. }]
+    ));
+    assert!(
+        !harness.streams.get(stream).finished,
+        "open, so that a cancel can reset it"
+    );
     harness.hear(stream, &finished(1));
-    assert!(matches!(harness.operations()[..], [OperationEvent::Finished { .. }]));
+    assert!(matches!(
+        harness.operations()[..],
+        [OperationEvent::Finished { .. }]
+    ));
     assert!(harness.streams.get(stream).finished);
-    assert_eq!(harness.streams.get(stream).stopped, Some(DONE_STREAM), "no end came with it");
+    assert_eq!(
+        harness.streams.get(stream).stopped,
+        Some(DONE_STREAM),
+        "no end came with it"
+    );
 }
 
 #[test]
@@ -248,7 +307,10 @@ fn commands_wait_for_stream_credit_in_order() {
     harness.streams.credit = 1;
     harness.command(dispatch(1, 10));
     harness.command(dispatch(2, 10));
-    assert!(matches!(harness.said(FakeStreams::opened(0))[..], [GatewayMessage::Command { .. }]));
+    assert!(matches!(
+        harness.said(FakeStreams::opened(0))[..],
+        [GatewayMessage::Command { .. }]
+    ));
     harness.streams.credit = 1;
     harness.stream_event(StreamEvent::Available { dir: Dir::Bi });
     let said = harness.said(FakeStreams::opened(1));
@@ -265,7 +327,10 @@ fn a_command_that_is_not_whole_on_its_way_is_certainly_not_delivered() {
     harness.command(dispatch(2, 100));
     assert_eq!(harness.streams.get(FakeStreams::opened(0)).sent.len(), 20);
     harness.session.handle_lost(&mut harness.out);
-    let lost = [not_delivered(1, NotDelivered::NoSession), not_delivered(2, NotDelivered::NoSession)];
+    let lost = [
+        not_delivered(1, NotDelivered::NoSession),
+        not_delivered(2, NotDelivered::NoSession),
+    ];
     assert_eq!(harness.operations(), lost);
 }
 
@@ -289,7 +354,10 @@ fn more_commands_than_streams_are_turned_away() {
     (0..max).for_each(|n| harness.command(dispatch(n, 10)));
     assert!(harness.take().is_empty());
     harness.command(dispatch(max, 10));
-    assert_eq!(harness.operations(), [not_delivered(max, NotDelivered::Busy)]);
+    assert_eq!(
+        harness.operations(),
+        [not_delivered(max, NotDelivered::Busy)]
+    );
 }
 
 #[test]
@@ -300,15 +368,19 @@ fn a_full_outbox_turns_commands_away_and_one_great_command_always_fits() {
     harness.command(dispatch(2, COMMAND_INPUT_BYTES_MAX - 2));
     assert_eq!(harness.operations(), [not_delivered(2, NotDelivered::Busy)]);
     harness.command(dispatch(3, COMMAND_INPUT_BYTES_MAX));
-    assert_eq!(harness.operations(), [not_delivered(3, NotDelivered::TooLarge)]);
+    assert_eq!(
+        harness.operations(),
+        [not_delivered(3, NotDelivered::TooLarge)]
+    );
 }
 
 #[test]
 fn an_agent_that_does_not_read_its_control_stream_is_let_go() {
     let mut harness = Harness::up();
     harness.streams.room = 0;
-    let queries: Vec<_> =
-        (0..u128::try_from(OPERATIONS_PER_FRAME_MAX).unwrap()).map(|n| (operation(n), FENCE)).collect();
+    let queries: Vec<_> = (0..u128::try_from(OPERATIONS_PER_FRAME_MAX).unwrap())
+        .map(|n| (operation(n), FENCE))
+        .collect();
     harness.command(SessionCommand::Query(queries.clone()));
     assert!(harness.take().is_empty());
     harness.command(SessionCommand::Query(queries));
@@ -321,10 +393,20 @@ fn a_cancel_before_the_command_left_takes_it_back() {
     harness.streams.room = 5;
     harness.command(dispatch(1, 10));
     let (operation, epoch) = (operation(1), Epoch(7));
-    harness.command(SessionCommand::Cancel { operation, fence: FENCE, epoch });
-    assert_eq!(harness.operations(), [not_delivered(1, NotDelivered::NoSession)]);
+    harness.command(SessionCommand::Cancel {
+        operation,
+        fence: FENCE,
+        epoch,
+    });
+    assert_eq!(
+        harness.operations(),
+        [not_delivered(1, NotDelivered::NoSession)]
+    );
     let stream = harness.streams.get(FakeStreams::opened(0));
-    assert_eq!((stream.reset, stream.stopped), (Some(CANCEL_STREAM), Some(DONE_STREAM)));
+    assert_eq!(
+        (stream.reset, stream.stopped),
+        (Some(CANCEL_STREAM), Some(DONE_STREAM))
+    );
 }
 
 #[test]
@@ -333,14 +415,21 @@ fn a_cancel_of_an_accepted_command_is_a_reset_and_its_end_is_still_heard() {
     harness.command(dispatch(1, 10));
     let stream = FakeStreams::opened(0);
     harness.hear(stream, &accepted(1));
-    let cancel = SessionCommand::Cancel { operation: operation(1), fence: FENCE, epoch: Epoch(7) };
+    let cancel = SessionCommand::Cancel {
+        operation: operation(1),
+        fence: FENCE,
+        epoch: Epoch(7),
+    };
     harness.command(cancel.clone());
     harness.command(cancel);
     assert_eq!(harness.streams.get(stream).reset, Some(CANCEL_STREAM));
     assert!(harness.said(harness.control).is_empty());
     harness.take();
     harness.hear(stream, &finished(1));
-    assert!(matches!(harness.operations()[..], [OperationEvent::Finished { .. }]));
+    assert!(matches!(
+        harness.operations()[..],
+        [OperationEvent::Finished { .. }]
+    ));
 }
 
 #[test]
@@ -348,8 +437,16 @@ fn a_cancel_that_may_overtake_its_command_goes_by_both_ways() {
     let mut harness = Harness::up();
     harness.command(dispatch(1, 10));
     let (operation, epoch) = (operation(1), Epoch(7));
-    harness.command(SessionCommand::Cancel { operation, fence: FENCE, epoch });
-    let cancel = GatewayMessage::Cancel { operation, fence: FENCE, epoch };
+    harness.command(SessionCommand::Cancel {
+        operation,
+        fence: FENCE,
+        epoch,
+    });
+    let cancel = GatewayMessage::Cancel {
+        operation,
+        fence: FENCE,
+        epoch,
+    };
     assert_eq!(harness.said(harness.control), [cancel]);
     harness.hear_end(FakeStreams::opened(0), Read::Reset);
     assert_eq!(harness.operations(), [uncertain(1)]);
@@ -360,7 +457,11 @@ fn a_cancel_of_an_older_fence_leaves_a_newer_attempt_alone() {
     let mut harness = Harness::up();
     harness.command(dispatch(1, 10));
     let (operation, epoch, fence) = (operation(1), Epoch(7), Fence(FENCE.0 - 1));
-    harness.command(SessionCommand::Cancel { operation, fence, epoch });
+    harness.command(SessionCommand::Cancel {
+        operation,
+        fence,
+        epoch,
+    });
     assert_eq!(harness.streams.get(FakeStreams::opened(0)).reset, None);
 }
 
@@ -385,8 +486,14 @@ fn an_agent_that_stops_a_commands_stream_before_it_is_whole_did_not_get_it() {
     harness.command(dispatch(1, 10));
     let id = FakeStreams::opened(0);
     harness.streams.get(id).refused = true;
-    harness.stream_event(StreamEvent::Stopped { id, error_code: 0u32.into() });
-    assert_eq!(harness.operations(), [not_delivered(1, NotDelivered::NoSession)]);
+    harness.stream_event(StreamEvent::Stopped {
+        id,
+        error_code: 0u32.into(),
+    });
+    assert_eq!(
+        harness.operations(),
+        [not_delivered(1, NotDelivered::NoSession)]
+    );
 }
 
 #[test]
@@ -396,13 +503,19 @@ fn answers_out_of_order_close_the_session_and_say_what_became_of_the_rest() {
         fence: FENCE,
         refusal: Refusal::JournalFull,
     };
-    let stale = AgentMessage::Accepted { operation: operation(1), fence: Fence(1) };
+    let stale = AgentMessage::Accepted {
+        operation: operation(1),
+        fence: Fence(1),
+    };
     let status = AgentMessage::Status { capacity: 1 };
     let cases: [(&[&AgentMessage], CloseCode); 8] = [
         (&[&finished(1)], CloseCode::UnexpectedFrame),
         (&[&accepted(1), &accepted(1)], CloseCode::UnexpectedFrame),
         (&[&accepted(1), &refused], CloseCode::UnexpectedFrame),
-        (&[&accepted(1), &finished(1), &finished(1)], CloseCode::UnexpectedFrame),
+        (
+            &[&accepted(1), &finished(1), &finished(1)],
+            CloseCode::UnexpectedFrame,
+        ),
         (&[&refused, &accepted(1)], CloseCode::UnexpectedFrame),
         (&[&stale], CloseCode::UnexpectedFrame),
         (&[&status], CloseCode::UnexpectedFrame),
@@ -418,9 +531,16 @@ fn answers_out_of_order_close_the_session_and_say_what_became_of_the_rest() {
         }
         harness.hear_bytes(FakeStreams::opened(0), &frames);
         let out = harness.take();
-        assert!(matches!(out.last(), Some(Output::Close(with, _)) if *with == code), "{out:?}");
+        assert!(
+            matches!(out.last(), Some(Output::Close(with, _)) if *with == code),
+            "{out:?}"
+        );
         let fate = Output::Operation(uncertain(3));
-        assert!(out.iter().any(|output| format!("{output:?}") == format!("{fate:?}")), "{out:?}");
+        assert!(
+            out.iter()
+                .any(|output| format!("{output:?}") == format!("{fate:?}")),
+            "{out:?}"
+        );
     }
 }
 
@@ -429,7 +549,11 @@ fn reports_are_heard_about_what_the_agent_was_given_and_nothing_else() {
     let mut harness = Harness::new();
     let mut inventory = hello();
     let phase = Phase::Running;
-    inventory.open = vec![OpenOperation { operation: operation(1), fence: FENCE, phase }];
+    inventory.open = vec![OpenOperation {
+        operation: operation(1),
+        fence: FENCE,
+        phase,
+    }];
     harness.hear(harness.control, &AgentMessage::Hello(Box::new(inventory)));
     harness.command(SessionCommand::Query(vec![(operation(2), FENCE)]));
     harness.command(dispatch(3, 10));
@@ -442,7 +566,10 @@ fn reports_are_heard_about_what_the_agent_was_given_and_nothing_else() {
     };
     for n in [1, 2, 3, 2] {
         harness.hear(harness.control, &report(n));
-        assert!(matches!(harness.operations()[..], [OperationEvent::Report { .. }]));
+        assert!(matches!(
+            harness.operations()[..],
+            [OperationEvent::Report { .. }]
+        ));
     }
     harness.hear(harness.control, &report(4));
     assert_eq!(harness.closed(), Some(CloseCode::ForeignOperation));
@@ -454,18 +581,28 @@ fn a_redirect_closes_the_session_once_it_has_arrived() {
         let mut harness = Harness::new();
         let (group, epoch) = (target().group, Epoch(8));
         let addresses = vec!["other.test:7443".to_owned()];
-        let release = Request::ReleaseGroup { group, epoch, addresses: addresses.clone() };
+        let release = Request::ReleaseGroup {
+            group,
+            epoch,
+            addresses: addresses.clone(),
+        };
         harness.directory.handle_request(&release).unwrap();
         harness.hear(harness.control, &AgentMessage::Hello(Box::new(hello())));
         let said = harness.said(harness.control);
-        assert!(matches!(&said[..], [GatewayMessage::Redirect { addresses: to, .. }] if *to == addresses));
+        assert!(
+            matches!(&said[..], [GatewayMessage::Redirect { addresses: to, .. }] if *to == addresses)
+        );
         assert!(harness.streams.get(harness.control).finished);
         assert!(harness.take().is_empty(), "not before the agent has it");
         if arrives {
-            harness.stream_event(StreamEvent::Finished { id: harness.control });
+            harness.stream_event(StreamEvent::Finished {
+                id: harness.control,
+            });
         } else {
             assert_eq!(harness.session.poll_timeout(), Some(harness.now + LINGER));
-            harness.session.handle_timeout(harness.now + LINGER, &mut harness.out);
+            harness
+                .session
+                .handle_timeout(harness.now + LINGER, &mut harness.out);
         }
         assert_eq!(harness.closed(), Some(CloseCode::Redirected));
     }
@@ -483,7 +620,9 @@ fn a_session_ends_with_its_certificate_or_with_a_goaway_whichever_is_first() {
     });
     let minute = harness.now + Duration::from_secs(60);
     assert_eq!(harness.session.poll_timeout(), Some(minute));
-    harness.session.handle_timeout(minute - Duration::from_millis(1), &mut harness.out);
+    harness
+        .session
+        .handle_timeout(minute - Duration::from_millis(1), &mut harness.out);
     assert!(harness.take().is_empty());
     harness.session.handle_timeout(minute, &mut harness.out);
     assert_eq!(harness.closed(), Some(CloseCode::Draining));
@@ -494,7 +633,10 @@ fn a_session_ends_with_its_certificate_or_with_a_goaway_whichever_is_first() {
 fn a_dispatch_to_a_session_that_is_not_up_comes_back() {
     let mut harness = Harness::new();
     harness.command(dispatch(1, 10));
-    assert_eq!(harness.operations(), [not_delivered(1, NotDelivered::NoSession)]);
+    assert_eq!(
+        harness.operations(),
+        [not_delivered(1, NotDelivered::NoSession)]
+    );
 }
 
 #[test]
@@ -505,6 +647,8 @@ fn after_its_end_a_session_says_nothing_more() {
     assert_eq!(harness.closed(), Some(CloseCode::Superseded));
     harness.hear(harness.control, &AgentMessage::Status { capacity: 1 });
     harness.command(SessionCommand::Close(CloseCode::Revoked));
-    harness.session.handle_timeout(harness.now + Duration::from_secs(7200), &mut harness.out);
+    harness
+        .session
+        .handle_timeout(harness.now + Duration::from_secs(7200), &mut harness.out);
     assert!(harness.take().is_empty());
 }

@@ -33,7 +33,9 @@ impl Worker {
         if self.drain.is_some() {
             return;
         }
-        self.drain = Some(Drain { deadline: Some(now + deadline) });
+        self.drain = Some(Drain {
+            deadline: Some(now + deadline),
+        });
         let sessions: Vec<u32> = self.endpoint.indices().collect();
         let count = u32::try_from(sessions.len()).unwrap_or(u32::MAX).max(1);
         for (place, index) in (0u32..).zip(sessions) {
@@ -47,7 +49,11 @@ impl Worker {
     }
 
     pub(super) fn advance_drain(&mut self, now: Instant) {
-        let due = self.drain.as_ref().and_then(Drain::poll_timeout).is_some_and(|at| at <= now);
+        let due = self
+            .drain
+            .as_ref()
+            .and_then(Drain::poll_timeout)
+            .is_some_and(|at| at <= now);
         if due {
             self.drain = Some(Drain { deadline: None });
             self.close_all(now, CloseCode::Draining);

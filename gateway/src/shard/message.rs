@@ -57,10 +57,11 @@ pub(crate) struct Outbound {
 
 impl Outbound {
     /// To the shards with these mailboxes.
-    pub(crate) fn new(
-        mailboxes: Arc<[Sender<ShardMessage>]>,
-    ) -> Self {
-        Self { mailboxes, waiting: VecDeque::new() }
+    pub(crate) fn new(mailboxes: Arc<[Sender<ShardMessage>]>) -> Self {
+        Self {
+            mailboxes,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// Sends a word, now or as soon as there is room, in order.

@@ -24,7 +24,8 @@ impl Worker {
                 Output::Operation(event) => self.operation(now, index, event),
                 Output::Ask(request) => self.ask(now, index, request),
                 Output::Since(measure, begin) => {
-                    self.recorder.measure(measure, now.saturating_duration_since(begin));
+                    self.recorder
+                        .measure(measure, now.saturating_duration_since(begin));
                 }
                 Output::Security(kind) => self.report_peer(now, kind, index),
                 Output::Close(code, detail) => self.close(now, index, code, &detail),
@@ -34,9 +35,25 @@ impl Worker {
         self.outputs = outputs;
     }
 
+    /// Counts the frames of a session since the last call.
+    pub(super) fn count_frames(&mut self, index: u32) {
+        if let Some(Stage::Session(session)) = self.endpoint.get(index).map(|peer| &mut peer.stage)
+        {
+            let frames = session.take_frames();
+            self.recorder
+                .count_many(Counter::FramesIn, frames.heard.into());
+            self.recorder
+                .count_many(Counter::FramesOut, frames.said.into());
+        }
+    }
+
     fn session_up(&mut self, now: Instant, index: u32, up: Box<SessionUp>, session_count: u64) {
         self.endpoint.settle(index);
-        let location = Location { shard: self.shard, index, session: up.session };
+        let location = Location {
+            shard: self.shard,
+            index,
+            session: up.session,
+        };
         if let Some(peer) = self.endpoint.get(index) {
             peer.up = Some((up.target, up.session));
             let time = now.saturating_duration_since(peer.since);
@@ -49,9 +66,14 @@ impl Worker {
         tracing::debug!(agent = %up.target.agent, session = %up.session, remote = %up.remote, "session up");
         let home = up.target.slot.home(self.shards);
         if home == self.shard {
-            self.home.handle_session_up(now, location, up, session_count);
+            self.home
+                .handle_session_up(now, location, up, session_count);
         } else {
-            let message = ShardMessage::SessionUp { location, up, session_count };
+            let message = ShardMessage::SessionUp {
+                location,
+                up,
+                session_count,
+            };
             self.outbound.send(home, message);
         }
     }
@@ -67,7 +89,14 @@ impl Worker {
         if home == self.shard {
             self.home.handle_operation(now, location, agent, event);
         } else {
-            self.outbound.send(home, ShardMessage::Operation { location, agent, event });
+            self.outbound.send(
+                home,
+                ShardMessage::Operation {
+                    location,
+                    agent,
+                    event,
+                },
+            );
         }
     }
 
@@ -87,13 +116,27 @@ impl Worker {
         if home == self.shard {
             self.home.handle_session_down(now, location, agent, reason);
         } else {
-            self.outbound.send(home, ShardMessage::SessionDown { location, agent, reason });
+            self.outbound.send(
+                home,
+                ShardMessage::SessionDown {
+                    location,
+                    agent,
+                    reason,
+                },
+            );
         }
     }
 
     fn whereabouts(&mut self, index: u32) -> Option<(Location, Target)> {
         let (target, session) = self.endpoint.get(index)?.up?;
-        Some((Location { shard: self.shard, index, session }, target))
+        Some((
+            Location {
+                shard: self.shard,
+                index,
+                session,
+            },
+            target,
+        ))
     }
 
     fn close(&mut self, now: Instant, index: u32, code: CloseCode, detail: &str) {
@@ -136,12 +179,16 @@ impl Worker {
         peer.asked = true;
         let (ticket, remote) = (peer.ticket, peer.connection.remote_address());
         self.recorder.count(Counter::HandshakesCompleted);
-        let allowed = self.drain.is_none()
-            && self.uplink.has_room()
-            && self.endpoint.may_enrol(now, pending);
+        let allowed =
+            self.drain.is_none() && self.uplink.has_room() && self.endpoint.may_enrol(now, pending);
         self.enrolments_pending += 1;
         if allowed {
-            self.send_up(Event::Enrol { shard: self.shard, ticket, remote, request });
+            self.send_up(Event::Enrol {
+                shard: self.shard,
+                ticket,
+                remote,
+                request,
+            });
         } else {
             self.report(now, SecurityEvent::LimitExceeded, None, remote);
             self.enrol_reply(now, ticket, &EnrolReply::Refused(EnrolRefusal::Busy));
@@ -149,7 +196,11 @@ impl Worker {
     }
 
     fn fail_if_half_open(&mut self, index: u32) {
-        if self.endpoint.get(index).is_some_and(|peer| peer.half_open_until.is_some()) {
+        if self
+            .endpoint
+            .get(index)
+            .is_some_and(|peer| peer.half_open_until.is_some())
+        {
             self.recorder.count(Counter::HandshakesFailed);
         }
     }
@@ -184,7 +235,11 @@ impl Worker {
         if self.log.take(now) {
             tracing::warn!(?kind, ?agent, %remote, "refused");
         }
-        drop(self.uplink.push(Event::Security { kind, agent, remote }));
+        self.uplink.push(Event::Security {
+            kind,
+            agent,
+            remote,
+        });
     }
 }
 

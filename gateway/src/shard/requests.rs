@@ -17,6 +17,7 @@ impl Worker {
     /// Takes words from the mailbox, while what follows from them has somewhere to go.
     pub(super) fn take_words(&mut self, now: Instant) {
         if !self.uplink.has_room() {
+            self.held_back = true;
             return;
         }
         let mut words = std::mem::take(&mut self.words);
@@ -31,20 +32,34 @@ impl Worker {
     fn handle_word(&mut self, now: Instant, word: ShardMessage) {
         match word {
             ShardMessage::Request(request, sent) => {
-                self.recorder.measure(Measure::Mailbox, now.saturating_duration_since(sent));
+                self.recorder
+                    .measure(Measure::Mailbox, now.saturating_duration_since(sent));
                 self.handle_request(now, *request);
             }
             ShardMessage::Open => self.endpoint.open(),
-            ShardMessage::SessionUp { location, up, session_count } => {
-                self.home.handle_session_up(now, location, up, session_count);
+            ShardMessage::SessionUp {
+                location,
+                up,
+                session_count,
+            } => {
+                self.home
+                    .handle_session_up(now, location, up, session_count);
             }
-            ShardMessage::SessionDown { location, agent, reason } => {
+            ShardMessage::SessionDown {
+                location,
+                agent,
+                reason,
+            } => {
                 self.home.handle_session_down(now, location, agent, reason);
             }
-            ShardMessage::Operation { location, agent, event } => {
+            ShardMessage::Operation {
+                location,
+                agent,
+                event,
+            } => {
                 self.home.handle_operation(now, location, agent, event);
             }
-            ShardMessage::ToSession(location, command) => self.to_session(now, location, command),
+            ShardMessage::ToSession(location, command) => self.deliver(now, location, command),
         }
     }
 
@@ -55,7 +70,11 @@ impl Worker {
         match &request {
             Request::RevokeAgent { agent } => self.revoke(now, *agent),
             Request::EnrolReply { ticket, reply, .. } => self.enrol_reply(now, *ticket, reply),
-            Request::Drain { addresses, spread, deadline } => {
+            Request::Drain {
+                addresses,
+                spread,
+                deadline,
+            } => {
                 self.begin_drain(now, addresses, *spread, *deadline);
             }
             _ => {}

@@ -29,9 +29,19 @@ fn a_panic_in_a_handler_closes_that_session_alone() {
     assert_eq!(network.close_code(bad), Some(code));
     let events = network.take_events();
     let panicked = |event: &Event| {
-        matches!(event, Event::Security { kind: SecurityEvent::HandlerPanicked, .. })
+        matches!(
+            event,
+            Event::Security {
+                kind: SecurityEvent::HandlerPanicked,
+                ..
+            }
+        )
     };
-    assert_eq!(events.iter().filter(|event| panicked(event)).count(), 1, "{events:?}");
+    assert_eq!(
+        events.iter().filter(|event| panicked(event)).count(),
+        1,
+        "{events:?}"
+    );
     network.say(good, &AgentMessage::Status { capacity: 1 });
     network.run(Duration::from_millis(50));
     assert_eq!(network.close_code(good), None);
@@ -52,7 +62,10 @@ fn a_silent_agent_is_down_after_the_idle_time_and_its_memory_is_free() {
     assert!(
         events.iter().any(|event| matches!(
             event,
-            Event::SessionDown { reason: DownReason::TimedOut, .. }
+            Event::SessionDown {
+                reason: DownReason::TimedOut,
+                ..
+            }
         )),
         "{events:?}"
     );
@@ -80,7 +93,9 @@ fn while_the_control_plane_is_full_no_frame_is_read_and_no_request_taken() {
     for capacity in [1, 2, 3] {
         network.say(agent, &AgentMessage::Status { capacity });
     }
-    network.request(Request::RevokeAgent { agent: network::agent_id(1) });
+    network.request(Request::RevokeAgent {
+        agent: network::agent_id(1),
+    });
     network.run(Duration::from_millis(100));
     assert_eq!(network.close_code(agent), None, "the request waits");
     assert_eq!(network.take_events().len(), UPLINK_MAX);
@@ -88,7 +103,12 @@ fn while_the_control_plane_is_full_no_frame_is_read_and_no_request_taken() {
     let code = u64::from(CloseCode::Revoked.to_wire());
     assert_eq!(network.close_code(agent), Some(code));
     let events = network.take_events();
-    assert!(events.iter().any(|event| matches!(event, Event::SessionDown { .. })), "{events:?}");
+    assert!(
+        events
+            .iter()
+            .any(|event| matches!(event, Event::SessionDown { .. })),
+        "{events:?}"
+    );
 }
 
 #[test]
@@ -108,6 +128,9 @@ fn without_a_transmit_slot_sessions_wait_and_then_all_are_served() {
     network.datapath.room = true;
     network.run(Duration::from_millis(50));
     for agent in agents {
-        assert!(matches!(network.heard(agent)[..], [GatewayMessage::Query { .. }]));
+        assert!(matches!(
+            network.heard(agent)[..],
+            [GatewayMessage::Query { .. }]
+        ));
     }
 }

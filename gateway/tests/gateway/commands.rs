@@ -48,14 +48,21 @@ fn a_command_goes_to_its_agent_and_its_result_comes_back(setup: Setup) {
     world.event(|event| matches!(event, Event::Accepted { .. }).then_some(()));
     agent.complete(stream, operation(1), Fence(1));
     let finished = world.event(|event| match event {
-        Event::Finished { operation: of, outcome, .. } if *of == operation(1) => {
-            Some(outcome.clone())
-        }
+        Event::Finished {
+            operation: of,
+            outcome,
+            ..
+        } if *of == operation(1) => Some(outcome.clone()),
         _ => None,
     });
     assert_eq!(finished, outcome());
-    world.send(Request::Forget { target: world.target(1), operations: vec![operation(1)] });
-    let forget = GatewayMessage::Forget { operations: vec![operation(1)] };
+    world.send(Request::Forget {
+        target: world.target(1),
+        operations: vec![operation(1)],
+    });
+    let forget = GatewayMessage::Forget {
+        operations: vec![operation(1)],
+    };
     assert_eq!(agent.next(agent.control), forget);
 }
 
@@ -79,7 +86,14 @@ fn progress_comes_in_order_and_at_its_full_size(setup: Setup) {
     for sequence in 0..REPORTS {
         let progress = progress(sequence, OUTPUT_BYTES_MAX);
         let (operation, fence) = (operation(1), Fence(1));
-        agent.say(stream, &AgentMessage::Progress { operation, fence, progress });
+        agent.say(
+            stream,
+            &AgentMessage::Progress {
+                operation,
+                fence,
+                progress,
+            },
+        );
     }
     agent.client.drive_for(Duration::from_millis(100));
     for sequence in 0..REPORTS {
@@ -87,7 +101,10 @@ fn progress_comes_in_order_and_at_its_full_size(setup: Setup) {
             Event::Progress { progress, .. } => Some(progress.clone()),
             _ => None,
         });
-        assert_eq!((seen.sequence, seen.output.len()), (sequence, OUTPUT_BYTES_MAX));
+        assert_eq!(
+            (seen.sequence, seen.output.len()),
+            (sequence, OUTPUT_BYTES_MAX)
+        );
     }
 }
 
@@ -99,7 +116,11 @@ fn a_cancel_resets_the_command_stream(setup: Setup) {
     agent.accept(stream, operation(1), Fence(1));
     world.event(|event| matches!(event, Event::Accepted { .. }).then_some(()));
     let target = world.target(1);
-    world.send(Request::Cancel { target, operation: operation(1), fence: Fence(1) });
+    world.send(Request::Cancel {
+        target,
+        operation: operation(1),
+        fence: Fence(1),
+    });
     assert_eq!(agent.reset_of(stream), CANCEL_STREAM);
     agent.complete(stream, operation(1), Fence(1));
     world.event(|event| matches!(event, Event::Finished { .. }).then_some(()));
@@ -109,8 +130,16 @@ fn a_cancel_of_an_operation_without_a_stream_goes_by_control_stream(setup: Setup
     let mut world = World::start(setup);
     let (mut agent, _) = world.agent(1);
     let target = world.target(1);
-    world.send(Request::Cancel { target, operation: operation(5), fence: Fence(3) });
-    let cancel = GatewayMessage::Cancel { operation: operation(5), fence: Fence(3), epoch: EPOCH };
+    world.send(Request::Cancel {
+        target,
+        operation: operation(5),
+        fence: Fence(3),
+    });
+    let cancel = GatewayMessage::Cancel {
+        operation: operation(5),
+        fence: Fence(3),
+        epoch: EPOCH,
+    };
     assert_eq!(agent.next(agent.control), cancel);
 }
 
@@ -131,7 +160,14 @@ fn a_refusal_ends_the_command(setup: Setup) {
         let (stream, ..) = agent.command();
         let refusal = Refusal::JournalFull;
         let (operation, fence) = (operation(round), Fence(1));
-        agent.say(stream, &AgentMessage::Refused { operation, fence, refusal });
+        agent.say(
+            stream,
+            &AgentMessage::Refused {
+                operation,
+                fence,
+                refusal,
+            },
+        );
         agent.finish(stream);
         world.event(|event| matches!(event, Event::Refused { .. }).then_some(()));
     }
@@ -143,9 +179,22 @@ fn a_finish_before_accepted_closes_the_session(setup: Setup) {
     world.dispatch(1, operation(1), Fence(1));
     let (stream, ..) = agent.command();
     let (operation, fence) = (operation(1), Fence(1));
-    agent.say(stream, &AgentMessage::Finished { operation, fence, outcome: outcome() });
-    assert_eq!(agent.client.close_code(), u64::from(CloseCode::UnexpectedFrame.to_wire()));
-    assert_eq!(world.security(), (SecurityEvent::ProtocolViolation, Some(agent.id)));
+    agent.say(
+        stream,
+        &AgentMessage::Finished {
+            operation,
+            fence,
+            outcome: outcome(),
+        },
+    );
+    assert_eq!(
+        agent.client.close_code(),
+        u64::from(CloseCode::UnexpectedFrame.to_wire())
+    );
+    assert_eq!(
+        world.security(),
+        (SecurityEvent::ProtocolViolation, Some(agent.id))
+    );
     world.event(|event| matches!(event, Event::Uncertain { .. }).then_some(()));
 }
 
@@ -155,8 +204,14 @@ fn an_answer_about_another_operation_closes_the_session(setup: Setup) {
     world.dispatch(1, operation(1), Fence(1));
     let (stream, ..) = agent.command();
     agent.accept(stream, operation(2), Fence(1));
-    assert_eq!(agent.client.close_code(), u64::from(CloseCode::ForeignOperation.to_wire()));
-    assert_eq!(world.security(), (SecurityEvent::ForeignOperation, Some(agent.id)));
+    assert_eq!(
+        agent.client.close_code(),
+        u64::from(CloseCode::ForeignOperation.to_wire())
+    );
+    assert_eq!(
+        world.security(),
+        (SecurityEvent::ForeignOperation, Some(agent.id))
+    );
 }
 
 fn a_lost_session_leaves_its_commands_uncertain(setup: Setup) {
@@ -172,17 +227,31 @@ fn a_lost_session_leaves_its_commands_uncertain(setup: Setup) {
         _ => None,
     });
     assert_eq!(lost, operation(1));
-    world.send(Request::Demand { target: world.target(1), ready: 1 });
+    world.send(Request::Demand {
+        target: world.target(1),
+        ready: 1,
+    });
     let late = world.events();
-    assert!(!late.iter().any(|event| matches!(event, Event::Granted { .. })), "{late:?}");
+    assert!(
+        !late
+            .iter()
+            .any(|event| matches!(event, Event::Granted { .. })),
+        "{late:?}"
+    );
 }
 
 fn a_query_is_answered_and_a_foreign_report_closes_the_session(setup: Setup) {
     let mut world = World::start(setup);
     let (mut agent, _) = world.agent(1);
     let operations = vec![(operation(1), Fence(2))];
-    world.send(Request::Query { target: world.target(1), operations: operations.clone() });
-    assert_eq!(agent.next(agent.control), GatewayMessage::Query { operations });
+    world.send(Request::Query {
+        target: world.target(1),
+        operations: operations.clone(),
+    });
+    assert_eq!(
+        agent.next(agent.control),
+        GatewayMessage::Query { operations }
+    );
     let report = |operation| AgentMessage::Report {
         operation,
         fence: Fence(2),
@@ -191,7 +260,10 @@ fn a_query_is_answered_and_a_foreign_report_closes_the_session(setup: Setup) {
     agent.say(agent.control, &report(operation(1)));
     world.event(|event| matches!(event, Event::Report { .. }).then_some(()));
     agent.say(agent.control, &report(operation(9)));
-    assert_eq!(agent.client.close_code(), u64::from(CloseCode::ForeignOperation.to_wire()));
+    assert_eq!(
+        agent.client.close_code(),
+        u64::from(CloseCode::ForeignOperation.to_wire())
+    );
 }
 
 /// More reports than every queue on the way holds: the agent is slowed down, nothing goes missing.
@@ -206,8 +278,11 @@ fn nothing_is_lost_when_the_control_plane_does_not_read(setup: Setup) {
     let mut frames = Vec::new();
     for sequence in 0..reports {
         let progress = progress(sequence, 8);
-        let message =
-            AgentMessage::Progress { operation: operation(1), fence: Fence(1), progress };
+        let message = AgentMessage::Progress {
+            operation: operation(1),
+            fence: Fence(1),
+            progress,
+        };
         protocol::frame::encode_agent_message(&message, &mut frames).unwrap();
     }
     let sender = std::thread::spawn(move || {
@@ -231,6 +306,13 @@ fn a_new_epoch_is_told_to_the_agent(setup: Setup) {
     let (mut agent, _) = world.agent(1);
     let target = world.target(1);
     let epoch = protocol::ids::Epoch(EPOCH.0 + 1);
-    world.send(Request::AssignGroup { group: target.group, slot: target.slot, epoch });
-    assert_eq!(agent.next(agent.control), GatewayMessage::NewEpoch { epoch });
+    world.send(Request::AssignGroup {
+        group: target.group,
+        slot: target.slot,
+        epoch,
+    });
+    assert_eq!(
+        agent.next(agent.control),
+        GatewayMessage::NewEpoch { epoch }
+    );
 }

@@ -41,14 +41,22 @@ fn a_half_open_handshake_is_gone_by_its_deadline_whatever_it_drips(setup: Setup)
     pinging.client.connection.ping();
     pinging.client.drive_for(Duration::from_secs(2));
     pinging.send(pinging.control, &[2]);
-    assert_eq!(pinging.client.close_code(), u64::from(CloseCode::HelloTimeout.to_wire()));
+    assert_eq!(
+        pinging.client.close_code(),
+        u64::from(CloseCode::HelloTimeout.to_wire())
+    );
     let dripping = other.join().unwrap();
     assert!(dripping.bytes_sent > dripped, "it did drip");
     world.figures(|figures| {
         figures.counter(Counter::HandshakesTimedOut) == 2 && figures.level(Level::HalfOpen) == 0
     });
     let events = world.events();
-    assert!(!events.iter().any(|event| matches!(event, Event::SessionUp(_))), "{events:?}");
+    assert!(
+        !events
+            .iter()
+            .any(|event| matches!(event, Event::SessionUp(_))),
+        "{events:?}"
+    );
 }
 
 fn an_unproved_address_gets_at_most_three_times_what_it_sent(setup: Setup) {
@@ -64,13 +72,19 @@ fn an_unproved_address_gets_at_most_three_times_what_it_sent(setup: Setup) {
     repeating.ignore_for(HANDSHAKE_DEADLINE + A_LITTLE);
     for client in [listener.join().unwrap(), repeating] {
         let (sent, received) = (client.bytes_sent, client.bytes_received);
-        assert!(received > 1200, "the gateway answered: {received} for {sent}");
+        assert!(
+            received > 1200,
+            "the gateway answered: {received} for {sent}"
+        );
         assert!(received <= 3 * sent, "{received} bytes for {sent}");
     }
 }
 
 fn newcomers_prove_their_address_while_handshakes_hang(setup: Setup) {
-    let admission = AdmissionConfig { half_open_retry: 0, ..AdmissionConfig::default() };
+    let admission = AdmissionConfig {
+        half_open_retry: 0,
+        ..AdmissionConfig::default()
+    };
     let mut world = World::start(setup.admission(admission));
     let credentials = world.admit(1);
     let mut hanging = Client::connect(&world.options(&credentials));
@@ -83,11 +97,16 @@ fn newcomers_prove_their_address_while_handshakes_hang(setup: Setup) {
 }
 
 fn beyond_the_half_open_limit_there_is_silence_and_then_room_again(setup: Setup) {
-    let admission = AdmissionConfig { half_open_max: 2, ..AdmissionConfig::default() };
+    let admission = AdmissionConfig {
+        half_open_max: 2,
+        ..AdmissionConfig::default()
+    };
     let mut world = World::start(setup.admission(admission));
     let credentials = world.admit(1);
     let mut hanging = [0, 1].map(|_| Client::connect(&world.options(&credentials)));
-    hanging.iter_mut().for_each(|client| client.ignore_for(Duration::from_millis(10)));
+    hanging
+        .iter_mut()
+        .for_each(|client| client.ignore_for(Duration::from_millis(10)));
     world.figures(|figures| figures.level(Level::HalfOpen) == 2);
     let mut late = Client::connect(&world.options(&credentials));
     late.drive_for(Duration::from_millis(500));

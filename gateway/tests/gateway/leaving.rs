@@ -32,8 +32,11 @@ on_direct! {
 
 fn newcomer(world: &World) -> (Client, StreamId) {
     let own = world.authority.agent(agent_id(1));
-    let options =
-        ClientOptions { alpn: ALPN_ENROL.to_vec(), credentials: None, ..world.options(&own) };
+    let options = ClientOptions {
+        alpn: ALPN_ENROL.to_vec(),
+        credentials: None,
+        ..world.options(&own)
+    };
     let mut client = Client::connect(&options);
     client.drive(|client| client.connected.then_some(()));
     let stream = client.connection.streams().open(Dir::Bi).unwrap();
@@ -52,7 +55,10 @@ fn request() -> EnrolRequest {
 fn send_request(client: &mut Client, stream: StreamId) {
     let mut frame = Vec::new();
     encode_enrol_request(&request(), &mut frame).unwrap();
-    assert_eq!(client.connection.send_stream(stream).write(&frame).unwrap(), frame.len());
+    assert_eq!(
+        client.connection.send_stream(stream).write(&frame).unwrap(),
+        frame.len()
+    );
     client.connection.send_stream(stream).finish().unwrap();
     client.send_what_there_is();
 }
@@ -74,7 +80,12 @@ fn reply(client: &mut Client, stream: StreamId) -> EnrolReply {
 
 fn asked(world: &mut World) -> (ShardId, u64, EnrolRequest) {
     world.event(|event| match event {
-        Event::Enrol { shard, ticket, request, .. } => Some((*shard, *ticket, (**request).clone())),
+        Event::Enrol {
+            shard,
+            ticket,
+            request,
+            ..
+        } => Some((*shard, *ticket, (**request).clone())),
         _ => None,
     })
 }
@@ -95,14 +106,24 @@ fn an_enrolment_is_asked_and_answered(setup: Setup) {
         send_request(&mut client, stream);
         let (shard, ticket, asked) = asked(&mut world);
         assert_eq!(asked, request());
-        world.send(Request::EnrolReply { shard, ticket, reply: answer.clone() });
+        world.send(Request::EnrolReply {
+            shard,
+            ticket,
+            reply: answer.clone(),
+        });
         assert_eq!(reply(&mut client, stream), answer);
-        assert_eq!(client.close_code(), u64::from(CloseCode::EnrolmentDone.to_wire()));
+        assert_eq!(
+            client.close_code(),
+            u64::from(CloseCode::EnrolmentDone.to_wire())
+        );
     }
 }
 
 fn enrolments_beyond_the_limit_are_told_to_come_again(setup: Setup) {
-    let admission = AdmissionConfig { enrolments_pending_max: 1, ..AdmissionConfig::default() };
+    let admission = AdmissionConfig {
+        enrolments_pending_max: 1,
+        ..AdmissionConfig::default()
+    };
     let mut world = World::start(setup.admission(admission));
     let (mut first, first_stream) = newcomer(&world);
     send_request(&mut first, first_stream);
@@ -112,10 +133,17 @@ fn enrolments_beyond_the_limit_are_told_to_come_again(setup: Setup) {
     let busy = EnrolReply::Refused(EnrolRefusal::Busy);
     assert_eq!(reply(&mut second, second_stream), busy);
     let refused = EnrolReply::Refused(EnrolRefusal::UnknownToken);
-    world.send(Request::EnrolReply { shard, ticket, reply: refused.clone() });
+    world.send(Request::EnrolReply {
+        shard,
+        ticket,
+        reply: refused.clone(),
+    });
     assert_eq!(reply(&mut first, first_stream), refused);
     for mut client in [first, second] {
-        assert_eq!(client.close_code(), u64::from(CloseCode::EnrolmentDone.to_wire()));
+        assert_eq!(
+            client.close_code(),
+            u64::from(CloseCode::EnrolmentDone.to_wire())
+        );
     }
     let (mut third, third_stream) = newcomer(&world);
     send_request(&mut third, third_stream);
@@ -124,15 +152,23 @@ fn enrolments_beyond_the_limit_are_told_to_come_again(setup: Setup) {
 
 fn garbage_instead_of_an_enrolment_is_refused(setup: Setup) {
     let world = World::start(setup);
-    let too_large = u32::try_from(ENROL_FRAME_BYTES_MAX + 1).unwrap().to_le_bytes();
+    let too_large = u32::try_from(ENROL_FRAME_BYTES_MAX + 1)
+        .unwrap()
+        .to_le_bytes();
     for bytes in [&[8, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8][..], &too_large] {
         let (mut client, stream) = newcomer(&world);
         client.connection.send_stream(stream).write(bytes).unwrap();
-        assert_eq!(client.close_code(), u64::from(CloseCode::BadFrame.to_wire()));
+        assert_eq!(
+            client.close_code(),
+            u64::from(CloseCode::BadFrame.to_wire())
+        );
     }
     let (mut client, stream) = newcomer(&world);
     client.connection.send_stream(stream).finish().unwrap();
-    assert_eq!(client.close_code(), u64::from(CloseCode::UnexpectedFrame.to_wire()));
+    assert_eq!(
+        client.close_code(),
+        u64::from(CloseCode::UnexpectedFrame.to_wire())
+    );
 }
 
 fn a_drain_sends_agents_on_and_newcomers_away(setup: Setup) {
@@ -150,7 +186,11 @@ fn a_drain_sends_agents_on_and_newcomers_away(setup: Setup) {
     world.send(drain);
     for agent in &mut agents {
         match agent.next(agent.control) {
-            GatewayMessage::GoAway { addresses: to, delay, .. } => {
+            GatewayMessage::GoAway {
+                addresses: to,
+                delay,
+                ..
+            } => {
                 assert_eq!(to, addresses);
                 assert!(delay <= Duration::from_secs(10));
             }
@@ -158,9 +198,15 @@ fn a_drain_sends_agents_on_and_newcomers_away(setup: Setup) {
         }
     }
     let end = Client::connect(&world.options(&credentials)).end();
-    assert!(matches!(end, ConnectionError::ConnectionClosed(_)), "refused: {end:?}");
+    assert!(
+        matches!(end, ConnectionError::ConnectionClosed(_)),
+        "refused: {end:?}"
+    );
     for agent in &mut agents {
-        assert_eq!(agent.client.close_code(), u64::from(CloseCode::Draining.to_wire()));
+        assert_eq!(
+            agent.client.close_code(),
+            u64::from(CloseCode::Draining.to_wire())
+        );
         let reason = DownReason::ClosedHere(CloseCode::Draining);
         assert_eq!(world.session_down(agent.id), reason);
     }
@@ -171,7 +217,10 @@ fn a_stopped_gateway_says_so(setup: Setup) {
     let (mut agent, _) = world.agent(1);
     let handle = world.handle.clone();
     world.stop();
-    assert_eq!(agent.client.close_code(), u64::from(CloseCode::Draining.to_wire()));
+    assert_eq!(
+        agent.client.close_code(),
+        u64::from(CloseCode::Draining.to_wire())
+    );
     assert!(handle.is_stopped());
     let request = Request::RevokeAgent { agent: agent.id };
     assert!(matches!(handle.send(request), Err(SendError::Stopped)));

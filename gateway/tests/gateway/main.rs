@@ -1,6 +1,8 @@
 //! A whole gateway on real sockets, spoken to by agents made of quinn-proto. Every test runs on the
 //! io_uring datapath under monoio and on the fallback datapath; some also without monoio.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 mod commands;
 mod door;
 mod leaving;

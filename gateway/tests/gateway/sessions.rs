@@ -52,10 +52,16 @@ fn hello_is_answered_with_welcome(setup: Setup) {
     let credentials = world.admit(1);
     let mut agent = Agent::connect(agent_id(1), &world.options(&credentials));
     let welcome = agent.welcome(hello(agent.id));
-    assert_eq!((welcome.group, welcome.epoch), (world.target(1).group, EPOCH));
+    assert_eq!(
+        (welcome.group, welcome.epoch),
+        (world.target(1).group, EPOCH)
+    );
     assert_eq!(welcome.addresses, ["gateway.test:7443"]);
     let up = world.session_up(agent.id);
-    assert_eq!((up.session, up.remote), (welcome.session, agent.client.local_addr()));
+    assert_eq!(
+        (up.session, up.remote),
+        (welcome.session, agent.client.local_addr())
+    );
     world.stop();
     assert_eq!(agent.client.close_code(), wire(CloseCode::Draining));
 }
@@ -73,7 +79,11 @@ fn the_newest_session_of_an_agent_wins(setup: Setup) {
     assert!(second_up.session > first_up.session);
     let mut old = Agent::connect(first.id, &world.options(&credentials));
     old.say(old.control, &AgentMessage::Hello(Box::new(hello(first.id))));
-    assert_eq!(old.client.close_code(), wire(CloseCode::Superseded), "an older count loses");
+    assert_eq!(
+        old.client.close_code(),
+        wire(CloseCode::Superseded),
+        "an older count loses"
+    );
     world.dispatch(1, operation(1), Fence(1));
     second.command();
 }
@@ -83,9 +93,15 @@ fn another_agents_name_in_hello_closes_the_session(setup: Setup) {
     let credentials = world.admit(1);
     world.admit(2);
     let mut agent = Agent::connect(agent_id(1), &world.options(&credentials));
-    agent.say(agent.control, &AgentMessage::Hello(Box::new(hello(agent_id(2)))));
+    agent.say(
+        agent.control,
+        &AgentMessage::Hello(Box::new(hello(agent_id(2)))),
+    );
     assert_eq!(agent.client.close_code(), wire(CloseCode::IdentityMismatch));
-    assert_eq!(world.security(), (SecurityEvent::IdentityMismatch, Some(agent_id(1))));
+    assert_eq!(
+        world.security(),
+        (SecurityEvent::IdentityMismatch, Some(agent_id(1)))
+    );
 }
 
 fn a_session_without_a_certificate_is_closed(setup: Setup) {
@@ -118,7 +134,11 @@ fn certificates_of_others_fail_in_tls(setup: Setup) {
         let ConnectionError::ConnectionClosed(close) = end else {
             panic!("not refused by TLS: {end:?}");
         };
-        assert_eq!(u64::from(close.error_code) >> 8, 1, "a TLS alert: {close:?}");
+        assert_eq!(
+            u64::from(close.error_code) >> 8,
+            1,
+            "a TLS alert: {close:?}"
+        );
         assert_eq!(world.security(), (SecurityEvent::ForeignCertificate, None));
     }
 }
@@ -156,8 +176,15 @@ fn a_revoked_agent_is_closed_and_stays_out(setup: Setup) {
     let mut silent = Agent::connect(agent.id, &world.options(&credentials));
     world.send(Request::RevokeAgent { agent: agent.id });
     assert_eq!(agent.client.close_code(), wire(CloseCode::Revoked));
-    assert_eq!(silent.client.close_code(), wire(CloseCode::Revoked), "before its Hello, too");
-    assert_eq!(world.session_down(agent.id), DownReason::ClosedHere(CloseCode::Revoked));
+    assert_eq!(
+        silent.client.close_code(),
+        wire(CloseCode::Revoked),
+        "before its Hello, too"
+    );
+    assert_eq!(
+        world.session_down(agent.id),
+        DownReason::ClosedHere(CloseCode::Revoked)
+    );
     let mut again = Client::connect(&world.options(&credentials));
     assert_eq!(again.close_code(), wire(CloseCode::Revoked));
 }
@@ -167,7 +194,10 @@ fn a_session_ends_with_its_certificate(setup: Setup) {
     let credentials = world.authority.agent_until(agent_id(1), 3);
     world.admit_with(world.target(1), &credentials);
     let (mut agent, _) = world.agent_with(1, &credentials, None);
-    assert_eq!(agent.client.close_code(), wire(CloseCode::CertificateExpired));
+    assert_eq!(
+        agent.client.close_code(),
+        wire(CloseCode::CertificateExpired)
+    );
     let reason = DownReason::ClosedHere(CloseCode::CertificateExpired);
     assert_eq!(world.session_down(agent.id), reason);
 }
@@ -187,7 +217,10 @@ fn a_released_groups_agents_are_sent_on(setup: Setup) {
         other => panic!("{other:?}"),
     }
     let mut again = Agent::connect(agent.id, &world.options(&credentials));
-    again.say(again.control, &AgentMessage::Hello(Box::new(hello(agent.id))));
+    again.say(
+        again.control,
+        &AgentMessage::Hello(Box::new(hello(agent.id))),
+    );
     match again.next(again.control) {
         GatewayMessage::Redirect { addresses: to, .. } => assert_eq!(to, addresses),
         other => panic!("{other:?}"),
@@ -205,14 +238,19 @@ fn bad_frames_close_the_session(setup: Setup) {
     let mut wrong_identifier = Vec::new();
     encode_agent_message(&AgentMessage::Status { capacity: 1 }, &mut wrong_identifier).unwrap();
     wrong_identifier[8..12].copy_from_slice(b"NOPE");
-    let too_large = u32::try_from(CONTROL_FRAME_BYTES_MAX + 1).unwrap().to_le_bytes();
+    let too_large = u32::try_from(CONTROL_FRAME_BYTES_MAX + 1)
+        .unwrap()
+        .to_le_bytes();
     let garbage = [&32u32.to_le_bytes()[..], &[0xa5; 32]].concat();
     let empty = 0u32.to_le_bytes();
     for bytes in [&wrong_identifier[..], &too_large, &garbage, &empty] {
         let mut agent = fresh(&world, &credentials, agent_id(1));
         agent.send(agent.control, bytes);
         assert_eq!(agent.client.close_code(), wire(CloseCode::BadFrame));
-        assert_eq!(world.security(), (SecurityEvent::ProtocolViolation, Some(agent.id)));
+        assert_eq!(
+            world.security(),
+            (SecurityEvent::ProtocolViolation, Some(agent.id))
+        );
     }
 }
 
@@ -220,7 +258,10 @@ fn frames_at_the_wrong_time_close_the_session(setup: Setup) {
     let mut world = World::start(setup);
     let credentials = world.admit(1);
     let status = AgentMessage::Status { capacity: 1 };
-    let accepted = AgentMessage::Accepted { operation: operation(1), fence: Fence(1) };
+    let accepted = AgentMessage::Accepted {
+        operation: operation(1),
+        fence: Fence(1),
+    };
     let report = AgentMessage::Report {
         operation: operation(1),
         fence: Fence(1),
@@ -231,7 +272,10 @@ fn frames_at_the_wrong_time_close_the_session(setup: Setup) {
         agent.say(agent.control, early);
         assert_eq!(agent.client.close_code(), wire(CloseCode::UnexpectedFrame));
     }
-    for late in [&AgentMessage::Hello(Box::new(hello(agent_id(1)))), &accepted] {
+    for late in [
+        &AgentMessage::Hello(Box::new(hello(agent_id(1)))),
+        &accepted,
+    ] {
         let mut agent = fresh(&world, &credentials, agent_id(1));
         agent.welcome(hello(agent.id));
         agent.say(agent.control, late);
@@ -258,7 +302,12 @@ fn an_agent_that_leaves_is_down_with_its_own_code(setup: Setup) {
     let reason = DownReason::ClosedByAgent(wire(CloseCode::Normal));
     assert_eq!(world.session_down(agent.id), reason);
     let rest = world.events();
-    assert!(!rest.iter().any(|event| matches!(event, Event::Security { .. })), "{rest:?}");
+    assert!(
+        !rest
+            .iter()
+            .any(|event| matches!(event, Event::Security { .. })),
+        "{rest:?}"
+    );
 }
 
 fn no_common_version_is_said(setup: Setup) {
@@ -266,11 +315,20 @@ fn no_common_version_is_said(setup: Setup) {
     let credentials = world.admit(1);
     let mut agent = fresh(&world, &credentials, agent_id(1));
     let mut future = hello(agent.id);
-    future.versions = VersionRange { oldest: 900, newest: 901 };
+    future.versions = VersionRange {
+        oldest: 900,
+        newest: 901,
+    };
     agent.say(agent.control, &AgentMessage::Hello(Box::new(future)));
     assert_eq!(agent.client.close_code(), wire(CloseCode::VersionMismatch));
-    let options = ClientOptions { alpn: b"h3".to_vec(), ..world.options(&credentials) };
+    let options = ClientOptions {
+        alpn: b"h3".to_vec(),
+        ..world.options(&credentials)
+    };
     assert_ne!(options.alpn, ALPN_SESSION);
     let end = Client::connect(&options).end();
-    assert!(matches!(end, ConnectionError::ConnectionClosed(_)), "{end:?}");
+    assert!(
+        matches!(end, ConnectionError::ConnectionClosed(_)),
+        "{end:?}"
+    );
 }

@@ -52,11 +52,21 @@ fn a_session_elsewhere_is_served_through_the_mailbox(setup: Setup) {
         _ => None,
     });
     let target = world.target(1);
-    world.send(Request::Cancel { target, operation: operation(99), fence: Fence(1) });
+    world.send(Request::Cancel {
+        target,
+        operation: operation(99),
+        fence: Fence(1),
+    });
     assert_eq!(agent.reset_of(stream), CANCEL_STREAM);
     world.send(Request::RevokeAgent { agent: agent.id });
-    assert_eq!(agent.client.close_code(), u64::from(CloseCode::Revoked.to_wire()));
-    assert_eq!(world.session_down(agent.id), DownReason::ClosedHere(CloseCode::Revoked));
+    assert_eq!(
+        agent.client.close_code(),
+        u64::from(CloseCode::Revoked.to_wire())
+    );
+    assert_eq!(
+        world.session_down(agent.id),
+        DownReason::ClosedHere(CloseCode::Revoked)
+    );
     world.event(|event| matches!(event, Event::Uncertain { .. }).then_some(()));
 }
 
@@ -67,12 +77,18 @@ fn the_newest_session_wins_across_shards(setup: Setup) {
     assert!(!up.at_home);
     let (mut home, up) = world.agent_with(1, &credentials, Some(Slot(1)));
     assert!(up.at_home);
-    assert_eq!(elsewhere.client.close_code(), u64::from(CloseCode::Superseded.to_wire()));
+    assert_eq!(
+        elsewhere.client.close_code(),
+        u64::from(CloseCode::Superseded.to_wire())
+    );
     let mut older = hello(home.id);
     older.session_count = 0;
     let mut old = Agent::connect(home.id, &world.options(&credentials));
     old.say(old.control, &AgentMessage::Hello(Box::new(older)));
-    assert_eq!(old.client.close_code(), u64::from(CloseCode::Superseded.to_wire()));
+    assert_eq!(
+        old.client.close_code(),
+        u64::from(CloseCode::Superseded.to_wire())
+    );
     world.dispatch(1, operation(1), Fence(1));
     home.command();
 }

@@ -4,6 +4,7 @@
 pub(crate) mod agent;
 pub(crate) mod authority;
 pub(crate) mod client;
+pub(crate) mod forgeries;
 pub(crate) mod world;
 
 use std::time::Instant;
@@ -13,7 +14,10 @@ use protocol::ids::{AgentId, OperationId, ProcessId};
 /// Nothing in these tests takes longer, unless something is broken.
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
-#[expect(clippy::disallowed_methods, reason = "the clock of these tests: they play the network")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the clock of these tests: they play the network"
+)]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }

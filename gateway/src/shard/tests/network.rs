@@ -41,7 +41,11 @@ pub(super) fn agent_id(n: u8) -> AgentId {
 }
 
 fn target(n: u8) -> Target {
-    Target { agent: agent_id(n), group: GroupId::from_bytes([n; 16]), slot: Slot(n) }
+    Target {
+        agent: agent_id(n),
+        group: GroupId::from_bytes([n; 16]),
+        slot: Slot(n),
+    }
 }
 
 pub(super) fn hello(n: u8) -> Hello {
@@ -89,7 +93,8 @@ impl Datapath for MemoryDatapath {
         if let Some(transmit) = fill(&mut buffer) {
             let segment = transmit.segment_size.unwrap_or(transmit.size);
             for datagram in buffer[..transmit.size].chunks(segment) {
-                self.outgoing.push((transmit.destination, BytesMut::from(datagram)));
+                self.outgoing
+                    .push((transmit.destination, BytesMut::from(datagram)));
             }
         }
         Ok(Sent::Done)
@@ -141,13 +146,15 @@ impl Network {
             key: own.key,
             agent_roots: vec![authority.agent_root()],
         };
-        let secrets =
-            Secrets { connection_ids: [1; 32], stateless_reset: [2; 32], tokens: [3; 32] };
+        let secrets = Secrets {
+            connection_ids: [1; 32],
+            stateless_reset: [2; 32],
+            tokens: [3; 32],
+        };
         let ids = ConnectionIds::new(&[1; 16], ShardId(0), 1, 0);
         let config = ShardConfig {
             endpoint: Arc::new(tls::endpoint_config(&secrets, move || ids.clone())),
-            server: Arc::new(tls::server_config(&material, &secrets).unwrap()),
-            domain: DOMAIN.into(),
+            server: Arc::new(tls::server_config(&material, &secrets, DOMAIN.into()).unwrap()),
             admission: AdmissionConfig::default(),
             advertise: Arc::from(Vec::new()),
             reconnect_spread: Duration::ZERO,
@@ -158,10 +165,17 @@ impl Network {
         let recorder = Hub::new(1, now).1.remove(0);
         let (mailbox, receiver) = channel(64, Waker::new().unwrap());
         let outbound = Outbound::new(Arc::from([mailbox.clone()]));
-        let task = ShardTask { config, uplink, recorder };
+        let task = ShardTask {
+            config,
+            uplink,
+            recorder,
+        };
         Self {
             worker: Worker::new(now, task, ShardId(0), 1, receiver, outbound),
-            datapath: MemoryDatapath { room: true, ..Default::default() },
+            datapath: MemoryDatapath {
+                room: true,
+                ..Default::default()
+            },
             now,
             events,
             mailbox,
@@ -180,8 +194,9 @@ impl Network {
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
         let config = self.client_config(credentials);
         let server = SocketAddr::from(([127, 0, 0, 1], 7443));
-        let (handle, connection) =
-            endpoint.connect(self.now, config, server, GATEWAY_SERVER_NAME).unwrap();
+        let (handle, connection) = endpoint
+            .connect(self.now, config, server, GATEWAY_SERVER_NAME)
+            .unwrap();
         self.agents.push(Agent {
             n,
             address,
@@ -206,7 +221,10 @@ impl Network {
         self.say(place, &AgentMessage::Hello(Box::new(words)));
         self.run(Duration::from_millis(20));
         let heard = self.heard(place);
-        assert!(matches!(heard[..], [GatewayMessage::Welcome(_)]), "{heard:?}");
+        assert!(
+            matches!(heard[..], [GatewayMessage::Welcome(_)]),
+            "{heard:?}"
+        );
     }
 
     pub(super) fn say(&mut self, place: usize, message: &AgentMessage) {
@@ -254,7 +272,10 @@ impl Network {
 
     pub(super) fn query(&self, n: u8) {
         let operation = OperationId::new(ProcessId::from_bytes([n; 16]), 0);
-        self.request(Request::Query { target: target(n), operations: vec![(operation, Fence(1))] });
+        self.request(Request::Query {
+            target: target(n),
+            operations: vec![(operation, Fence(1))],
+        });
     }
 
     pub(super) fn take_events(&mut self) -> Vec<Event> {
@@ -287,7 +308,11 @@ impl Network {
 
     fn agent_turn(&mut self, place: usize) {
         let agent = &mut self.agents[place];
-        if agent.connection.poll_timeout().is_some_and(|at| at <= self.now) {
+        if agent
+            .connection
+            .poll_timeout()
+            .is_some_and(|at| at <= self.now)
+        {
             agent.connection.handle_timeout(self.now);
         }
         let mut buffer = Vec::new();
@@ -316,13 +341,18 @@ impl Network {
     }
 
     fn deliver(&mut self, to: SocketAddr, payload: BytesMut) {
-        let Some(agent) = self.agents.iter_mut().find(|agent| agent.address == to && !agent.cut)
+        let Some(agent) = self
+            .agents
+            .iter_mut()
+            .find(|agent| agent.address == to && !agent.cut)
         else {
             return;
         };
         let server = SocketAddr::from(([127, 0, 0, 1], 7443));
         let mut reply = Vec::new();
-        let event = agent.endpoint.handle(self.now, server, None, None, payload, &mut reply);
+        let event = agent
+            .endpoint
+            .handle(self.now, server, None, None, payload, &mut reply);
         if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
             agent.connection.handle_event(event);
         }
@@ -335,8 +365,15 @@ impl Network {
         let credentials = self.authority.agent(agent_id(n));
         self.credentials.push((n, credentials.clone()));
         let Target { group, slot, .. } = target(n);
-        self.request(Request::AssignGroup { group, slot, epoch: Epoch(1) });
-        self.request(Request::AdmitAgent { target: target(n), keys: vec![credentials.key_hash] });
+        self.request(Request::AssignGroup {
+            group,
+            slot,
+            epoch: Epoch(1),
+        });
+        self.request(Request::AdmitAgent {
+            target: target(n),
+            keys: vec![credentials.key_hash],
+        });
         credentials
     }
 

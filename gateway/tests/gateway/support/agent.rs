@@ -19,7 +19,6 @@ pub(crate) struct Agent {
     inputs: HashMap<StreamId, FrameBuffer>,
     /// Reset codes of streams that the gateway reset.
     pub(crate) resets: HashMap<StreamId, u64>,
-    pub(crate) finished: Vec<StreamId>,
 }
 
 pub(crate) fn hello(id: AgentId) -> Hello {
@@ -60,7 +59,6 @@ impl Agent {
             control,
             inputs: HashMap::new(),
             resets: HashMap::new(),
-            finished: Vec::new(),
         }
     }
 
@@ -98,13 +96,23 @@ impl Agent {
     pub(crate) fn finish(&mut self, stream: StreamId) {
         self.client.connection.send_stream(stream).finish().unwrap();
         // As an agent that lets go of a stream: what the gateway still says on it is not read.
-        drop(self.client.connection.recv_stream(stream).stop(VarInt::from_u32(0)));
+        drop(
+            self.client
+                .connection
+                .recv_stream(stream)
+                .stop(VarInt::from_u32(0)),
+        );
         self.client.send_what_there_is();
     }
 
     /// The next message on a stream.
     pub(crate) fn next(&mut self, stream: StreamId) -> GatewayMessage {
-        let Self { client, inputs, resets, .. } = self;
+        let Self {
+            client,
+            inputs,
+            resets,
+            ..
+        } = self;
         let input = inputs.entry(stream).or_default();
         client.drive(|client| {
             assert!(client.lost.is_none(), "lost: {:?}", client.lost);
@@ -116,8 +124,9 @@ impl Agent {
 
     /// The next command stream with its command.
     pub(crate) fn command(&mut self) -> (StreamId, Epoch, Command) {
-        let stream =
-            self.client.drive(|client| client.connection.streams().accept(Dir::Bi));
+        let stream = self
+            .client
+            .drive(|client| client.connection.streams().accept(Dir::Bi));
         match self.next(stream) {
             GatewayMessage::Command { epoch, command } => (stream, epoch, command),
             other => panic!("not a command: {other:?}"),
@@ -126,7 +135,12 @@ impl Agent {
 
     /// Waits until the gateway resets its side of a stream, and answers the code.
     pub(crate) fn reset_of(&mut self, stream: StreamId) -> u64 {
-        let Self { client, inputs, resets, .. } = self;
+        let Self {
+            client,
+            inputs,
+            resets,
+            ..
+        } = self;
         let input = inputs.entry(stream).or_default();
         client.drive(|client| {
             assert!(client.lost.is_none(), "lost: {:?}", client.lost);
@@ -140,13 +154,22 @@ impl Agent {
     }
 
     pub(crate) fn complete(&mut self, stream: StreamId, operation: OperationId, fence: Fence) {
-        self.say(stream, &AgentMessage::Finished { operation, fence, outcome: outcome() });
+        self.say(
+            stream,
+            &AgentMessage::Finished {
+                operation,
+                fence,
+                outcome: outcome(),
+            },
+        );
         self.finish(stream);
     }
 
     pub(crate) fn close(&mut self, code: u32) {
         let code = VarInt::from_u32(code);
-        self.client.connection.close(super::now(), code, bytes::Bytes::new());
+        self.client
+            .connection
+            .close(super::now(), code, bytes::Bytes::new());
         self.client.send_what_there_is();
     }
 }

@@ -4,7 +4,7 @@ use protocol::identity::{GATEWAY_SERVER_NAME, KeyHash, Role, SpiffeId};
 use protocol::ids::AgentId;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, PublicKeyData, SanType, SigningKey as _,
+    KeyPair, PublicKeyData, SanType,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -18,19 +18,26 @@ pub(crate) struct Credentials {
 
 impl Clone for Credentials {
     fn clone(&self) -> Self {
-        Self { chain: self.chain.clone(), key: self.key.clone_key(), key_hash: self.key_hash }
+        Self {
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+            key_hash: self.key_hash,
+        }
     }
 }
 
 /// One intermediate for gateways, one for agents; a root is not needed here.
 pub(crate) struct Authority {
-    gateways: CertifiedIssuer<'static, KeyPair>,
-    agents: CertifiedIssuer<'static, KeyPair>,
+    pub(crate) gateways: CertifiedIssuer<'static, KeyPair>,
+    pub(crate) agents: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        Self { gateways: issuer("gateways of test"), agents: issuer("agents of test") }
+        Self {
+            gateways: issuer("gateways of test"),
+            agents: issuer("agents of test"),
+        }
     }
 
     pub(crate) fn gateway_root(&self) -> CertificateDer<'static> {
@@ -49,33 +56,18 @@ impl Authority {
     }
 
     pub(crate) fn agent(&self, agent: AgentId) -> Credentials {
-        let id = SpiffeId { domain: DOMAIN.to_owned(), role: Role::Agent(agent) };
+        let id = SpiffeId {
+            domain: DOMAIN.to_owned(),
+            role: Role::Agent(agent),
+        };
         self.agent_named(&id.to_string())
     }
 
     pub(crate) fn agent_named(&self, uri: &str) -> Credentials {
         let mut params = leaf("agent", ExtendedKeyUsagePurpose::ClientAuth);
-        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
-        sign(params, &self.agents)
-    }
-
-    /// A certificate of the gateways' intermediate that poses as an agent's.
-    pub(crate) fn agent_from_gateways(&self, agent: AgentId) -> Credentials {
-        let id = SpiffeId { domain: DOMAIN.to_owned(), role: Role::Agent(agent) };
-        let mut params = leaf("agent", ExtendedKeyUsagePurpose::ClientAuth);
-        params.subject_alt_names.push(SanType::URI(id.to_string().try_into().unwrap()));
-        sign(params, &self.gateways)
-    }
-
-    /// A certificate that ends within `seconds`.
-    pub(crate) fn agent_until(&self, agent: AgentId, seconds: i64) -> Credentials {
-        let id = SpiffeId { domain: DOMAIN.to_owned(), role: Role::Agent(agent) };
-        let mut params = leaf("agent", ExtendedKeyUsagePurpose::ClientAuth);
-        params.subject_alt_names.push(SanType::URI(id.to_string().try_into().unwrap()));
-        let now = rustls_pki_types::UnixTime::now().as_secs();
-        let now = rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(now);
-        params.not_before = now - std::time::Duration::from_secs(3600);
-        params.not_after = now + std::time::Duration::from_secs(u64::try_from(seconds).unwrap());
+        params
+            .subject_alt_names
+            .push(SanType::URI(uri.try_into().unwrap()));
         sign(params, &self.agents)
     }
 }
@@ -87,14 +79,17 @@ fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn leaf(name: &str, usage: ExtendedKeyUsagePurpose) -> CertificateParams {
+pub(crate) fn leaf(name: &str, usage: ExtendedKeyUsagePurpose) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.extended_key_usages = vec![usage];
     params
 }
 
-fn sign(params: CertificateParams, issuer: &CertifiedIssuer<'static, KeyPair>) -> Credentials {
+pub(crate) fn sign(
+    params: CertificateParams,
+    issuer: &CertifiedIssuer<'static, KeyPair>,
+) -> Credentials {
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, issuer).unwrap();
     Credentials {

@@ -62,11 +62,14 @@ impl Client {
     pub(crate) fn connect(options: &ClientOptions) -> Self {
         let socket = UdpSocket::bind((options.server.ip(), 0)).unwrap();
         socket.connect(options.server).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(1)))
+            .unwrap();
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
         let config = client_config(options);
-        let (handle, connection) =
-            endpoint.connect(now(), config, options.server, GATEWAY_SERVER_NAME).unwrap();
+        let (handle, connection) = endpoint
+            .connect(now(), config, options.server, GATEWAY_SERVER_NAME)
+            .unwrap();
         Self {
             socket,
             endpoint,
@@ -92,7 +95,11 @@ impl Client {
             if let Some(value) = until(self) {
                 return value;
             }
-            assert!(now() - begin < PATIENCE, "waited in vain; lost: {:?}", self.lost);
+            assert!(
+                now() - begin < PATIENCE,
+                "waited in vain; lost: {:?}",
+                self.lost
+            );
             self.turn();
         }
     }
@@ -182,7 +189,10 @@ impl Client {
         let payload = BytesMut::from(&buffer[..count]);
         let remote = self.socket.peer_addr().unwrap();
         let mut reply = Vec::new();
-        match self.endpoint.handle(now(), remote, None, None, payload, &mut reply) {
+        match self
+            .endpoint
+            .handle(now(), remote, None, None, payload, &mut reply)
+        {
             Some(DatagramEvent::ConnectionEvent(_, event)) => self.connection.handle_event(event),
             Some(DatagramEvent::Response(transmit)) => self.send(&transmit, &reply),
             Some(DatagramEvent::NewConnection(_)) | None => {}

@@ -5,8 +5,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway::{AdmissionConfig, Config, DatapathKind, Gateway, Handle, ParkKind, Secrets, TlsMaterial};
 use gateway::telemetry::Figures;
+use gateway::{
+    AdmissionConfig, Config, DatapathKind, Gateway, Handle, ParkKind, Secrets, TlsMaterial,
+};
 use protocol::ids::{AgentId, Epoch, Fence, GatewayId, GrantId, GroupId, OperationId, Slot};
 use protocol::link::{Event, Request, SessionUp, Target};
 use protocol::operation::Command;
@@ -27,7 +29,12 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn new(datapath: DatapathKind, park: ParkKind) -> Self {
-        Self { datapath, park, shards: 1, admission: AdmissionConfig::default() }
+        Self {
+            datapath,
+            park,
+            shards: 1,
+            admission: AdmissionConfig::default(),
+        }
     }
 
     pub(crate) fn shards(self, shards: u16) -> Self {
@@ -79,7 +86,11 @@ impl World {
             reconnect_spread: Duration::from_secs(5),
         };
         let (wake, wakes): (SyncSender<()>, _) = sync_channel(1);
-        let gateway = gateway::start(config, Arc::new(move || drop(wake.try_send(())))).unwrap();
+        let wake = move || {
+            // Full: a wake waits already.
+            wake.try_send(()).ok();
+        };
+        let gateway = gateway::start(config, Arc::new(wake)).unwrap();
         let handle = gateway.handle();
         Self {
             authority,
@@ -103,9 +114,13 @@ impl World {
                 let event = self.events.remove(place);
                 return pick(&event).unwrap();
             }
-            assert!(now() - begin < PATIENCE, "waited in vain; there are {:?}", self.events);
+            assert!(
+                now() - begin < PATIENCE,
+                "waited in vain; there are {:?}",
+                self.events
+            );
             if self.handle.receive(&mut self.events, 100) == 0 {
-                let _ = self.wakes.recv_timeout(Duration::from_millis(10));
+                self.wakes.recv_timeout(Duration::from_millis(10)).ok();
             }
         }
     }
@@ -133,8 +148,15 @@ impl World {
     }
 
     pub(crate) fn admit_with(&mut self, target: Target, credentials: &Credentials) {
-        self.send(Request::AssignGroup { group: target.group, slot: target.slot, epoch: EPOCH });
-        self.send(Request::AdmitAgent { target, keys: vec![credentials.key_hash] });
+        self.send(Request::AssignGroup {
+            group: target.group,
+            slot: target.slot,
+            epoch: EPOCH,
+        });
+        self.send(Request::AdmitAgent {
+            target,
+            keys: vec![credentials.key_hash],
+        });
         // Requests overtake packets only by luck: wait until every shard has had its turn.
         std::thread::yield_now();
     }
@@ -201,7 +223,9 @@ impl World {
         let target = self.target(n);
         self.send(Request::Demand { target, ready });
         self.event(|event| match event {
-            Event::Granted { target: of, grant, .. } if *of == target => Some(*grant),
+            Event::Granted {
+                target: of, grant, ..
+            } if *of == target => Some(*grant),
             _ => None,
         })
     }
@@ -210,7 +234,13 @@ impl World {
         self.dispatch_input(n, operation, fence, Bytes::from_static(b"{}"));
     }
 
-    pub(crate) fn dispatch_input(&mut self, n: u8, operation: OperationId, fence: Fence, input: Bytes) {
+    pub(crate) fn dispatch_input(
+        &mut self,
+        n: u8,
+        operation: OperationId,
+        fence: Fence,
+        input: Bytes,
+    ) {
         let grant = self.permits(n, 1);
         let command = Command {
             operation,

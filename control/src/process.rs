@@ -15,6 +15,8 @@
 
 mod rules;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

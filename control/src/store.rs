@@ -20,11 +20,13 @@ pub(crate) mod recovery;
 mod sqlite;
 mod stored;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 pub mod tokens;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use sqlx::{Sqlite, SqlitePool};
@@ -151,9 +153,9 @@ pub struct Store {
 
 /// What lives as long as the store is in use.
 struct Shared {
-    writer_task: std::sync::Mutex<Option<JoinHandle<Connection>>>,
+    writer_task: Mutex<Option<JoinHandle<Connection>>>,
     /// Held exclusively by this process; the operating system lets go of it even after SIGKILL.
-    _lock: std::fs::File,
+    lock: Mutex<Option<std::fs::File>>,
 }
 
 impl Store {
@@ -173,8 +175,8 @@ impl Store {
             readers: opened.readers,
             telemetry,
             shared: Arc::new(Shared {
-                writer_task: std::sync::Mutex::new(Some(task)),
-                _lock: opened.lock,
+                writer_task: Mutex::new(Some(task)),
+                lock: Mutex::new(Some(opened.lock)),
             }),
         })
     }
@@ -229,7 +231,7 @@ impl Store {
         let task = shared
             .writer_task
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(task) = task {
             match task.await {
@@ -237,5 +239,7 @@ impl Store {
                 Err(error) => tracing::error!(%error, "the store's writer ended badly"),
             }
         }
+        let lock = shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(lock);
     }
 }

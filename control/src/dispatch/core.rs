@@ -324,6 +324,11 @@ impl Core {
         self.stats.outbox = self.outbox.len() as u64;
     }
 
+    /// Whether anything has gathered for the next batch.
+    pub(super) fn wants_batch(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// How much has gathered for the next batch.
     pub(super) fn gathered(&self) -> usize {
         self.pending.inputs.len() + self.pending.creates.len()

@@ -225,7 +225,7 @@ impl Driver {
             return alarm;
         }
         let mut batch_at = None;
-        if self.core.gathered() > 0 {
+        if self.core.wants_batch() {
             batch_at = Some(last_batch + GATHER);
         } else if let Some(due) = self.core.next_due() {
             batch_at = Some((now.mono + now.wall.until(due)).max(last_batch + GATHER));

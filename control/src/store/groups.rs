@@ -64,7 +64,7 @@ impl Store {
     /// The store failed.
     pub async fn group(&self, id: GroupId) -> Result<Option<Group>, StoreError> {
         let mut reader = self.reader().await?;
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE g.id = ?1")))
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE g.id = $1")))
             .bind(id.to_bytes().to_vec())
             .fetch_optional(&mut *reader)
             .await?;
@@ -131,7 +131,7 @@ async fn create(
     };
     let inserted = sqlx::query(
         "INSERT INTO agent_group (id, name, slot, automatic, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO NOTHING",
     )
     .bind(group.id.to_bytes().to_vec())
     .bind(&group.name)
@@ -144,7 +144,7 @@ async fn create(
     if inserted.rows_affected() == 0 {
         return Err(CreateGroupError::NameTaken(group.name));
     }
-    sqlx::query("INSERT INTO group_owner (group_id, epoch, lease_until) VALUES (?1, 0, 0)")
+    sqlx::query("INSERT INTO group_owner (group_id, epoch, lease_until) VALUES ($1, 0, 0)")
         .bind(group.id.to_bytes().to_vec())
         .execute(&mut *db)
         .await
@@ -194,8 +194,8 @@ async fn take(
     let mut taken = Vec::with_capacity(groups.len());
     for mut group in groups {
         let changed = sqlx::query(
-            "UPDATE group_owner SET epoch = epoch + 1, owner_id = ?3
-             WHERE group_id = ?1 AND epoch = ?2",
+            "UPDATE group_owner SET epoch = epoch + 1, owner_id = $3
+             WHERE group_id = $1 AND epoch = $2",
         )
         .bind(group.id.to_bytes().to_vec())
         .bind(super::to_sql(group.epoch.0))

@@ -71,11 +71,11 @@ impl Store {
         let sql = match process {
             None => {
                 "SELECT seq, at, type, process_id, agent_id, data FROM process_event
-                 WHERE seq > ?1 ORDER BY seq LIMIT ?3"
+                 WHERE seq > $1 ORDER BY seq LIMIT $3"
             }
             Some(_) => {
                 "SELECT seq, at, type, process_id, agent_id, data FROM process_event
-                 WHERE process_id = ?2 AND seq > ?1 ORDER BY seq LIMIT ?3"
+                 WHERE process_id = $2 AND seq > $1 ORDER BY seq LIMIT $3"
             }
         };
         let rows = sqlx::query(sql)
@@ -127,7 +127,7 @@ async fn trim(db: &mut Connection, retention: Retention, now: UnixMs) -> Result<
     let keep_from = last.saturating_sub(retention.events.max(1) - 1);
     let events = sqlx::query(
         "DELETE FROM process_event WHERE seq IN
-         (SELECT seq FROM process_event WHERE seq < ?1 ORDER BY seq LIMIT ?2)",
+         (SELECT seq FROM process_event WHERE seq < $1 ORDER BY seq LIMIT $2)",
     )
     .bind(to_sql(keep_from))
     .bind(TRIM_STEP)
@@ -136,7 +136,7 @@ async fn trim(db: &mut Connection, retention: Retention, now: UnixMs) -> Result<
     .rows_affected();
     let keys = sqlx::query(
         "DELETE FROM idempotency WHERE (scope, idem_key) IN
-         (SELECT scope, idem_key FROM idempotency WHERE expires_at <= ?1 LIMIT ?2)",
+         (SELECT scope, idem_key FROM idempotency WHERE expires_at <= $1 LIMIT $2)",
     )
     .bind(now.to_sql())
     .bind(TRIM_STEP)
@@ -145,7 +145,7 @@ async fn trim(db: &mut Connection, retention: Retention, now: UnixMs) -> Result<
     .rows_affected();
     let processes = sqlx::query(
         "DELETE FROM process WHERE id IN
-         (SELECT id FROM process WHERE finished_at <= ?1 ORDER BY finished_at LIMIT ?2)",
+         (SELECT id FROM process WHERE finished_at <= $1 ORDER BY finished_at LIMIT $2)",
     )
     .bind(now.minus(retention.processes).to_sql())
     .bind(TRIM_STEP)

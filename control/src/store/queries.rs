@@ -110,7 +110,7 @@ impl Store {
     /// The store failed.
     pub async fn process_input(&self, id: ProcessId) -> Result<Option<String>, StoreError> {
         let mut reader = self.reader().await?;
-        let input = sqlx::query_scalar("SELECT input FROM process_payload WHERE process_id = ?1")
+        let input = sqlx::query_scalar("SELECT input FROM process_payload WHERE process_id = $1")
             .bind(id.to_bytes().to_vec())
             .fetch_optional(&mut *reader)
             .await?;
@@ -132,19 +132,19 @@ fn list_sql(filter: &ProcessFilter) -> String {
     };
     let mut sql = format!(
         "SELECT {COLUMNS} FROM {from} JOIN process_payload AS d ON d.process_id = p.id
-         WHERE (?1 IS NULL OR p.id < ?1)"
+         WHERE ($1 IS NULL OR p.id < $1)"
     );
     for (given, clause) in [
-        (filter.agent.is_some(), " AND p.target_id = ?2"),
-        (filter.state.is_some(), " AND p.state = ?3"),
-        (filter.kind.is_some(), " AND p.kind = ?4"),
-        (filter.resource.is_some(), " AND p.resource = ?5"),
+        (filter.agent.is_some(), " AND p.target_id = $2"),
+        (filter.state.is_some(), " AND p.state = $3"),
+        (filter.kind.is_some(), " AND p.kind = $4"),
+        (filter.resource.is_some(), " AND p.resource = $5"),
     ] {
         if given {
             sql.push_str(clause);
         }
     }
-    sql.push_str(" ORDER BY p.id DESC LIMIT ?6");
+    sql.push_str(" ORDER BY p.id DESC LIMIT $6");
     sql
 }
 
@@ -158,7 +158,7 @@ pub(crate) async fn by_ids(
         .map(|id| id.0.simple().to_string())
         .collect();
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT {COLUMNS} FROM json_each(?1) AS j
+        "SELECT {COLUMNS} FROM json_each($1) AS j
          CROSS JOIN process AS p ON p.id = unhex(j.value)
          JOIN process_payload AS d ON d.process_id = p.id"
     )))

@@ -72,8 +72,8 @@ impl Store {
         let mut places = Vec::new();
         for agent in agents {
             let rows = sqlx::query(
-                "SELECT class, ready_at, process_id FROM process_ready WHERE target_id = ?1
-                 ORDER BY class, ready_at, process_id LIMIT ?2",
+                "SELECT class, ready_at, process_id FROM process_ready WHERE target_id = $1
+                 ORDER BY class, ready_at, process_id LIMIT $2",
             )
             .bind(agent.to_bytes().to_vec())
             .bind(limit)

@@ -15,7 +15,7 @@ use crate::clock::UnixMs;
 use crate::process::{Input, Process, State, Step, Tell};
 use crate::store::{Connection, StoreError, id_bytes, stored, to_sql};
 
-/// Every write of the rules; ?1 of each is a JSON array. One statement each: the driver counts
+/// Every write of the rules; $1 of each is a JSON array. One statement each: the driver counts
 /// parameters across the statements of one query, and binds none to the later ones.
 const WRITES: [&str; 10] = [
     "
@@ -25,61 +25,61 @@ const WRITES: [&str; 10] = [
         fence = j.value ->> 7, progress_next = j.value ->> 8, progress_rows = j.value ->> 9,
         progress_bytes = j.value ->> 10, progress_dropped = j.value ->> 11,
         started_at = j.value ->> 12, finished_at = j.value ->> 13
-    FROM json_each(?1) AS j
+    FROM json_each($1) AS j
     WHERE process.id = unhex(j.value ->> 0) AND process.fence = j.value ->> 14",
     "
     DELETE FROM process_timer WHERE (due_at, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?1) AS j)",
+        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($1) AS j)",
     "
     INSERT OR IGNORE INTO process_timer (due_at, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?1) AS j",
+        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($1) AS j",
     "
     DELETE FROM process_ready WHERE (target_id, class, ready_at, process_id) IN
         (SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, unhex(j.value ->> 3)
-         FROM json_each(?1) AS j)",
+         FROM json_each($1) AS j)",
     "
     INSERT OR IGNORE INTO process_ready (target_id, class, ready_at, process_id)
         SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, unhex(j.value ->> 3)
-        FROM json_each(?1) AS j",
+        FROM json_each($1) AS j",
     "
     DELETE FROM process_lease WHERE process_id IN
-        (SELECT unhex(j.value) FROM json_each(?1) AS j)",
+        (SELECT unhex(j.value) FROM json_each($1) AS j)",
     "
     INSERT OR REPLACE INTO process_lease (process_id, target_id, fence, grant_id, claimed_at)
         SELECT unhex(j.value ->> 0), unhex(j.value ->> 1), j.value ->> 2, j.value ->> 3,
                j.value ->> 4
-        FROM json_each(?1) AS j",
+        FROM json_each($1) AS j",
     "
     UPDATE process_payload SET outcome = j.value ->> 1
-        FROM json_each(?1) AS j WHERE process_payload.process_id = unhex(j.value ->> 0)",
+        FROM json_each($1) AS j WHERE process_payload.process_id = unhex(j.value ->> 0)",
     "
     DELETE FROM process_blocked WHERE (resource, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?1) AS j)",
+        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($1) AS j)",
     "
     DELETE FROM process_resource WHERE (resource, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?1) AS j)",
+        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($1) AS j)",
 ];
 
 const WRITE_EVENTS: &str = "
     INSERT INTO process_event (at, type, process_id, agent_id, data)
     SELECT j.value ->> 0, j.value ->> 1, unhex(j.value ->> 2), unhex(j.value ->> 3), j.value ->> 4
-    FROM json_each(?1) AS j";
+    FROM json_each($1) AS j";
 
-const DUE: &str = "SELECT process_id FROM process_timer WHERE due_at <= ?1
-     ORDER BY due_at, process_id LIMIT ?2";
+const DUE: &str = "SELECT process_id FROM process_timer WHERE due_at <= $1
+     ORDER BY due_at, process_id LIMIT $2";
 
 const NEXT_DUE: &str = "SELECT due_at FROM process_timer ORDER BY due_at LIMIT 1";
 
 const TAKE_RESOURCE: &str = "
     INSERT INTO process_resource (resource, process_id)
-    SELECT resource, process_id FROM process_blocked WHERE resource = ?1
+    SELECT resource, process_id FROM process_blocked WHERE resource = $1
     ORDER BY process_id LIMIT 1
     ON CONFLICT (resource) DO NOTHING
     RETURNING process_id";
 
 const WORK: &str = "
     SELECT p.id, p.kind, p.deadline_at, d.input
-    FROM json_each(?1) AS j
+    FROM json_each($1) AS j
     CROSS JOIN process AS p ON p.id = unhex(j.value)
     JOIN process_payload AS d ON d.process_id = p.id";
 

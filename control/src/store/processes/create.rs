@@ -16,7 +16,7 @@ use crate::process::State;
 use crate::store::queries::{self, ProcessRecord};
 use crate::store::{Connection, StoreError, id_bytes};
 
-/// New processes: ?1 is a JSON array of rows, ?2 is now. One statement each: the driver counts
+/// New processes: $1 is a JSON array of rows, $2 is now. One statement each: the driver counts
 /// parameters across the statements of one query, and binds none to the later ones.
 const INSERT: &str = "
     INSERT INTO process (id, kind, target_id, class, resource, state, due_at, ready_at,
@@ -24,49 +24,49 @@ const INSERT: &str = "
         progress_rows, progress_bytes, progress_dropped, created_at)
     SELECT unhex(j.value ->> 0), j.value ->> 1, unhex(j.value ->> 2), j.value ->> 3,
            j.value ->> 4, j.value ->> 5, j.value ->> 6, j.value ->> 7, j.value ->> 8,
-           0, 0, j.value ->> 9, 0, 0, 0, 0, 0, 0, ?2
-    FROM json_each(?1) AS j";
+           0, 0, j.value ->> 9, 0, 0, 0, 0, 0, 0, $2
+    FROM json_each($1) AS j";
 
-/// ?1 is the array of [`INSERT`].
+/// $1 is the array of [`INSERT`].
 const INSERT_TIMERS: &str = "
     INSERT INTO process_timer (due_at, process_id)
-        SELECT j.value ->> 6, unhex(j.value ->> 0) FROM json_each(?1) AS j";
+        SELECT j.value ->> 6, unhex(j.value ->> 0) FROM json_each($1) AS j";
 
-/// ?1 is the array of [`INSERT`].
+/// $1 is the array of [`INSERT`].
 const INSERT_READY: &str = "
     INSERT INTO process_ready (target_id, class, ready_at, process_id)
         SELECT unhex(j.value ->> 2), j.value ->> 3, j.value ->> 7, unhex(j.value ->> 0)
-        FROM json_each(?1) AS j WHERE j.value ->> 7 IS NOT NULL";
+        FROM json_each($1) AS j WHERE j.value ->> 7 IS NOT NULL";
 
 const INSERT_INPUTS: &str = "
     INSERT INTO process_payload (process_id, input)
-        SELECT unhex(j.value ->> 0), j.value ->> 1 FROM json_each(?1) AS j";
+        SELECT unhex(j.value ->> 0), j.value ->> 1 FROM json_each($1) AS j";
 
 const INSERT_HOLDERS: &str = "
     INSERT INTO process_resource (resource, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?1) AS j";
+        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($1) AS j";
 
 const INSERT_BLOCKED: &str = "
     INSERT INTO process_blocked (resource, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each(?1) AS j";
+        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($1) AS j";
 
-/// ?2 is when the keys end.
+/// $2 is when the keys end.
 const INSERT_KEYS: &str = "
     INSERT OR REPLACE INTO idempotency (scope, idem_key, fingerprint, process_id, expires_at)
-        SELECT j.value ->> 0, j.value ->> 1, unhex(j.value ->> 2), unhex(j.value ->> 3), ?2
-        FROM json_each(?1) AS j";
+        SELECT j.value ->> 0, j.value ->> 1, unhex(j.value ->> 2), unhex(j.value ->> 3), $2
+        FROM json_each($1) AS j";
 
 const KNOWN_KEYS: &str = "
     SELECT i.scope, i.idem_key, i.fingerprint, i.process_id
-    FROM json_each(?1) AS j
+    FROM json_each($1) AS j
     CROSS JOIN idempotency AS i ON i.scope = j.value ->> 0 AND i.idem_key = j.value ->> 1
-    WHERE i.expires_at > ?2";
+    WHERE i.expires_at > $2";
 
 const HELD: &str = "
-    SELECT r.resource FROM json_each(?1) AS j
+    SELECT r.resource FROM json_each($1) AS j
     CROSS JOIN process_resource AS r ON r.resource = j.value
     UNION
-    SELECT b.resource FROM json_each(?1) AS j
+    SELECT b.resource FROM json_each($1) AS j
     CROSS JOIN process_blocked AS b ON b.resource = j.value";
 
 /// Scope and key, and what they were used for.

@@ -9,13 +9,13 @@ use crate::clock::UnixMs;
 use crate::process::{Class, Process, ProgressCount};
 use crate::store::{StoreError, from_sql, id_bytes, to_sql};
 
-/// Reads the rows whose ids are in ?1 (a JSON array of hex).
+/// Reads the rows whose ids are in $1 (a JSON array of hex).
 pub(super) const LOAD: &str = "
     SELECT p.id, p.target_id, p.class, p.resource, p.state, p.due_at, p.ready_at, p.deadline_at,
            p.attempt, p.counted_fence, p.max_attempts, p.busy_count, p.fence, p.progress_next,
            p.progress_rows, p.progress_bytes, p.progress_dropped, p.created_at, p.started_at,
            p.finished_at
-    FROM json_each(?1) AS j CROSS JOIN process AS p ON p.id = unhex(j.value)";
+    FROM json_each($1) AS j CROSS JOIN process AS p ON p.id = unhex(j.value)";
 
 /// A process as `LOAD` gives it.
 pub(super) fn read(row: &SqliteRow) -> Result<Process, StoreError> {

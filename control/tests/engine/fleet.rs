@@ -1,0 +1,693 @@
+//! A gateway and its agents, simulated: the contract of the link with every permitted fault.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use control::downlink::{Link, LinkFull, Wake};
+use protocol::ids::{
+    AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ProcessId, SessionId, ShardId, Slot,
+};
+use protocol::limits::GRANT_TTL;
+use protocol::link::{DownReason, Event, NotDelivered, Request, SessionUp, Target};
+use protocol::operation::{
+    Channel, Command, OpenOperation, OperationState, Outcome, OutcomeStatus, Phase, Progress,
+    Refusal,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use uuid::Uuid;
+
+/// Operations that one agent runs at once.
+pub(crate) const CAPACITY: u32 = 4;
+/// Requests that fit into the gateway's queue.
+const QUEUE: usize = 48;
+
+/// Which faults happen.
+#[derive(Clone, Copy)]
+pub(crate) struct Faults {
+    /// Chances per mille.
+    pub(crate) rate: u32,
+    /// Agents have no session.
+    pub(crate) offline: bool,
+    /// Operations do not end by themselves.
+    pub(crate) stuck: bool,
+}
+
+impl Faults {
+    pub(crate) const NONE: Self = Self {
+        rate: 0,
+        offline: false,
+        stuck: false,
+    };
+    pub(crate) const ALL: Self = Self {
+        rate: 1,
+        offline: false,
+        stuck: false,
+    };
+}
+
+enum Body {
+    Open { left: u32, cancelled: bool },
+    Finished(Outcome),
+    Tombstone { cancelled: bool },
+}
+
+struct Entry {
+    fence: Fence,
+    body: Body,
+}
+
+struct Session {
+    id: SessionId,
+    demand: u32,
+    grants: BTreeMap<GrantId, u32>,
+    charged: BTreeMap<OperationId, Fence>,
+    /// Operations whose command stream is open.
+    lanes: BTreeSet<OperationId>,
+}
+
+struct Agent {
+    target: Target,
+    journal: BTreeMap<OperationId, Entry>,
+    session: Option<Session>,
+    away: u32,
+}
+
+struct World {
+    rng: StdRng,
+    faults: Faults,
+    faults_made: usize,
+    wake: Option<Wake>,
+    epoch: Epoch,
+    numbers: u64,
+    agents: Vec<Agent>,
+    requests: VecDeque<Request>,
+    events: VecDeque<Event>,
+    effects: BTreeMap<ProcessId, usize>,
+    /// Starts (true) and ends (false), in order.
+    timeline: Vec<(ProcessId, bool)>,
+}
+
+/// The simulated gateway with its agents.
+pub(crate) struct Fleet(Mutex<World>);
+
+impl Link for Fleet {
+    fn send(&self, request: Request) -> Result<(), LinkFull> {
+        let mut world = self.world();
+        if world.requests.len() >= QUEUE {
+            return Err(LinkFull(Box::new(request)));
+        }
+        world.requests.push_back(request);
+        Ok(())
+    }
+
+    fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
+        let mut world = self.world();
+        let count = max.min(world.events.len());
+        out.extend(world.events.drain(..count));
+        count
+    }
+}
+
+impl Fleet {
+    pub(crate) fn new(agents: usize, seed: u64, faults: Faults) -> Arc<Self> {
+        let agents = (0..agents)
+            .map(|n| Agent {
+                target: Target {
+                    agent: AgentId(Uuid::from_u128(1000 + n as u128)),
+                    group: GroupId(Uuid::from_u128(1)),
+                    slot: Slot(0),
+                },
+                journal: BTreeMap::new(),
+                session: None,
+                away: 0,
+            })
+            .collect();
+        let fleet = Arc::new(Self(Mutex::new(World {
+            rng: StdRng::seed_from_u64(seed),
+            faults,
+            faults_made: 0,
+            wake: None,
+            epoch: Epoch(0),
+            numbers: 0,
+            agents,
+            requests: VecDeque::new(),
+            events: VecDeque::new(),
+            effects: BTreeMap::new(),
+            timeline: Vec::new(),
+        })));
+        let weak = Arc::downgrade(&fleet);
+        tokio::spawn(async move {
+            while let Some(fleet) = weak.upgrade() {
+                fleet.world().turn();
+                drop(fleet);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        fleet
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        self.world()
+            .agents
+            .iter()
+            .map(|agent| agent.target)
+            .collect()
+    }
+
+    pub(crate) fn put_into(&self, group: GroupId, slot: Slot) {
+        for agent in &mut self.world().agents {
+            agent.target.group = group;
+            agent.target.slot = slot;
+        }
+    }
+
+    pub(crate) fn power_on(&self, wake: &Wake) {
+        let mut world = self.world();
+        world.epoch.0 += 1;
+        world.wake = Some(wake.clone());
+    }
+
+    /// The gateway is gone with the server: what was in its queues is lost, agents go on.
+    pub(crate) fn power_off(&self) {
+        let mut world = self.world();
+        world.wake = None;
+        world.requests.clear();
+        world.events.clear();
+        for agent in &mut world.agents {
+            agent.session = None;
+        }
+    }
+
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        self.world().faults = faults;
+    }
+
+    pub(crate) fn faults_made(&self) -> usize {
+        self.world().faults_made
+    }
+
+    pub(crate) fn effects(&self) -> BTreeMap<ProcessId, usize> {
+        self.world().effects.clone()
+    }
+
+    pub(crate) fn journals_are_empty(&self) -> bool {
+        self.world().agents.iter().all(|agent| {
+            agent
+                .journal
+                .values()
+                .all(|entry| matches!(entry.body, Body::Tombstone { .. }))
+        })
+    }
+
+    /// How many of these ran at once, at most.
+    pub(crate) fn most_at_once(&self, of: &[ProcessId]) -> usize {
+        let (mut now, mut most) = (0_usize, 0);
+        for (process, start) in &self.world().timeline {
+            if of.contains(process) {
+                now = if *start { now + 1 } else { now - 1 };
+                most = most.max(now);
+            }
+        }
+        most
+    }
+
+    /// How many started before this one.
+    pub(crate) fn start_order(&self, process: ProcessId) -> usize {
+        let world = self.world();
+        let mut starts = world.timeline.iter().filter(|(_, start)| *start);
+        starts.position(|(id, _)| *id == process).unwrap()
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        let world = self.world();
+        let open: usize = world.agents.iter().map(|agent| agent.journal.len()).sum();
+        format!(
+            "{} faults, {open} journal entries, {} requests, {} events",
+            world.faults_made,
+            world.requests.len(),
+            world.events.len()
+        )
+    }
+}
+
+impl World {
+    fn turn(&mut self) {
+        if self.wake.is_none() {
+            self.agents_work();
+            return;
+        }
+        for _ in 0..self.rng.random_range(0..QUEUE) {
+            match self.requests.pop_front() {
+                Some(request) => self.request(request),
+                None => break,
+            }
+        }
+        self.sessions();
+        self.agents_work();
+        for at in 0..self.agents.len() {
+            self.grant(at);
+        }
+        if let Some(wake) = self.wake.as_ref().filter(|_| !self.events.is_empty()) {
+            wake.ring();
+        }
+    }
+
+    /// Whether a fault happens here; `weight` times as often as the rarest.
+    fn fault(&mut self, weight: u32) -> bool {
+        let happens = self.rng.random_range(0..1000) < self.faults.rate * weight;
+        self.faults_made += usize::from(happens);
+        happens
+    }
+
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn at(&self, target: Target) -> usize {
+        self.agents
+            .iter()
+            .position(|agent| agent.target == target)
+            .unwrap()
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Demand { target, ready } => {
+                let at = self.at(target);
+                if let Some(session) = &mut self.agents[at].session {
+                    session.demand = ready;
+                }
+            }
+            Request::ReturnPermits {
+                target,
+                grant,
+                unused,
+            } => {
+                let at = self.at(target);
+                if let Some(session) = &mut self.agents[at].session {
+                    session.demand = session.demand.saturating_sub(unused);
+                    let left = session.grants.remove(&grant).unwrap_or(0);
+                    if left > unused {
+                        session.grants.insert(grant, left - unused);
+                    }
+                }
+            }
+            Request::Dispatch {
+                target,
+                grant,
+                epoch,
+                command,
+            } => {
+                self.dispatch(target, grant, epoch, *command);
+            }
+            Request::Cancel {
+                target,
+                operation,
+                fence,
+            } => self.cancel(target, operation, fence),
+            Request::Query { target, operations } => {
+                let at = self.at(target);
+                if self.agents[at].session.is_some() {
+                    for (operation, fence) in operations {
+                        self.mark(at, operation, fence, false);
+                        self.report(at, operation);
+                    }
+                }
+            }
+            Request::Forget { target, operations } => {
+                let at = self.at(target);
+                let agent = &mut self.agents[at];
+                if agent.session.is_some() {
+                    for operation in operations {
+                        let entry = agent.journal.get(&operation);
+                        if entry.is_some_and(|entry| !matches!(entry.body, Body::Open { .. })) {
+                            agent.journal.remove(&operation);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn dispatch(&mut self, target: Target, grant: GrantId, epoch: Epoch, command: Command) {
+        let at = self.at(target);
+        let (operation, fence) = (command.operation, command.fence);
+        let busy = self.fault(20);
+        let epoch_now = self.epoch;
+        let not_delivered = |reason| Event::NotDelivered {
+            target,
+            operation,
+            fence,
+            reason,
+        };
+        let Some(session) = &mut self.agents[at].session else {
+            self.events
+                .push_back(not_delivered(NotDelivered::NoSession));
+            return;
+        };
+        let Some(left) = session.grants.remove(&grant).filter(|_| epoch == epoch_now) else {
+            self.events.push_back(not_delivered(NotDelivered::NoGrant));
+            return;
+        };
+        if left > 1 {
+            session.grants.insert(grant, left - 1);
+        }
+        session.demand = session.demand.saturating_sub(1);
+        if busy {
+            self.events.push_back(not_delivered(NotDelivered::Busy));
+            return;
+        }
+        session.charged.insert(operation, fence);
+        session.lanes.insert(operation);
+        assert!(
+            session.charged.len() <= CAPACITY as usize,
+            "more than the permits"
+        );
+        // The session may be lost with the command on its way: it arrived, or it did not.
+        let lost = self.fault(30);
+        if !lost || self.rng.random() {
+            self.command(at, operation, fence);
+        }
+        if lost {
+            self.lose(at);
+        }
+    }
+
+    /// The agent takes a command.
+    fn command(&mut self, at: usize, operation: OperationId, fence: Fence) {
+        let target = self.agents[at].target;
+        let refuse = self.fault(30);
+        let left = self.rng.random_range(1..8);
+        let agent = &mut self.agents[at];
+        let open = |entry: &&Entry| matches!(entry.body, Body::Open { .. });
+        let full = agent.journal.values().filter(open).count() >= CAPACITY as usize;
+        let refusal = match agent.journal.get_mut(&operation) {
+            Some(Entry {
+                fence: seen,
+                body: Body::Tombstone { cancelled },
+            }) if fence <= *seen => Some(match cancelled {
+                true => Refusal::Cancelled,
+                false => Refusal::StaleFence { seen: *seen },
+            }),
+            Some(entry) if fence < entry.fence => Some(Refusal::StaleFence { seen: entry.fence }),
+            Some(
+                entry @ Entry {
+                    body: Body::Open { .. },
+                    ..
+                },
+            ) => {
+                entry.fence = fence;
+                self.events.push_back(Event::Accepted {
+                    target,
+                    operation,
+                    fence,
+                });
+                return;
+            }
+            Some(Entry {
+                fence: seen,
+                body: Body::Finished(outcome),
+            }) if outcome.status != OutcomeStatus::FailedTransient || fence == *seen => {
+                *seen = fence;
+                let outcome = outcome.clone();
+                self.end(at, operation, fence, outcome);
+                return;
+            }
+            _ if refuse => Some(Refusal::Busy {
+                retry_after: Duration::from_millis(5),
+            }),
+            _ if full => Some(Refusal::Busy {
+                retry_after: Duration::from_millis(5),
+            }),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            if let Some(session) = &mut agent.session {
+                session.charged.remove(&operation);
+                session.lanes.remove(&operation);
+            }
+            self.events.push_back(Event::Refused {
+                target,
+                operation,
+                fence,
+                refusal,
+            });
+            return;
+        }
+        let body = Body::Open {
+            left,
+            cancelled: false,
+        };
+        agent.journal.insert(operation, Entry { fence, body });
+        self.timeline.push((operation.process, true));
+        self.events.push_back(Event::Accepted {
+            target,
+            operation,
+            fence,
+        });
+        let progress = Progress {
+            sequence: 0,
+            percent: Some(10),
+            message: String::new(),
+            channel: Channel::Stdout,
+            output: Bytes::from_static(b"hello\n"),
+        };
+        self.events.push_back(Event::Progress {
+            target,
+            operation,
+            fence,
+            progress,
+        });
+    }
+
+    fn cancel(&mut self, target: Target, operation: OperationId, fence: Fence) {
+        let at = self.at(target);
+        if self.agents[at].session.is_none() {
+            return;
+        }
+        self.mark(at, operation, fence, true);
+        match &mut self.agents[at].journal.get_mut(&operation).unwrap().body {
+            Body::Open { cancelled, left } => {
+                *cancelled = true;
+                *left = (*left).min(2);
+            }
+            _ => self.report(at, operation),
+        }
+    }
+
+    /// From now on the agent knows this operation under this fence at least.
+    fn mark(&mut self, at: usize, operation: OperationId, fence: Fence, cancel: bool) {
+        let tombstone = Entry {
+            fence,
+            body: Body::Tombstone { cancelled: cancel },
+        };
+        let entry = self.agents[at]
+            .journal
+            .entry(operation)
+            .or_insert(tombstone);
+        entry.fence = entry.fence.max(fence);
+        if let Body::Tombstone { cancelled } = &mut entry.body {
+            *cancelled |= cancel;
+        }
+    }
+
+    fn report(&mut self, at: usize, operation: OperationId) {
+        let agent = &self.agents[at];
+        let entry = &agent.journal[&operation];
+        let state = match &entry.body {
+            Body::Open { .. } => OperationState::Running,
+            Body::Finished(outcome) => OperationState::Finished(outcome.clone()),
+            Body::Tombstone { .. } => OperationState::NeverSeen,
+        };
+        let (target, fence) = (agent.target, entry.fence);
+        self.events.push_back(Event::Report {
+            target,
+            operation,
+            fence,
+            state,
+        });
+    }
+
+    fn agents_work(&mut self) {
+        for at in 0..self.agents.len() {
+            let mut ended = Vec::new();
+            for (operation, entry) in &mut self.agents[at].journal {
+                if let Body::Open { left, cancelled } = &mut entry.body {
+                    if self.faults.stuck && !*cancelled {
+                        continue;
+                    }
+                    *left -= 1;
+                    if *left == 0 {
+                        ended.push((*operation, entry.fence, *cancelled));
+                    }
+                }
+            }
+            for (operation, fence, cancelled) in ended {
+                self.timeline.push((operation.process, false));
+                let status = if cancelled {
+                    OutcomeStatus::Cancelled
+                } else if self.fault(20) {
+                    OutcomeStatus::FailedTransient
+                } else {
+                    *self.effects.entry(operation.process).or_default() += 1;
+                    OutcomeStatus::Succeeded
+                };
+                let outcome = Outcome {
+                    status,
+                    exit_code: Some(0),
+                    message: String::new(),
+                    output: Bytes::from_static(b"\xff\x00binary"),
+                    service_time: Duration::from_millis(1),
+                };
+                let body = Body::Finished(outcome.clone());
+                self.agents[at]
+                    .journal
+                    .insert(operation, Entry { fence, body });
+                self.end(at, operation, fence, outcome);
+            }
+        }
+    }
+
+    /// Tells that an operation is over, on its stream or in a report.
+    fn end(&mut self, at: usize, operation: OperationId, fence: Fence, outcome: Outcome) {
+        let twice = self.fault(50);
+        let agent = &mut self.agents[at];
+        let target = agent.target;
+        let Some(session) = &mut agent.session else {
+            return;
+        };
+        session.charged.remove(&operation);
+        if !session.lanes.remove(&operation) {
+            self.report(at, operation);
+            return;
+        }
+        let event = Event::Finished {
+            target,
+            operation,
+            fence,
+            outcome,
+        };
+        if twice {
+            self.events.push_back(event.clone());
+        }
+        self.events.push_back(event);
+    }
+
+    fn grant(&mut self, at: usize) {
+        let (number, epoch) = (self.number(), self.epoch);
+        let agent = &mut self.agents[at];
+        let Some(session) = &mut agent.session else {
+            return;
+        };
+        let granted: u32 = session.grants.values().sum();
+        let charged = u32::try_from(session.charged.len()).unwrap();
+        let free = CAPACITY.saturating_sub(charged + granted);
+        let permits = free.min(session.demand.saturating_sub(granted));
+        if permits == 0 {
+            return;
+        }
+        session.grants.insert(GrantId(number), permits);
+        self.events.push_back(Event::Granted {
+            target: agent.target,
+            grant: GrantId(number),
+            epoch,
+            permits,
+            ttl: GRANT_TTL,
+        });
+    }
+
+    fn sessions(&mut self) {
+        for at in 0..self.agents.len() {
+            let connected = self.agents[at].session.is_some();
+            if connected && (self.faults.offline || self.fault(5)) {
+                self.lose(at);
+            } else if !connected && !self.faults.offline {
+                let agent = &mut self.agents[at];
+                agent.away = agent.away.saturating_sub(1);
+                if agent.away == 0 {
+                    self.connect(at);
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, at: usize) {
+        let id = SessionId(self.number());
+        let agent = &mut self.agents[at];
+        let mut open = Vec::new();
+        let mut finished = Vec::new();
+        let mut charged = BTreeMap::new();
+        for (operation, entry) in &agent.journal {
+            let phase = match entry.body {
+                Body::Open { .. } => {
+                    charged.insert(*operation, entry.fence);
+                    Phase::Running
+                }
+                Body::Finished(_) => {
+                    finished.push(*operation);
+                    Phase::Finished
+                }
+                Body::Tombstone { .. } => continue,
+            };
+            open.push(OpenOperation {
+                operation: *operation,
+                fence: entry.fence,
+                phase,
+            });
+        }
+        agent.session = Some(Session {
+            id,
+            demand: 0,
+            grants: BTreeMap::new(),
+            charged,
+            lanes: BTreeSet::new(),
+        });
+        self.events.push_back(Event::SessionUp(Box::new(SessionUp {
+            target: agent.target,
+            session: id,
+            shard: ShardId(0),
+            at_home: true,
+            remote: ([127, 0, 0, 1], 1).into(),
+            capacity: CAPACITY,
+            kinds: vec!["simulated".to_owned()],
+            open,
+            hostname: format!("host-{at}"),
+            software: "test".to_owned(),
+            labels: Vec::new(),
+        })));
+        for operation in finished {
+            self.report(at, operation);
+        }
+    }
+
+    fn lose(&mut self, at: usize) {
+        let away = self.rng.random_range(1..15);
+        let agent = &mut self.agents[at];
+        agent.away = away;
+        let Some(session) = agent.session.take() else {
+            return;
+        };
+        let target = agent.target;
+        self.events.push_back(Event::SessionDown {
+            target,
+            session: session.id,
+            reason: DownReason::TimedOut,
+        });
+        for (operation, fence) in session.charged {
+            self.events.push_back(Event::Uncertain {
+                target,
+                operation,
+                fence,
+            });
+        }
+    }
+}

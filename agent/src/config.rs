@@ -176,16 +176,18 @@ impl AgentConfig {
         for (name, value) in &self.labels {
             let name_max = limits::NAME_BYTES_MAX;
             let value_max = limits::LABEL_VALUE_BYTES_MAX;
-            if name.is_empty() || name.len() > name_max || value.len() > value_max {
+            let sized = (1..=name_max).contains(&name.len()) && value.len() <= value_max;
+            if !sized || name.contains('=') || has_control(name) || has_control(value) {
                 return Err(format!(
-                    "label `{name}`: a name has 1 to {name_max} bytes and a value at most {value_max}"
+                    "label `{name}`: a name has 1 to {name_max} bytes without `=`, a value at most \
+                     {value_max}, and neither has control characters"
                 ));
             }
         }
-        if self.hostname.len() > limits::NAME_BYTES_MAX {
+        let host_max = limits::NAME_BYTES_MAX;
+        if self.hostname.len() > host_max || has_control(&self.hostname) {
             return Err(format!(
-                "`hostname` has more than {} bytes",
-                limits::NAME_BYTES_MAX
+                "`hostname` must have at most {host_max} bytes and no control characters"
             ));
         }
         for (name, program) in &self.programs {
@@ -204,6 +206,10 @@ impl AgentConfig {
         }
         Ok(())
     }
+}
+
+fn has_control(text: &str) -> bool {
+    text.contains(char::is_control)
 }
 
 /// The operating system's name of this host.
@@ -279,6 +285,8 @@ mod tests {
                 "itself",
             ),
             ("[labels]\n\"\" = \"x\"", "label"),
+            ("[labels]\n\"a=b\" = \"x\"", "without `=`"),
+            ("hostname = \"a\\nb\"", "control characters"),
             ("servers = [", "agent.toml"),
         ] {
             let error = load(text, Flags::default()).unwrap_err();

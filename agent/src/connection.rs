@@ -16,7 +16,6 @@ use std::time::Duration;
 use protocol::agent::{AgentMessage, GatewayMessage};
 use protocol::close::CloseCode;
 use protocol::frame::{self, DecodeError, FrameBuffer};
-use protocol::identity::GATEWAY_SERVER_NAME;
 use protocol::limits;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -26,31 +25,14 @@ pub(crate) use lane::LaneEvent;
 use lane::{INBOX_MAX, LaneItem};
 
 use crate::session::{Lane, Link};
-use crate::transport::{self, AddressError};
+use crate::transport::{self, DialError};
 
 /// Control bytes that wait for the gateway; above, results are held back and the gateway's messages
 /// are not read, so that its own flow control stops it.
 const CONTROL_BACKLOG_MAX: usize = 128 << 10;
 /// From the first packet to an open connection. Longer than the gateway's handshake deadline: a
 /// flooded gateway drops silently, and QUIC repeats its first packet after 1, 3 and 7 s.
-pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A connection could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// Its address.
-    #[error(transparent)]
-    Address(#[from] AddressError),
-    /// It could not be begun.
-    #[error("the connection could not be begun: {0}")]
-    Begin(#[from] quinn::ConnectError),
-    /// It broke.
-    #[error("{0}")]
-    Broken(#[from] ConnectionError),
-    /// It took too long.
-    #[error("no answer within {} s", DIAL_TIMEOUT.as_secs())]
-    TimedOut,
-}
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a connection says next.
 #[derive(Debug)]
@@ -69,16 +51,9 @@ pub(crate) async fn dial(
     address: String,
     config: ClientConfig,
 ) -> Result<(Connection, SendStream, RecvStream), DialError> {
-    let dial = async {
-        let to = transport::resolve(&endpoint, &address).await?;
-        let connection = endpoint
-            .connect_with(config, to, GATEWAY_SERVER_NAME)?
-            .await?;
-        let (send, receive) = connection.open_bi().await?;
-        Ok((connection, send, receive))
-    };
-    let dialed = tokio::time::timeout(DIAL_TIMEOUT, dial).await;
-    dialed.unwrap_or(Err(DialError::TimedOut))
+    let connection = transport::connect(&endpoint, &address, &config, DIAL_TIMEOUT).await?;
+    let (send, receive) = connection.open_bi().await?;
+    Ok((connection, send, receive))
 }
 
 /// An open connection.

@@ -35,6 +35,7 @@ use crate::journal::{Journal, JournalError};
 use crate::reconnect::{Down, Next, Reconnect};
 use crate::session::{Link, Notice, Output, Profile, Session};
 use crate::tls::{TlsError, Trust};
+use crate::transport::DialError;
 use dialing::Dialing;
 use work::Work;
 
@@ -565,7 +566,7 @@ impl Daemon {
                     .observer
                     .connect_failed(self.agent.id, &reason);
                 let end = match &error {
-                    crate::connection::DialError::Broken(error) => SessionEnd::of(error),
+                    DialError::Broken(error) => SessionEnd::of(error),
                     _ => SessionEnd::Failed(reason),
                 };
                 self.plan_after(end, None)

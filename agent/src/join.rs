@@ -14,7 +14,7 @@ use std::time::Duration;
 use protocol::close::CloseCode;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment, JoinToken};
 use protocol::frame::{self, DecodeError, FrameBuffer};
-use protocol::identity::{GATEWAY_SERVER_NAME, KeyHash};
+use protocol::identity::KeyHash;
 use protocol::ids::AgentId;
 use protocol::limits;
 use quinn::{ConnectionError, Endpoint, VarInt};
@@ -25,7 +25,7 @@ use crate::SOFTWARE;
 use crate::identity::{Identity, IdentityError};
 use crate::session::clip;
 use crate::tls::{self, TlsError};
-use crate::transport::{self, AddressError};
+use crate::transport::{self, AddressError, DialError};
 
 /// How long one server may take, from the first packet to its reply.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -192,7 +192,7 @@ pub async fn enrol(
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
         .map_err(|error| EnrolError::Connection(error.to_string()))?;
     let csr = request(&key).map_err(|error| EnrolError::Connection(error.to_string()))?;
-    let mut hostname = hostname.to_owned();
+    let mut hostname = hostname.replace(char::is_control, "");
     clip(&mut hostname, limits::NAME_BYTES_MAX);
     let request = EnrolRequest {
         secret: token.secret,
@@ -222,20 +222,17 @@ async fn exchange(
     request: &EnrolRequest,
 ) -> Result<EnrolReply, EnrolError> {
     let broken = |error: &dyn std::error::Error| EnrolError::Connection(error.to_string());
-    let address = transport::resolve(endpoint, server).await?;
     let (tls, verdict) = tls::enrolment(pin)?;
     let config = transport::enrolment_config(tls);
-    let connecting = endpoint.connect_with(config, address, GATEWAY_SERVER_NAME);
-    let connection = match connecting.map_err(|error| broken(&error))?.await {
-        Ok(connection) => connection,
-        Err(error) => {
-            return Err(match (verdict.complaint(), error) {
-                (Some(complaint), _) => EnrolError::WrongAuthority(complaint.to_owned()),
-                (None, ConnectionError::TimedOut) => EnrolError::Timeout,
-                (None, error) => broken(&error),
-            });
+    let connected = transport::connect(endpoint, server, &config, SERVER_TIMEOUT).await;
+    let connection = connected.map_err(|error| match (verdict.complaint(), error) {
+        (Some(complaint), _) => EnrolError::WrongAuthority(complaint.to_owned()),
+        (None, DialError::TimedOut | DialError::Broken(ConnectionError::TimedOut)) => {
+            EnrolError::Timeout
         }
-    };
+        (None, DialError::Address(error)) => error.into(),
+        (None, error) => broken(&error),
+    })?;
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| broken(&error))?;
     let mut bytes = Vec::new();
     frame::encode_enrol_request(request, &mut bytes).map_err(|error| broken(&error))?;

@@ -28,7 +28,6 @@ mod tls;
 pub mod transport;
 
 pub use config::AgentConfig;
-pub use connection::DialError;
 pub use daemon::{Agent, AgentError, AgentParts, Observer, SessionEnd, Unobserved};
 pub use identity::Identity;
 pub use join::{EnrolError, JoinError, JoinOptions, enrol, join};
@@ -36,6 +35,7 @@ pub use journal::Journal;
 pub use run::{JOURNAL_FILE, RunError, run};
 pub use session::Profile;
 pub use tls::{TlsError, Trust};
+pub use transport::DialError;
 
 /// What an agent says it is.
 pub const SOFTWARE: &str = concat!("drover-agent/", env!("CARGO_PKG_VERSION"));

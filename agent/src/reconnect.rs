@@ -130,7 +130,7 @@ impl Reconnect {
                 if lost_session.is_none() && address.is_some() {
                     return self.take(Duration::ZERO);
                 }
-                let after = self.pause(random);
+                let after = self.pause(lost_session.is_some(), random);
                 self.begin_round(Vec::new());
                 self.take(after)
             }
@@ -141,7 +141,10 @@ impl Reconnect {
                 // Two gateways that point at each other must not make an agent spin.
                 let wait = match self.failed_rounds {
                     0 => around(retry_after.min(BACKOFF_MAX), random),
-                    _ => around(retry_after.min(BACKOFF_MAX), random) + self.interval(random),
+                    _ => {
+                        around(retry_after.min(BACKOFF_MAX), random)
+                            + self.interval().mul_f64(random)
+                    }
                 };
                 self.failed_rounds = self.failed_rounds.saturating_add(1);
                 self.begin_round(addresses);
@@ -156,21 +159,23 @@ impl Reconnect {
         self.take(delay.min(SPREAD_MAX))
     }
 
-    /// The pause before a round.
-    fn pause(&mut self, random: f64) -> Duration {
-        let pause = match self.failed_rounds {
-            0 => self.spread.mul_f64(random),
-            _ => self.interval(random),
+    /// The pause before a round: U(0, S) after a session, full jitter after a failed round. A
+    /// session that fell soon after it stood gets the longer of the two, so that a fleet whose
+    /// gateway restarts again and again stays spread.
+    fn pause(&mut self, lost_session: bool, random: f64) -> Duration {
+        let pause = match (self.failed_rounds, lost_session) {
+            (0, _) => self.spread.mul_f64(random),
+            (_, true) => self.interval().max(self.spread).mul_f64(random),
+            (_, false) => self.interval().mul_f64(random),
         };
         self.failed_rounds = self.failed_rounds.saturating_add(1);
         pause
     }
 
-    /// Full jitter: U(0, min(300 s, 1 s · 2ⁿ)).
-    fn interval(&self, random: f64) -> Duration {
+    /// The cap of the full jitter: min(300 s, 1 s · 2ⁿ).
+    fn interval(&self) -> Duration {
         let doublings = self.failed_rounds.saturating_sub(1).min(16);
-        let cap = BACKOFF_BASE.saturating_mul(1 << doublings).min(BACKOFF_MAX);
-        cap.mul_f64(random)
+        BACKOFF_BASE.saturating_mul(1 << doublings).min(BACKOFF_MAX)
     }
 
     fn begin_round(&mut self, first: Vec<String>) {
@@ -250,6 +255,17 @@ mod tests {
         assert_eq!(policy.handle_down(later, SOON, 0.5), connect(10_000, "b:1"));
         assert_eq!(policy.handle_down(later, SOON, 0.5), connect(0, "c:1"));
         assert_eq!(policy.handle_down(later, SOON, 0.5), connect(0, "a:1"));
+    }
+
+    #[test]
+    fn a_session_that_fell_soon_is_followed_by_the_whole_spread() {
+        let now = clock::now();
+        let mut policy = Reconnect::new(vec!["a:1".into()]);
+        policy.first();
+        for _ in 0..3 {
+            policy.handle_up(now, "a:1", Duration::from_secs(20), &[]);
+            assert_eq!(policy.handle_down(now, SOON, 0.5), connect(10_000, "a:1"));
+        }
     }
 
     #[test]

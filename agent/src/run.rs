@@ -1,12 +1,16 @@
 //! The real agent: one identity, one journal, one socket, until it is told to stop.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use protocol::agent::Welcome;
+use protocol::ids::AgentId;
 use tokio_util::sync::CancellationToken;
 
 use crate::SOFTWARE;
 use crate::config::AgentConfig;
-use crate::daemon::{Agent, AgentError, AgentParts, Unobserved};
+use crate::daemon::{Agent, AgentError, AgentParts, Observer};
 use crate::driver::simulated::DirectoryEffects;
 use crate::driver::{Drivers, ExecDriver, SimulatedDriver};
 use crate::identity::{Identity, IdentityError};
@@ -49,6 +53,7 @@ pub enum RunError {
 /// [`RunError`].
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), RunError> {
     let identity = Identity::load(&config.state_dir)?;
+    let observer = Arc::new(Keeper::new(&config.state_dir)?);
     let journal = Journal::open(&config.state_dir.join(JOURNAL_FILE))?;
     let trust = Arc::new(Trust::new(&identity.roots)?);
     let endpoint = transport::endpoint().map_err(RunError::Socket)?;
@@ -68,13 +73,55 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
             labels: config.labels.into_iter().collect(),
         }),
         servers: config.servers,
-        observer: Arc::new(Unobserved),
+        observer,
         stop_grace: config.stop_grace,
     })?;
     let result = Box::pin(agent.run(shutdown)).await;
     // The goodbye is on its way; give it the time it needs.
     endpoint.wait_idle().await;
     Ok(result?)
+}
+
+/// Keeps the slot and the addresses that gateways tell, so that the next start goes straight there
+/// even if the configured servers are gone.
+struct Keeper {
+    dir: PathBuf,
+    known: Arc<Mutex<Identity>>,
+}
+
+impl Keeper {
+    fn new(dir: &Path) -> Result<Self, IdentityError> {
+        Ok(Self {
+            dir: dir.to_owned(),
+            known: Arc::new(Mutex::new(Identity::load(dir)?)),
+        })
+    }
+}
+
+impl Observer for Keeper {
+    fn session_up(&self, agent: AgentId, welcome: &Welcome, _took: Duration) {
+        let (slot, addresses) = (welcome.slot, welcome.addresses.clone());
+        let (dir, known) = (self.dir.clone(), Arc::clone(&self.known));
+        // Writes files: not on the agent's own task.
+        tokio::task::spawn_blocking(move || {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            let news = !addresses.is_empty() && addresses != known.addresses;
+            if slot == known.slot && !news {
+                return;
+            }
+            known.slot = slot;
+            if news {
+                known.addresses = addresses;
+            }
+            // A re-key may have replaced the file meanwhile: that one counts.
+            let on_disk = Identity::load(&dir).map(|on_disk| on_disk.key == known.key);
+            if on_disk.is_ok_and(|same| same)
+                && let Err(error) = known.save(&dir)
+            {
+                tracing::warn!(%agent, %error, "could not keep the gateways' addresses");
+            }
+        });
+    }
 }
 
 fn drivers(config: &AgentConfig) -> std::io::Result<Drivers> {

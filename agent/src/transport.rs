@@ -12,13 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use protocol::identity::GATEWAY_SERVER_NAME;
 use protocol::ids::Slot;
 use protocol::{limits, steering};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{
-    AsyncUdpSocket, ClientConfig, ConnectionId, Endpoint, EndpointConfig, IdleTimeout,
-    Runtime as _, TokenStore, TokioRuntime, TransportConfig, UdpPoller, VarInt,
+    AsyncUdpSocket, ClientConfig, Connection, ConnectionError, ConnectionId, Endpoint,
+    EndpointConfig, IdleTimeout, Runtime as _, TokenStore, TokioRuntime, TransportConfig,
+    UdpPoller, VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -102,6 +104,23 @@ fn socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
+/// A connection could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Its address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// It could not be begun.
+    #[error("the connection could not be begun: {0}")]
+    Begin(#[from] quinn::ConnectError),
+    /// It broke.
+    #[error(transparent)]
+    Broken(#[from] ConnectionError),
+    /// It took too long.
+    #[error("nothing answered in time")]
+    TimedOut,
+}
+
 /// A `host:port` could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
@@ -134,14 +153,38 @@ pub fn check_address(address: &str) -> Result<(), AddressError> {
         .ok_or_else(|| AddressError::Form(address.to_owned()))
 }
 
-/// The first address of `host:port` that `endpoint` can reach.
-pub(crate) async fn resolve(
+/// Connections that are tried for one name; resolvers return few.
+const ADDRESSES_PER_NAME_MAX: usize = 4;
+
+/// Connects to `host:port`: to each address of the name in turn, for an equal part of `within`.
+///
+/// # Errors
+/// [`DialError`]: of the last address.
+pub(crate) async fn connect(
     endpoint: &Endpoint,
     address: &str,
-) -> Result<SocketAddr, AddressError> {
+    config: &ClientConfig,
+    within: Duration,
+) -> Result<Connection, DialError> {
+    let found = resolve(endpoint, address).await?;
+    let share = within / u32::try_from(found.len()).unwrap_or(1).max(1);
+    let mut last = DialError::TimedOut;
+    for to in found {
+        let connecting = endpoint.connect_with(config.clone(), to, GATEWAY_SERVER_NAME)?;
+        match tokio::time::timeout(share, connecting).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => last = error.into(),
+            Err(_) => last = DialError::TimedOut,
+        }
+    }
+    Err(last)
+}
+
+/// The addresses of `host:port` that `endpoint` can reach: at least one.
+async fn resolve(endpoint: &Endpoint, address: &str) -> Result<Vec<SocketAddr>, AddressError> {
     check_address(address)?;
     // Literal addresses need no resolver thread: a fleet would queue for them.
-    let found: Vec<SocketAddr> = match address.parse() {
+    let mut found: Vec<SocketAddr> = match address.parse() {
         Ok(literal) => vec![literal],
         Err(_) => tokio::net::lookup_host(address)
             .await
@@ -152,10 +195,12 @@ pub(crate) async fn resolve(
             .collect(),
     };
     let any_family = endpoint.local_addr().is_ok_and(|local| local.is_ipv6());
-    let reachable = found
-        .into_iter()
-        .find(|found| any_family || found.is_ipv4());
-    reachable.ok_or_else(|| AddressError::Family(address.to_owned()))
+    found.retain(|found| any_family || found.is_ipv4());
+    found.truncate(ADDRESSES_PER_NAME_MAX);
+    match found.is_empty() {
+        true => Err(AddressError::Family(address.to_owned())),
+        false => Ok(found),
+    }
 }
 
 /// An endpoint that can fall silent: for fleets whose agents are to die like killed processes.
@@ -252,6 +297,24 @@ impl AsyncUdpSocket for SilenceableSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_name_leads_to_addresses_that_the_socket_can_reach() {
+        let socket = SilenceableEndpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let endpoint = socket.endpoint();
+        let found = resolve(endpoint, "localhost:7443").await.unwrap();
+        assert!(
+            found
+                .iter()
+                .all(|found| found.is_ipv4() && found.port() == 7443)
+        );
+        let error = resolve(endpoint, "[::1]:7443").await.unwrap_err();
+        assert!(matches!(error, AddressError::Family(_)));
+        let error = resolve(endpoint, "no.such.name.invalid:1")
+            .await
+            .unwrap_err();
+        assert!(matches!(error, AddressError::Unresolved { .. }), "{error}");
+    }
 
     #[test]
     fn addresses_need_a_host_and_a_port() {

@@ -7,10 +7,10 @@ use futures_util::future::BoxFuture;
 use quinn::{Connection, RecvStream, SendStream};
 
 use super::Agent;
-use crate::connection::{DialError, dial};
+use crate::connection::dial;
 use crate::reconnect::around;
 use crate::session::Link;
-use crate::transport;
+use crate::transport::{self, DialError};
 
 /// A connection attempt's result.
 pub(super) struct Dialed {

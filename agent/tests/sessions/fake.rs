@@ -191,7 +191,12 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) async fn welcome(&mut self, epoch: Epoch) {
-        let welcome = Welcome {
+        let welcome = self.welcome_words(epoch);
+        self.say(&GatewayMessage::Welcome(Box::new(welcome))).await;
+    }
+
+    pub(crate) fn welcome_words(&self, epoch: Epoch) -> Welcome {
+        Welcome {
             version: 1,
             session: SessionId(1),
             group: GroupId(Uuid::from_u128(4)),
@@ -200,8 +205,7 @@ impl Session {
             keep_alive: Duration::from_secs(10),
             reconnect_spread: Duration::from_millis(1),
             addresses: vec![],
-        };
-        self.say(&GatewayMessage::Welcome(Box::new(welcome))).await;
+        }
     }
 
     pub(crate) async fn say(&mut self, message: &GatewayMessage) {

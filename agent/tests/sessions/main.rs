@@ -23,7 +23,7 @@ use fake::{Authority, Gateway, command, operation};
 use protocol::agent::{AgentMessage, GatewayMessage};
 use protocol::close::{CANCEL_STREAM, CloseCode};
 use protocol::enrol::EnrolRefusal;
-use protocol::ids::{AgentId, Epoch, Fence, OperationId};
+use protocol::ids::{AgentId, Epoch, Fence, OperationId, Slot};
 use protocol::operation::{OperationState, OutcomeStatus, Phase, Refusal};
 use quinn::VarInt;
 use serde_json::json;
@@ -349,6 +349,28 @@ async fn a_gateway_that_breaks_the_protocol_is_left_and_a_twin_ends_the_agent() 
         matches!(end, Err(RunError::Agent(AgentError::Superseded(_)))),
         "{end:?}"
     );
+}
+
+#[tokio::test]
+async fn what_gateways_tell_is_kept_for_the_next_start() {
+    let stage = Stage::new().await;
+    let other = Gateway::new(&stage.authority);
+    let running = stage.run();
+    let (mut session, _) = stage.gateway.hello().await;
+    let mut welcome = session.welcome_words(Epoch(1));
+    welcome.slot = Slot(5);
+    welcome.addresses = vec![other.address.clone()];
+    session
+        .say(&GatewayMessage::Welcome(Box::new(welcome)))
+        .await;
+    while Identity::load(stage.dir.path()).unwrap().slot != Slot(5) {
+        tokio::task::yield_now().await;
+    }
+    running.stop().await;
+    let running = stage.run();
+    let (session, hello) = other.session().await;
+    assert_eq!((hello.session_count, session.first_id[0]), (2, 5));
+    running.stop().await;
 }
 
 #[tokio::test]

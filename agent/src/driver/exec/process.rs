@@ -1,9 +1,11 @@
 //! Signals to a program and everything that came of it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -11,6 +13,11 @@ use tokio::process::Child;
 
 /// Rounds of looking for marked processes: each kills what the round before had forked meanwhile.
 const SWEEPS_MAX: usize = 10;
+/// SIGKILL takes effect when the process next runs.
+const DEATH_TIMEOUT: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 
 /// The process group that a child leads. Killed on drop, unless disarmed.
 #[derive(Debug)]
@@ -81,41 +88,52 @@ impl Drop for Group {
     }
 }
 
-/// Kills every process whose environment says `name=value`, whatever group or session it is in.
-/// Returns how many there were.
+/// Kills every process whose environment says `name=value`, whatever group or session it is in,
+/// and waits for their death. Returns how many there were.
 pub(super) async fn kill_marked(name: &'static str, value: String) -> usize {
     let sweep = tokio::task::spawn_blocking(move || {
         let wanted = format!("{name}={value}");
-        let mut killed = 0;
+        let mut killed = BTreeSet::new();
         for _ in 0..SWEEPS_MAX {
-            match sweep(wanted.as_bytes()) {
-                0 => break,
-                found => killed += found,
+            let before = killed.len();
+            sweep(wanted.as_bytes(), &mut killed);
+            if killed.len() == before {
+                break;
             }
         }
-        killed
+        killed.len()
     });
     sweep.await.unwrap_or(0)
 }
 
-fn sweep(wanted: &[u8]) -> usize {
+fn sweep(wanted: &[u8], killed: &mut BTreeSet<i32>) {
     let Ok(processes) = fs::read_dir("/proc") else {
-        return 0;
+        return;
     };
-    let numbers = processes.filter_map(|entry| {
-        let name = entry.ok()?.file_name();
-        name.to_str()?.parse().ok().and_then(Pid::from_raw)
-    });
-    numbers.filter(|pid| kill_if_marked(*pid, wanted)).count()
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut dying = Vec::new();
+    for number in numbers {
+        if let Some(handle) = kill_if_marked(number, wanted) {
+            killed.insert(number);
+            dying.push(handle);
+        }
+    }
+    for handle in dying {
+        // One that hangs in the kernel is left to it.
+        let mut events = [PollFd::new(&handle, PollFlags::IN)];
+        if let Err(error) = poll(&mut events, Some(&DEATH_TIMEOUT)) {
+            tracing::warn!(%error, "a killed process was not waited for");
+        }
+    }
 }
 
-fn kill_if_marked(pid: Pid, wanted: &[u8]) -> bool {
+fn kill_if_marked(number: i32, wanted: &[u8]) -> Option<OwnedFd> {
     // The handle comes before the look: it cannot turn into another process in between.
-    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else {
-        return false;
-    };
+    let handle = pidfd_open(Pid::from_raw(number)?, PidfdFlags::empty()).ok()?;
     // Zombies and other users' processes have no readable environment.
-    let environment = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()));
-    let marked = environment.is_ok_and(|text| text.split(|byte| *byte == 0).any(|v| v == wanted));
-    marked && pidfd_send_signal(handle, Signal::KILL).is_ok()
+    let environment = fs::read(format!("/proc/{number}/environ")).ok()?;
+    let marked = environment
+        .split(|byte| *byte == 0)
+        .any(|variable| variable == wanted);
+    (marked && pidfd_send_signal(&handle, Signal::KILL).is_ok()).then_some(handle)
 }

@@ -229,8 +229,22 @@ async fn its_own_timeout_ends_a_program() {
 
 #[tokio::test]
 async fn what_a_program_leaves_in_its_group_is_killed_and_its_own_daemons_may_stay() {
-    let (outcome, ..) = finish(script("sleep 1000 & setsid sleep 1000 & exit 0")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("daemon");
+    let text = format!(
+        "sleep 1000 & echo $!; setsid sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000' & \
+         while [ ! -e {0} ]; do sleep 0.01; done; exit 0",
+        file.display()
+    );
+    let (outcome, stdout, _) = finish(script(&text)).await;
     assert_eq!(outcome.status, OutcomeStatus::Succeeded);
+    let environment = |pid: &str| std::fs::read(format!("/proc/{}/environ", pid.trim()));
+    // A killed process has no environment any more once it has been scheduled.
+    while environment(&stdout).is_ok_and(|environment| !environment.is_empty()) {
+        tokio::task::yield_now().await;
+    }
+    let daemon = std::fs::read_to_string(&file).unwrap();
+    assert!(!environment(&daemon).unwrap().is_empty());
     assert_eq!(
         process::kill_marked(MARK, mark(agent(), operation())).await,
         1

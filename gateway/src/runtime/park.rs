@@ -157,7 +157,7 @@ impl Park<UringDatapath> for DirectPark {
         deadline: Option<Instant>,
     ) -> io::Result<()> {
         let limit = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
-        if limit == Some(Duration::ZERO) || datapath.has_completions() {
+        if limit == Some(Duration::ZERO) || datapath.is_stirred() {
             return datapath.flush();
         }
         datapath.wait(limit)

@@ -54,6 +54,8 @@ pub(super) enum Word {
     Stall(Receiver<()>),
     /// Answer with `Event::Stats`.
     Stats,
+    /// Send yourself this `Ping`, and let the datapath look before you park.
+    PingYourself(u64),
     /// Panic.
     Die,
     /// Return before being told to.
@@ -94,6 +96,8 @@ struct State {
     deadline: Option<Instant>,
     turns: u64,
     no_room: u64,
+    /// The puppet's own mailbox.
+    own: Option<Sender<Word>>,
 }
 
 impl Puppet {
@@ -130,6 +134,17 @@ impl Puppet {
                 while end.try_recv() == Err(mpsc::TryRecvError::Empty) {
                     datapath.flush()?;
                 }
+                None
+            }
+            Word::PingYourself(number) => {
+                let own = state.own.as_ref().expect("set at the start");
+                own.try_send(Word::Ping(number))
+                    .ok()
+                    .expect("there is room");
+                datapath.flush()?;
+                let early = datapath.receive(&mut Vec::new(), 64)?;
+                assert_eq!(early, 0, "no packets in this test");
+                datapath.flush()?;
                 None
             }
             Word::Die => panic!("a shard dies on purpose"),
@@ -173,6 +188,7 @@ impl Shard for Puppet {
     ) -> io::Result<()> {
         assert_eq!(seat.mailboxes.len(), usize::from(seat.shards));
         let (mut state, mut arrived, mut words) = (State::default(), Vec::new(), Vec::new());
+        state.own = Some(seat.mailboxes[usize::from(seat.shard.0)].clone());
         while !seat.stop.is_set() {
             seat.park.park(&mut seat.datapath, state.deadline).await?;
             state.turns += 1;

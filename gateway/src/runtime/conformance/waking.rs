@@ -9,7 +9,8 @@ use super::harness::{Event, Play, Word, client};
 
 every_combination! {
     a_word_from_another_thread_ends_a_park,
-    words_between_shards_arrive_in_order,
+    a_wake_in_the_middle_of_a_turn_ends_the_next_park,
+    words_to_several_shards_arrive_in_order,
     a_deadline_ends_a_park_and_not_before,
     an_earlier_deadline_replaces_a_later_one,
     an_idle_shard_does_not_wake,
@@ -25,7 +26,16 @@ fn a_word_from_another_thread_ends_a_park(datapath: DatapathKind, park: ParkKind
     stage.end();
 }
 
-fn words_between_shards_arrive_in_order(datapath: DatapathKind, park: ParkKind) {
+fn a_wake_in_the_middle_of_a_turn_ends_the_next_park(datapath: DatapathKind, park: ParkKind) {
+    let stage = Play::new(datapath, park).start().unwrap();
+    for number in 0..50 {
+        stage.tell(Word::PingYourself(number));
+        assert!(matches!(stage.next(), Event::Pong(seen, _) if seen == number));
+    }
+    stage.end();
+}
+
+fn words_to_several_shards_arrive_in_order(datapath: DatapathKind, park: ParkKind) {
     let stage = Play {
         shards: 2,
         ..Play::new(datapath, park)

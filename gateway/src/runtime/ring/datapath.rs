@@ -83,6 +83,10 @@ pub(in crate::runtime) struct UringDatapath {
     deadline: Option<Instant>,
     /// A datagram that was met while looking for sends that are done: at most one.
     early: Vec<Datagram>,
+    /// The next park must not sleep: there was a wake, or room again, since the last one ended.
+    stirred: bool,
+    /// Completions that the last park returned for: a wake among them is no news any more.
+    announced: usize,
     stats: DatapathStats,
 }
 
@@ -131,6 +135,8 @@ impl UringDatapath {
             wake_armed: false,
             deadline: None,
             early: Vec::with_capacity(1),
+            stirred: false,
+            announced: 0,
             stats: DatapathStats {
                 kind: DatapathKind::Uring,
                 ..DatapathStats::default()
@@ -173,18 +179,19 @@ impl UringDatapath {
         Ok(())
     }
 
-    /// Whether a turn would find anything to do.
+    /// As [`is_stirred`](Self::is_stirred), or whether the kernel has something to be entered for.
     pub(in crate::runtime) fn has_work(&mut self) -> bool {
-        if !self.receiving || self.has_completions() {
+        if !self.receiving || self.is_stirred() {
             return true;
         }
         let queue = self.ring.submission();
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
     }
 
-    /// Whether completions wait to be received.
-    pub(in crate::runtime) fn has_completions(&mut self) -> bool {
-        !self.early.is_empty() || !self.ring.completion().is_empty()
+    /// Whether a park must not sleep. Asking takes note: the same wake is no reason twice.
+    pub(in crate::runtime) fn is_stirred(&mut self) -> bool {
+        let stirred = std::mem::take(&mut self.stirred);
+        stirred || !self.early.is_empty() || !self.ring.completion().is_empty()
     }
 
     /// Has the ring write the waker's eventfd when something arrives while asleep.
@@ -267,24 +274,30 @@ impl UringDatapath {
             time = Timespec::from(limit.min(SLEEP_MAX));
             args = args.timespec(&time);
         }
-        match self.ring.submitter().submit_with_args(1, &args) {
-            Ok(_) => Ok(()),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
-                _ => Err(error),
-            },
+        if let Err(error) = self.ring.submitter().submit_with_args(1, &args) {
+            match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
+                _ => return Err(error),
+            }
         }
+        self.announced = self.ring.completion().len();
+        Ok(())
     }
 
     /// Handles one completion; true if it brought a datagram.
     fn complete(&mut self, entry: &cqueue::Entry, out: &mut Vec<Datagram>) -> io::Result<bool> {
+        let announced = self.announced > 0;
+        self.announced = self.announced.saturating_sub(1);
         match entry.user_data() & ((1 << KIND_BITS) - 1) {
             RECEIVE => return self.received(entry, out),
             SEND => {
                 let slot = u16::try_from(entry.user_data() >> KIND_BITS).unwrap_or(u16::MAX);
                 self.sent(slot, entry.result())?;
             }
-            WAKE => self.wake_armed = false,
+            WAKE => {
+                self.wake_armed = false;
+                self.stirred |= !announced;
+            }
             DEADLINE => self.deadline = None,
             // Moving fails only when the deadline is just past: its own completion says so.
             _ => {}
@@ -367,6 +380,7 @@ impl UringDatapath {
     /// Nearly every send is done by the time it is submitted. Settling it here spares the shard a
     /// turn that would find nothing else.
     fn settle_sends(&mut self) -> io::Result<()> {
+        let was_full = !self.slots.has_room();
         let mut early = std::mem::take(&mut self.early);
         while early.is_empty() {
             let Some(entry) = self.ring.completion().next() else {
@@ -375,6 +389,7 @@ impl UringDatapath {
             self.complete(&entry, &mut early)?;
         }
         self.early = early;
+        self.stirred |= was_full && self.slots.has_room();
         Ok(())
     }
 

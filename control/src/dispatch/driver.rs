@@ -38,6 +38,7 @@ const GATHER_ENOUGH: usize = 256;
 const LINK_RETRY: Duration = Duration::from_millis(2);
 
 type Places = Vec<(AgentId, Place)>;
+type Refill = (Vec<AgentId>, Result<Places, StoreError>);
 
 /// The task's belongings.
 pub(super) struct Driver {
@@ -58,7 +59,7 @@ pub(super) struct Driver {
 #[derive(Default)]
 struct Waits {
     batch: Option<BoxFuture<'static, Result<Applied, StoreError>>>,
-    refill: Option<BoxFuture<'static, (Vec<AgentId>, Result<Places, StoreError>)>>,
+    refill: Option<BoxFuture<'static, Refill>>,
     notes: Option<BoxFuture<'static, Result<(), StoreError>>>,
 }
 

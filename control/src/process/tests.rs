@@ -502,11 +502,11 @@ proptest! {
             }
             if let Some(due) = p.due_at.filter(|_| p.state != State::Ready) {
                 now = due;
-                let _ = p.handle(now, Input::Due, chance);
+                drop(p.handle(now, Input::Due, chance));
             }
-            let _ = p.handle(now, Input::Claim, chance);
+            drop(p.handle(now, Input::Claim, chance));
             let fence = p.fence;
-            let _ = p.handle(now, Input::Finished(fence, outcome), chance);
+            drop(p.handle(now, Input::Finished(fence, outcome), chance));
         }
         // At most three attempts, or the deadline.
         prop_assert!(p.state.is_terminal() || p.attempt < p.max_attempts);

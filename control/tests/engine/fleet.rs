@@ -75,6 +75,61 @@ struct Agent {
     away: u32,
 }
 
+/// What an agent does with a command.
+enum Verdict {
+    New,
+    Join,
+    Answer(Outcome),
+    Refuse(Refusal),
+}
+
+const BUSY: Refusal = Refusal::Busy {
+    retry_after: Duration::from_millis(5),
+};
+
+impl Agent {
+    /// As the agent's journal judges it.
+    fn judge(&mut self, operation: OperationId, fence: Fence) -> Verdict {
+        let open = |entry: &&Entry| matches!(entry.body, Body::Open { .. });
+        let full = self.journal.values().filter(open).count() >= CAPACITY as usize;
+        let new = || {
+            if full {
+                Verdict::Refuse(BUSY)
+            } else {
+                Verdict::New
+            }
+        };
+        let Some(entry) = self.journal.get_mut(&operation) else {
+            return new();
+        };
+        let seen = entry.fence;
+        match &entry.body {
+            Body::Tombstone { cancelled: true } if fence <= seen => {
+                Verdict::Refuse(Refusal::Cancelled)
+            }
+            Body::Tombstone { .. } if fence <= seen => {
+                Verdict::Refuse(Refusal::StaleFence { seen })
+            }
+            Body::Tombstone { .. } => new(),
+            _ if fence < seen => Verdict::Refuse(Refusal::StaleFence { seen }),
+            Body::Finished(outcome)
+                if fence > seen && outcome.status == OutcomeStatus::FailedTransient =>
+            {
+                new()
+            }
+            Body::Finished(outcome) => {
+                let outcome = outcome.clone();
+                entry.fence = fence;
+                Verdict::Answer(outcome)
+            }
+            Body::Open { .. } => {
+                entry.fence = fence;
+                Verdict::Join
+            }
+        }
+    }
+}
+
 struct World {
     rng: StdRng,
     faults: Faults,
@@ -384,51 +439,23 @@ impl World {
 
     /// The agent takes a command.
     fn command(&mut self, at: usize, operation: OperationId, fence: Fence) {
-        let target = self.agents[at].target;
         let refuse = self.fault(30);
         let left = self.rng.random_range(1..8);
         let agent = &mut self.agents[at];
-        let open = |entry: &&Entry| matches!(entry.body, Body::Open { .. });
-        let full = agent.journal.values().filter(open).count() >= CAPACITY as usize;
-        let refusal = match agent.journal.get_mut(&operation) {
-            Some(Entry {
-                fence: seen,
-                body: Body::Tombstone { cancelled },
-            }) if fence <= *seen => Some(match cancelled {
-                true => Refusal::Cancelled,
-                false => Refusal::StaleFence { seen: *seen },
-            }),
-            Some(entry) if fence < entry.fence => Some(Refusal::StaleFence { seen: entry.fence }),
-            Some(
-                entry @ Entry {
-                    body: Body::Open { .. },
-                    ..
-                },
-            ) => {
-                entry.fence = fence;
-                self.events.push_back(Event::Accepted {
+        let target = agent.target;
+        let refusal = match agent.judge(operation, fence) {
+            Verdict::Join => {
+                let accepted = Event::Accepted {
                     target,
                     operation,
                     fence,
-                });
+                };
+                self.events.push_back(accepted);
                 return;
             }
-            Some(Entry {
-                fence: seen,
-                body: Body::Finished(outcome),
-            }) if outcome.status != OutcomeStatus::FailedTransient || fence == *seen => {
-                *seen = fence;
-                let outcome = outcome.clone();
-                self.end(at, operation, fence, outcome);
-                return;
-            }
-            _ if refuse => Some(Refusal::Busy {
-                retry_after: Duration::from_millis(5),
-            }),
-            _ if full => Some(Refusal::Busy {
-                retry_after: Duration::from_millis(5),
-            }),
-            _ => None,
+            Verdict::Answer(outcome) => return self.end(at, operation, fence, outcome),
+            Verdict::Refuse(refusal) => Some(refusal),
+            Verdict::New => refuse.then_some(BUSY),
         };
         if let Some(refusal) = refusal {
             if let Some(session) = &mut agent.session {

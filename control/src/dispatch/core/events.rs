@@ -28,6 +28,32 @@ impl Core {
                 permits,
                 ttl: _,
             } => self.granted(target, grant, epoch, permits),
+            Event::Enrol {
+                shard,
+                ticket,
+                remote,
+                request,
+            } => self.enrolments.push_back(EnrolmentAsked {
+                shard,
+                ticket,
+                remote,
+                request,
+            }),
+            Event::Security {
+                kind,
+                agent,
+                remote,
+            } => {
+                let kind = security_name(kind);
+                *self.stats.security.entry(kind).or_default() += 1;
+                tracing::warn!(kind, ?agent, %remote, "a gateway refused a peer");
+            }
+            about_operation => self.operation_event(about_operation),
+        }
+    }
+
+    fn operation_event(&mut self, event: Event) {
+        match event {
             Event::Accepted {
                 target,
                 operation,
@@ -74,26 +100,11 @@ impl Core {
                 fence,
                 state,
             } => self.said(target, operation, Input::Report(fence, state)),
-            Event::Enrol {
-                shard,
-                ticket,
-                remote,
-                request,
-            } => self.enrolments.push_back(EnrolmentAsked {
-                shard,
-                ticket,
-                remote,
-                request,
-            }),
-            Event::Security {
-                kind,
-                agent,
-                remote,
-            } => {
-                let kind = security_name(kind);
-                *self.stats.security.entry(kind).or_default() += 1;
-                tracing::warn!(kind, ?agent, %remote, "a gateway refused a peer");
-            }
+            Event::SessionUp(_)
+            | Event::SessionDown { .. }
+            | Event::Granted { .. }
+            | Event::Enrol { .. }
+            | Event::Security { .. } => {}
         }
     }
 

@@ -1,0 +1,269 @@
+//! How many processes a second the process server and its store carry, and at what price in CPU.
+//!
+//! ```sh
+//! cargo run --release -p drover-control --example engine_rate -- RATE SECONDS [AGENTS]
+//! ```
+//!
+//! The gateway and the agents answer at once and cost next to nothing, so what is measured is the
+//! control plane: creation with an idempotency key, claim, dispatch, accepted, finished, forget,
+//! every step durable (`synchronous=FULL`) in a store in the current folder. RATE 0: as fast as 256
+//! callers can.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a program for a terminal"
+)]
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use control::clock;
+use control::dispatch::{self, Engine};
+use control::downlink::{Link, LinkFull, Wake};
+use control::process::Class;
+use control::store::processes::{Creation, IdempotencyKey, NewProcess};
+use control::store::{Store, StoreError};
+use protocol::ids::{AgentId, Epoch, GrantId, SessionId, ShardId};
+use protocol::limits::GRANT_TTL;
+use protocol::link::{Event, Request, SessionUp, Target};
+use protocol::operation::{Outcome, OutcomeStatus};
+use uuid::Uuid;
+
+/// Answers everything at once.
+struct Mirror {
+    events: Mutex<VecDeque<Event>>,
+    grants: AtomicU64,
+    wake: Wake,
+}
+
+impl Link for Mirror {
+    fn send(&self, request: Request) -> Result<(), LinkFull> {
+        let mut events = self.events.lock().unwrap();
+        match request {
+            Request::Demand { target, ready } if ready > 0 => events.push_back(Event::Granted {
+                target,
+                grant: GrantId(self.grants.fetch_add(1, Ordering::Relaxed)),
+                epoch: Epoch(1),
+                permits: ready,
+                ttl: GRANT_TTL,
+            }),
+            Request::Dispatch {
+                target, command, ..
+            } => {
+                let (operation, fence) = (command.operation, command.fence);
+                events.push_back(Event::Accepted {
+                    target,
+                    operation,
+                    fence,
+                });
+                events.push_back(Event::Finished {
+                    target,
+                    operation,
+                    fence,
+                    outcome: Outcome {
+                        status: OutcomeStatus::Succeeded,
+                        exit_code: Some(0),
+                        message: String::new(),
+                        output: Bytes::from_static(b"done"),
+                        service_time: Duration::from_millis(1),
+                    },
+                });
+            }
+            _ => return Ok(()),
+        }
+        self.wake.ring();
+        Ok(())
+    }
+
+    fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
+        let mut events = self.events.lock().unwrap();
+        let count = max.min(events.len());
+        out.extend(events.drain(..count));
+        count
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let argument = |at: usize, default: u64| {
+        let text = std::env::args().nth(at);
+        text.map_or(default, |text| text.parse().unwrap())
+    };
+    let (rate, seconds, agents) = (argument(1, 500), argument(2, 10), argument(3, 1000));
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    let targets = enrol(&store, agents).await;
+    let wake = Wake::new();
+    let mirror = Arc::new(Mirror {
+        events: Mutex::new(targets.iter().map(session_up).collect()),
+        grants: AtomicU64::new(1),
+        wake: wake.clone(),
+    });
+    wake.ring();
+    let link = Arc::clone(&mirror) as Arc<dyn Link>;
+    let started = dispatch::start(store.clone(), link, wake).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (begun, cpu) = (clock::monotonic(), cpu_seconds());
+    let made = drive(&started.engine, &targets, rate, seconds).await;
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if started.engine.stats().succeeded >= made {
+            break;
+        }
+    }
+    let (took, cpu) = (begun.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    let stats = started.engine.stats();
+    let store_stats = store.stats();
+    println!(
+        "{made} processes in {took:.1} s, {:.0}/s",
+        made as f64 / took
+    );
+    println!(
+        "CPU {cpu:.2} s: {:.1} % of a core, {:.0} µs a process",
+        100.0 * cpu / took,
+        1e6 * cpu / made as f64
+    );
+    println!(
+        "{} commits, {:.1} inputs a batch",
+        store_stats.commits,
+        stats.batch_size.mean()
+    );
+    for (name, histogram) in [
+        ("commit", &store_stats.commit_us),
+        ("batch", &stats.batch_us),
+        ("created to claimed", &stats.start_us),
+        ("created to ended", &stats.total_us),
+    ] {
+        println!(
+            "{name} µs: p50 {} p99 {} max {}",
+            histogram.value_at_quantile(0.5),
+            histogram.value_at_quantile(0.99),
+            histogram.max()
+        );
+    }
+}
+
+/// Creates processes, each with a key of its own, and says how many.
+async fn drive(engine: &Engine, targets: &[Target], rate: u64, seconds: u64) -> u64 {
+    let made = Arc::new(AtomicU64::new(0));
+    let end = tokio::time::Instant::now() + Duration::from_secs(seconds);
+    let callers = (0..256_u64).map(|caller| {
+        let (engine, targets, made) = (engine.clone(), targets.to_vec(), Arc::clone(&made));
+        tokio::spawn(async move {
+            let mut at = tokio::time::Instant::now();
+            let pause = Duration::from_secs_f64(256.0 / rate.max(1) as f64);
+            if rate > 0 {
+                at += pause.mul_f64(caller as f64 / 256.0);
+            }
+            for n in 0_u64.. {
+                if rate > 0 {
+                    tokio::time::sleep_until(at).await;
+                    at += pause;
+                }
+                if tokio::time::Instant::now() >= end {
+                    return;
+                }
+                let target = &targets[usize::try_from(caller * 7919 + n).unwrap() % targets.len()];
+                let created = engine.create(vec![process(target, caller, n)]).await;
+                if matches!(created.as_deref(), Ok([Creation::Created(_)])) {
+                    made.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.unwrap();
+    }
+    made.load(Ordering::Relaxed)
+}
+
+fn process(target: &Target, caller: u64, n: u64) -> NewProcess {
+    NewProcess {
+        agent: target.agent,
+        kind: "simulated".to_owned(),
+        input: r#"{"service_ms":5}"#.to_owned(),
+        class: Class::Normal,
+        resource: None,
+        run_at: None,
+        deadline_at: clock::now().plus(Duration::from_secs(900)),
+        max_attempts: 3,
+        idempotency: Some(IdempotencyKey {
+            scope: "rate".to_owned(),
+            key: format!("{caller}-{n}"),
+            fingerprint: [1; 32],
+        }),
+    }
+}
+
+async fn enrol(store: &Store, agents: u64) -> Vec<Target> {
+    store.ensure_automatic_groups(clock::now()).await.unwrap();
+    let groups = store.groups().await.unwrap();
+    let targets: Vec<Target> = (0..agents)
+        .map(|n| {
+            let group = &groups[usize::try_from(n).unwrap() % groups.len()];
+            Target {
+                agent: AgentId(Uuid::new_v4()),
+                group: group.id,
+                slot: group.slot,
+            }
+        })
+        .collect();
+    let rows = targets.clone();
+    let enrolled = store.write(move |db| {
+        Box::pin(async move {
+            for target in rows {
+                let agent = target.agent.to_bytes();
+                sqlx::query(
+                    "INSERT INTO agent (id, group_id, hostname, software, created_at)
+                     VALUES ($1, $2, 'host', '', 0)",
+                )
+                .bind(agent.to_vec())
+                .bind(target.group.to_bytes().to_vec())
+                .execute(&mut *db)
+                .await?;
+                sqlx::query(
+                    "INSERT INTO agent_key (agent_id, key_hash, pinned_at) VALUES ($1, $2, 0)",
+                )
+                .bind(agent.to_vec())
+                .bind([agent, agent].concat())
+                .execute(&mut *db)
+                .await?;
+            }
+            Ok::<_, StoreError>(())
+        })
+    });
+    enrolled.await.unwrap();
+    targets
+}
+
+fn session_up(target: &Target) -> Event {
+    Event::SessionUp(Box::new(SessionUp {
+        target: *target,
+        session: SessionId(1),
+        shard: ShardId(0),
+        at_home: true,
+        remote: ([127, 0, 0, 1], 1).into(),
+        capacity: 16,
+        kinds: vec!["simulated".to_owned()],
+        open: Vec::new(),
+        hostname: "host".to_owned(),
+        software: String::new(),
+        labels: Vec::new(),
+    }))
+}
+
+/// User and system time of this process so far (proc(5), fields 14 and 15, in 1/100 s).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
+    (ticks(11) + ticks(12)) / 100.0
+}

@@ -10,9 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crossbeam_queue::ArrayQueue;
 use protocol::ids::ShardId;
-use protocol::limits::{MAILBOX_MAX, UPLINK_MAX};
+use protocol::limits::MAILBOX_MAX;
 use protocol::link::{Event, Request, Route};
 
 use crate::config::Config;
@@ -24,7 +23,7 @@ use crate::shard::message::ShardMessage;
 use crate::shard::{ShardConfig, ShardTask};
 use crate::telemetry::{Hub, Telemetry};
 use crate::tls::{self, TlsError};
-use crate::uplink::{Uplink, Wake};
+use crate::uplink::{Uplink, UplinkQueue, Wake};
 
 /// Why a gateway did not start. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +61,7 @@ pub struct Gateway {
 #[derive(Clone)]
 pub struct Handle {
     mailboxes: Arc<[Sender<ShardMessage>]>,
-    uplinks: Arc<[Arc<ArrayQueue<Event>>]>,
+    uplinks: Arc<[Arc<UplinkQueue>]>,
     /// Where the next `receive` begins, so that no shard is always last.
     next: Arc<AtomicUsize>,
     hub: Hub,
@@ -84,10 +83,11 @@ pub fn start(config: Config, wake_control: Wake) -> Result<Gateway, StartError> 
     let (hub, recorders) = Hub::new(config.shards, clock::now());
     let mut recorders = recorders.into_iter();
     let uplinks: Arc<[_]> = (0..config.shards)
-        .map(|_| Arc::new(ArrayQueue::new(UPLINK_MAX)))
+        .map(|_| Arc::new(UplinkQueue::new()))
         .collect();
     let advertise = Arc::from(config.advertise);
     let sessions = Arc::new(AtomicU64::new(1));
+    let afloat: Arc<[AtomicUsize]> = (0..config.shards).map(|_| AtomicUsize::new(0)).collect();
     let launch_config = LaunchConfig {
         listen: config.listen,
         shards: config.shards,
@@ -112,6 +112,7 @@ pub fn start(config: Config, wake_control: Wake) -> Result<Gateway, StartError> 
                 advertise: Arc::clone(&advertise),
                 reconnect_spread: config.reconnect_spread,
                 sessions: Arc::clone(&sessions),
+                afloat: Arc::clone(&afloat),
             },
             uplink: Uplink::new(
                 Arc::clone(&uplinks[usize::from(shard.0)]),

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use protocol::close::CloseCode;
@@ -68,6 +68,8 @@ pub(crate) struct ShardConfig {
     pub reconnect_spread: Duration,
     /// Counts sessions of all shards.
     pub sessions: Arc<AtomicU64>,
+    /// Bytes about operations on their way to each shard.
+    pub afloat: Arc<[AtomicUsize]>,
 }
 
 /// The work of one shard before it sits on its thread.
@@ -96,7 +98,7 @@ impl launch::Shard for ShardTask {
             mailboxes,
             stop,
         } = seat;
-        let outbound = Outbound::new(mailboxes);
+        let outbound = Outbound::new(shard, mailboxes, Arc::clone(&self.config.afloat));
         let mut worker = Worker::new(clock::now(), self, shard, shards, mailbox, outbound);
         while !stop.is_set() {
             let begin = clock::now();

@@ -1,24 +1,71 @@
-//! Events of one shard on their way to the control plane: bounded, in order, never dropped. When it
-//! is full the shard stops reading its sessions, and QUIC's flow control does the rest.
+//! Events of one shard on their way to the control plane: bounded in number and in bytes, in order,
+//! never dropped. When it is full the shard stops reading its sessions, and QUIC's flow control
+//! does the rest.
+//!
+//! ```text
+//!   shard: Uplink ──push──▶ UplinkQueue ──pop──▶ gateway::Handle
+//! ```
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_queue::ArrayQueue;
+use protocol::limits::{UPLINK_BYTES_MAX, UPLINK_MAX};
 use protocol::link::Event;
+use protocol::operation::{OperationState, Outcome, Progress};
 
 /// Tells the control plane that events wait.
 pub(crate) type Wake = Arc<dyn Fn() + Send + Sync>;
 
+/// What lies between a shard and the control plane.
+pub(crate) struct UplinkQueue {
+    events: ArrayQueue<Event>,
+    /// What the waiting events hold on the heap, about.
+    bytes: AtomicUsize,
+}
+
+impl UplinkQueue {
+    /// An empty queue.
+    pub(crate) fn new() -> Self {
+        Self {
+            events: ArrayQueue::new(UPLINK_MAX),
+            bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// The oldest event.
+    pub(crate) fn pop(&self) -> Option<Event> {
+        let event = self.events.pop()?;
+        self.bytes.fetch_sub(weight(&event), Ordering::Relaxed);
+        Some(event)
+    }
+
+    fn push(&self, event: Event) -> bool {
+        // Counted before it can be popped, so that the sum never falls below zero.
+        let bytes = weight(&event);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let taken = self.events.push(event).is_ok();
+        if !taken {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    fn has_room(&self) -> bool {
+        !self.events.is_full() && self.bytes.load(Ordering::Relaxed) < UPLINK_BYTES_MAX
+    }
+}
+
 /// The shard's end.
 pub(crate) struct Uplink {
-    queue: Arc<ArrayQueue<Event>>,
+    queue: Arc<UplinkQueue>,
     wake: Wake,
     pushed: bool,
 }
 
 impl Uplink {
     /// The end of a queue whose other end is read elsewhere.
-    pub(crate) fn new(queue: Arc<ArrayQueue<Event>>, wake: Wake) -> Self {
+    pub(crate) fn new(queue: Arc<UplinkQueue>, wake: Wake) -> Self {
         Self {
             queue,
             wake,
@@ -26,14 +73,14 @@ impl Uplink {
         }
     }
 
-    /// Whether another event can be taken.
+    /// Whether another event can be taken, whatever its size.
     pub(crate) fn has_room(&self) -> bool {
-        !self.queue.is_full()
+        self.queue.has_room()
     }
 
     /// Takes an event; whether there was room for it.
     pub(crate) fn push(&mut self, event: Event) -> bool {
-        let taken = self.queue.push(event).is_ok();
+        let taken = self.queue.push(event);
         self.pushed |= taken;
         taken
     }
@@ -44,4 +91,35 @@ impl Uplink {
             (self.wake)();
         }
     }
+}
+
+/// Bytes that an agent made an event hold, besides the event itself.
+fn weight(event: &Event) -> usize {
+    match event {
+        Event::Progress { progress, .. } => progress_bytes(progress),
+        Event::Finished { outcome, .. } => outcome_bytes(outcome),
+        Event::Report {
+            state: OperationState::Finished(outcome),
+            ..
+        } => outcome_bytes(outcome),
+        Event::Enrol { request, .. } => request.csr.len() + request.hostname.len(),
+        Event::SessionUp(up) => {
+            let labels = up
+                .labels
+                .iter()
+                .map(|(name, value)| name.len() + value.len());
+            size_of_val(&**up) + size_of_val(&*up.open) + labels.sum::<usize>()
+        }
+        _ => 0,
+    }
+}
+
+/// Bytes of a progress report.
+pub(crate) fn progress_bytes(progress: &Progress) -> usize {
+    progress.output.len() + progress.message.len()
+}
+
+/// Bytes of an outcome.
+pub(crate) fn outcome_bytes(outcome: &Outcome) -> usize {
+    outcome.output.len() + outcome.message.len()
 }

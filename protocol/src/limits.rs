@@ -118,3 +118,7 @@ pub const ENROLMENT_DEADLINE: Duration = Duration::from_secs(10);
 pub const MAILBOX_MAX: usize = 4096;
 /// Events of one shard that may wait for the control plane.
 pub const UPLINK_MAX: usize = 4096;
+/// Bytes in those events, before the shard stops reading its sessions.
+pub const UPLINK_BYTES_MAX: usize = 4 << 20;
+/// Bytes about operations on their way to one shard from the others, before they stop reading.
+pub const MAILBOX_BYTES_MAX: usize = 4 << 20;

@@ -175,3 +175,145 @@ fn request(
         Read::More | Read::Blocked => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use protocol::frame::{decode_enrol_reply, encode_enrol_request};
+    use protocol::limits::ENROLMENT_DEADLINE;
+
+    use super::*;
+    use crate::runtime::clock;
+    use crate::session::LINGER;
+    use crate::session::fake::FakeStreams;
+
+    struct Harness {
+        enrolment: Enrolment,
+        streams: FakeStreams,
+        stream: StreamId,
+        now: Instant,
+    }
+
+    impl Harness {
+        fn new() -> Self {
+            let now = clock::now();
+            let mut streams = FakeStreams::default();
+            let stream = streams.agent_opens();
+            let mut enrolment = Enrolment::new(7, now + ENROLMENT_DEADLINE);
+            let opened = StreamEvent::Opened { dir: Dir::Bi };
+            assert!(
+                enrolment
+                    .handle_stream_event(opened, &mut streams)
+                    .is_none()
+            );
+            Self {
+                enrolment,
+                streams,
+                stream,
+                now,
+            }
+        }
+
+        fn asked() -> Self {
+            let mut harness = Self::new();
+            let mut frame = Vec::new();
+            let request = EnrolRequest {
+                secret: [1; 32],
+                csr: vec![0x30; 100],
+                hostname: "host".to_owned(),
+                software: "test".to_owned(),
+            };
+            encode_enrol_request(&request, &mut frame).unwrap();
+            let half = frame.len() / 2;
+            assert!(harness.hear(&frame[..half]).is_none());
+            assert!(
+                matches!(harness.hear(&frame[half..]), Some(Output::Ask(asked)) if *asked == request)
+            );
+            harness
+        }
+
+        fn hear(&mut self, bytes: &[u8]) -> Option<Output> {
+            self.streams
+                .get(self.stream)
+                .incoming
+                .extend_from_slice(bytes);
+            let readable = StreamEvent::Readable { id: self.stream };
+            self.enrolment
+                .handle_stream_event(readable, &mut self.streams)
+        }
+
+        fn timeout(&mut self, after: Duration) -> Option<Output> {
+            self.enrolment
+                .handle_timeout(self.now + after, &mut self.streams)
+        }
+
+        fn reply(&self) -> EnrolReply {
+            decode_enrol_reply(&self.streams.sent(self.stream)[4..]).unwrap()
+        }
+    }
+
+    fn code(output: Option<Output>) -> Option<CloseCode> {
+        match output {
+            Some(Output::Close(code, _)) => Some(code),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_reply_is_written_and_the_connection_closed_once_it_has_arrived() {
+        let mut harness = Harness::asked();
+        let refused = EnrolReply::Refused(EnrolRefusal::UsedToken);
+        harness
+            .enrolment
+            .handle_reply(&refused, &mut harness.streams);
+        assert_eq!(harness.reply(), refused);
+        assert!(harness.streams.get(harness.stream).finished);
+        let other = EnrolReply::Refused(EnrolRefusal::UnknownToken);
+        harness.enrolment.handle_reply(&other, &mut harness.streams);
+        assert_eq!(harness.reply(), refused, "there is one reply");
+        let finished = StreamEvent::Finished { id: harness.stream };
+        let output = harness
+            .enrolment
+            .handle_stream_event(finished, &mut harness.streams);
+        assert_eq!(code(output), Some(CloseCode::EnrolmentDone));
+        assert_eq!(harness.enrolment.poll_timeout(), None);
+    }
+
+    #[test]
+    fn without_an_answer_of_the_control_plane_the_newcomer_is_told_so() {
+        let mut harness = Harness::asked();
+        assert!(
+            harness
+                .timeout(ENROLMENT_DEADLINE - Duration::from_millis(1))
+                .is_none()
+        );
+        assert!(harness.timeout(ENROLMENT_DEADLINE).is_none());
+        assert_eq!(
+            harness.reply(),
+            EnrolReply::Refused(EnrolRefusal::Unavailable)
+        );
+        let output = harness.timeout(ENROLMENT_DEADLINE + LINGER);
+        assert_eq!(
+            code(output),
+            Some(CloseCode::EnrolmentDone),
+            "acknowledged or not"
+        );
+    }
+
+    #[test]
+    fn a_newcomer_that_says_nothing_is_closed() {
+        let mut harness = Harness::new();
+        assert_eq!(
+            code(harness.timeout(ENROLMENT_DEADLINE)),
+            Some(CloseCode::HelloTimeout)
+        );
+    }
+
+    #[test]
+    fn what_follows_the_request_is_not_read() {
+        let mut harness = Harness::asked();
+        assert!(harness.hear(&[0xff; 100]).is_none());
+        assert_eq!(harness.streams.get(harness.stream).incoming.len(), 100);
+    }
+}

@@ -57,6 +57,7 @@ impl Worker {
                 agent,
                 event,
             } => {
+                self.outbound.landed(&event);
                 self.home.handle_operation(now, location, agent, event);
             }
             ShardMessage::ToSession(location, command) => self.deliver(now, location, command),

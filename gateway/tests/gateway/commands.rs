@@ -6,11 +6,13 @@ use bytes::Bytes;
 use protocol::agent::{AgentMessage, GatewayMessage};
 use protocol::close::{CANCEL_STREAM, CloseCode};
 use protocol::ids::Fence;
-use protocol::limits::{COMMAND_INPUT_BYTES_MAX, OUTPUT_BYTES_MAX, UPLINK_MAX};
+use protocol::limits::{
+    COMMAND_INPUT_BYTES_MAX, COMMAND_REPLY_BYTES_MAX, OUTPUT_BYTES_MAX, UPLINK_MAX,
+};
 use protocol::link::{Event, Request, SecurityEvent};
 use protocol::operation::{Channel, OperationState, Progress, Refusal};
 
-use crate::support::agent::outcome;
+use crate::support::agent::{Agent, outcome};
 use crate::support::operation;
 use crate::support::world::{EPOCH, Setup, World};
 use crate::{on_direct, on_every_runtime};
@@ -28,6 +30,7 @@ on_every_runtime! {
     a_query_is_answered_and_a_foreign_report_closes_the_session
     nothing_is_lost_when_the_control_plane_does_not_read
     a_new_epoch_is_told_to_the_agent
+    an_answer_that_is_too_large_closes_the_session
 }
 
 on_direct! {
@@ -266,21 +269,33 @@ fn a_query_is_answered_and_a_foreign_report_closes_the_session(setup: Setup) {
     );
 }
 
-/// More reports than every queue on the way holds: the agent is slowed down, nothing goes missing.
 fn nothing_is_lost_when_the_control_plane_does_not_read(setup: Setup) {
-    let reports = u32::try_from(UPLINK_MAX + UPLINK_MAX / 2).unwrap();
     let mut world = World::start(setup);
-    let (mut agent, _) = world.agent(1);
+    let (agent, _) = world.agent(1);
+    flood(&mut world, agent);
+}
+
+/// Sends more reports than every queue on the way holds while nobody reads: the agent is slowed
+/// down, and nothing goes missing.
+pub(crate) fn flood(world: &mut World, mut agent: Agent) {
+    let reports = u32::try_from(UPLINK_MAX + UPLINK_MAX / 2).unwrap();
     world.dispatch(1, operation(1), Fence(1));
     let (stream, ..) = agent.command();
     agent.accept(stream, operation(1), Fence(1));
     world.event(|event| matches!(event, Event::Accepted { .. }).then_some(()));
     let mut frames = Vec::new();
     for sequence in 0..reports {
-        let progress = progress(sequence, 8);
+        // Every hundredth is large, so that bytes run out as well as places.
+        let bytes = if sequence % 100 == 0 {
+            OUTPUT_BYTES_MAX
+        } else {
+            8
+        };
+        let progress = progress(sequence, bytes);
+        let (operation, fence) = (operation(1), Fence(1));
         let message = AgentMessage::Progress {
-            operation: operation(1),
-            fence: Fence(1),
+            operation,
+            fence,
             progress,
         };
         protocol::frame::encode_agent_message(&message, &mut frames).unwrap();
@@ -288,7 +303,6 @@ fn nothing_is_lost_when_the_control_plane_does_not_read(setup: Setup) {
     let sender = std::thread::spawn(move || {
         agent.send(stream, &frames);
         agent.client.drive_for(Duration::from_secs(1));
-        agent
     });
     std::thread::park_timeout(Duration::from_millis(300));
     for sequence in 0..reports {
@@ -298,7 +312,22 @@ fn nothing_is_lost_when_the_control_plane_does_not_read(setup: Setup) {
         });
         assert_eq!(seen, sequence);
     }
-    drop(sender.join().unwrap());
+    sender.join().unwrap();
+}
+
+fn an_answer_that_is_too_large_closes_the_session(setup: Setup) {
+    let mut world = World::start(setup);
+    let (mut agent, _) = world.agent(1);
+    world.dispatch(1, operation(1), Fence(1));
+    let (stream, ..) = agent.command();
+    agent.accept(stream, operation(1), Fence(1));
+    let prefix = u32::try_from(COMMAND_REPLY_BYTES_MAX + 1).unwrap();
+    agent.send(stream, &prefix.to_le_bytes());
+    assert_eq!(
+        agent.client.close_code(),
+        u64::from(CloseCode::BadFrame.to_wire())
+    );
+    world.event(|event| matches!(event, Event::Uncertain { .. }).then_some(()));
 }
 
 fn a_new_epoch_is_told_to_the_agent(setup: Setup) {

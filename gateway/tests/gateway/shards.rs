@@ -17,6 +17,7 @@ on_every_runtime! {
     a_session_elsewhere_is_served_through_the_mailbox
     the_newest_session_wins_across_shards
     clients_without_the_hint_get_their_commands
+    nothing_is_lost_on_the_way_through_the_mailbox
 }
 
 on_direct! {
@@ -107,4 +108,12 @@ fn clients_without_the_hint_get_their_commands(setup: Setup) {
         world.event(|event| matches!(event, Event::Finished { .. }).then_some(()));
         agent.client.drive_for(Duration::from_millis(1));
     }
+}
+
+fn nothing_is_lost_on_the_way_through_the_mailbox(setup: Setup) {
+    let mut world = World::start(setup.shards(2));
+    let credentials = world.admit(1);
+    let (agent, up) = world.agent_with(1, &credentials, Some(Slot(0)));
+    assert!(!up.at_home);
+    crate::commands::flood(&mut world, agent);
 }

@@ -4,16 +4,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use crossbeam_queue::ArrayQueue;
 use protocol::agent::{ALPN_SESSION, AgentMessage, GatewayMessage, Hello};
 use protocol::frame::{FrameBuffer, decode_gateway_message, encode_agent_message};
 use protocol::identity::GATEWAY_SERVER_NAME;
 use protocol::ids::{AgentId, Epoch, Fence, GroupId, OperationId, ProcessId, ShardId, Slot};
-use protocol::limits::{FRAME_BYTES_MAX, UPLINK_MAX};
+use protocol::limits::FRAME_BYTES_MAX;
 use protocol::link::{Event, Request, Target};
 use protocol::version::SUPPORTED;
 use quinn_proto::crypto::rustls::QuicClientConfig;
@@ -32,7 +31,7 @@ use crate::shard::message::{Outbound, ShardMessage};
 use crate::shard::{ShardConfig, ShardTask, Worker};
 use crate::telemetry::Hub;
 use crate::tls;
-use crate::uplink::Uplink;
+use crate::uplink::{Uplink, UplinkQueue};
 
 const STEP: Duration = Duration::from_millis(1);
 
@@ -129,7 +128,7 @@ pub(super) struct Network {
     pub(super) worker: Worker,
     pub(super) datapath: MemoryDatapath,
     now: Instant,
-    events: Arc<ArrayQueue<Event>>,
+    events: Arc<UplinkQueue>,
     mailbox: Sender<ShardMessage>,
     authority: Authority,
     credentials: Vec<(u8, Credentials)>,
@@ -159,12 +158,18 @@ impl Network {
             advertise: Arc::from(Vec::new()),
             reconnect_spread: Duration::ZERO,
             sessions: Arc::new(AtomicU64::new(1)),
+            afloat: Arc::from([AtomicUsize::new(0)]),
         };
-        let events = Arc::new(ArrayQueue::new(UPLINK_MAX));
+        let events = Arc::new(UplinkQueue::new());
         let uplink = Uplink::new(Arc::clone(&events), Arc::new(|| ()));
         let recorder = Hub::new(1, now).1.remove(0);
         let (mailbox, receiver) = channel(64, Waker::new().unwrap());
-        let outbound = Outbound::new(Arc::from([mailbox.clone()]));
+        let afloat: Arc<[AtomicUsize]> = Arc::from([AtomicUsize::new(0)]);
+        let outbound = Outbound::new(
+            ShardId(0),
+            Arc::from([mailbox.clone()]),
+            Arc::clone(&afloat),
+        );
         let task = ShardTask {
             config,
             uplink,
@@ -288,7 +293,7 @@ impl Network {
             agent: None,
             remote: SocketAddr::from(([127, 0, 0, 1], 1)),
         };
-        while self.events.push(word.clone()).is_ok() {}
+        while self.worker.uplink.push(word.clone()) {}
     }
 
     /// Lets time pass.

@@ -171,7 +171,7 @@ pub struct Health {
 /// One check behind readiness.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct HealthCheck {
-    /// `store`, `gateway` or `draining`.
+    /// `store`, `processes` or `serving`.
     pub name: String,
     /// Whether it passed.
     pub ok: bool,

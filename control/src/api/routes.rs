@@ -105,10 +105,7 @@ async fn limit_time(request: Request, next: Next) -> Response {
 /// Counts and times a request, and marks the answer as nobody else's.
 async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let began = clock::monotonic();
-    let path = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map(|path| path.as_str().to_owned());
+    let path = request.extensions().get::<MatchedPath>().cloned();
     let mut response = next.run(request).await;
     api.telemetry
         .answered(response.status(), clock::monotonic() - began);

@@ -246,7 +246,7 @@ async fn a_revoked_agent_loses_its_key_its_tokens_and_its_work() {
 #[tokio::test]
 async fn a_restarted_server_admits_who_is_enrolled_and_nobody_else() {
     let plane = plane().await;
-    let (kept, revoked) = (plane.agent(1, false).await, plane.agent(2, false).await);
+    let (kept, revoked) = (plane.agent(1, true).await, plane.agent(2, false).await);
     plane
         .post(&format!("/v1/agents/{revoked}/revoke"), json!({}))
         .await;
@@ -266,4 +266,10 @@ async fn a_restarted_server_admits_who_is_enrolled_and_nobody_else() {
         .copied()
         .collect();
     assert_eq!(admitted, [kept]);
+    // What it last said about itself is remembered, its session is not.
+    let (_, agent) = plane.get(&format!("/v1/agents/{kept}")).await;
+    assert_eq!(agent["state"], "disconnected");
+    assert_eq!(agent["kinds"], json!(["exec", "hang"]));
+    assert_eq!(agent["labels"], json!({ "rack": "7" }));
+    assert!(agent["last_seen_at"].is_string(), "{agent}");
 }

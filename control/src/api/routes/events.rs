@@ -41,6 +41,10 @@ pub(super) struct StreamParams {
     process: Option<Uuid>,
     /// Only about this agent.
     agent: Option<Uuid>,
+    /// Only of this type, such as `process.finished`.
+    #[serde(rename = "type")]
+    #[param(rename = "type")]
+    kind: Option<String>,
     /// Behind this event, as the header Last-Event-ID, for clients that cannot set headers.
     after: Option<u64>,
 }
@@ -89,6 +93,7 @@ pub(super) async fn stream(
         cursor,
         process: params.process.map(ProcessId),
         agent: params.agent.map(AgentId),
+        kind: params.kind,
         read: VecDeque::new(),
         _permit: permit,
     };
@@ -158,6 +163,7 @@ struct Watcher {
     cursor: u64,
     process: Option<ProcessId>,
     agent: Option<AgentId>,
+    kind: Option<String>,
     read: VecDeque<EventRow>,
     _permit: OwnedSemaphorePermit,
 }
@@ -184,7 +190,8 @@ impl Watcher {
                     return None;
                 }
                 self.cursor = row.seq;
-                if self.agent.is_none_or(|agent| row.agent == Some(agent)) {
+                let of_agent = self.agent.is_none_or(|agent| row.agent == Some(agent));
+                if of_agent && self.kind.as_ref().is_none_or(|kind| *kind == row.kind) {
                     return Some(row);
                 }
             }

@@ -37,7 +37,8 @@ fn a_stock_client_without_the_hint_gets_its_commands_wherever_it_lands() {
                 let token = deployment.token().parse().expect("a token");
                 let name = format!("stock-{n}");
                 let enrolment = runtime.block_on(enrol(server, token, &name));
-                (name, runtime.block_on(session(server, enrolment)))
+                let connection = runtime.block_on(session(server, enrolment, &name));
+                (name, connection)
             })
             .map(|(name, connection)| {
                 runtime.spawn(serve(connection));
@@ -152,11 +153,15 @@ async fn enrol(
     }
 }
 
+/// Both sides of a control stream; dropping either is an end of the session.
+type Control = (quinn::SendStream, quinn::RecvStream);
+
 /// Opens a session: Hello, Welcome.
 async fn session(
     server: SocketAddr,
     (enrolment, key): (Enrolment, PrivateKeyDer<'static>),
-) -> (quinn::Connection, quinn::SendStream) {
+    name: &str,
+) -> (quinn::Connection, Control) {
     let connection = connect(server, tls(ALPN_SESSION, Some((&enrolment, key)))).await;
     let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
     let hello = AgentMessage::Hello(Box::new(Hello {
@@ -167,7 +172,7 @@ async fn session(
         epoch_seen: Epoch(0),
         kinds: vec!["stock".to_owned()],
         open: Vec::new(),
-        hostname: "stock".to_owned(),
+        hostname: name.to_owned(),
         software: "stock".to_owned(),
         labels: Vec::new(),
     }));
@@ -181,11 +186,11 @@ async fn session(
     };
     assert_eq!(welcome.group, enrolment.group);
     // The control stream stays open as long as the session.
-    (connection, send)
+    (connection, (send, receive))
 }
 
 /// Takes every command and succeeds at once.
-async fn serve((connection, _control): (quinn::Connection, quinn::SendStream)) {
+async fn serve((connection, _control): (quinn::Connection, Control)) {
     while let Ok((mut send, mut receive)) = connection.accept_bi().await {
         let bytes = next(&mut receive, &mut FrameBuffer::default()).await;
         let GatewayMessage::Command { command, .. } =

@@ -84,6 +84,16 @@ pub(crate) struct Deployment {
     pub(crate) addresses: Addresses,
 }
 
+/// A test that fails shows what the server said.
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.path("server.log")).unwrap_or_default();
+            eprintln!("--- the server's log ---\n{log}---");
+        }
+    }
+}
+
 impl Deployment {
     /// A new server on ports that nobody has.
     pub(crate) fn start() -> Self {

@@ -39,6 +39,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) enum WireEvent {
     /// A message on the control stream.
     Control(Box<GatewayMessage>),
+    /// Everything queued for the control stream has been written: there is room for more.
+    Written,
     /// The gateway broke the protocol; the connection is to be closed with this.
     Violation(CloseCode, String),
     /// The connection is over.
@@ -98,9 +100,14 @@ impl Wire {
         self.backlog.len() - self.written < CONTROL_BACKLOG_MAX
     }
 
+    /// Whether everything queued for the control stream has been handed to QUIC.
+    pub(crate) fn is_written(&self) -> bool {
+        self.written == self.backlog.len()
+    }
+
     /// Queues a message for the control stream; [`Wire::next`] writes it.
     pub(crate) fn control(&mut self, message: &AgentMessage) {
-        if self.written == self.backlog.len() {
+        if self.is_written() {
             self.backlog.clear();
             self.written = 0;
         }
@@ -161,11 +168,13 @@ impl Wire {
                 Ok(None) => {}
                 Err(error) => return WireEvent::Violation(CloseCode::BadFrame, error.to_string()),
             }
-            let waiting = self.written < self.backlog.len();
+            let waiting = !self.is_written();
             let may_read = self.has_room();
             tokio::select! {
                 written = self.send.write(&self.backlog[self.written..]), if waiting => match written {
-                    Ok(bytes) => self.advance(bytes),
+                    Ok(bytes) => if self.advance(bytes) {
+                        return WireEvent::Written;
+                    },
                     Err(_) => return self.ended("stopped reading the control stream").await,
                 },
                 chunk = self.receive.read_chunk(limits::STREAM_WINDOW_BYTES, true), if may_read => {
@@ -193,13 +202,16 @@ impl Wire {
             .transpose()
     }
 
-    fn advance(&mut self, bytes: usize) {
+    /// Notes what was written. Returns whether that was everything.
+    fn advance(&mut self, bytes: usize) -> bool {
         self.written += bytes;
-        if self.written == self.backlog.len() {
+        let all = self.is_written();
+        if all {
             // An idle agent holds no buffer.
             self.backlog = Vec::new();
             self.written = 0;
         }
+        all
     }
 
     /// The control stream failed: because the connection did, or against the protocol.

@@ -12,18 +12,18 @@
 //! it, and the journal says how to go on.
 
 mod dialing;
+mod links;
+mod observer;
 mod work;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::agent::Welcome;
-use protocol::close::{CloseCode, Retry};
-use protocol::ids::{AgentId, Fence, OperationId, Slot};
+use protocol::close::CloseCode;
+use protocol::ids::{AgentId, Slot};
 use protocol::limits;
-use protocol::operation::{Outcome, Refusal};
+use quinn::Endpoint;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ConnectionError, Endpoint};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -32,88 +32,17 @@ use crate::connection::{LaneEvent, Wire, WireEvent};
 use crate::driver::{Drivers, InFlight, PROGRESS_IN_FLIGHT_MAX};
 use crate::identity::Identity;
 use crate::journal::{Journal, JournalError};
-use crate::reconnect::{Down, Next, Reconnect};
+use crate::reconnect::{Down, Reconnect};
 use crate::session::{Link, Notice, Output, Profile, Session};
 use crate::tls::{TlsError, Trust};
-use crate::transport::DialError;
 use dialing::Dialing;
+pub use observer::{Observer, SessionEnd, Unobserved};
 use work::Work;
 
 /// From an open connection to the gateway's Welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events of lanes and pieces of progress that wait for the agent's task; the senders wait then.
 const EVENTS_MAX: usize = 16;
-
-/// What happens in an agent, for load tests and metrics. Called from the agent's task: be quick.
-pub trait Observer: Send + Sync + 'static {
-    /// A session is up, so long after its connection was begun.
-    fn session_up(&self, _agent: AgentId, _welcome: &Welcome, _took: Duration) {}
-    /// A session that was up is gone.
-    fn session_down(&self, _agent: AgentId, _end: &SessionEnd) {}
-    /// A connection could not be made or was refused before its Welcome.
-    fn connect_failed(&self, _agent: AgentId, _reason: &str) {}
-    /// An operation is durably accepted.
-    fn accepted(&self, _agent: AgentId, _operation: OperationId, _fence: Fence) {}
-    /// An operation was refused.
-    fn refused(&self, _agent: AgentId, _operation: OperationId, _fence: Fence, _why: &Refusal) {}
-    /// An operation's outcome is durable.
-    fn finished(&self, _agent: AgentId, _operation: OperationId, _fence: Fence, _how: &Outcome) {}
-}
-
-/// An observer that looks away.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Unobserved;
-
-impl Observer for Unobserved {}
-
-/// How a session ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SessionEnd {
-    /// This side closed it.
-    ClosedHere(CloseCode),
-    /// The gateway closed it; `None` for a code that this build does not know.
-    ClosedByGateway(Option<CloseCode>),
-    /// Nothing was heard for the idle time.
-    TimedOut,
-    /// The gateway does not know the connection (it restarted).
-    Reset,
-    /// A QUIC or TLS error.
-    Failed(String),
-}
-
-impl SessionEnd {
-    fn of(error: &ConnectionError) -> Self {
-        match error {
-            ConnectionError::ApplicationClosed(close) => {
-                Self::ClosedByGateway(CloseCode::from_wire(close.error_code.into_inner()))
-            }
-            ConnectionError::TimedOut => Self::TimedOut,
-            ConnectionError::Reset => Self::Reset,
-            other => Self::Failed(other.to_string()),
-        }
-    }
-
-    /// What the policy is to make of it.
-    fn retry(&self) -> Retry {
-        match self {
-            Self::ClosedByGateway(Some(code)) | Self::ClosedHere(code) => code.retry(),
-            _ => Retry::Soon,
-        }
-    }
-}
-
-impl std::fmt::Display for SessionEnd {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::ClosedHere(code) => write!(f, "closed here: {code}"),
-            Self::ClosedByGateway(Some(code)) => write!(f, "closed by the gateway: {code}"),
-            Self::ClosedByGateway(None) => f.write_str("closed by the gateway, for a new reason"),
-            Self::TimedOut => f.write_str("nothing was heard from the gateway"),
-            Self::Reset => f.write_str("the gateway has restarted"),
-            Self::Failed(what) => f.write_str(what),
-        }
-    }
-}
 
 /// An agent ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
@@ -329,16 +258,19 @@ impl Daemon {
             {
                 self.append = Some(self.agent.parts.journal.append(self.agent.id, records));
             }
-            let newest = self.wires.last_mut().filter(|wire| wire.has_room());
-            let Some((wire, (link, report))) = newest.and_then(|wire| {
-                let report = self.session.poll_report()?;
-                Some((wire, report))
-            }) else {
+            // Results are large and may be many: one at a time, and only while there is room.
+            let up = self.session.current();
+            let Some(wire) = self.wires.iter_mut().find(|wire| Some(wire.link) == up) else {
                 return Ok(());
             };
-            if wire.link == link {
-                wire.control(&report);
-            }
+            let report = wire
+                .has_room()
+                .then(|| self.session.poll_report())
+                .flatten();
+            let Some(report) = report else {
+                return Ok(());
+            };
+            wire.control(&report);
         }
     }
 
@@ -429,6 +361,7 @@ impl Daemon {
                 self.session.handle_control(link, *message);
                 Ok(())
             }
+            WireEvent::Written => Ok(()),
             WireEvent::Violation(code, what) => self.on_violation(link, code, &what),
             WireEvent::Closed(error) => self.drop_wire(link, SessionEnd::of(&error), None),
         }
@@ -482,7 +415,8 @@ impl Daemon {
 
     /// Whether a stopping agent has nothing left to do, or no time.
     fn may_end(&self) -> bool {
-        let quiet = self.session.is_quiet() && self.append.is_none();
+        let written = self.wires.iter().all(Wire::is_written);
+        let quiet = self.session.is_quiet() && self.append.is_none() && written;
         self.stop_at.is_some_and(|at| quiet || at <= clock::now())
     }
 }
@@ -514,149 +448,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The policy said never, and no connection is left.
-fn superseded(end: SessionEnd) -> AgentError {
-    AgentError::Superseded(end)
-}
-
-impl Daemon {
-    /// Does what the policy says. `end`: the session whose loss it answers.
-    fn connect_next(&mut self, next: Next, end: Option<SessionEnd>) -> Result<(), AgentError> {
-        match (next, end) {
-            (Next::Connect { after, address }, _) => {
-                self.dialing.plan(clock::now() + after, address);
-                Ok(())
-            }
-            (Next::Never, Some(end)) => Err(superseded(end)),
-            (Next::Never, None) => Err(AgentError::NoServer),
-        }
-    }
-
-    fn begin_dial(&mut self, now: Instant) {
-        if self.stop_at.is_none()
-            && let Some(address) = self.dialing.due(now)
-        {
-            let random = rand::random();
-            self.dialing.begin(now, &self.agent, address, random);
-        }
-    }
-
-    fn on_dialed(&mut self, dialed: dialing::Dialed) -> Result<(), AgentError> {
-        match dialed.result {
-            Ok(streams) => {
-                let link = Link(self.next_link);
-                self.next_link = self.next_link.wrapping_add(1);
-                let events = self.lane_sender.clone();
-                self.wires
-                    .push(Wire::new(link, dialed.address, streams, events));
-                self.dialing
-                    .await_welcome(link, clock::now() + WELCOME_TIMEOUT, dialed.began);
-                self.session.handle_connected(link);
-                Ok(())
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                tracing::info!(agent = %self.agent.id, address = dialed.address, %reason,
-                    "could not connect");
-                self.agent
-                    .parts
-                    .observer
-                    .connect_failed(self.agent.id, &reason);
-                let end = match &error {
-                    DialError::Broken(error) => SessionEnd::of(error),
-                    _ => SessionEnd::Failed(reason),
-                };
-                self.plan_after(end, None)
-            }
-        }
-    }
-
-    fn on_up(&mut self, link: Link, welcome: &Welcome) {
-        let now = clock::now();
-        let agent = self.agent.id;
-        let took = self
-            .dialing
-            .welcomed(link)
-            .map_or(Duration::ZERO, |began| now - began);
-        self.agent.slot = welcome.slot;
-        if !welcome.keep_alive.is_zero() {
-            // Counts from the next connection on: quinn fixes it when a connection begins.
-            self.agent.keep_alive = welcome.keep_alive.min(limits::IDLE_TIMEOUT / 2);
-        }
-        let Some(wire) = self.wires.iter().find(|wire| wire.link == link) else {
-            return;
-        };
-        tracing::info!(%agent, session = %welcome.session, gateway = wire.address, ?took, "session up");
-        let (spread, addresses) = (welcome.reconnect_spread, &welcome.addresses);
-        self.reconnect
-            .handle_up(now, &wire.address, spread, addresses);
-        self.agent.parts.observer.session_up(agent, welcome, took);
-        // Make before break: the new session stands, the old one can go.
-        let olds: Vec<Link> = self
-            .wires
-            .iter()
-            .map(|w| w.link)
-            .filter(|l| *l != link)
-            .collect();
-        for old in olds {
-            self.remove_wire(old, &SessionEnd::ClosedHere(CloseCode::Normal));
-        }
-    }
-
-    /// Takes a connection out.
-    fn remove_wire(&mut self, link: Link, end: &SessionEnd) {
-        let Some(at) = self.wires.iter().position(|wire| wire.link == link) else {
-            return;
-        };
-        let wire = self.wires.remove(at);
-        if let SessionEnd::ClosedHere(code) = end {
-            wire.close(*code);
-        }
-        self.dialing.forget(link);
-        let (observer, agent) = (&self.agent.parts.observer, self.agent.id);
-        if self.session.is_up(link) {
-            tracing::info!(%agent, gateway = wire.address, %end, "session down");
-            observer.session_down(agent, end);
-        } else {
-            tracing::info!(%agent, gateway = wire.address, %end, "no session");
-            observer.connect_failed(agent, &end.to_string());
-        }
-        self.session.handle_disconnected(link);
-    }
-
-    /// A connection is over: plan the next one, unless another stands or is on its way.
-    fn drop_wire(
-        &mut self,
-        link: Link,
-        end: SessionEnd,
-        down: Option<Down>,
-    ) -> Result<(), AgentError> {
-        let newest = self.wires.last().is_some_and(|wire| wire.link == link);
-        if !self.wires.iter().any(|wire| wire.link == link) {
-            return Ok(());
-        }
-        self.remove_wire(link, &end);
-        // The old session of a move may be superseded by the new one: that is as it should be.
-        if !newest || self.dialing.is_busy() {
-            return Ok(());
-        }
-        self.plan_after(end, down)
-    }
-
-    fn plan_after(&mut self, end: SessionEnd, down: Option<Down>) -> Result<(), AgentError> {
-        if self.stop_at.is_some() {
-            return Ok(());
-        }
-        if end.retry() == Retry::Slowly {
-            tracing::warn!(agent = %self.agent.id, %end, "the agent tries again in some minutes");
-        }
-        let down = down.unwrap_or(Down::Lost(end.retry()));
-        let next = self
-            .reconnect
-            .handle_down(clock::now(), down, rand::random());
-        self.connect_next(next, Some(end))
     }
 }

@@ -503,10 +503,10 @@ impl Session {
         self.outputs.pop_front()
     }
 
-    /// The next result that the gateway is still owed, as a message for the control stream. Poll it
-    /// only while there is room: results are large and may be many.
-    pub fn poll_report(&mut self) -> Option<(Link, AgentMessage)> {
-        let link = self.current()?;
+    /// The next result that the gateway is still owed, as a message for the control stream of
+    /// [`Session::current`]. Poll it only while there is room: results are large and may be many.
+    pub fn poll_report(&mut self) -> Option<AgentMessage> {
+        self.current()?;
         loop {
             let operation = self.reports.pop_front()?;
             // Forgotten meanwhile, or running again.
@@ -517,13 +517,13 @@ impl Session {
                 },
             ) = self.report(operation)
             {
-                return Some((link, message));
+                return Some(message);
             }
         }
     }
 
     /// The newest link whose session is up.
-    fn current(&self) -> Option<Link> {
+    pub fn current(&self) -> Option<Link> {
         let up = self.links.iter().filter(|state| state.welcomed);
         up.map(|state| state.link).max()
     }

@@ -126,7 +126,7 @@ impl Stage {
             }
             self.outputs.push(output);
         }
-        while let Some((_, report)) = self.session.poll_report() {
+        while let Some(report) = self.session.poll_report() {
             self.said.push(report);
         }
     }

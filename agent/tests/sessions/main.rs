@@ -352,6 +352,32 @@ async fn a_gateway_that_breaks_the_protocol_is_left_and_a_twin_ends_the_agent() 
 }
 
 #[tokio::test]
+async fn many_large_results_are_reported_one_after_the_other() {
+    let stage = Stage::new().await;
+    let running = stage.run();
+    let (session, _) = stage.gateway.session().await;
+    let order = shell("head -c 16384 /dev/zero");
+    let all = 1..=40;
+    for n in all.clone() {
+        let answers = session
+            .command(command(n, "exec", &order))
+            .await
+            .rest()
+            .await;
+        assert_eq!(finished(answers.last().unwrap()).output.len(), 16384);
+    }
+    session.close(CloseCode::Draining);
+    let (mut session, hello) = stage.gateway.session().await;
+    assert_eq!(hello.open.len(), all.clone().count());
+    for n in all {
+        let report = session.next().await;
+        assert!(matches!(report, AgentMessage::Report { operation: of, .. } if of == operation(n)));
+        assert_eq!(finished(&report).output.len(), 16384);
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn what_gateways_tell_is_kept_for_the_next_start() {
     let stage = Stage::new().await;
     let other = Gateway::new(&stage.authority);

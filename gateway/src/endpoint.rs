@@ -33,6 +33,7 @@ mod peer;
 
 pub(crate) use admission::TokenBucket;
 use admission::{Admission, Decision};
+use peer::Farewell;
 pub(crate) use peer::{Peer, Stage};
 
 /// Newcomers that get their first TLS work in one turn, after everybody else was served: each costs
@@ -40,6 +41,10 @@ pub(crate) use peer::{Peer, Stage};
 const ACCEPTS_PER_TURN: usize = 8;
 /// Datagrams in one train; more would let one session hold the others up.
 const TRAIN_SEGMENTS_MAX: usize = 10;
+
+/// Closed connections that stay for QUIC's farewell (RFC 9000 §10.2: three probe timeouts, which a
+/// peer can stretch to seconds). Further ones are forgotten once their last packet is sent.
+const CLOSING_MAX: usize = 256;
 
 /// A handler of this connection panicked.
 #[derive(Debug)]
@@ -78,6 +83,7 @@ pub(crate) struct Endpoint {
     count: usize,
     count_max: usize,
     half_open: usize,
+    closing: usize,
     wheel: Wheel,
     dirty: VecDeque<u32>,
     /// Connections that wait for a free transmit slot, first come, first served.
@@ -105,6 +111,7 @@ impl Endpoint {
             count: 0,
             count_max,
             half_open: 0,
+            closing: 0,
             wheel: Wheel::new(now),
             dirty: VecDeque::new(),
             blocked: VecDeque::new(),
@@ -354,6 +361,22 @@ impl Endpoint {
         }
     }
 
+    /// The connection is over; it stays for QUIC's farewell if there is a place for that.
+    pub(crate) fn begin_farewell(&mut self, index: u32) {
+        let places = self.closing < CLOSING_MAX;
+        let Some(peer) = self.get(index) else {
+            return;
+        };
+        if peer.farewell == Farewell::NotYet {
+            peer.farewell = if places {
+                Farewell::Full
+            } else {
+                Farewell::Brief
+            };
+            self.closing += usize::from(places);
+        }
+    }
+
     /// The connections whose timers are due, by appending to `due`.
     pub(crate) fn take_due(&mut self, now: Instant) -> Vec<u32> {
         let mut due = std::mem::take(&mut self.due);
@@ -469,6 +492,8 @@ impl Endpoint {
         let (drained, next) = catch_unwind(talk).map_err(|_| Panicked)?;
         if drained {
             self.remove(index);
+        } else if peer.farewell == Farewell::Brief {
+            self.forget(index);
         } else if next != peer.armed {
             peer.armed = next;
             match next {
@@ -488,6 +513,12 @@ impl Endpoint {
         }
     }
 
+    /// Takes all places for farewells.
+    #[cfg(test)]
+    pub(crate) fn fill_farewells(&mut self) {
+        self.closing = CLOSING_MAX;
+    }
+
     /// Counts a connection that is forgotten because it was half-open for too long.
     pub(crate) fn count_overdue(&mut self) {
         self.counts.half_open_expired += 1;
@@ -498,8 +529,9 @@ impl Endpoint {
         self.wheel.cancel(index);
         // Dropping runs code of rustls and quinn: a panic there must not leave the entry behind.
         let peer = self.peers.get_mut(slot(index)).and_then(Option::take);
-        if peer.is_some() {
+        if let Some(peer) = &peer {
             self.count -= 1;
+            self.closing -= usize::from(peer.farewell == Farewell::Full);
         }
         drop(catch_unwind(AssertUnwindSafe(|| drop(peer))));
     }

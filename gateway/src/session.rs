@@ -110,6 +110,13 @@ impl From<DecodeError> for Violation {
     }
 }
 
+/// The agent ended its control stream, in either direction: that ends the session, as it does when
+/// an agent's process lets go of everything at once.
+const AGENT_LEFT: Violation = Violation {
+    code: CloseCode::Normal,
+    detail: Cow::Borrowed("the agent ended its control stream"),
+};
+
 /// What people should know of when a session is closed with this code.
 pub(crate) fn security_event(code: CloseCode) -> Option<SecurityEvent> {
     Some(match code {
@@ -262,8 +269,7 @@ impl Session {
             StreamEvent::Finished { id } if self.control == Some(id) => self.leave_now(out),
             StreamEvent::Stopped { id, .. } if self.control == Some(id) => {
                 self.leave_now(out);
-                let detail = "the agent does not want its control stream";
-                self.close(Violation::new(CloseCode::UnexpectedFrame, detail), out);
+                self.close(AGENT_LEFT, out);
             }
             StreamEvent::Writable { .. }
             | StreamEvent::Available { .. }
@@ -426,14 +432,14 @@ impl Session {
             match read {
                 Read::More => {}
                 Read::Blocked => self.control_readable = false,
+                Read::Finished if self.input.buffered() > 0 => {
+                    let detail = "the control stream ended within a frame";
+                    return Err(Violation::new(CloseCode::BadFrame, detail));
+                }
                 Read::Finished | Read::Reset => {
                     self.control_readable = false;
-                    let over = matches!(self.state, State::Leaving(_) | State::Over);
-                    if !over {
-                        return Err(Violation::new(
-                            CloseCode::UnexpectedFrame,
-                            "the control stream ended before the session",
-                        ));
+                    if !matches!(self.state, State::Leaving(_) | State::Over) {
+                        return Err(AGENT_LEFT);
                     }
                 }
             }

@@ -37,6 +37,17 @@ pub(crate) enum Stage {
     Over,
 }
 
+/// How a connection that is over is let go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Farewell {
+    /// It is not over.
+    NotYet,
+    /// As quinn has it: it answers stray packets for a while.
+    Full,
+    /// At once, when its last packet is sent.
+    Brief,
+}
+
 /// See the module.
 pub(crate) struct Peer {
     /// quinn's part.
@@ -57,6 +68,8 @@ pub(crate) struct Peer {
     pub dirty: bool,
     /// In the list of connections that may not read for now.
     pub stalled: bool,
+    /// Whether and how it is being let go.
+    pub farewell: Farewell,
     /// Counted among the enrolments that were taken to the control plane.
     pub asked: bool,
     /// Names an enrolment on this connection.
@@ -87,6 +100,7 @@ impl Peer {
             armed: None,
             dirty: false,
             stalled: false,
+            farewell: Farewell::NotYet,
             asked: false,
             ticket,
         }

@@ -29,6 +29,8 @@ use crate::endpoint::identity::Identity;
 use crate::group::{Directory, OperationEvent, SessionCommand};
 use crate::runtime::clock;
 
+mod fates;
+
 /// An idle session must stay small: there are a hundred thousand of them.
 const _: () = assert!(size_of::<Session>() <= 300);
 

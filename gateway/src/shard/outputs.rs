@@ -208,6 +208,7 @@ impl Worker {
     /// A connection no longer counts where there are few places.
     pub(super) fn release(&mut self, index: u32) {
         self.endpoint.settle(index);
+        self.endpoint.begin_farewell(index);
         if let Some(peer) = self.endpoint.get(index)
             && std::mem::take(&mut peer.asked)
         {

@@ -134,3 +134,27 @@ fn without_a_transmit_slot_sessions_wait_and_then_all_are_served() {
         ));
     }
 }
+
+#[test]
+fn only_so_many_closed_connections_linger() {
+    let mut network = Network::new();
+    let agents: Vec<_> = (1..=3).map(|n| network.agent(n)).collect();
+    agents.iter().for_each(|agent| network.welcome(*agent));
+    network.worker.endpoint.fill_farewells();
+    network.request(Request::RevokeAgent {
+        agent: network::agent_id(2),
+    });
+    network.run(Duration::from_millis(2));
+    assert_eq!(
+        network.worker.endpoint.indices().count(),
+        2,
+        "gone with its last packet"
+    );
+    network.run(Duration::from_millis(5));
+    let code = u64::from(CloseCode::Revoked.to_wire());
+    assert_eq!(
+        network.close_code(agents[1]),
+        Some(code),
+        "which has arrived"
+    );
+}

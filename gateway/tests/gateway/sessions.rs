@@ -32,7 +32,7 @@ on_every_runtime! {
     a_released_groups_agents_are_sent_on
     bad_frames_close_the_session
     frames_at_the_wrong_time_close_the_session
-    a_second_stream_of_the_agent_closes_the_connection
+    an_agent_has_one_stream_and_its_end_is_the_sessions
     an_agent_that_leaves_is_down_with_its_own_code
     no_common_version_is_said
 }
@@ -283,14 +283,14 @@ fn frames_at_the_wrong_time_close_the_session(setup: Setup) {
     }
 }
 
-fn a_second_stream_of_the_agent_closes_the_connection(setup: Setup) {
+fn an_agent_has_one_stream_and_its_end_is_the_sessions(setup: Setup) {
     let mut world = World::start(setup);
     let (mut agent, _) = world.agent(1);
     assert!(agent.client.connection.streams().open(Dir::Bi).is_none());
     assert!(agent.client.connection.streams().open(Dir::Uni).is_none());
     // Ending the one that there is does not make room for another, it ends the session.
     agent.finish(agent.control);
-    assert_eq!(agent.client.close_code(), wire(CloseCode::UnexpectedFrame));
+    assert_eq!(agent.client.close_code(), wire(CloseCode::Normal));
 }
 
 fn an_agent_that_leaves_is_down_with_its_own_code(setup: Setup) {

@@ -31,7 +31,7 @@ const EVENTS_PER_TURN: usize = 1024;
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
 /// Under load a batch gathers this long (since the last one began): fewer, larger commits.
-const GATHER: Duration = Duration::from_millis(4);
+const GATHER: Duration = Duration::from_millis(5);
 /// A batch of this size does not wait.
 const GATHER_ENOUGH: usize = 256;
 /// A gateway without room is tried again after this.

@@ -11,6 +11,8 @@
 mod apply;
 mod create;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use protocol::ids::{AgentId, Fence, GrantId, ProcessId};
 use protocol::operation::Progress;

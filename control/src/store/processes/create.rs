@@ -16,53 +16,39 @@ use crate::process::State;
 use crate::store::queries::{self, ProcessRecord};
 use crate::store::{Connection, StoreError, id_bytes};
 
-/// New processes: $1 is a JSON array of rows, $2 is now. One statement each: the driver counts
-/// parameters across the statements of one query, and binds none to the later ones.
-const INSERT: &str = "
+/// Every row of new processes; $1 … $5 are JSON arrays, $6 is when keys end, $7 is now. See
+/// [`super::apply::WRITE`] on `$`.
+pub(super) const INSERT: &str = "
     INSERT INTO process (id, kind, target_id, class, resource, state, due_at, ready_at,
         deadline_at, attempt, counted_fence, max_attempts, busy_count, fence, progress_next,
         progress_rows, progress_bytes, progress_dropped, created_at)
     SELECT unhex(j.value ->> 0), j.value ->> 1, unhex(j.value ->> 2), j.value ->> 3,
            j.value ->> 4, j.value ->> 5, j.value ->> 6, j.value ->> 7, j.value ->> 8,
-           0, 0, j.value ->> 9, 0, 0, 0, 0, 0, 0, $2
-    FROM json_each($1) AS j";
+           0, 0, j.value ->> 9, 0, 0, 0, 0, 0, 0, $7
+    FROM json_each($1) AS j;
 
-/// $1 is the array of [`INSERT`].
-const INSERT_TIMERS: &str = "
+    INSERT INTO process_payload (process_id, input)
+        SELECT unhex(j.value ->> 0), j.value ->> 1 FROM json_each($2) AS j;
     INSERT INTO process_timer (due_at, process_id)
-        SELECT j.value ->> 6, unhex(j.value ->> 0) FROM json_each($1) AS j";
-
-/// $1 is the array of [`INSERT`].
-const INSERT_READY: &str = "
+        SELECT j.value ->> 6, unhex(j.value ->> 0) FROM json_each($1) AS j;
     INSERT INTO process_ready (target_id, class, ready_at, process_id)
         SELECT unhex(j.value ->> 2), j.value ->> 3, j.value ->> 7, unhex(j.value ->> 0)
-        FROM json_each($1) AS j WHERE j.value ->> 7 IS NOT NULL";
-
-const INSERT_INPUTS: &str = "
-    INSERT INTO process_payload (process_id, input)
-        SELECT unhex(j.value ->> 0), j.value ->> 1 FROM json_each($1) AS j";
-
-const INSERT_HOLDERS: &str = "
+        FROM json_each($1) AS j WHERE j.value ->> 7 IS NOT NULL;
     INSERT INTO process_resource (resource, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($1) AS j";
-
-const INSERT_BLOCKED: &str = "
+        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($3) AS j;
     INSERT INTO process_blocked (resource, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($1) AS j";
-
-/// $2 is when the keys end.
-const INSERT_KEYS: &str = "
+        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($4) AS j;
     INSERT OR REPLACE INTO idempotency (scope, idem_key, fingerprint, process_id, expires_at)
-        SELECT j.value ->> 0, j.value ->> 1, unhex(j.value ->> 2), unhex(j.value ->> 3), $2
-        FROM json_each($1) AS j";
+        SELECT j.value ->> 0, j.value ->> 1, unhex(j.value ->> 2), unhex(j.value ->> 3), $6
+        FROM json_each($5) AS j";
 
-const KNOWN_KEYS: &str = "
+pub(super) const KNOWN_KEYS: &str = "
     SELECT i.scope, i.idem_key, i.fingerprint, i.process_id
     FROM json_each($1) AS j
     CROSS JOIN idempotency AS i ON i.scope = j.value ->> 0 AND i.idem_key = j.value ->> 1
     WHERE i.expires_at > $2";
 
-const HELD: &str = "
+pub(super) const HELD: &str = "
     SELECT r.resource FROM json_each($1) AS j
     CROSS JOIN process_resource AS r ON r.resource = j.value
     UNION
@@ -219,26 +205,16 @@ impl Rows {
 
     async fn insert(self, db: &mut Connection, at: UnixMs) -> Result<(), StoreError> {
         let text = |array: Vec<Value>| Value::Array(array).to_string();
-        let (processes, keys) = (text(self.processes), text(self.keys));
-        let keys_end = at.plus(IDEMPOTENCY_LIFE);
-        for (statement, array, moment) in [(INSERT, &processes, at), (INSERT_KEYS, &keys, keys_end)] {
-            sqlx::query(statement)
-                .bind(array)
-                .bind(moment.to_sql())
-                .execute(&mut *db)
-                .await?;
-        }
-        let (inputs, holders) = (text(self.inputs), text(self.holders));
-        let blocked = text(self.blocked);
-        for (statement, array) in [
-            (INSERT_INPUTS, &inputs),
-            (INSERT_TIMERS, &processes),
-            (INSERT_READY, &processes),
-            (INSERT_HOLDERS, &holders),
-            (INSERT_BLOCKED, &blocked),
-        ] {
-            sqlx::query(statement).bind(array).execute(&mut *db).await?;
-        }
+        sqlx::query(INSERT)
+            .bind(text(self.processes))
+            .bind(text(self.inputs))
+            .bind(text(self.holders))
+            .bind(text(self.blocked))
+            .bind(text(self.keys))
+            .bind(at.plus(IDEMPOTENCY_LIFE).to_sql())
+            .bind(at.to_sql())
+            .execute(&mut *db)
+            .await?;
         Ok(())
     }
 }

@@ -158,3 +158,23 @@ fn only_so_many_closed_connections_linger() {
         "which has arrived"
     );
 }
+
+#[test]
+fn damaged_and_made_up_datagrams_harm_nobody() {
+    let mut network = Network::new();
+    let good = network.agent(1);
+    network.welcome(good);
+    for seed in 0..400 {
+        network.damage(seed);
+        network.run(Duration::from_millis(1));
+    }
+    assert_eq!(network.close_code(good), None);
+    network.query(1);
+    network.run(Duration::from_millis(50));
+    assert!(matches!(
+        network.heard(good)[..],
+        [GatewayMessage::Query { .. }]
+    ));
+    let newcomer = network.agent(2);
+    network.welcome(newcomer);
+}

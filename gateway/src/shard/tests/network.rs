@@ -20,6 +20,7 @@ use quinn_proto::{
     ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
     EndpointConfig, StreamId, Transmit,
 };
+use rand::{Rng as _, RngCore as _, SeedableRng as _};
 use rustls::RootCertStore;
 
 use super::authority::{Authority, Credentials, DOMAIN};
@@ -294,6 +295,40 @@ impl Network {
             remote: SocketAddr::from(([127, 0, 0, 1], 1)),
         };
         while self.worker.uplink.push(word.clone()) {}
+    }
+
+    /// Sends the shard a first packet with some bytes changed, a packet to a known connection with
+    /// some bytes changed, and noise.
+    pub(super) fn damage(&mut self, seed: u64) {
+        let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+        let remote = SocketAddr::from(([127, 0, 0, 2], 2000));
+        let credentials = self.admit(3);
+        let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
+        let config = self.client_config(credentials);
+        let server = SocketAddr::from(([127, 0, 0, 1], 7443));
+        let connecting = endpoint.connect(self.now, config, server, GATEWAY_SERVER_NAME);
+        let (mut first, mut later) = (Vec::new(), Vec::new());
+        let _first = connecting.unwrap().1.poll_transmit(self.now, 1, &mut first);
+        let agent = &mut self.agents[0];
+        agent.connection.ping();
+        let _later = agent.connection.poll_transmit(self.now, 1, &mut later);
+        let mut noise = vec![0; random.random_range(0..1472)];
+        random.fill_bytes(&mut noise);
+        let from = agent.address;
+        for (remote, mut bytes) in [(remote, first), (from, later), (remote, noise)] {
+            for _ in 0..random.random_range(1..4) {
+                if let Some(place) = bytes.len().checked_sub(1) {
+                    bytes[random.random_range(0..=place)] ^= random.random_range(1..=255u8);
+                }
+            }
+            bytes.truncate(random.random_range(0..=bytes.len()).max(bytes.len() / 2));
+            self.datapath.incoming.push_back(Datagram {
+                remote,
+                local_ip: None,
+                ecn: None,
+                payload: BytesMut::from(&bytes[..]),
+            });
+        }
     }
 
     /// Lets time pass.

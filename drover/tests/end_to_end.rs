@@ -33,9 +33,15 @@ fn a_program_runs_on_an_agent_and_its_output_and_status_come_back() {
     assert_eq!(run.status.code(), Some(125), "{}", said(&run));
     assert!(text(&run.stderr).contains("rm"), "{}", said(&run));
 
+    let words = ["--output", "json", "run", "hv-1", "exec", "--", "echo", "x"];
+    let run = deployment.drover(&words);
+    let last = text(&run.stdout).lines().last().map(str::to_owned);
+    let last: serde_json::Value = serde_json::from_str(&last.expect("a line")).expect("JSON");
+    assert_eq!(last["process"]["outcome"]["exit_code"], 0, "{}", said(&run));
+
     let processes = deployment.json(&["processes", "list"]);
-    assert_eq!(processes.as_array().map(Vec::len), Some(3));
-    assert_eq!(processes[2]["state"], "succeeded");
+    assert_eq!(processes.as_array().map(Vec::len), Some(4));
+    assert_eq!(processes[3]["state"], "succeeded");
 }
 
 #[test]

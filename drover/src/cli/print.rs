@@ -28,7 +28,7 @@ pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<String, Fault> {
         .map_err(|error| Fault::new(format_args!("cannot write JSON: {error}")))
 }
 
-/// Prints text and ends the line. A reader that went away (`| head`) is not an error to shout about.
+/// Prints text and ends the line.
 pub(crate) fn line(text: &str) -> Result<(), Fault> {
     let mut stdout = std::io::stdout().lock();
     let text = text.trim_end_matches('\n');
@@ -41,7 +41,16 @@ pub(crate) fn line(text: &str) -> Result<(), Fault> {
     };
     written
         .and_then(|()| stdout.flush())
-        .map_err(|error| Fault::new(format_args!("cannot write the result: {error}")))
+        .map_err(|error| cannot_write(&error))
+}
+
+/// Standard output took no more. A reader that has seen enough (`| head`) ends the program, as it
+/// would end any other.
+pub(crate) fn cannot_write(error: &std::io::Error) -> Fault {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(i32::from(Exit::Success.code()));
+    }
+    Fault::new(format_args!("cannot write the result: {error}"))
 }
 
 /// A table with aligned columns; `empty` is said instead of a table without rows.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use control::api::model::events::EventRecord;
-use control::api::model::processes::{Class, CreateProcess, Process};
+use control::api::model::processes::{Class, CreateProcess, Process, ProcessDetail};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -136,7 +136,7 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
 }
 
 /// Reads one process.
-pub(super) async fn get(client: &Client, id: Uuid) -> Result<Process, Fault> {
+pub(super) async fn get(client: &Client, id: Uuid) -> Result<ProcessDetail, Fault> {
     client.get(&["v1", "processes", &id.to_string()], &[]).await
 }
 
@@ -237,7 +237,7 @@ async fn watch(
         };
         if look
             && let Some(id) = process
-            && get(client, id).await?.state.is_terminal()
+            && get(client, id).await?.process.state.is_terminal()
         {
             return Ok(Exit::Success);
         }
@@ -277,7 +277,8 @@ fn list(processes: &[Process]) -> String {
     )
 }
 
-fn show(process: &Process) -> String {
+fn show(detail: &ProcessDetail) -> String {
+    let process = &detail.process;
     let outcome = process.outcome.as_ref();
     let result = outcome
         .and_then(|outcome| outcome.output.as_ref())
@@ -293,6 +294,7 @@ fn show(process: &Process) -> String {
         ),
         ("class", Some(print::word(&process.class))),
         ("resource", process.resource.clone()),
+        ("input", Some(detail.input.to_string())),
         (
             "waiting on",
             process
@@ -321,6 +323,11 @@ fn show(process: &Process) -> String {
                 .filter(|text| !text.is_empty()),
         ),
         ("result", result.filter(|text| !text.is_empty())),
+        (
+            "not kept",
+            (detail.progress_dropped > 0)
+                .then(|| format!("{} pieces of output", detail.progress_dropped)),
+        ),
     ])
 }
 

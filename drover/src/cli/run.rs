@@ -14,8 +14,9 @@ use std::io::Write as _;
 use clap::Args;
 use control::api::model::Payload;
 use control::api::model::events::EventRecord;
-use control::api::model::processes::{OutcomeStatus, Process, ProcessState};
+use control::api::model::processes::{OutcomeStatus, Process, ProcessDetail, ProcessState};
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::client::Client;
 use super::follow::{Follower, Next, passing};
@@ -64,14 +65,13 @@ pub(super) async fn run(
         waiting_told: false,
     };
     screen.say(&format!("process {}", process.id));
-    let process = wait(client, &mut screen, process).await?;
-    screen.finish(&process)?;
-    Ok(exit_of(&process))
+    let ended = wait(client, &mut screen, process.id).await?;
+    screen.finish(&ended)?;
+    Ok(exit_of(&ended.process))
 }
 
 /// Waits for the end, whatever happens to the connection.
-async fn wait(client: &Client, screen: &mut Screen, process: Process) -> Result<Process, Fault> {
-    let id = process.id;
+async fn wait(client: &Client, screen: &mut Screen, id: Uuid) -> Result<ProcessDetail, Fault> {
     let mut follower = Follower::new(client, vec![("process", id.to_string())], Some(0));
     let mut interrupted = false;
     loop {
@@ -88,22 +88,24 @@ async fn wait(client: &Client, screen: &mut Screen, process: Process) -> Result<
                 continue;
             }
         };
-        let look = match next {
+        let told = match next {
             Next::Event(event) => {
                 screen.show(&event)?;
-                is_end(&event)
+                if !is_end(&event) {
+                    continue;
+                }
+                true
             }
-            Next::Quiet | Next::Lost => true,
+            Next::Quiet | Next::Lost => false,
         };
-        if !look {
-            continue;
-        }
         match processes::get(client, id).await {
-            Ok(process) if process.state.is_terminal() => {
-                drain(&mut follower, screen).await?;
-                return Ok(process);
+            Ok(detail) if detail.process.state.is_terminal() => {
+                if !told {
+                    drain(&mut follower, screen).await?;
+                }
+                return Ok(detail);
             }
-            Ok(process) => screen.say_waiting(&process),
+            Ok(detail) => screen.say_waiting(&detail.process),
             Err(fault) if passing(&fault) => screen.say_lost(),
             Err(fault) => return Err(fault),
         }
@@ -175,7 +177,7 @@ impl Screen {
         if piece.channel == "stderr" {
             return std::io::stderr()
                 .write_all(&bytes)
-                .map_err(|error| cannot_show(&error));
+                .map_err(|error| print::cannot_write(&error));
         }
         self.show_stdout(&bytes)
     }
@@ -188,18 +190,25 @@ impl Screen {
         stdout
             .write_all(bytes)
             .and_then(|()| stdout.flush())
-            .map_err(|error| cannot_show(&error))
+            .map_err(|error| print::cannot_write(&error))
     }
 
     /// The last words.
-    fn finish(&mut self, process: &Process) -> Result<(), Fault> {
+    fn finish(&mut self, ended: &ProcessDetail) -> Result<(), Fault> {
         if self.output.is_json() {
-            return print::line(&print::to_json(&serde_json::json!({ "process": process }))?);
+            return print::line(&print::to_json(&serde_json::json!({ "process": ended }))?);
         }
+        let process = &ended.process;
         let outcome = process.outcome.as_ref();
         let result = outcome.and_then(|outcome| outcome.output.as_ref());
         let result = result.map_or_else(Vec::new, |result| result.to_bytes().unwrap_or_default());
         self.show_stdout(unseen(&self.shown.clone(), &result))?;
+        if ended.progress_dropped > 0 {
+            self.say(&format!(
+                "{} pieces of output are missing: the server keeps 1 MiB of a process's output",
+                ended.progress_dropped
+            ));
+        }
         if process.state != ProcessState::Succeeded {
             let status = outcome.map_or_else(
                 || print::word(&process.state),
@@ -210,10 +219,6 @@ impl Screen {
         }
         Ok(())
     }
-}
-
-fn cannot_show(error: &std::io::Error) -> Fault {
-    Fault::new(format_args!("cannot show the output: {error}"))
 }
 
 /// What of a result has not been shown yet. Output that a program writes while its agent has no
@@ -253,11 +258,9 @@ fn program_code(code: i32) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use control::api::model::Timestamp;
     use control::api::model::processes::{Class, ProcessOutcome};
-    use uuid::Uuid;
-
-    use super::*;
 
     fn process(state: ProcessState, status: OutcomeStatus, exit_code: Option<i32>) -> Process {
         Process {

@@ -158,6 +158,11 @@ impl PollDatapath {
         if let Some(transmit) = self.waiting.take() {
             self.send(transmit);
         }
+        self.ask_writable()
+    }
+
+    /// Has the epoll watch for room as long as a train waits for it, and no longer.
+    fn ask_writable(&mut self) -> io::Result<()> {
         if self.waiting.is_some() != self.writable_asked {
             let mut interest = epoll::EventFlags::IN;
             interest.set(epoll::EventFlags::OUT, self.waiting.is_some());
@@ -345,5 +350,48 @@ impl Datapath for PollDatapath {
             kernel_dropped_in: sockopt::kernel_drops(&*self.socket),
             ..self.stats
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    fn ends_a_park(datapath: &PollDatapath) -> bool {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut epoll = [PollFd::from_borrowed_fd(datapath.epoll(), PollFlags::IN)];
+        poll(&mut epoll, Some(&now)).unwrap() == 1
+    }
+
+    #[test]
+    fn a_train_that_waits_for_room_ends_parks_until_it_has_left() {
+        // The loopback device never runs out of room, so the wait is made up.
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut datapath = PollDatapath::new(socket, Waker::new().unwrap(), false).unwrap();
+        assert!(!ends_a_park(&datapath) && datapath.has_room());
+
+        datapath.train.extend_from_slice(b"late");
+        datapath.waiting = Some(quinn_proto::Transmit {
+            destination: other.local_addr().unwrap(),
+            ecn: None,
+            size: 4,
+            segment_size: None,
+            src_ip: None,
+        });
+        assert!(!datapath.has_room());
+        datapath.ask_writable().unwrap();
+        assert!(ends_a_park(&datapath));
+
+        datapath.flush().unwrap();
+        assert!(!ends_a_park(&datapath) && datapath.has_room());
+        let mut buffer = [0; 8];
+        assert_eq!(other.recv(&mut buffer).unwrap(), 4);
+        assert_eq!(datapath.stats().datagrams_out, 1);
     }
 }

@@ -23,15 +23,19 @@ const GENERATED: &str = "protocol/src/generated";
 
 /// State machines and rules: no `async`, no clock, no lock, no I/O. A file, or a folder with all
 /// that is in it.
-const PURE: [&str; 12] = [
+const PURE: [&str; 16] = [
     "protocol/src",
     "gateway/src/session.rs",
     "gateway/src/session",
     "gateway/src/group.rs",
     "gateway/src/group",
     "gateway/src/runtime/wheel.rs",
+    "gateway/src/endpoint/admission.rs",
+    "gateway/src/endpoint/budget.rs",
     "control/src/process.rs",
     "control/src/process",
+    "control/src/dispatch/fleet.rs",
+    "agent/src/reconnect.rs",
     "agent/src/session.rs",
     "agent/src/session",
     "drover/src/cli/sse.rs",

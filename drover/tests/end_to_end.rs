@@ -157,6 +157,60 @@ fn a_cancelled_process_stops_on_the_agent() {
 }
 
 #[test]
+fn ctrl_c_cancels_the_run_and_stops_the_program() {
+    let deployment = Deployment::start();
+    let _agent = deployment.agent("hv-1");
+    let mark = deployment.path("mark");
+    let script = format!("touch {}; sleep 100", mark.display());
+    let mut run = deployment.spawn(&["run", "hv-1", "exec", "--", "sh", "-c", &script]);
+    eventually("the program's start", || mark.exists());
+    run.signal(Signal::INT);
+    assert_eq!(run.wait().code(), Some(130));
+    let processes = deployment.json(&["processes", "list"]);
+    assert_eq!(processes[0]["state"], "cancelled");
+}
+
+#[test]
+fn a_killed_agent_says_what_it_cannot_know_and_goes_on() {
+    let deployment = Deployment::start();
+    let mut agent = deployment.agent("hv-1");
+    let mark = deployment.path("mark");
+    let script = format!("echo started >> {}; sleep 100", mark.display());
+    let create = |script: &str| {
+        let words = [
+            "processes",
+            "create",
+            "hv-1",
+            "exec",
+            "--",
+            "sh",
+            "-c",
+            script,
+        ];
+        deployment.json(&words)["id"]
+            .as_str()
+            .expect("an id")
+            .to_owned()
+    };
+    let lost = create(&script);
+    eventually("the program's start", || mark.exists());
+    agent.kill();
+    let next = create("true");
+
+    let _agent = deployment.run_agent("hv-1");
+    eventually("the end of the lost one", || {
+        deployment.process_state(&lost) == "failed"
+    });
+    eventually("the end of the next one", || {
+        deployment.process_state(&next) == "succeeded"
+    });
+    let process = deployment.json(&["processes", "show", &lost]);
+    assert_eq!(process["outcome"]["status"], "interrupted");
+    let effect = std::fs::read_to_string(&mark).expect("the effect");
+    assert_eq!(effect, "started\n", "it ran once");
+}
+
+#[test]
 fn a_deadline_ends_a_program_and_the_run_says_so() {
     let deployment = Deployment::start();
     let _agent = deployment.agent("hv-1");

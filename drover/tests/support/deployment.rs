@@ -136,7 +136,19 @@ impl Deployment {
         command.args(arguments).output().expect("drover runs")
     }
 
-    /// The same, for its JSON; it must succeed.
+    /// Starts `drover …` against the server, and says nothing of what it prints.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Running {
+        let child = command(self.dir.path())
+            .args(["--data-dir", &self.data_dir().to_string_lossy()])
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("drover runs");
+        Running { child }
+    }
+
+    /// Runs it, for its JSON; it must succeed.
     #[track_caller]
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let mut all = vec!["--output", "json"];

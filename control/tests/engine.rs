@@ -3,6 +3,8 @@
 //!
 //! What must hold: no process that was accepted is lost, none has its effect twice, none ends
 //! twice, each ends, and in the end no agent's journal holds anything.
+//!
+//! `DROVER_TEST_SEED=N` plays other faults than the usual ones.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
@@ -440,4 +442,83 @@ async fn a_drain_leaves_nothing_half_done() {
     world.start().await;
     world.settle().await;
     world.check(100).await;
+}
+
+/// Runs a statement on the writer's connection.
+async fn on_writer(store: &Store, sql: String) {
+    let done = store.write(move |db| {
+        Box::pin(async move {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+                .execute(&mut *db)
+                .await?;
+            Ok::<_, StoreError>(())
+        })
+    });
+    done.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_delays_what_was_accepted_and_refuses_what_is_new() {
+    let world = World::new(4, 10, Faults::NONE).await;
+    for n in 0..60 {
+        world
+            .create(world.new_process(n % 4, &format!("full{n}")))
+            .await
+            .unwrap();
+    }
+    on_writer(world.store(), "PRAGMA max_page_count = 1".to_owned()).await;
+    let mut refused = false;
+    for n in 0..200 {
+        let mut large = world.new_process(0, &format!("large{n}"));
+        large.input = format!("\"{}\"", "x".repeat(60_000));
+        large.deadline_at = clock::now();
+        if world.engine().create(vec![large]).await.is_err() {
+            refused = true;
+            break;
+        }
+    }
+    assert!(refused, "the disk was not full");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    on_writer(world.store(), "PRAGMA max_page_count = 1000000".to_owned()).await;
+    world.settle().await;
+    assert_eq!(world.count(State::Succeeded).await, 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_stops_its_own_process_and_no_other() {
+    let world = World::new(
+        2,
+        11,
+        Faults {
+            offline: true,
+            ..Faults::NONE
+        },
+    )
+    .await;
+    let damaged = world.create(world.new_process(0, "damaged")).await.unwrap();
+    for n in 0..40 {
+        world
+            .create(world.new_process(n % 2, &format!("sound{n}")))
+            .await
+            .unwrap();
+    }
+    let hex = damaged.0.simple();
+    let damage = format!("UPDATE process SET state = 'nonsense' WHERE id = x'{hex}'");
+    on_writer(world.store(), damage).await;
+    world.fleet.set_faults(Faults::NONE);
+    for _ in 0..1000 {
+        if world.count(State::Succeeded).await == 40 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.count(State::Succeeded).await, 40);
+    world.fleet.idle().await;
+    let mend = format!("UPDATE process SET state = 'ready' WHERE id = x'{hex}'");
+    on_writer(world.store(), mend).await;
+    let mut world = world;
+    world.kill().await;
+    world.start().await;
+    world.settle().await;
+    world.check(41).await;
 }

@@ -47,6 +47,8 @@ const SWEEP: u32 = 1024;
 const REFILL_MAX: usize = 64;
 /// Inventories that gather before the oldest is dropped: they are for people.
 const INVENTORIES_MAX: usize = 16_384;
+/// Notes that are written at once: they share the writer with everybody else.
+const NOTES_MAX: usize = 128;
 /// How often timers of the store, questions and demands are looked at.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Demand is told anew this often, in case a word was lost.
@@ -109,6 +111,8 @@ pub(super) struct Core {
     /// No batch before this: the store has just failed.
     not_before: Option<Instant>,
     failures: u32,
+    /// Inputs of the next batch at most: smaller while the one that cannot be written is looked for.
+    batch_max: usize,
     pub(super) stats: EngineStats,
 }
 
@@ -152,6 +156,7 @@ impl Core {
             draining: false,
             not_before: None,
             failures: 0,
+            batch_max: usize::MAX,
             stats: EngineStats::new(),
         };
         for target in recovered.targets {
@@ -175,7 +180,8 @@ impl Core {
         if self.outbox.len() >= OUTBOX_MAX || self.outbox_bytes >= OUTBOX_BYTES_MAX {
             return 0;
         }
-        INPUTS_MAX.saturating_sub(self.pending.inputs.len())
+        let gathered = self.pending.inputs.len() + self.pending.records.len();
+        INPUTS_MAX.saturating_sub(gathered)
     }
 
     /// Whether another command can be taken now.
@@ -217,7 +223,7 @@ impl Core {
         if self.pending.is_empty() {
             return None;
         }
-        let pending = std::mem::take(&mut self.pending);
+        let pending = self.pending.take(self.batch_max);
         let batch = Batch {
             at: now.wall,
             seed,
@@ -304,10 +310,16 @@ impl Core {
 
     /// What agents said about themselves and when they were last heard of, for the store.
     pub(super) fn take_notes(&mut self) -> Option<Notes> {
-        let notes = Notes {
-            inventories: self.inventories.drain(..).collect(),
-            last_seen: std::mem::take(&mut self.last_seen).into_iter().collect(),
+        let inventories = self.inventories.len().min(NOTES_MAX);
+        let mut notes = Notes {
+            inventories: self.inventories.drain(..inventories).collect(),
+            last_seen: Vec::new(),
         };
+        while notes.last_seen.len() < NOTES_MAX
+            && let Some(seen) = self.last_seen.pop_first()
+        {
+            notes.last_seen.push(seen);
+        }
         (!notes.inventories.is_empty() || !notes.last_seen.is_empty()).then_some(notes)
     }
 
@@ -416,6 +428,32 @@ impl Core {
 }
 
 impl Pending {
+    /// Takes everything, or what belongs to the first `max` inputs.
+    fn take(&mut self, max: usize) -> Self {
+        let mut taken = std::mem::take(self);
+        if taken.inputs.len() <= max {
+            return taken;
+        }
+        self.inputs = taken.inputs.split_off(max);
+        for input in self
+            .inputs
+            .iter()
+            .filter(|input| input.input == Input::Claim)
+        {
+            if let Some(claim) = taken.claims.remove(&input.process) {
+                self.claims.insert(input.process, claim);
+            }
+        }
+        let cancels = std::mem::take(&mut taken.cancel_answers);
+        for (at, answer) in cancels {
+            match at.checked_sub(max) {
+                Some(at) => self.cancel_answers.push((at, answer)),
+                None => taken.cancel_answers.push((at, answer)),
+            }
+        }
+        taken
+    }
+
     fn is_empty(&self) -> bool {
         self.create_callers.is_empty()
             && self.inputs.is_empty()

@@ -45,6 +45,8 @@ pub struct EngineStats {
     pub outbox: u64,
     /// Batches that the store failed to write; they are repeated until it does.
     pub failed_batches: u64,
+    /// Words about processes that could not be written at all and were dropped.
+    pub unwritable: u64,
     /// Why the last batch failed, until one succeeds.
     pub store_error: Option<String>,
     /// Inputs of one batch.
@@ -77,6 +79,7 @@ impl EngineStats {
             active: 0,
             outbox: 0,
             failed_batches: 0,
+            unwritable: 0,
             store_error: None,
             batch_size: count_histogram(1 << 20),
             batch_us: latency_histogram(),

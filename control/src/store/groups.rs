@@ -1,6 +1,7 @@
 //! Agent groups: their slots, and who owns them.
 
 use protocol::ids::{Epoch, GroupId, Slot};
+use protocol::limits::GROUPS_MAX;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
@@ -37,6 +38,9 @@ pub enum CreateGroupError {
     /// There is one of that name.
     #[error("there is a group `{0}` already; choose another name")]
     NameTaken(String),
+    /// There are as many as a gateway knows.
+    #[error("there are {GROUPS_MAX} groups already, the limit; use one of them")]
+    TooMany,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -120,7 +124,10 @@ async fn create(
     automatic: bool,
     now: UnixMs,
 ) -> Result<Group, CreateGroupError> {
-    let slot = emptiest_slot(db).await?;
+    let (slot, groups) = emptiest_slot(db).await?;
+    if groups >= GROUPS_MAX {
+        return Err(CreateGroupError::TooMany);
+    }
     let group = Group {
         id: GroupId(Uuid::new_v4()),
         name,
@@ -153,8 +160,8 @@ async fn create(
 }
 
 /// The slot with the fewest groups; among equals the lowest, so that slots count up and spread
-/// evenly over any number of shards.
-async fn emptiest_slot(db: &mut Connection) -> Result<Slot, StoreError> {
+/// evenly over any number of shards. Next to it, how many groups there are.
+async fn emptiest_slot(db: &mut Connection) -> Result<(Slot, usize), StoreError> {
     let rows = sqlx::query("SELECT slot, count(*) FROM agent_group GROUP BY slot")
         .fetch_all(&mut *db)
         .await?;
@@ -166,7 +173,9 @@ async fn emptiest_slot(db: &mut Connection) -> Result<Slot, StoreError> {
         }
     }
     let emptiest = (0_u8..=u8::MAX).min_by_key(|slot| load[usize::from(*slot)]);
-    Ok(Slot(emptiest.unwrap_or(0)))
+    let groups: i64 = load.iter().sum();
+    let groups = usize::try_from(groups).unwrap_or(usize::MAX);
+    Ok((Slot(emptiest.unwrap_or(0)), groups))
 }
 
 async fn ensure_automatic(db: &mut Connection, now: UnixMs) -> Result<(), StoreError> {
@@ -179,7 +188,7 @@ async fn ensure_automatic(db: &mut Connection, now: UnixMs) -> Result<(), StoreE
     for number in 0..AUTOMATIC_GROUPS {
         match create(db, format!("auto-{number:02}"), true, now).await {
             // An operator's group of that name stands where ours would: one less is no harm.
-            Ok(_) | Err(CreateGroupError::NameTaken(_)) => {}
+            Ok(_) | Err(CreateGroupError::NameTaken(_) | CreateGroupError::TooMany) => {}
             Err(CreateGroupError::Store(error)) => return Err(error),
         }
     }

@@ -180,8 +180,10 @@ impl Fleet {
                 away: 0,
             })
             .collect();
+        let other = std::env::var("DROVER_TEST_SEED").ok();
+        let other: u64 = other.map_or(0, |text| text.parse().unwrap());
         let fleet = Arc::new(Self(Mutex::new(World {
-            rng: StdRng::seed_from_u64(seed),
+            rng: StdRng::seed_from_u64(seed ^ (other << 8)),
             faults,
             faults_made: 0,
             wake: None,
@@ -259,6 +261,13 @@ impl Fleet {
                 .values()
                 .all(|entry| matches!(entry.body, Body::Tombstone { .. }))
         })
+    }
+
+    /// Waits until every journal is empty.
+    pub(crate) async fn idle(&self) {
+        while !self.journals_are_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// How many of these ran at once, at most.

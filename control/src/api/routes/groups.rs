@@ -92,7 +92,7 @@ pub(super) async fn create(
         .create_group(&body.name, clock::now())
         .await
         .map_err(|error| match error {
-            CreateGroupError::NameTaken(_) => {
+            CreateGroupError::NameTaken(_) | CreateGroupError::TooMany => {
                 ApiError::in_field(Kind::Conflict, "name", format!("{error}."))
             }
             CreateGroupError::Store(error) => error.into(),

@@ -1,6 +1,6 @@
 //! What follows from a batch once it is durable, or once the store has refused it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::ids::{AgentId, ProcessId};
@@ -60,6 +60,7 @@ impl Core {
         match result {
             Ok(applied) => {
                 self.failures = 0;
+                self.batch_max = self.batch_max.saturating_mul(2);
                 self.not_before = None;
                 self.stats.store_error = None;
                 self.stats.batch_size.saturating_record(inputs as u64);
@@ -241,32 +242,76 @@ impl Core {
         for caller in std::mem::take(&mut batch.create_callers) {
             drop(caller.answer.send(Err(error.clone())));
         }
-        let mut forsaken: Vec<usize> = Vec::new();
+        let mut forsaken = BTreeSet::new();
         for (at, answer) in std::mem::take(&mut batch.cancel_answers) {
             drop(answer.send(Err(error.clone())));
-            forsaken.push(at);
+            forsaken.insert(at);
         }
+        let unclaimable = batch.inputs.len() == 1 && is_about_content(error);
         // Claims are cheap to make again, and their grants will not live that long.
         for claim in std::mem::take(&mut batch.claims).into_values() {
             self.unclaimed(&claim);
-            self.fleet.enqueue(claim.target.agent, claim.place);
+            if unclaimable {
+                self.stats.unwritable += 1;
+                self.fleet.uncount_ready(claim.target.agent, None);
+                tracing::error!(process = %claim.place.2, %error, "a process cannot be claimed");
+            } else {
+                self.fleet.enqueue(claim.target.agent, claim.place);
+            }
         }
-        let newer = std::mem::take(&mut self.pending.inputs);
-        let heard = batch.inputs.into_iter().enumerate();
-        let mut inputs: Vec<_> = heard
+        let heard = std::mem::take(&mut batch.inputs).into_iter().enumerate();
+        batch.inputs = heard
             .filter(|(at, input)| !forsaken.contains(at) && input.input != Input::Claim)
             .map(|(_, input)| input)
             .collect();
-        let shift = inputs.len();
-        inputs.extend(newer);
-        for (at, _) in &mut self.pending.cancel_answers {
+        if is_about_content(error) {
+            self.narrow(&mut batch, error);
+        }
+        self.pending.put_back(batch);
+    }
+
+    /// Something in the batch cannot be written, however often it is tried: halves the batches
+    /// until it stands alone, and leaves it out. One damaged row must not stop all others.
+    fn narrow(&mut self, batch: &mut Pending, error: &StoreError) {
+        self.not_before = None;
+        if batch.inputs.len() <= 1 {
+            for input in batch.inputs.drain(..) {
+                self.stats.unwritable += 1;
+                tracing::error!(process = %input.process, %error, "a word about a process was dropped");
+            }
+            batch.records.clear();
+            batch.resources.clear();
+        }
+        self.batch_max = (batch.inputs.len() / 2).max(1);
+    }
+}
+
+impl Pending {
+    /// Puts what an earlier batch held in front of what has gathered since.
+    fn put_back(&mut self, batch: Self) {
+        let shift = batch.inputs.len();
+        let newer = std::mem::replace(&mut self.inputs, batch.inputs);
+        self.inputs.extend(newer);
+        for (at, _) in &mut self.cancel_answers {
             *at += shift;
         }
-        self.pending.inputs = inputs;
-        let newer = std::mem::replace(&mut self.pending.records, batch.records);
-        self.pending.records.extend(newer);
-        self.pending.resources.extend(batch.resources);
-        self.pending.sweep |= batch.sweep;
+        let newer = std::mem::replace(&mut self.records, batch.records);
+        self.records.extend(newer);
+        self.resources.extend(batch.resources);
+        self.sweep |= batch.sweep;
+    }
+}
+
+/// Whether the store failed because of what it was given, not because of itself.
+fn is_about_content(error: &StoreError) -> bool {
+    match error {
+        StoreError::BadRow(_) | StoreError::JobPanicked => true,
+        StoreError::Sql(error) => match error.as_ref() {
+            sqlx::Error::Database(error) => !matches!(error.kind(), sqlx::error::ErrorKind::Other),
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => true,
+            _ => false,
+        },
+        StoreError::Busy | StoreError::Stopped => false,
     }
 }
 

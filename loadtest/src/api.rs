@@ -298,7 +298,7 @@ fn parse_event(block: &[u8]) -> Option<StreamEvent> {
         .filter(|record| record["type"] == "process.finished")
         .and_then(|record| {
             let process = record["process"].as_str()?.parse().ok()?;
-            Some((process, end_of_state(record["data"]["state"].as_str()?)?))
+            Some((process, end_of_state(record["data"]["to"].as_str()?)?))
         });
     Some(StreamEvent { id, ended })
 }
@@ -311,7 +311,7 @@ mod tests {
     fn an_end_is_read_from_the_stream_and_comments_are_not() {
         let block = concat!(
             "id: 17\nevent: process.finished\n",
-            r#"data: {"sequence":17,"type":"process.finished","data":{"state":"succeeded"},"#,
+            r#"data: {"sequence":17,"type":"process.finished","data":{"to":"succeeded"},"#,
             r#""process":"00000000-0000-0000-0000-000000000007"}"#,
         );
         let event = parse_event(block.as_bytes()).unwrap();

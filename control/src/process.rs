@@ -128,6 +128,8 @@ pub enum Input {
     Orphaned,
     /// Somebody wants it cancelled.
     Cancel,
+    /// An operator revoked its agent: nobody will ever answer for it.
+    Abandoned,
 }
 
 /// What follows from an input, next to the changed process.

@@ -522,3 +522,53 @@ async fn a_damaged_row_stops_its_own_process_and_no_other() {
     world.settle().await;
     world.check(41).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoking_an_agent_ends_its_processes_even_if_the_server_stops_in_between() {
+    let mut world = World::new(
+        2,
+        12,
+        Faults {
+            stuck: true,
+            ..Faults::NONE
+        },
+    )
+    .await;
+    for n in 0..40 {
+        world
+            .create(world.new_process(n % 2, &format!("v{n}")))
+            .await
+            .unwrap();
+    }
+    while world.count(State::Running).await < 2 * fleet::CAPACITY as usize {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let agent = world.fleet.targets()[0].agent;
+    world
+        .store()
+        .revoke_agent(agent, "tester".to_owned(), clock::now())
+        .await
+        .unwrap();
+    // The word to the engine is lost with the server.
+    world.kill().await;
+    world.start().await;
+    while world.count(State::Failed).await < 20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let other = world.fleet.targets()[1].agent;
+    world
+        .store()
+        .revoke_agent(other, "tester".to_owned(), clock::now())
+        .await
+        .unwrap();
+    world.engine().revoke_agent(other).unwrap();
+    while world.count(State::Failed).await < 40 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let refused = world
+        .engine()
+        .create(vec![world.new_process(1, "late")])
+        .await
+        .unwrap();
+    assert_eq!(refused, [Creation::UnknownAgent]);
+}

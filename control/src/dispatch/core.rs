@@ -84,6 +84,7 @@ struct Pending {
     cancel_answers: Vec<(usize, CancelAnswer)>,
     claims: BTreeMap<ProcessId, Claim>,
     resources: BTreeSet<String>,
+    abandoned: BTreeSet<AgentId>,
     records: Vec<crate::store::processes::Record>,
     sweep: bool,
 }
@@ -132,6 +133,8 @@ pub(super) struct Recovered {
     pub(super) active: Vec<crate::store::recovery::Lease>,
     /// Resources that somebody waits for and nobody holds.
     pub(super) resources: Vec<String>,
+    /// Revoked agents whose processes have not all ended.
+    pub(super) abandoned: Vec<AgentId>,
     /// The earliest timer.
     pub(super) next_due: Option<UnixMs>,
 }
@@ -172,6 +175,7 @@ impl Core {
                 .activate(lease.agent, lease.process, known, left, now.mono);
         }
         core.pending.resources.extend(recovered.resources);
+        core.pending.abandoned.extend(recovered.abandoned);
         core
     }
 
@@ -230,6 +234,7 @@ impl Core {
             creates: pending.creates.clone(),
             inputs: pending.inputs.clone(),
             resources: pending.resources.iter().cloned().collect(),
+            abandoned: pending.abandoned.iter().copied().collect(),
             sweep: if pending.sweep { SWEEP } else { 0 },
             records: pending.records.clone(),
         };
@@ -458,6 +463,7 @@ impl Pending {
         self.create_callers.is_empty()
             && self.inputs.is_empty()
             && self.resources.is_empty()
+            && self.abandoned.is_empty()
             && self.records.is_empty()
             && !self.sweep
     }

@@ -185,7 +185,8 @@ impl Engine {
         self.submit(Command::Admit(target, keys))
     }
 
-    /// Closes an agent's session and keeps it out, after the store says so.
+    /// Closes an agent's session and keeps it out, after the store says so. Its processes end as
+    /// failed; those that may have been started say that people must look.
     ///
     /// # Errors
     /// The gateway was not told.

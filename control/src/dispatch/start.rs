@@ -78,6 +78,7 @@ pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Star
         ready: store.ready_counts().await?,
         active,
         resources: store.free_resources().await?,
+        abandoned: store.revoked_with_work().await?,
         next_due: store.earliest_timer().await?,
     };
     // Agents first: a group without its agents would turn them away as strangers.

@@ -20,6 +20,7 @@ pub(super) fn handle(process: &mut Process, now: UnixMs, input: Input, chance: f
         Input::Claim => claim(process, now),
         Input::Orphaned => orphaned(process),
         Input::Cancel => cancel(process, now),
+        Input::Abandoned => abandoned(process, now),
         Input::Accepted(fence) => match process.current(fence) {
             true => accepted(process, now),
             false => stale(process),
@@ -209,6 +210,26 @@ fn cancel(process: &mut Process, now: UnixMs) -> Step {
         };
     }
     Step::default()
+}
+
+/// The one end without the agent's word, and an operator's decision: what may have been started is
+/// for people to look at.
+fn abandoned(process: &mut Process, now: UnixMs) -> Step {
+    if process.state.is_terminal() {
+        return stale(process);
+    }
+    let (status, message) = match process.state.is_active() {
+        true => (
+            OutcomeStatus::Interrupted,
+            "its agent was revoked before it said how it ended: look at the host",
+        ),
+        false => (OutcomeStatus::FailedPermanent, "its agent was revoked"),
+    };
+    let outcome = plain(status, message.to_owned());
+    Step {
+        tell: None,
+        ..process.end(now, State::Failed, outcome)
+    }
 }
 
 fn accepted(process: &mut Process, now: UnixMs) -> Step {

@@ -297,6 +297,24 @@ fn a_cancelled_process_with_an_effect_has_succeeded() {
 }
 
 #[test]
+fn revoking_an_agent_ends_what_it_had_and_says_what_is_not_known() {
+    for state in State::ALL.iter().copied() {
+        let mut p = process(state, 1);
+        let step = p.handle(NOW, Input::Abandoned, 0.5);
+        let status = step.outcome.map(|outcome| outcome.status);
+        let expected = if state.is_terminal() {
+            None
+        } else if state.is_active() {
+            Some(OutcomeStatus::Interrupted)
+        } else {
+            Some(OutcomeStatus::FailedPermanent)
+        };
+        assert_eq!(status, expected, "{state}");
+        assert!(p.state.is_terminal());
+    }
+}
+
+#[test]
 fn a_deadline_ends_what_has_not_started() {
     for state in State::ALL
         .iter()
@@ -411,6 +429,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         1 => Just(Input::Unblocked),
         1 => Just(Input::Orphaned),
         1 => Just(Input::Cancel),
+        1 => Just(Input::Abandoned),
         3 => fence.clone().prop_map(Input::Accepted),
         2 => (fence.clone(), 0_u32..5, 0_u64..2_000_000)
             .prop_map(|(fence, sequence, bytes)| Input::Progress { fence, sequence, bytes }),
@@ -483,6 +502,7 @@ proptest! {
                     Input::Report(..) | Input::Accepted(_) | Input::Progress { .. }
                         | Input::Finished(..) | Input::Refused(..) | Input::NotDelivered(..)
                         | Input::Cancel
+                    | Input::Abandoned
                 );
                 prop_assert!(word, "{:?} decided an unknown process", input);
             }

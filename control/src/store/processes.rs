@@ -99,6 +99,8 @@ pub(crate) struct Batch {
     pub(crate) inputs: Vec<Happened>,
     /// Resources whose holder may have ended.
     pub(crate) resources: Vec<String>,
+    /// Agents that were revoked: their processes end.
+    pub(crate) abandoned: Vec<AgentId>,
     /// Look at so many timers that are due; 0: do not look.
     pub(crate) sweep: u32,
     /// Other things to record.
@@ -148,6 +150,8 @@ pub(crate) struct Applied {
     pub(crate) steps: Vec<Effect>,
     /// Resources whose holder has ended.
     pub(crate) freed: Vec<String>,
+    /// Revoked agents that have more processes than fitted into the batch.
+    pub(crate) abandoned_more: Vec<AgentId>,
     /// The earliest timer left, if the batch looked.
     pub(crate) next_due: Option<UnixMs>,
 }

@@ -102,6 +102,20 @@ impl Store {
         Ok(resources)
     }
 
+    /// Revoked agents whose processes have not all ended: the server stopped in between.
+    pub(crate) async fn revoked_with_work(&self) -> Result<Vec<AgentId>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(
+            "SELECT a.id FROM agent AS a WHERE a.revoked_at IS NOT NULL AND EXISTS
+                (SELECT 1 FROM process AS p WHERE p.target_id = a.id AND p.finished_at IS NULL)",
+        )
+        .fetch_all(&mut *reader)
+        .await?;
+        rows.iter()
+            .map(|row| Ok(AgentId::from_bytes(id_bytes(row.try_get(0)?)?)))
+            .collect()
+    }
+
     /// The earliest timer.
     pub(crate) async fn earliest_timer(&self) -> Result<Option<UnixMs>, StoreError> {
         let mut reader = self.reader().await?;

@@ -44,6 +44,8 @@ pub(super) async fn open(url: &str, data_dir: &Path) -> Result<Opened, OpenError
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
+        // After a burst the log gives its space back.
+        .pragma("journal_size_limit", "67108864")
         .row_buffer_size(ROW_BUFFER)
         .statement_cache_capacity(STATEMENTS)
         .thread_name(|id| format!("store-{id}"))

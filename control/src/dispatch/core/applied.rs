@@ -90,6 +90,7 @@ impl Core {
             self.unclaimed(&claim);
         }
         self.pending.resources.extend(applied.freed);
+        self.pending.abandoned.extend(applied.abandoned_more);
         self.created(batch, applied.creations);
     }
 
@@ -281,6 +282,7 @@ impl Core {
             }
             batch.records.clear();
             batch.resources.clear();
+            batch.abandoned.clear();
         }
         self.batch_max = (batch.inputs.len() / 2).max(1);
     }
@@ -298,6 +300,7 @@ impl Pending {
         let newer = std::mem::replace(&mut self.records, batch.records);
         self.records.extend(newer);
         self.resources.extend(batch.resources);
+        self.abandoned.extend(batch.abandoned);
         self.sweep |= batch.sweep;
     }
 }

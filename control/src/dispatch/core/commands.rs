@@ -30,6 +30,7 @@ impl Core {
             }
             Command::Revoke(agent) => {
                 self.fleet.revoke(agent);
+                self.pending.abandoned.insert(agent);
                 self.send(Request::RevokeAgent { agent });
             }
             // A caller that has gone away no longer wants its answer.

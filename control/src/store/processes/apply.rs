@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::ids::{GrantId, ProcessId};
+use protocol::ids::{AgentId, GrantId, ProcessId};
 use protocol::operation::OperationState;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -63,6 +63,13 @@ pub(super) const WRITE_EVENTS: &str = "
 pub(super) const DUE: &str = "SELECT process_id FROM process_timer WHERE due_at <= $1
      ORDER BY due_at, process_id LIMIT $2";
 
+/// Unfinished processes of an agent.
+pub(super) const OF_AGENT: &str =
+    "SELECT id FROM process WHERE target_id = $1 AND finished_at IS NULL LIMIT $2";
+
+/// Processes of one revoked agent that one batch ends.
+const ABANDONED_STEP: usize = 1000;
+
 pub(super) const NEXT_DUE: &str = "SELECT due_at FROM process_timer ORDER BY due_at LIMIT 1";
 
 pub(super) const TAKE_RESOURCE: &str = "
@@ -85,6 +92,7 @@ pub(super) async fn apply(db: &mut Connection, batch: Batch) -> Result<Applied, 
         creates,
         mut inputs,
         resources,
+        abandoned,
         sweep,
         records,
     } = batch;
@@ -94,9 +102,16 @@ pub(super) async fn apply(db: &mut Connection, batch: Batch) -> Result<Applied, 
     for resource in &resources {
         inputs.extend(take_resource(db, resource).await?);
     }
+    let mut applied = Applied::default();
+    for agent in abandoned {
+        let found = abandon(db, agent).await?;
+        if found.len() >= ABANDONED_STEP {
+            applied.abandoned_more.push(agent);
+        }
+        inputs.extend(found);
+    }
     let mut rng = StdRng::seed_from_u64(seed);
     let mut events: Vec<Value> = records.iter().map(|record| event(at, record)).collect();
-    let mut applied = Applied::default();
     if !inputs.is_empty() {
         let mut rules = Rules::load(db, &inputs).await?;
         for happened in inputs {
@@ -133,6 +148,21 @@ async fn due(db: &mut Connection, at: UnixMs, limit: u32) -> Result<Vec<Happened
         .map(|row| {
             let id = ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
             Ok(Happened::new(id, Input::Due))
+        })
+        .collect()
+}
+
+/// What is to happen to a revoked agent's processes.
+async fn abandon(db: &mut Connection, agent: AgentId) -> Result<Vec<Happened>, StoreError> {
+    let rows = sqlx::query(OF_AGENT)
+        .bind(agent.to_bytes().to_vec())
+        .bind(i64::try_from(ABANDONED_STEP).unwrap_or(i64::MAX))
+        .fetch_all(&mut *db)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let id = ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
+            Ok(Happened::new(id, Input::Abandoned))
         })
         .collect()
 }

@@ -93,6 +93,7 @@ async fn no_statement_of_the_write_path_scans_a_table() {
         apply::WRITE,
         apply::WRITE_EVENTS,
         apply::DUE,
+        apply::OF_AGENT,
         apply::NEXT_DUE,
         apply::TAKE_RESOURCE,
         apply::WORK,

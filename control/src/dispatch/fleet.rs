@@ -5,6 +5,9 @@
 //! needed at once. Of each agent's ready processes the first [`READY_KEPT`] are kept, in the order
 //! in which they are to be claimed; the rest is fetched when these run out.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -15,8 +18,8 @@ use super::handle::{AgentView, SessionView, WaitingOn};
 use crate::clock::UnixMs;
 use crate::process::{Class, State};
 
-/// Ready processes kept in memory for one agent.
-pub(super) const READY_KEPT: usize = 256;
+/// Ready processes kept in memory for one agent; few in this crate's own tests, to reach the limit.
+pub(super) const READY_KEPT: usize = if cfg!(test) { 8 } else { 256 };
 /// Ready processes kept in memory for all agents.
 pub(super) const READY_KEPT_TOTAL: usize = 1 << 18;
 /// Demand told for one agent at most: several times what any agent takes at once, so that a long

@@ -1,0 +1,193 @@
+//! The bounded queue against the whole one, and what the gateway is told of demand.
+
+use proptest::prelude::*;
+use protocol::ids::{SessionId, ShardId, Slot};
+use uuid::Uuid;
+
+use super::*;
+use crate::clock;
+
+const AGENT: AgentId = AgentId(Uuid::from_u128(1));
+
+fn target() -> Target {
+    Target {
+        agent: AGENT,
+        group: GroupId(Uuid::from_u128(2)),
+        slot: Slot(3),
+    }
+}
+
+fn session(number: u64) -> SessionView {
+    SessionView {
+        session: SessionId(number),
+        shard: ShardId(0),
+        at_home: true,
+        remote: ([127, 0, 0, 1], 1).into(),
+        capacity: 4,
+        kinds: Vec::new(),
+        hostname: String::new(),
+        software: String::new(),
+        labels: Vec::new(),
+    }
+}
+
+fn connected() -> Fleet {
+    let mut fleet = Fleet::default();
+    fleet.admit(target());
+    fleet.connect(target(), session(1), UnixMs(1));
+    fleet
+}
+
+fn place(class: u8, at: u64, number: u128) -> Place {
+    let id = ProcessId(Uuid::from_u128(number));
+    (Class::from_sql(class), UnixMs(at), id)
+}
+
+fn add(fleet: &mut Fleet, place: Place) {
+    fleet.count_ready(AGENT, 1);
+    fleet.enqueue(AGENT, place);
+}
+
+fn told(fleet: &mut Fleet) -> Option<u32> {
+    fleet.demand(AGENT).map(|request| match request {
+        Request::Demand { ready, .. } => ready,
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn demand_is_told_once_and_again_only_when_the_gateway_may_run_dry() {
+    let mut fleet = connected();
+    assert_eq!(told(&mut fleet), None);
+    for n in 0..3 {
+        add(&mut fleet, place(2, 5, n));
+    }
+    assert_eq!(told(&mut fleet), Some(3));
+    assert_eq!(told(&mut fleet), None);
+    // A dispatch lowers the figure at the gateway by itself.
+    assert_eq!(fleet.take(AGENT, 2).len(), 2);
+    fleet.settle(AGENT);
+    fleet.settle(AGENT);
+    assert_eq!(told(&mut fleet), None);
+    // What is gone otherwise is taken back.
+    fleet.uncount_ready(AGENT, Some(place(2, 5, 2)));
+    assert_eq!(told(&mut fleet), Some(0));
+}
+
+#[test]
+fn a_new_session_is_told_everything_anew_and_no_session_nothing() {
+    let mut fleet = connected();
+    add(&mut fleet, place(2, 5, 1));
+    assert_eq!(told(&mut fleet), Some(1));
+    assert!(
+        !fleet.disconnect(target(), SessionId(9), UnixMs(2)),
+        "another session"
+    );
+    assert!(fleet.disconnect(target(), SessionId(1), UnixMs(2)));
+    assert_eq!(told(&mut fleet), None);
+    assert_eq!(fleet.connected().values().sum::<u64>(), 0);
+    fleet.connect(target(), session(2), UnixMs(3));
+    assert_eq!(told(&mut fleet), Some(1));
+    assert_eq!(fleet.connected().values().sum::<u64>(), 1);
+}
+
+#[test]
+fn agents_are_asked_at_growing_intervals_while_they_have_a_session() {
+    let mut fleet = connected();
+    let process = ProcessId(Uuid::from_u128(5));
+    let start = clock::monotonic();
+    let known = (Fence(1), State::Unknown);
+    fleet.activate(AGENT, process, known, Duration::ZERO, start);
+    let mut asked = Vec::new();
+    for second in 0..200 {
+        let now = start + Duration::from_secs(second);
+        if !fleet.due_questions(now).is_empty() {
+            asked.push(second);
+        }
+    }
+    assert_eq!(asked, [5, 15, 35, 75, 135, 195]);
+    fleet.disconnect(target(), SessionId(1), UnixMs(2));
+    let later = start + Duration::from_secs(10_000);
+    assert!(fleet.due_questions(later).is_empty());
+    fleet.deactivate(AGENT, process);
+    assert_eq!(fleet.active(), 0);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Add(u8, u64),
+    Take(u32),
+    /// The oldest claim went through.
+    Claimed,
+    /// The store refused the oldest claim.
+    Failed,
+    /// Somebody cancelled one that waits.
+    Cancel(usize),
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (1_u8..4, 0_u64..20).prop_map(|(class, at)| Op::Add(class, at)),
+        4 => (1_u32..4).prop_map(Op::Take),
+        3 => Just(Op::Claimed),
+        1 => Just(Op::Failed),
+        1 => any::<usize>().prop_map(Op::Cancel),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_bounded_queue_gives_what_the_whole_one_would(
+        ops in prop::collection::vec(any_op(), 1..200),
+    ) {
+        let mut fleet = connected();
+        // What the store has ready, and what of it is on its way to be claimed.
+        let mut stored = BTreeSet::new();
+        let mut claiming: Vec<Place> = Vec::new();
+        for (number, op) in (0..).zip(ops) {
+            match op {
+                Op::Add(class, at) => {
+                    let place = place(class, at, number);
+                    stored.insert(place);
+                    add(&mut fleet, place);
+                }
+                Op::Take(permits) => {
+                    let waiting = stored.iter().filter(|place| !claiming.contains(place));
+                    let waiting: Vec<Place> = waiting.copied().collect();
+                    if fleet.wants_refill(AGENT) {
+                        fleet.refill(AGENT, waiting.iter().copied().take(READY_KEPT));
+                    }
+                    let taken = fleet.take(AGENT, permits);
+                    prop_assert!(waiting.is_empty() || !taken.is_empty());
+                    prop_assert_eq!(&taken[..], &waiting[..taken.len()]);
+                    claiming.extend(taken);
+                }
+                Op::Claimed if !claiming.is_empty() => {
+                    let place = claiming.remove(0);
+                    stored.remove(&place);
+                    fleet.uncount_ready(AGENT, Some(place));
+                    fleet.settle(AGENT);
+                }
+                Op::Failed if !claiming.is_empty() => {
+                    let place = claiming.remove(0);
+                    fleet.settle(AGENT);
+                    fleet.enqueue(AGENT, place);
+                }
+                Op::Cancel(at) => {
+                    let waiting = stored.iter().filter(|place| !claiming.contains(place));
+                    let waiting: Vec<Place> = waiting.copied().collect();
+                    if !waiting.is_empty() {
+                        let place = waiting[at % waiting.len()];
+                        stored.remove(&place);
+                        fleet.uncount_ready(AGENT, Some(place));
+                    }
+                }
+                Op::Claimed | Op::Failed => {}
+            }
+            let member = fleet.get(AGENT).unwrap();
+            prop_assert!(member.ready.len() <= READY_KEPT);
+            prop_assert_eq!(member.ready.len(), fleet.ready_kept);
+            prop_assert_eq!(fleet.ready_stored(), stored.len() as u64);
+        }
+    }
+}

@@ -179,9 +179,11 @@ impl Core {
         core
     }
 
-    /// How many events can be taken now.
+    /// How many events can be taken now. None while draining: what agents still say they will
+    /// say again, to the next server.
     pub(super) fn event_room(&self) -> usize {
-        if self.outbox.len() >= OUTBOX_MAX || self.outbox_bytes >= OUTBOX_BYTES_MAX {
+        if self.draining || self.outbox.len() >= OUTBOX_MAX || self.outbox_bytes >= OUTBOX_BYTES_MAX
+        {
             return 0;
         }
         let gathered = self.pending.inputs.len() + self.pending.records.len();

@@ -483,6 +483,20 @@ proptest! {
                 ends += 1;
                 prop_assert!(step.outcome.is_some());
             }
+            // Words about another claim than the present one change nothing.
+            let about = match &input {
+                Input::Accepted(fence)
+                | Input::Progress { fence, .. }
+                | Input::Finished(fence, _)
+                | Input::Refused(fence, _)
+                | Input::NotDelivered(fence, _)
+                | Input::Uncertain(fence) => Some(*fence),
+                _ => None,
+            };
+            if about.is_some_and(|fence| fence != before.fence) {
+                prop_assert!(step.stale);
+                prop_assert_eq!(&p, &before, "changed by {:?}", input);
+            }
             // Attempts are bounded, and success is only ever the agent's word.
             if p.state == State::Leased {
                 prop_assert!(p.attempt < p.max_attempts);

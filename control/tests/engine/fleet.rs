@@ -140,6 +140,8 @@ struct World {
     agents: Vec<Agent>,
     requests: VecDeque<Request>,
     events: VecDeque<Event>,
+    /// Words that will be said once more, much later.
+    late: Vec<Event>,
     effects: BTreeMap<ProcessId, usize>,
     /// Starts (true) and ends (false), in order.
     timeline: Vec<(ProcessId, bool)>,
@@ -192,6 +194,7 @@ impl Fleet {
             agents,
             requests: VecDeque::new(),
             events: VecDeque::new(),
+            late: Vec::new(),
             effects: BTreeMap::new(),
             timeline: Vec::new(),
         })));
@@ -318,6 +321,7 @@ impl World {
         for at in 0..self.agents.len() {
             self.grant(at);
         }
+        self.repeat_late();
         if let Some(wake) = self.wake.as_ref().filter(|_| !self.events.is_empty()) {
             wake.ring();
         }
@@ -328,6 +332,27 @@ impl World {
         let happens = self.rng.random_range(0..1000) < self.faults.rate * weight;
         self.faults_made += usize::from(happens);
         happens
+    }
+
+    /// Keeps some of the words of this turn and says an older one again.
+    fn repeat_late(&mut self) {
+        let about_operation = |event: &&Event| {
+            !matches!(
+                event,
+                Event::SessionUp(_) | Event::SessionDown { .. } | Event::Granted { .. }
+            )
+        };
+        if self.late.len() < 64
+            && let Some(event) = self.events.iter().rfind(about_operation).cloned()
+            && self.fault(40)
+        {
+            self.late.push(event);
+        }
+        if self.late.len() > 8 && self.fault(40) {
+            let at = self.rng.random_range(0..self.late.len());
+            let event = self.late.swap_remove(at);
+            self.events.push_back(event);
+        }
     }
 
     fn number(&mut self) -> u64 {

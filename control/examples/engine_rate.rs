@@ -14,7 +14,7 @@
     reason = "a program for a terminal"
 )]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,24 +35,48 @@ use uuid::Uuid;
 /// Answers everything at once.
 struct Mirror {
     events: Mutex<VecDeque<Event>>,
+    /// Permits granted and not used yet.
+    granted: Mutex<HashMap<AgentId, u32>>,
     grants: AtomicU64,
     wake: Wake,
+}
+
+impl Mirror {
+    /// Changes the count of an agent's unused permits, and says what it is then.
+    fn granted(&self, agent: AgentId, change: impl FnOnce(u32) -> u32) -> u32 {
+        let mut granted = self.granted.lock().unwrap();
+        let count = granted.entry(agent).or_default();
+        *count = change(*count);
+        *count
+    }
 }
 
 impl Link for Mirror {
     fn send(&self, request: Request) -> Result<(), LinkFull> {
         let mut events = self.events.lock().unwrap();
         match request {
-            Request::Demand { target, ready } if ready > 0 => events.push_back(Event::Granted {
-                target,
-                grant: GrantId(self.grants.fetch_add(1, Ordering::Relaxed)),
-                epoch: Epoch(1),
-                permits: ready,
-                ttl: GRANT_TTL,
-            }),
+            Request::Demand { target, ready } => {
+                let granted = self.granted(target.agent, |count| count);
+                let permits = ready.saturating_sub(granted);
+                if permits == 0 {
+                    return Ok(());
+                }
+                self.granted(target.agent, |count| count + permits);
+                events.push_back(Event::Granted {
+                    target,
+                    grant: GrantId(self.grants.fetch_add(1, Ordering::Relaxed)),
+                    epoch: Epoch(1),
+                    permits,
+                    ttl: GRANT_TTL,
+                });
+            }
+            Request::ReturnPermits { target, unused, .. } => {
+                self.granted(target.agent, |count| count.saturating_sub(unused));
+            }
             Request::Dispatch {
                 target, command, ..
             } => {
+                self.granted(target.agent, |count| count.saturating_sub(1));
                 let (operation, fence) = (command.operation, command.fence);
                 events.push_back(Event::Accepted {
                     target,
@@ -99,6 +123,7 @@ async fn main() {
     let wake = Wake::new();
     let mirror = Arc::new(Mirror {
         events: Mutex::new(targets.iter().map(session_up).collect()),
+        granted: Mutex::default(),
         grants: AtomicU64::new(1),
         wake: wake.clone(),
     });

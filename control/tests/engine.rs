@@ -572,3 +572,46 @@ async fn revoking_an_agent_ends_its_processes_even_if_the_server_stops_in_betwee
         .unwrap();
     assert_eq!(refused, [Creation::UnknownAgent]);
 }
+
+/// A gateway that always has one more event and never stops ringing.
+struct Chatter(Wake);
+
+impl control::downlink::Link for Chatter {
+    fn send(&self, _: protocol::link::Request) -> Result<(), control::downlink::LinkFull> {
+        Ok(())
+    }
+
+    fn receive(&self, out: &mut Vec<protocol::link::Event>, _: usize) -> usize {
+        out.push(protocol::link::Event::Security {
+            kind: protocol::link::SecurityEvent::NoCertificate,
+            agent: None,
+            remote: ([127, 0, 0, 1], 1).into(),
+        });
+        self.0.ring();
+        1
+    }
+}
+
+// One thread: whoever never yields starves everybody else.
+#[tokio::test]
+async fn a_gateway_that_never_falls_silent_does_not_keep_the_store_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    let wake = Wake::new();
+    let link = Arc::new(Chatter(wake.clone()));
+    let started = dispatch::start(store.clone(), link, wake.clone())
+        .await
+        .unwrap();
+    wake.ring();
+    let written = store.ensure_automatic_groups(clock::now());
+    tokio::time::timeout(Duration::from_secs(20), written)
+        .await
+        .unwrap()
+        .unwrap();
+    let unknown = ProcessId(uuid::Uuid::from_u128(404));
+    let answer = started.engine.cancel(unknown);
+    let answer = tokio::time::timeout(Duration::from_secs(20), answer)
+        .await
+        .unwrap();
+    assert_eq!(answer.unwrap(), Cancellation::NotFound);
+}

@@ -49,6 +49,8 @@ const REFILL_MAX: usize = 64;
 const INVENTORIES_MAX: usize = 16_384;
 /// Notes that are written at once: they share the writer with everybody else.
 const NOTES_MAX: usize = 128;
+/// Security events that are logged one by one between two ticks; the metrics count all.
+const SECURITY_LINES: u64 = 10;
 /// How often timers of the store, questions and demands are looked at.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Demand is told anew this often, in case a word was lost.
@@ -112,6 +114,8 @@ pub(super) struct Core {
     /// No batch before this: the store has just failed.
     not_before: Option<Instant>,
     failures: u32,
+    /// Security events since the last tick.
+    security_seen: u64,
     /// Inputs of the next batch at most: smaller while the one that cannot be written is looked for.
     batch_max: usize,
     pub(super) stats: EngineStats,
@@ -159,6 +163,7 @@ impl Core {
             draining: false,
             not_before: None,
             failures: 0,
+            security_seen: 0,
             batch_max: usize::MAX,
             stats: EngineStats::new(),
         };
@@ -199,6 +204,14 @@ impl Core {
 
     /// Takes the passing of time; call every [`TICK`].
     pub(super) fn handle_tick(&mut self, now: Moment) {
+        let unsaid = self.security_seen.saturating_sub(SECURITY_LINES);
+        if unsaid > 0 {
+            tracing::warn!(
+                unsaid,
+                "gateways refused more peers than are logged one by one"
+            );
+        }
+        self.security_seen = 0;
         for (target, about) in self.fleet.due_questions(now.mono) {
             self.ask(target, &about);
         }

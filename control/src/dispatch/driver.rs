@@ -72,6 +72,9 @@ impl Driver {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_batch = clock::monotonic();
         loop {
+            // Under load something is always ready below, and none of it counts against tokio's
+            // budget: without this the store's writer might never get a turn on this thread.
+            tokio::task::yield_now().await;
             let more = self.take_events(&mut events);
             self.start_batch(&mut waits, &mut last_batch);
             let blocked = self.flush();
@@ -83,7 +86,7 @@ impl Driver {
             let alarm = self.alarm(last_batch, waits.batch.is_some(), blocked);
             tokio::select! {
                 () = self.wake.rung(), if !more && self.core.event_room() > 0 => {}
-                () = tokio::task::yield_now(), if more => {}
+                () = std::future::ready(()), if more => {}
                 Some(command) = self.commands.recv(), if self.core.command_room() => {
                     self.take_commands(command);
                 }

@@ -5,7 +5,7 @@ use protocol::link::{DownReason, Event, SecurityEvent, SessionUp, Target};
 use protocol::operation::{OpenOperation, OperationState, Phase, Progress};
 use serde_json::json;
 
-use super::{Claim, Core, INVENTORIES_MAX, Moment, operation};
+use super::{Claim, Core, INVENTORIES_MAX, Moment, SECURITY_LINES, operation};
 use crate::dispatch::handle::{EnrolmentAsked, SessionView};
 use crate::process::Input;
 use crate::store::agents::Inventory;
@@ -46,7 +46,10 @@ impl Core {
             } => {
                 let kind = security_name(kind);
                 *self.stats.security.entry(kind).or_default() += 1;
-                tracing::warn!(kind, ?agent, %remote, "a gateway refused a peer");
+                self.security_seen += 1;
+                if self.security_seen <= SECURITY_LINES {
+                    tracing::warn!(kind, ?agent, %remote, "a gateway refused a peer");
+                }
             }
             about_operation => self.operation_event(about_operation),
         }

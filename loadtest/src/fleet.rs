@@ -4,7 +4,7 @@
 //! [`Ledger`]: it outlives every kill of an agent and counts every effect. A killed agent dies like a
 //! killed process: its socket falls silent, and its tasks are gone in the middle of whatever they did.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -66,7 +66,7 @@ pub struct Fleet {
     journal: Journal,
     profile: Arc<Profile>,
     log: Arc<SessionLog>,
-    running: Mutex<HashMap<usize, Running>>,
+    running: Mutex<BTreeMap<usize, Running>>,
     shutdown: CancellationToken,
 }
 
@@ -240,7 +240,7 @@ impl Fleet {
         self.shutdown.cancel();
         let running = std::mem::take(&mut *lock(&self.running));
         let deadline = tokio::time::Instant::from_std(clock::now() + STOP_WITHIN);
-        for (_, agent) in running {
+        for agent in running.into_values() {
             if tokio::time::timeout_at(deadline, agent.task).await.is_err() {
                 tracing::warn!("agents did not stop in time");
                 return;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::clock;
@@ -103,7 +103,7 @@ struct Run {
     api: Api,
     fleet: Fleet,
     ledger: Arc<Ledger>,
-    watcher: JoinHandle<()>,
+    watching: CancellationToken,
     bar: ProgressBar,
     samples: Vec<(f64, Usage)>,
     faults: Vec<Fault>,
@@ -202,14 +202,19 @@ impl Run {
             bar.set_position(n as u64)
         })
         .await?;
-        let watcher = tokio::spawn(workload::watch(api.clone(), Arc::clone(&ledger)));
+        let watching = CancellationToken::new();
+        tokio::spawn(workload::watch(
+            api.clone(),
+            Arc::clone(&ledger),
+            watching.clone(),
+        ));
         Ok(Self {
             hold,
             subject,
             api,
             fleet,
             ledger,
-            watcher,
+            watching,
             bar,
             samples: Vec::new(),
             faults: Vec::new(),
@@ -452,7 +457,7 @@ impl Run {
     }
 
     async fn finish(self) -> anyhow::Result<()> {
-        self.watcher.abort();
+        self.watching.cancel();
         self.fleet.stop().await;
         match self.subject {
             Subject::Ours(server) => server.stop().await,

@@ -10,6 +10,7 @@ use rand::rngs::SmallRng;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::api::{Api, Created, Item, NewProcess};
@@ -141,20 +142,23 @@ async fn submit(api: &Api, ledger: &Ledger, mut batch: Vec<(Item, Instant)>) -> 
     refused
 }
 
-/// Follows the event stream and writes every end into the ledger, across lost connections.
-pub async fn watch(api: Api, ledger: Arc<Ledger>) {
+/// Follows the event stream and writes every end into the ledger, across lost connections, until
+/// `stop`.
+pub async fn watch(api: Api, ledger: Arc<Ledger>, stop: CancellationToken) {
     let mut last: Option<String> = None;
-    loop {
-        let result = api
-            .follow(last.clone().as_deref(), |event| {
-                if let Some((process, end)) = event.ended {
-                    ledger.ended(process, end, clock::now());
-                }
-                last = Some(event.id);
-            })
-            .await;
-        if let Err(error) = result {
-            tracing::debug!(%error, "the event stream ended; following again");
+    while !stop.is_cancelled() {
+        let behind = last.clone();
+        let following = api.follow(behind.as_deref(), |event| {
+            if let Some((process, end)) = event.ended {
+                ledger.ended(process, end, clock::now());
+            }
+            last = Some(event.id);
+        });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            result = following => {
+                tracing::debug!(?result, "the event stream ended; following again");
+            }
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -162,7 +162,9 @@ impl Control {
     pub async fn failed(&self) -> &'static str {
         let mut failed = self.failed.clone();
         let name = failed.wait_for(Option::is_some).await;
-        name.ok().and_then(|name| *name).unwrap_or("the control plane")
+        name.ok()
+            .and_then(|name| *name)
+            .unwrap_or("the control plane")
     }
 
     /// Ends in order, within about `deadline`: nothing new from the API, nothing new claimed, what
@@ -175,7 +177,9 @@ impl Control {
         self.drain_engine.cancel();
         let mut engine = self.engine_task;
         if timeout(deadline / 2, &mut engine).await.is_err() {
-            tracing::warn!("the process server did not come to rest; its queue is left to the next start");
+            tracing::warn!(
+                "the process server did not come to rest; its queue is left to the next start"
+            );
             self.stop_engine.cancel();
             // Ends at its next turn.
             drop(engine.await);

@@ -239,7 +239,11 @@ impl Store {
                 Err(error) => tracing::error!(%error, "the store's writer ended badly"),
             }
         }
-        let lock = shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let lock = shared
+            .lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         drop(lock);
     }
 }

@@ -1,6 +1,8 @@
 //! Opening and closing the embedded backend: lock, pragmas, checks, schema.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +28,9 @@ const STATEMENTS: usize = 256;
 /// Stores up to this size are checked whole at every start (about 0.2 s).
 const CHECKED_BYTES_MAX: u64 = 64 << 20;
 
+/// Only the owner reads and writes.
+const PRIVATE: u32 = 0o600;
+
 /// An opened file.
 pub(super) struct Opened {
     pub(super) writer: Connection,
@@ -37,6 +42,9 @@ pub(super) struct Opened {
 pub(super) async fn open(url: &str, data_dir: &Path) -> Result<Opened, OpenError> {
     let path = file_of(url, data_dir)?;
     let lock = lock(&path)?;
+    // After the lock: nobody in this process has the file open, and closing it would let go of
+    // SQLite's own locks on it.
+    keep_private(&path)?;
     let options = SqliteConnectOptions::new()
         .filename(&path)
         .create_if_missing(true)
@@ -94,6 +102,40 @@ fn file_of(url: &str, data_dir: &Path) -> Result<PathBuf, OpenError> {
     }
 }
 
+/// Makes the store's file if it is not there, and all its files readable by their owner only: they
+/// hold what agents run and what comes of it. SQLite gives its log and index the mode of the file.
+fn keep_private(store: &Path) -> Result<(), OpenError> {
+    let refused = |path: &Path, source| OpenError::NotWritable {
+        path: path.to_owned(),
+        source,
+    };
+    private_file(store).map_err(|source| refused(store, source))?;
+    for suffix in ["-wal", "-shm"] {
+        // Left by a crash, or put there with a backup.
+        let mut path = store.as_os_str().to_owned();
+        path.push(suffix);
+        let path = PathBuf::from(path);
+        if path.exists() {
+            private_file(&path).map_err(|source| refused(&path, source))?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens a file, or makes it, and lets nobody but its owner read it, whatever the umask.
+fn private_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(PRIVATE)
+        .open(path)?;
+    if file.metadata()?.permissions().mode() & 0o7777 != PRIVATE {
+        file.set_permissions(Permissions::from_mode(PRIVATE))?;
+    }
+    Ok(file)
+}
+
 /// Takes the exclusive lock beside the store's file.
 fn lock(store: &Path) -> Result<File, OpenError> {
     let path = store.with_extension("lock");
@@ -101,12 +143,7 @@ fn lock(store: &Path) -> Result<File, OpenError> {
         path: path.clone(),
         source,
     };
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(refused)?;
+    let file = private_file(&path).map_err(refused)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path }),
@@ -171,7 +208,7 @@ fn describe(path: &Path, source: sqlx::Error) -> OpenError {
         // SQLITE_READONLY
         Some(8) => OpenError::NotWritable {
             path,
-            source: std::io::Error::other(source),
+            source: io::Error::other(source),
         },
         _ => OpenError::Sql { path, source },
     }

@@ -223,6 +223,33 @@ async fn a_folder_that_cannot_be_written_is_named() {
 }
 
 #[tokio::test]
+async fn only_its_owner_reads_a_store_wherever_it_lies() {
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::set_permissions(elsewhere.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let url = format!("sqlite:{}", elsewhere.path().join("other.db").display());
+    for (url, directory) in [("sqlite:", data.path()), (&url, elsewhere.path())] {
+        for _ in 0..2 {
+            let store = Store::open(url, data.path()).await.unwrap();
+            add(&store, "x", false).await.unwrap();
+            let files: Vec<_> = std::fs::read_dir(directory)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect();
+            assert_eq!(files.len(), 4, "file, log, index, lock: {files:?}");
+            for file in &files {
+                assert_eq!(mode(file), 0o600, "{}", file.display());
+            }
+            store.close().await;
+            // As a backup that was copied back may be.
+            for file in files.iter().filter(|file| file.exists()) {
+                std::fs::set_permissions(file, PermissionsExt::from_mode(0o644)).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_store_of_another_kind_is_refused_with_the_kinds_that_there_are() {
     let directory = tempfile::tempdir().unwrap();
     for url in ["mysql://x", "sqlite::memory:", "drover.db"] {

@@ -23,7 +23,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
-/// A moment: milliseconds since the Unix epoch inside, RFC 3339 in UTC in JSON.
+/// A moment: milliseconds since the Unix epoch inside; in JSON RFC 3339 in UTC with three digits
+/// of a second, always, so that texts sort in time order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, ToSchema)]
 #[schema(value_type = String, format = DateTime, example = "2026-11-24T09:30:00.125Z")]
 pub struct Timestamp(pub u64);
@@ -39,10 +40,17 @@ const TIMESTAMP_MS_MAX: u64 = 253_402_300_799_999;
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = i128::from(self.0.min(TIMESTAMP_MS_MAX)) * 1_000_000;
-        let text = OffsetDateTime::from_unix_timestamp_nanos(nanos)
-            .ok()
-            .and_then(|at| at.format(&Rfc3339).ok());
-        f.write_str(text.as_deref().unwrap_or("unknown"))
+        let Ok(at) = OffsetDateTime::from_unix_timestamp_nanos(nanos) else {
+            return f.write_str("unknown");
+        };
+        // Always three digits of a second, unlike `Rfc3339`: texts sort as the times do.
+        let (year, month, day) = at.to_calendar_date();
+        let (hour, minute, second, ms) = at.to_hms_milli();
+        let month = u8::from(month);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"
+        )
     }
 }
 
@@ -198,6 +206,20 @@ mod tests {
         assert!("1969-12-31T23:59:59Z".parse::<Timestamp>().is_err());
         assert!("tomorrow".parse::<Timestamp>().is_err());
         assert_eq!(Timestamp(u64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn timestamps_sort_as_text_in_time_order() {
+        let base = 1_795_512_622_900;
+        let texts: Vec<String> = (0..300)
+            .map(|ms| Timestamp(base + ms).to_string())
+            .collect();
+        assert!(texts.is_sorted(), "{texts:?}");
+        assert_eq!(texts[0], "2026-11-24T09:30:22.900Z");
+        assert_eq!(texts[60], "2026-11-24T09:30:22.960Z");
+        assert_eq!(texts[100], "2026-11-24T09:30:23.000Z");
+        assert_eq!(Timestamp(0).to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(texts[60].parse(), Ok(Timestamp(base + 60)));
     }
 
     #[test]

@@ -169,12 +169,44 @@ fn waits_in_queue(waiting: &dispatch::WaitingOn) -> WaitingOn {
         } => WaitingOn {
             scope: "capacity".to_owned(),
             key: agent.to_string(),
-            detail: match position {
-                0 => format!("{in_use} of {limit} places are taken, and many are before it"),
-                place => {
-                    format!("{in_use} of {limit} places are taken; it is number {place} in line")
-                }
-            },
+            detail: in_line(*limit, *in_use, *position),
         },
+    }
+}
+
+/// Where a process stands in its agent's queue, in words; `position` 0 is further back than memory.
+fn in_line(limit: u32, in_use: u32, position: u32) -> String {
+    let free = limit.saturating_sub(in_use);
+    match position {
+        0 => format!("{in_use} of {limit} places are taken, and many are before it"),
+        place if place <= free => {
+            "the agent has a free place for it; it is about to start".to_owned()
+        }
+        place => format!("{in_use} of {limit} places are taken; it is number {place} in line"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_line;
+
+    #[test]
+    fn a_process_with_a_free_place_is_about_to_start() {
+        assert!(in_line(4, 0, 1).contains("about to start"));
+        assert!(in_line(4, 3, 1).contains("about to start"));
+        assert_eq!(
+            in_line(4, 3, 2),
+            "3 of 4 places are taken; it is number 2 in line"
+        );
+        assert_eq!(
+            in_line(4, 4, 1),
+            "4 of 4 places are taken; it is number 1 in line"
+        );
+        assert_eq!(
+            in_line(4, 0, 0),
+            "0 of 4 places are taken, and many are before it"
+        );
+        // An agent may lower its capacity below what it runs.
+        assert!(in_line(2, 5, 1).contains("5 of 2"));
     }
 }

@@ -19,6 +19,10 @@ async fn health_readiness_and_metrics_answer() {
         .map(|c| &c["name"])
         .collect();
     assert_eq!(names, ["store", "processes", "serving"]);
+    let detail = |check: usize| body["checks"][check]["detail"].as_str().unwrap();
+    assert!(detail(0).contains("committed"), "{body}");
+    assert!(detail(1).contains("agents connected: 0"), "{body}");
+    assert!(detail(2).contains("takes requests"), "{body}");
     let (status, text) = plane.get("/metrics").await;
     let text = text.as_str().unwrap();
     assert_eq!(status, 200);

@@ -81,7 +81,7 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     checks.push(if api.stopping.is_cancelled() {
         check("serving", Err("the server is draining".to_owned()))
     } else {
-        check("serving", Ok(()))
+        check("serving", Ok("the API takes requests".to_owned()))
     });
     let ok = checks.iter().all(|check| check.ok);
     let (status, word) = if ok {
@@ -119,7 +119,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
 
 async fn store(api: &Api) -> HealthCheck {
     let result = match tokio::time::timeout(CHECK_TIMEOUT, api.store.probe()).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok("a write was committed to the disk".to_owned()),
         Ok(Err(error)) => Err(format!("{error}; check the disk of the data directory")),
         Err(_) => Err(format!(
             "a write did not end within {} s; check the disk of the data directory",
@@ -131,8 +131,13 @@ async fn store(api: &Api) -> HealthCheck {
 
 async fn gateway(api: &Api) -> HealthCheck {
     let result = match tokio::time::timeout(CHECK_TIMEOUT, api.engine.connected()).await {
-        Ok(Ok(_)) => match api.engine.stats().store_error {
-            None => Ok(()),
+        Ok(Ok(by_group)) => match api.engine.stats().store_error {
+            None => {
+                let connected: u64 = by_group.values().sum();
+                Ok(format!(
+                    "the process server answers and stores results; agents connected: {connected}"
+                ))
+            }
             Some(error) => Err(format!("results cannot be stored: {error}")),
         },
         Ok(Err(error)) => Err(error.to_string()),
@@ -144,11 +149,14 @@ async fn gateway(api: &Api) -> HealthCheck {
     check("processes", result)
 }
 
-fn check(name: &str, result: Result<(), String>) -> HealthCheck {
+/// What was found, either way, in words.
+fn check(name: &str, result: Result<String, String>) -> HealthCheck {
+    let ok = result.is_ok();
+    let (Ok(detail) | Err(detail)) = result;
     HealthCheck {
         name: name.to_owned(),
-        ok: result.is_ok(),
-        detail: result.err().unwrap_or_else(|| "ok".to_owned()),
+        ok,
+        detail,
     }
 }
 

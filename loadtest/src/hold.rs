@@ -294,7 +294,11 @@ impl Run {
         self.bar.set_prefix("ended");
         let mut kill_server = self.hold.kill_server;
         let mut kill_agents = (self.hold.kill_agents > 0).then(|| self.hold.duration / 2);
-        while clock::now().duration_since(began) < self.hold.duration {
+        // A fault that was asked for happens, even if the one before took all the time.
+        while clock::now().duration_since(began) < self.hold.duration
+            || kill_server.is_some()
+            || kill_agents.is_some()
+        {
             tokio::time::sleep(Duration::from_millis(200)).await;
             let elapsed = clock::now().duration_since(began);
             if kill_server.take_if(|at| *at <= elapsed).is_some() {

@@ -18,5 +18,7 @@ mod events;
 mod plane;
 #[path = "api/processes.rs"]
 mod processes;
+#[path = "api/refusals.rs"]
+mod refusals;
 #[path = "api/routes.rs"]
 mod routes;

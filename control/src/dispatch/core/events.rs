@@ -48,7 +48,9 @@ impl Core {
                 *self.stats.security.entry(kind).or_default() += 1;
                 self.security_seen += 1;
                 if self.security_seen <= SECURITY_LINES {
-                    tracing::warn!(kind, ?agent, %remote, "a gateway refused a peer");
+                    // An agent that is not known is left out of the line.
+                    let agent = agent.map(tracing::field::display);
+                    tracing::warn!(kind, agent, %remote, "a gateway refused a peer");
                 }
             }
             about_operation => self.operation_event(about_operation),

@@ -235,9 +235,16 @@ impl Run {
             let due = self
                 .due(clock::now().duration_since(self.start))
                 .min(self.hold.agents);
-            if started < due {
-                self.fleet.start(started..due);
-                started = due;
+            while started < due {
+                // Those to be killed share no socket with the others: it dies with them.
+                let kill_end = self.hold.kill_agents.min(self.hold.agents);
+                let end = if started < kill_end {
+                    due.min(kill_end)
+                } else {
+                    due
+                };
+                self.fleet.start(started..end);
+                started = end;
                 last_start = clock::now();
             }
             let up = self.fleet.up();

@@ -114,6 +114,12 @@ struct SiegeArguments {
     /// Write the summary as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a dated folder under this one
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    results: PathBuf,
+    /// Write no folder
+    #[arg(long)]
+    no_results: bool,
     #[command(flatten)]
     server: ServerArguments,
 }
@@ -190,6 +196,7 @@ async fn siege(arguments: SiegeArguments) -> anyhow::Result<bool> {
         newcomers: arguments.newcomers,
         server: arguments.server.target(&work)?,
         work_dir: work.path.clone(),
+        results: (!arguments.no_results).then_some(arguments.results),
     };
     let summary = siege.run().await?;
     write_json(arguments.json, &summary)?;

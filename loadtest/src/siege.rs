@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hdrhistogram::Histogram;
 use quinn_proto::ClientConfig;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use serde::Serialize;
@@ -14,7 +15,7 @@ use crate::clock;
 use crate::fleet::{Fleet, FleetSpec};
 use crate::hold::Target;
 use crate::ledger::Ledger;
-use crate::report::ConnectMs;
+use crate::report::{self, ConnectMs, Raw};
 use crate::server::{self, Server, Usage};
 use crate::storm::{Storm, StormReport};
 
@@ -33,6 +34,8 @@ pub struct Siege {
     pub server: Target,
     /// Journals and the started server's data go here.
     pub work_dir: PathBuf,
+    /// Result folders go here; `None`: no folder.
+    pub results: Option<PathBuf>,
 }
 
 /// What a siege found.
@@ -134,6 +137,18 @@ impl Siege {
         };
         summary.judge();
         summary.print();
+        if let Some(results) = &self.results {
+            let nothing = Histogram::<u64>::new(1)?;
+            let raw = Raw {
+                round_trips: &nothing,
+                connects: &fleet.connect_times(),
+                reconnects: &nothing,
+                samples: &[],
+                duration: self.duration,
+            };
+            let folder = report::write_folder(results, "siege", &summary, &raw)?;
+            println!("  written to  {}", folder.display());
+        }
         fleet.stop().await;
         if let Some(server) = server {
             server.stop().await?;

@@ -7,11 +7,13 @@
 //!                      └▶ reply without a connection (bounded)
 //! ```
 //!
-//! Every call into one connection is caught if it panics: that connection alone is dropped. What it
-//! does not know: groups, the control plane, other shards.
+//! Every call into one connection is caught if it panics: that connection alone is dropped. So is
+//! every call into quinn's endpoint: the datagram or the newcomer alone is dropped (see `guard`).
+//! What it does not know: groups, the control plane, other shards.
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,11 +30,15 @@ use crate::runtime::{Datagram, Datapath, Sent};
 
 mod admission;
 mod budget;
+mod guard;
 pub(crate) mod identity;
+mod line;
 mod peer;
 
 pub(crate) use admission::TokenBucket;
 use admission::{Admission, Decision};
+use guard::ORPHANS_MAX;
+use line::Line;
 use peer::Farewell;
 pub(crate) use peer::{Peer, Stage};
 
@@ -87,13 +93,16 @@ pub(crate) struct Endpoint {
     wheel: Wheel,
     dirty: VecDeque<u32>,
     /// Connections that wait for a free transmit slot, first come, first served.
-    blocked: VecDeque<u32>,
+    blocked: Line,
     newcomers: VecDeque<Newcomer>,
     admission: Admission,
     scratch: Vec<u8>,
     due: Vec<u32>,
     tickets: u64,
     counts: EndpointCounts,
+    /// See `guard`.
+    panicked_on: Vec<SocketAddr>,
+    orphans_max: usize,
 }
 
 impl Endpoint {
@@ -114,13 +123,15 @@ impl Endpoint {
             closing: 0,
             wheel: Wheel::new(now),
             dirty: VecDeque::new(),
-            blocked: VecDeque::new(),
+            blocked: Line::default(),
             newcomers: VecDeque::new(),
             admission: Admission::new(now, admission),
             scratch: Vec::new(),
             due: Vec::new(),
             tickets: 0,
             counts: EndpointCounts::default(),
+            panicked_on: Vec::new(),
+            orphans_max: ORPHANS_MAX,
         }
     }
 
@@ -217,10 +228,10 @@ impl Endpoint {
         } = datagram;
         let bytes = payload.len();
         self.scratch.clear();
-        match self
-            .quinn
-            .handle(now, remote, local_ip, ecn, payload, &mut self.scratch)
-        {
+        let handled = self.guarded(remote, |quinn, scratch| {
+            quinn.handle(now, remote, local_ip, ecn, payload, scratch)
+        });
+        match handled.flatten() {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let index = index_of(handle);
                 let handled = self.attempt(index, |peer| {
@@ -266,22 +277,25 @@ impl Endpoint {
             }
             Decision::Retry => {
                 self.counts.retried += 1;
-                match self.quinn.retry(incoming, &mut self.scratch) {
-                    Ok(transmit) => self.reply(now, transmit, datapath),
-                    Err(error) => {
-                        self.quinn.ignore(error.into_incoming());
-                        Ok(())
-                    }
+                let retried = self.guarded(incoming.remote_address(), |quinn, scratch| {
+                    let retried = quinn.retry(incoming, scratch);
+                    retried
+                        .map_err(|error| quinn.ignore(error.into_incoming()))
+                        .ok()
+                });
+                match retried.flatten() {
+                    Some(transmit) => self.reply(now, transmit, datapath),
+                    None => Ok(()),
                 }
             }
             Decision::TooFast => {
                 self.counts.dropped_by_rate += 1;
-                self.quinn.ignore(incoming);
+                self.ignore(incoming);
                 Ok(())
             }
             Decision::Accept | Decision::TooMany => {
                 self.counts.dropped_by_half_open += 1;
-                self.quinn.ignore(incoming);
+                self.ignore(incoming);
                 Ok(())
             }
         }
@@ -302,11 +316,16 @@ impl Endpoint {
             self.scratch.clear();
             if now.saturating_duration_since(newcomer.arrived) > INCOMING_AGE_MAX {
                 self.counts.dropped_by_rate += 1;
-                self.quinn.ignore(newcomer.incoming);
+                self.ignore(newcomer.incoming);
             } else if refuse {
                 self.counts.failed += 1;
-                let transmit = self.quinn.refuse(newcomer.incoming, &mut self.scratch);
-                self.reply(now, transmit, datapath)?;
+                let incoming = newcomer.incoming;
+                let refused = self.guarded(incoming.remote_address(), |quinn, scratch| {
+                    quinn.refuse(incoming, scratch)
+                });
+                if let Some(transmit) = refused {
+                    self.reply(now, transmit, datapath)?;
+                }
             } else {
                 self.accept(now, newcomer, datapath)?;
             }
@@ -326,8 +345,15 @@ impl Endpoint {
             arrived,
         } = newcomer;
         let proved = incoming.remote_address_validated();
-        match self.quinn.accept(incoming, now, &mut self.scratch, None) {
-            Ok((handle, connection)) => {
+        let accepted = self.guarded(incoming.remote_address(), |quinn, scratch| {
+            quinn.accept(incoming, now, scratch, None).map_err(Box::new)
+        });
+        match accepted {
+            None => {
+                self.counts.failed += 1;
+                Ok(())
+            }
+            Some(Ok((handle, connection))) => {
                 self.counts.accepted += 1;
                 let index = index_of(handle);
                 self.tickets += 1;
@@ -342,7 +368,7 @@ impl Endpoint {
                 self.mark_dirty(index);
                 Ok(())
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 self.counts.failed += 1;
                 tracing::debug!(cause = %error.cause, "a newcomer's first packet is no good");
                 error
@@ -350,6 +376,10 @@ impl Endpoint {
                     .map_or(Ok(()), |transmit| self.reply(now, transmit, datapath))
             }
         }
+    }
+
+    fn ignore(&mut self, incoming: Incoming) {
+        self.guarded(incoming.remote_address(), |quinn, _| quinn.ignore(incoming));
     }
 
     /// The connection is no longer half-open.
@@ -410,7 +440,7 @@ impl Endpoint {
     /// Puts the connections that wait for transmit slots back on the list with work.
     pub(crate) fn unblock(&mut self, datapath: &impl Datapath) {
         if datapath.has_room() {
-            while let Some(index) = self.blocked.pop_front() {
+            while let Some(index) = self.blocked.pop() {
                 self.mark_dirty(index);
             }
         }
@@ -453,7 +483,7 @@ impl Endpoint {
             })?;
             match (sent, filled) {
                 (Sent::NoRoom, _) => {
-                    self.blocked.push_back(index);
+                    self.blocked.push(index);
                     return Ok(Ok(()));
                 }
                 (Sent::Done, Ok(None)) => return Ok(Ok(())),
@@ -506,11 +536,21 @@ impl Endpoint {
 
     /// Forgets a connection at once, without quinn's usual wait.
     pub(crate) fn forget(&mut self, index: u32) {
-        if self.get(index).is_some() {
-            let handle = ConnectionHandle(slot(index));
-            let _none = self.quinn.handle_event(handle, EndpointEvent::drained());
-            self.remove(index);
-        }
+        let Some(peer) = self.get(index) else {
+            return;
+        };
+        let remote = peer.connection.remote_address();
+        let handle = ConnectionHandle(slot(index));
+        self.guarded(remote, |quinn, _| {
+            quinn.handle_event(handle, EndpointEvent::drained())
+        });
+        self.remove(index);
+    }
+
+    /// How many connections wait for a free transmit slot.
+    #[cfg(test)]
+    pub(crate) fn blocked_len(&self) -> usize {
+        self.blocked.len()
     }
 
     /// Takes all places for farewells.

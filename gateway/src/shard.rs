@@ -206,6 +206,7 @@ impl Worker {
         self.serve(now, datapath)?;
         let refuse = self.drain.is_some();
         let newcomers = self.endpoint.accept_newcomers(now, refuse, datapath)?;
+        self.report_panics(now);
         if newcomers || self.endpoint.dirty_len() > 0 {
             // Accepted ones answer in this turn, not after a sleep.
             self.serve(now, datapath)?;
@@ -285,6 +286,7 @@ impl Worker {
             if let Some(index) = self.endpoint.handle_datagram(now, datagram, datapath)? {
                 self.bury(now, index);
             }
+            self.report_panics(now);
         }
         self.datagrams = datagrams;
         Ok(count >= DATAGRAMS_PER_TURN)

@@ -25,6 +25,8 @@ use crate::config::{Secrets, TlsMaterial};
 mod handshake;
 
 use handshake::HandshakeConfig;
+#[cfg(test)]
+pub(crate) use handshake::PANIC_SERVER_NAME;
 pub(crate) use handshake::{PeerFacts, Purpose};
 
 /// CRYPTO bytes that quinn buffers out of order: two certificates are far below.

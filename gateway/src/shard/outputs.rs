@@ -223,6 +223,14 @@ impl Worker {
         }
     }
 
+    /// QUIC's endpoint panicked on somebody's bytes: they are dropped, and everybody else goes on.
+    pub(super) fn report_panics(&mut self, now: Instant) {
+        for remote in self.endpoint.take_panics() {
+            self.recorder.count(Counter::Panics);
+            self.report(now, SecurityEvent::HandlerPanicked, None, remote);
+        }
+    }
+
     /// Tells people of something that was refused. These words alone may be dropped when there is
     /// no room: they are counted, and a flood of them must not stop the work.
     fn report(

@@ -8,12 +8,27 @@ use protocol::limits::{HANDSHAKE_DEADLINE, IDLE_TIMEOUT, UPLINK_MAX};
 use protocol::link::{DownReason, Event, Request, SecurityEvent};
 
 use crate::session::fake::PANIC_HOSTNAME;
+use crate::tls::PANIC_SERVER_NAME;
 
 #[path = "../../tests/gateway/support/authority.rs"]
 mod authority;
 mod network;
 
 use network::{Network, hello};
+
+fn panics(network: &mut Network) -> usize {
+    let panicked = |event: &Event| {
+        matches!(
+            event,
+            Event::Security {
+                kind: SecurityEvent::HandlerPanicked,
+                ..
+            }
+        )
+    };
+    let events = network.take_events();
+    events.iter().filter(|event| panicked(event)).count()
+}
 
 #[test]
 fn a_panic_in_a_handler_closes_that_session_alone() {
@@ -27,27 +42,65 @@ fn a_panic_in_a_handler_closes_that_session_alone() {
     network.run(Duration::from_millis(50));
     let code = u64::from(CloseCode::InternalError.to_wire());
     assert_eq!(network.close_code(bad), Some(code));
-    let events = network.take_events();
-    let panicked = |event: &Event| {
-        matches!(
-            event,
-            Event::Security {
-                kind: SecurityEvent::HandlerPanicked,
-                ..
-            }
-        )
-    };
-    assert_eq!(
-        events.iter().filter(|event| panicked(event)).count(),
-        1,
-        "{events:?}"
-    );
+    assert_eq!(panics(&mut network), 1);
     network.say(good, &AgentMessage::Status { capacity: 1 });
     network.run(Duration::from_millis(50));
     assert_eq!(network.close_code(good), None);
     assert_eq!(network.worker.sessions, 1);
     let again = network.agent(2);
     network.welcome(again);
+}
+
+#[test]
+fn a_panic_on_a_newcomers_first_bytes_drops_that_newcomer_alone() {
+    let mut network = Network::new();
+    let good = network.agent(1);
+    network.welcome(good);
+    network.agent_of(2, PANIC_SERVER_NAME);
+    assert_eq!(panics(&mut network), 1);
+    // It repeats its first packet, which leads nowhere.
+    network.run(Duration::from_secs(3));
+    assert_eq!(panics(&mut network), 0);
+    assert_eq!(network.worker.endpoint.indices().count(), 1);
+    assert_eq!(network.worker.endpoint.half_open(), 0);
+    for n in [2, 3] {
+        let newcomer = network.agent(n);
+        network.welcome(newcomer);
+    }
+    assert_eq!(network.close_code(good), None);
+    assert_eq!(network.worker.sessions, 3);
+}
+
+#[test]
+#[should_panic(expected = "a test asked for this")]
+fn a_shard_ends_when_panics_have_left_too_much_behind() {
+    let mut network = Network::new();
+    network.worker.endpoint.limit_orphans(2);
+    for n in 1..=2 {
+        network.agent_of(n, PANIC_SERVER_NAME);
+    }
+    assert_eq!(panics(&mut network), 2);
+    network.agent_of(3, PANIC_SERVER_NAME);
+}
+
+#[test]
+fn a_panic_on_a_datagram_drops_that_datagram_alone() {
+    let mut network = Network::new();
+    network.worker.endpoint.limit_orphans(0);
+    let good = network.agent(1);
+    network.welcome(good);
+    for _ in 0..3 {
+        network.trip();
+        network.query(1);
+        network.run(Duration::from_millis(20));
+        assert_eq!(panics(&mut network), 1);
+        assert!(matches!(
+            network.heard(good)[..],
+            [GatewayMessage::Query { .. }]
+        ));
+    }
+    let newcomer = network.agent(2);
+    network.welcome(newcomer);
 }
 
 #[test]
@@ -120,18 +173,25 @@ fn without_a_transmit_slot_sessions_wait_and_then_all_are_served() {
         agent
     });
     network.datapath.room = false;
-    for n in [1, 2, 3] {
-        network.query(n);
+    for _ in 0..5 {
+        for n in [1, 2, 3] {
+            network.query(n);
+        }
+        network.run(Duration::from_millis(10));
+        let waiting = network.worker.endpoint.blocked_len();
+        assert_eq!(waiting, 3, "each waits once, however often it has work");
     }
-    network.run(Duration::from_millis(50));
     assert!(agents.iter().all(|agent| network.heard(*agent).is_empty()));
     network.datapath.room = true;
     network.run(Duration::from_millis(50));
     for agent in agents {
-        assert!(matches!(
-            network.heard(agent)[..],
-            [GatewayMessage::Query { .. }]
-        ));
+        let heard = network.heard(agent);
+        assert_eq!(heard.len(), 5, "{heard:?}");
+        assert!(
+            heard
+                .iter()
+                .all(|word| matches!(word, GatewayMessage::Query { .. }))
+        );
     }
 }
 

@@ -24,6 +24,9 @@ use rustls::quic::{KeyChange, Secrets, ServerConnection, Suite, Version};
 
 use crate::endpoint::identity::{Identity, IdentityError, identify};
 
+/// A ClientHello for a server of this name makes TLS panic.
+#[cfg(test)]
+pub(crate) const PANIC_SERVER_NAME: &str = "panic.test.invalid";
 /// The alert for a message that must not come now (RFC 8446 §6.2).
 const UNEXPECTED_MESSAGE: u8 = 10;
 /// The alert for a fault of our own.
@@ -180,6 +183,13 @@ impl crypto::Session for Handshake {
     }
 
     fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
+        #[cfg(test)]
+        assert!(
+            !bytes
+                .windows(PANIC_SERVER_NAME.len())
+                .any(|name| name == PANIC_SERVER_NAME.as_bytes()),
+            "a test asked for this"
+        );
         match &mut self.stage {
             Stage::Handshaking { connection, .. } => {
                 connection

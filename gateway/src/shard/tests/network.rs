@@ -14,11 +14,13 @@ use protocol::identity::GATEWAY_SERVER_NAME;
 use protocol::ids::{AgentId, Epoch, Fence, GroupId, OperationId, ProcessId, ShardId, Slot};
 use protocol::limits::FRAME_BYTES_MAX;
 use protocol::link::{Event, Request, Target};
+use protocol::steering::CONNECTION_ID_BYTES;
 use protocol::version::SUPPORTED;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
-    EndpointConfig, StreamId, Transmit,
+    ClientConfig, Connection, ConnectionError, ConnectionHandle, ConnectionId,
+    ConnectionIdGenerator, DatagramEvent, Dir, Endpoint, EndpointConfig, InvalidCid, StreamId,
+    Transmit,
 };
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
 use rustls::RootCertStore;
@@ -113,6 +115,32 @@ impl Datapath for MemoryDatapath {
     }
 }
 
+/// An id that makes whoever checks it panic.
+const PANIC_ID: [u8; CONNECTION_ID_BYTES] = [0xee; CONNECTION_ID_BYTES];
+
+/// The gateway's ids, with a fault.
+#[derive(Clone)]
+struct PlantedIds(ConnectionIds);
+
+impl ConnectionIdGenerator for PlantedIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        self.0.generate_cid()
+    }
+
+    fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
+        assert_ne!(id[..], PANIC_ID, "a test asked for this");
+        self.0.validate(id)
+    }
+
+    fn cid_len(&self) -> usize {
+        self.0.cid_len()
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        self.0.cid_lifetime()
+    }
+}
+
 struct Agent {
     n: u8,
     address: SocketAddr,
@@ -151,7 +179,7 @@ impl Network {
             stateless_reset: [2; 32],
             tokens: [3; 32],
         };
-        let ids = ConnectionIds::new(&[1; 16], ShardId(0), 1, 0);
+        let ids = PlantedIds(ConnectionIds::new(&[1; 16], ShardId(0), 1, 0));
         let config = ShardConfig {
             endpoint: Arc::new(tls::endpoint_config(&secrets, move || ids.clone())),
             server: Arc::new(tls::server_config(&material, &secrets, DOMAIN.into()).unwrap()),
@@ -194,6 +222,11 @@ impl Network {
     /// Admits agent `n` and lets it shake hands. It opens its control stream and waits.
     /// Answers where it is in the list.
     pub(super) fn agent(&mut self, n: u8) -> usize {
+        self.agent_of(n, GATEWAY_SERVER_NAME)
+    }
+
+    /// The same for an agent that asks for a server of that name.
+    pub(super) fn agent_of(&mut self, n: u8, server_name: &str) -> usize {
         let credentials = self.admit(n);
         let port = u16::try_from(1000 + self.agents.len()).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -201,7 +234,7 @@ impl Network {
         let config = self.client_config(credentials);
         let server = SocketAddr::from(([127, 0, 0, 1], 7443));
         let (handle, connection) = endpoint
-            .connect(self.now, config, server, GATEWAY_SERVER_NAME)
+            .connect(self.now, config, server, server_name)
             .unwrap();
         self.agents.push(Agent {
             n,
@@ -331,6 +364,19 @@ impl Network {
         }
     }
 
+    /// Sends the shard a packet that makes quinn's endpoint panic while it looks at its id.
+    pub(super) fn trip(&mut self) {
+        let mut packet = BytesMut::zeroed(60);
+        packet[0] = 0x40;
+        packet[1..=PANIC_ID.len()].copy_from_slice(&PANIC_ID);
+        self.datapath.incoming.push_back(Datagram {
+            remote: SocketAddr::from(([127, 0, 0, 2], 2000)),
+            local_ip: None,
+            ecn: None,
+            payload: packet,
+        });
+    }
+
     /// Lets time pass.
     pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;
@@ -420,7 +466,10 @@ impl Network {
     fn client_config(&self, own: Credentials) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.gateway_root()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        // A whole ClientHello in one datagram, whatever other crates of the build ask rustls for.
+        provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+        let provider = Arc::new(provider);
         let mut tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()

@@ -51,7 +51,7 @@ pub enum SendError {
     Stopped,
 }
 
-/// A running gateway. Dropping it without [`stop`](Self::stop) leaves its threads running.
+/// A running gateway. Dropping it does what [`stop`](Self::stop) does, without the answer.
 pub struct Gateway {
     launched: Launched<ShardMessage>,
     handle: Handle,

@@ -267,6 +267,10 @@ fn a_query_is_answered_and_a_foreign_report_closes_the_session(setup: Setup) {
         agent.client.close_code(),
         u64::from(CloseCode::ForeignOperation.to_wire())
     );
+    assert_eq!(
+        world.security(),
+        (SecurityEvent::ForeignOperation, Some(agent.id))
+    );
 }
 
 fn nothing_is_lost_when_the_control_plane_does_not_read(setup: Setup) {

@@ -187,6 +187,11 @@ fn a_revoked_agent_is_closed_and_stays_out(setup: Setup) {
     );
     let mut again = Client::connect(&world.options(&credentials));
     assert_eq!(again.close_code(), wire(CloseCode::Revoked));
+    // The session, the silent one, and the one that came again.
+    for _ in 0..3 {
+        let told = world.security();
+        assert_eq!(told, (SecurityEvent::RevokedAgent, Some(agent.id)));
+    }
 }
 
 fn a_session_ends_with_its_certificate(setup: Setup) {

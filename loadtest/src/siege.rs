@@ -137,6 +137,15 @@ impl Siege {
         };
         summary.judge();
         summary.print();
+        self.write(&summary, &fleet)?;
+        fleet.stop().await;
+        if let Some(server) = server {
+            server.stop().await?;
+        }
+        Ok(summary)
+    }
+
+    fn write(&self, summary: &SiegeSummary, fleet: &Fleet) -> anyhow::Result<()> {
         if let Some(results) = &self.results {
             let nothing = Histogram::<u64>::new(1)?;
             let raw = Raw {
@@ -146,14 +155,10 @@ impl Siege {
                 samples: &[],
                 duration: self.duration,
             };
-            let folder = report::write_folder(results, "siege", &summary, &raw)?;
+            let folder = report::write_folder(results, "siege", summary, &raw)?;
             println!("  written to  {}", folder.display());
         }
-        fleet.stop().await;
-        if let Some(server) = server {
-            server.stop().await?;
-        }
-        Ok(summary)
+        Ok(())
     }
 
     async fn server(

@@ -127,7 +127,7 @@ pub enum Request {
     /// Every shard: take no new session and no new command, send GoAway spread over `spread`, close
     /// what is left at `deadline`.
     Drain {
-        /// Where agents should go; empty: back to where they came from.
+        /// Where agents should go; empty: nowhere, so no GoAway is sent.
         addresses: Vec<String>,
         /// Departures are spread over this.
         spread: Duration,

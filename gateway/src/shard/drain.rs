@@ -1,5 +1,9 @@
 //! Leaving in order: sessions are asked to go one after the other, newcomers are sent away at once,
 //! and at the deadline what is left is closed.
+//!
+//! Where there is nowhere else to go, nobody is asked: agents would come straight back to a gateway
+//! that refuses them, a handshake each for nothing. They are closed at the deadline, and come back
+//! spread over Welcome's `reconnect_spread`.
 
 use std::time::{Duration, Instant};
 
@@ -36,6 +40,9 @@ impl Worker {
         self.drain = Some(Drain {
             deadline: Some(now + deadline),
         });
+        if addresses.is_empty() {
+            return;
+        }
         let sessions: Vec<u32> = self.endpoint.indices().collect();
         let count = u32::try_from(sessions.len()).unwrap_or(u32::MAX).max(1);
         for (place, index) in (0u32..).zip(sessions) {

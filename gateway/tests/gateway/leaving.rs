@@ -7,14 +7,14 @@ use protocol::agent::{ALPN_ENROL, GatewayMessage};
 use protocol::close::CloseCode;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment};
 use protocol::frame::{FrameBuffer, decode_enrol_reply, encode_enrol_request};
-use protocol::ids::{GroupId, ShardId, Slot};
+use protocol::ids::{Fence, GroupId, ShardId, Slot};
 use protocol::limits::ENROL_FRAME_BYTES_MAX;
 use protocol::link::{DownReason, Event, Request};
 use quinn_proto::{ConnectionError, Dir, StreamId};
 
-use crate::support::agent_id;
 use crate::support::client::{Client, ClientOptions};
 use crate::support::world::{Setup, World};
+use crate::support::{agent_id, operation};
 use crate::{on_direct, on_every_runtime};
 
 on_every_runtime! {
@@ -22,6 +22,7 @@ on_every_runtime! {
     enrolments_beyond_the_limit_are_told_to_come_again
     garbage_instead_of_an_enrolment_is_refused
     a_drain_sends_agents_on_and_newcomers_away
+    a_drain_without_another_address_keeps_agents_until_its_deadline
     a_stopped_gateway_says_so
 }
 
@@ -210,6 +211,30 @@ fn a_drain_sends_agents_on_and_newcomers_away(setup: Setup) {
         let reason = DownReason::ClosedHere(CloseCode::Draining);
         assert_eq!(world.session_down(agent.id), reason);
     }
+}
+
+fn a_drain_without_another_address_keeps_agents_until_its_deadline(setup: Setup) {
+    let mut world = World::start(setup.shards(2));
+    let (mut agent, _) = world.agent(1);
+    world.send(Request::Drain {
+        addresses: Vec::new(),
+        spread: Duration::ZERO,
+        deadline: Duration::from_secs(1),
+    });
+    // What is asked after the drain is the first that the agent hears.
+    let operations = vec![(operation(1), Fence(1))];
+    world.send(Request::Query {
+        target: world.target(1),
+        operations: operations.clone(),
+    });
+    let heard = agent.next(agent.control);
+    assert_eq!(heard, GatewayMessage::Query { operations });
+    assert_eq!(
+        agent.client.close_code(),
+        u64::from(CloseCode::Draining.to_wire())
+    );
+    let reason = DownReason::ClosedHere(CloseCode::Draining);
+    assert_eq!(world.session_down(agent.id), reason);
 }
 
 fn a_stopped_gateway_says_so(setup: Setup) {

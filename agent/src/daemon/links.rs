@@ -151,7 +151,14 @@ impl Daemon {
             return Ok(());
         }
         if end.retry() == Retry::Slowly {
-            tracing::warn!(agent = %self.agent.id, %end, "the agent tries again in some minutes");
+            let agent = self.agent.id;
+            if end == SessionEnd::ClosedByGateway(Some(CloseCode::Revoked)) {
+                tracing::warn!(%agent, "this agent was revoked and gets no work any more; to take the \
+                    machine in again, join it as a new agent (`drover agent join --force` with a token \
+                    from `drover tokens create`) and restart this process");
+            } else {
+                tracing::warn!(%agent, %end, "the agent tries again in some minutes");
+            }
         }
         let down = down.unwrap_or(Down::Lost(end.retry()));
         let next = self

@@ -9,6 +9,8 @@
 //!   exit 0 → Succeeded · 75 (EX_TEMPFAIL, sysexits.h) → FailedTransient · other, signal → FailedPermanent
 //! ```
 //!
+//! A program that a signal ended has the exit code −signal.
+//!
 //! A program leads a process group of its own. On cancel and deadline the group gets SIGTERM, five
 //! seconds, SIGKILL; then processes that left the group are found by the operation's mark in their
 //! environment. When the program ends by itself, what it left in its group is killed, and daemons that
@@ -38,10 +40,10 @@ use crate::session::clip;
 use output::Tail;
 use process::Group;
 
-/// Between SIGTERM and SIGKILL. Tests do not wait for what only takes time.
-const TERM_GRACE: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5_000 });
+/// Between SIGTERM and SIGKILL. Shorter in tests, and long enough for a shell on a busy machine.
+const TERM_GRACE: Duration = Duration::from_millis(if cfg!(test) { 2_000 } else { 5_000 });
 /// Output may still come for so long after a program's end: a process that left its group can hold
-/// the pipe open for ever.
+/// the pipe open for ever. Tests do not wait for what only takes time.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5_000 });
 /// `EX_TEMPFAIL` of sysexits.h: the program asks to be run again later.
 const EXIT_TEMPORARY: i32 = 75;
@@ -367,7 +369,7 @@ fn outcome(
     }
     clip(&mut message, protocol::limits::MESSAGE_BYTES_MAX);
     let mut outcome = bare_outcome(result, message);
-    outcome.exit_code = code;
+    outcome.exit_code = code.or(signal.map(|signal| -signal));
     outcome.output = stdout.into_bytes();
     outcome
 }

@@ -143,7 +143,7 @@ async fn exit_statuses_say_how_it_ended() {
         (
             "kill -9 $$",
             OutcomeStatus::FailedPermanent,
-            None,
+            Some(-9),
             "signal 9",
         ),
     ] {

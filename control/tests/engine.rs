@@ -22,7 +22,7 @@ use control::process::{Class, State};
 use control::store::processes::{Creation, IdempotencyKey, NewProcess};
 use control::store::queries::ProcessFilter;
 use control::store::{Store, StoreError};
-use protocol::ids::ProcessId;
+use protocol::ids::{Epoch, ProcessId};
 
 use fleet::{Faults, Fleet};
 
@@ -253,6 +253,21 @@ async fn a_repeated_request_makes_one_process_and_another_payload_is_a_conflict(
     assert!(matches!(refused[1], Creation::Created(_)));
     world.settle().await;
     world.check(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_store_rises_above_the_epochs_that_its_agents_have_seen() {
+    let world = World::new(2, 9, Faults::NONE).await;
+    world.fleet.remember(Epoch(50));
+    for n in 0..8 {
+        let process = world.new_process(n % 2, &format!("e{n}"));
+        world.create(process).await.unwrap();
+    }
+    world.settle().await;
+    world.check(8).await;
+    let group = world.fleet.targets()[0].group;
+    let group = world.store().group(group).await.unwrap().unwrap();
+    assert_eq!(group.epoch, Epoch(51));
 }
 
 #[tokio::test(flavor = "multi_thread")]

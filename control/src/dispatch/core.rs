@@ -17,7 +17,7 @@ mod events;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use protocol::ids::{AgentId, Epoch, GrantId, OperationId, ProcessId};
+use protocol::ids::{AgentId, Epoch, GrantId, GroupId, OperationId, ProcessId};
 use protocol::limits::OPERATIONS_PER_FRAME_MAX;
 use protocol::link::{Request, Target};
 use tokio::sync::oneshot;
@@ -29,6 +29,7 @@ use crate::clock::UnixMs;
 use crate::process::Input;
 use crate::store::StoreError;
 use crate::store::agents::Inventory;
+use crate::store::groups::Group;
 use crate::store::processes::{Batch, Creation, Happened, NewProcess};
 
 /// Inputs that gather for the next batch before nothing more is taken from the gateway.
@@ -55,6 +56,9 @@ const SECURITY_LINES: u64 = 5;
 pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Demand is told anew this often, in case a word was lost.
 const DEMAND_AGAIN: Duration = Duration::from_secs(30);
+
+/// Epochs are raised no more often than this: every raise costs a group's grants.
+const RAISE_EVERY: Duration = Duration::from_secs(5);
 
 /// The present, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +114,10 @@ pub(super) struct Core {
     enrolments: VecDeque<EnrolmentAsked>,
     next_due: Option<UnixMs>,
     demand_again_at: Instant,
+    /// The highest epochs that agents have seen, where those are above ours: the store is older
+    /// than its agents' last owner (restored from a backup).
+    outdated: BTreeMap<GroupId, Epoch>,
+    raise_at: Instant,
     draining: bool,
     /// No batch before this: the store has just failed.
     not_before: Option<Instant>,
@@ -160,6 +168,8 @@ impl Core {
             enrolments: VecDeque::new(),
             next_due: recovered.next_due,
             demand_again_at: now.mono + DEMAND_AGAIN,
+            outdated: BTreeMap::new(),
+            raise_at: now.mono,
             draining: false,
             not_before: None,
             failures: 0,
@@ -323,6 +333,36 @@ impl Core {
             self.fleet.refill(*agent, places);
             self.restless.insert(*agent);
         }
+    }
+
+    /// Groups whose epoch must rise above what their agents have seen. Answer with
+    /// [`Core::handle_raised`].
+    pub(super) fn poll_outdated(&mut self, now: Moment) -> Option<Vec<(GroupId, Epoch)>> {
+        if self.outdated.is_empty() || now.mono < self.raise_at {
+            return None;
+        }
+        self.raise_at = now.mono + RAISE_EVERY;
+        Some(std::mem::take(&mut self.outdated).into_iter().collect())
+    }
+
+    /// Takes the groups whose epoch has risen.
+    pub(super) fn handle_raised(&mut self, groups: Vec<Group>) {
+        for group in groups {
+            tracing::warn!(
+                group = group.name,
+                epoch = %group.epoch,
+                "agents had seen a later owner of their group (a restored backup?); its epoch was raised"
+            );
+            self.assign(&group);
+        }
+    }
+
+    fn assign(&mut self, group: &Group) {
+        self.send(Request::AssignGroup {
+            group: group.id,
+            slot: group.slot,
+            epoch: group.epoch,
+        });
     }
 
     /// What agents said about themselves and when they were last heard of, for the store.

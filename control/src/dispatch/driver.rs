@@ -16,6 +16,7 @@ use protocol::link::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::core::{Core, Moment, TICK};
 use super::fleet::{Place, READY_KEPT};
@@ -23,6 +24,7 @@ use super::handle::{Command, EnrolmentAsked};
 use super::telemetry::Telemetry;
 use crate::clock;
 use crate::downlink::{Link, LinkFull, Wake};
+use crate::store::groups::Group;
 use crate::store::processes::Applied;
 use crate::store::{Store, StoreError};
 
@@ -44,6 +46,8 @@ type Refill = (Vec<AgentId>, Result<Places, StoreError>);
 pub(super) struct Driver {
     pub(super) core: Core,
     pub(super) store: Store,
+    /// Who we are to the store, as the owner of groups.
+    pub(super) owner: Uuid,
     pub(super) link: Arc<dyn Link>,
     pub(super) wake: Wake,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -61,6 +65,7 @@ struct Waits {
     batch: Option<BoxFuture<'static, Result<Applied, StoreError>>>,
     refill: Option<BoxFuture<'static, Refill>>,
     notes: Option<BoxFuture<'static, Result<(), StoreError>>>,
+    raise: Option<BoxFuture<'static, Result<Vec<Group>, StoreError>>>,
 }
 
 impl Driver {
@@ -103,6 +108,14 @@ impl Driver {
                     waits.notes = None;
                     if let Err(error) = noted {
                         tracing::warn!(%error, "what agents said about themselves was not noted");
+                    }
+                }
+                raised = wait(&mut waits.raise) => {
+                    waits.raise = None;
+                    match raised {
+                        Ok(groups) => self.core.handle_raised(groups),
+                        // The agents refuse again, and it is tried again.
+                        Err(error) => tracing::warn!(%error, "epochs were not raised"),
                     }
                 }
                 _ = ticks.tick() => self.tick(),
@@ -198,6 +211,12 @@ impl Driver {
                 Ok(())
             };
             waits.notes = Some(write.boxed());
+        }
+        if waits.raise.is_none()
+            && let Some(seen) = self.core.poll_outdated(moment())
+        {
+            let (store, owner) = (self.store.clone(), self.owner);
+            waits.raise = Some(async move { store.raise_epochs(seen, owner).await }.boxed());
         }
     }
 

@@ -120,6 +120,7 @@ fn spawn(store: Store, link: Arc<dyn Link>, wake: Wake, owner: Uuid, core: Core)
     let driver = Driver {
         core,
         store: store.clone(),
+        owner,
         link,
         wake,
         commands: command_queue,

@@ -46,6 +46,10 @@ pub enum CreateGroupError {
     Store(#[from] StoreError),
 }
 
+/// How far an epoch is raised at once: further than any backup is behind, and too little for an
+/// agent that lies to use the numbers up.
+const EPOCH_LEAP_MAX: u64 = 1 << 20;
+
 const SELECT: &str = "SELECT g.id, g.name, g.slot, g.automatic, o.epoch, g.created_at
      FROM agent_group g JOIN group_owner o ON o.group_id = g.id";
 
@@ -115,6 +119,18 @@ impl Store {
             .write(move |db| Box::pin(async move { take(db, vec![group], owner).await }))
             .await?;
         Ok(taken.into_iter().next())
+    }
+
+    /// Raises the epochs of groups that `owner` still owns above what agents have seen, by
+    /// compare-and-set. Returns those that changed; a group that has such an epoch already, or that
+    /// another server took, is left out. An absurd claim is followed a step at a time.
+    pub(crate) async fn raise_epochs(
+        &self,
+        seen: Vec<(GroupId, Epoch)>,
+        owner: Uuid,
+    ) -> Result<Vec<Group>, StoreError> {
+        self.write(move |db| Box::pin(async move { raise(db, seen, owner).await }))
+            .await
     }
 }
 
@@ -217,6 +233,34 @@ async fn take(
         }
     }
     Ok(taken)
+}
+
+async fn raise(
+    db: &mut Connection,
+    seen: Vec<(GroupId, Epoch)>,
+    owner: Uuid,
+) -> Result<Vec<Group>, StoreError> {
+    let mut raised = Vec::new();
+    for (group, seen) in seen {
+        let changed = sqlx::query(
+            "UPDATE group_owner SET epoch = min($2, epoch + $4) + 1
+             WHERE group_id = $1 AND owner_id = $3 AND epoch <= $2",
+        )
+        .bind(group.to_bytes().to_vec())
+        .bind(super::to_sql(seen.0))
+        .bind(owner.into_bytes().to_vec())
+        .bind(super::to_sql(EPOCH_LEAP_MAX))
+        .execute(&mut *db)
+        .await?;
+        if changed.rows_affected() == 1 {
+            let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE g.id = $1")))
+                .bind(group.to_bytes().to_vec())
+                .fetch_one(&mut *db)
+                .await?;
+            raised.push(read(&row)?);
+        }
+    }
+    Ok(raised)
 }
 
 fn read(row: &SqliteRow) -> Result<Group, StoreError> {

@@ -307,6 +307,28 @@ async fn groups_are_spread_over_slots_and_taken_once_per_server() {
 }
 
 #[tokio::test]
+async fn an_epoch_rises_above_what_was_seen_for_its_owner_and_within_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await.unwrap();
+    let group = store.create_group("rack-7", UnixMs(6)).await.unwrap();
+    let (me, other) = (uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2));
+    store.take_group(group.clone(), me).await.unwrap().unwrap();
+    for (seen, owner, raised) in [
+        (9, other, None),
+        (0, me, None),
+        (9, me, Some(10)),
+        (9, me, None),
+        (10, me, Some(11)),
+        (u64::MAX, me, Some(11 + (1 << 20) + 1)),
+    ] {
+        let seen = vec![(group.id, protocol::ids::Epoch(seen))];
+        let found = store.raise_epochs(seen, owner).await.unwrap();
+        let found = found.first().map(|group| group.epoch.0);
+        assert_eq!(found, raised);
+    }
+}
+
+#[tokio::test]
 async fn trimming_keeps_the_newest_and_numbers_never_repeat() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await.unwrap();

@@ -136,6 +136,8 @@ struct World {
     faults_made: usize,
     wake: Option<Wake>,
     epoch: Epoch,
+    /// The highest epoch that agents have seen.
+    seen: Epoch,
     numbers: u64,
     agents: Vec<Agent>,
     requests: VecDeque<Request>,
@@ -190,6 +192,7 @@ impl Fleet {
             faults_made: 0,
             wake: None,
             epoch: Epoch(0),
+            seen: Epoch(0),
             numbers: 0,
             agents,
             requests: VecDeque::new(),
@@ -243,6 +246,11 @@ impl Fleet {
         for agent in &mut world.agents {
             agent.session = None;
         }
+    }
+
+    /// Agents have met an owner of this epoch before.
+    pub(crate) fn remember(&self, seen: Epoch) {
+        self.world().seen = seen;
     }
 
     pub(crate) fn set_faults(&self, faults: Faults) {
@@ -369,6 +377,11 @@ impl World {
 
     fn request(&mut self, request: Request) {
         match request {
+            Request::AssignGroup { group, epoch, .. }
+                if self.agents.iter().any(|agent| agent.target.group == group) =>
+            {
+                self.epoch = self.epoch.max(epoch);
+            }
             Request::Demand { target, ready } => {
                 let at = self.at(target);
                 if let Some(session) = &mut self.agents[at].session {
@@ -475,9 +488,14 @@ impl World {
     fn command(&mut self, at: usize, operation: OperationId, fence: Fence) {
         let refuse = self.fault(30);
         let left = self.rng.random_range(1..8);
+        let (epoch, seen) = (self.epoch, self.seen);
         let agent = &mut self.agents[at];
         let target = agent.target;
-        let refusal = match agent.judge(operation, fence) {
+        let verdict = match epoch < seen {
+            true => Verdict::Refuse(Refusal::StaleEpoch { seen }),
+            false => agent.judge(operation, fence),
+        };
+        let refusal = match verdict {
             Verdict::Join => {
                 let accepted = Event::Accepted {
                     target,

@@ -19,11 +19,7 @@ impl Core {
                 self.pending.cancel_answers.push((at, answer));
             }
             Command::Send(request) => self.send(request),
-            Command::Adopt(group) => self.send(Request::AssignGroup {
-                group: group.id,
-                slot: group.slot,
-                epoch: group.epoch,
-            }),
+            Command::Adopt(group) => self.assign(&group),
             Command::Admit(target, keys) => {
                 self.fleet.admit(target);
                 self.send(Request::AdmitAgent { target, keys });

@@ -2,7 +2,7 @@
 
 use protocol::ids::{AgentId, GrantId, OperationId, SessionId};
 use protocol::link::{DownReason, Event, SecurityEvent, SessionUp, Target};
-use protocol::operation::{OpenOperation, OperationState, Phase, Progress};
+use protocol::operation::{OpenOperation, OperationState, Phase, Progress, Refusal};
 use serde_json::json;
 
 use super::{Claim, Core, INVENTORIES_MAX, Moment, SECURITY_LINES, operation};
@@ -83,6 +83,10 @@ impl Core {
                 refusal,
             } => {
                 tracing::debug!(agent = %target.agent, %operation, %refusal, "refused");
+                if let Refusal::StaleEpoch { seen } = refusal {
+                    let highest = self.outdated.entry(target.group).or_insert(seen);
+                    *highest = seen.max(*highest);
+                }
                 self.said(target, operation, Input::Refused(fence, refusal));
             }
             Event::NotDelivered {

@@ -9,6 +9,7 @@
 use std::time::Instant;
 
 use protocol::close::CloseCode;
+use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, SessionId};
 use protocol::limits::{ENROLMENT_DEADLINE, HANDSHAKE_DEADLINE};
 use protocol::link::{DownReason, SecurityEvent, Target};
@@ -112,6 +113,11 @@ impl Peer {
             Stage::Session(session) => Some(session.agent()),
             _ => None,
         }
+    }
+
+    /// The key of that certificate.
+    pub(crate) fn key(&self) -> Option<KeyHash> {
+        self.facts()?.identity?.ok().map(|identity| identity.key)
     }
 
     /// The session that lives on this connection.

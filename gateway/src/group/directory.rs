@@ -106,6 +106,18 @@ impl Directory {
         Ok(())
     }
 
+    /// The agent for which a request takes away a key that has opened the door until now.
+    pub(crate) fn unpins(&self, request: &Request) -> Option<AgentId> {
+        let Request::AdmitAgent { target, keys } = request else {
+            return None;
+        };
+        let entry = self.agents.get(&target.agent)?;
+        let old = [Some(&entry.key), self.second_keys.get(&target.agent)];
+        let gone = |key: &KeyHash| !keys.iter().take(PINNED_KEYS_MAX).any(|kept| kept == key);
+        let unpins = entry.group != REVOKED && old.into_iter().flatten().any(gone);
+        unpins.then_some(target.agent)
+    }
+
     /// Judges an agent that has proved, by its certificate, who it is and that it holds `key`.
     pub(crate) fn admit(&self, agent: AgentId, key: &KeyHash) -> Admission<'_> {
         let Some(entry) = self.agents.get(&agent) else {
@@ -307,6 +319,21 @@ mod tests {
         assert_eq!(directory.admit(agent, &OTHER), admitted(7, 1, 4));
         directory.handle_request(&admit(7, 1, &[])).unwrap();
         assert_eq!(directory.admit(agent, &OTHER), Admission::NotPinned);
+    }
+
+    #[test]
+    fn a_key_that_is_taken_away_is_noticed_and_nothing_else_is() {
+        let mut directory = directory(&[assign(1, 4), admit(7, 1, &[KEY, SECOND])]);
+        let agent = target(7, 1).agent;
+        for keys in [&[OTHER][..], &[KEY], &[SECOND, OTHER], &[]] {
+            assert_eq!(directory.unpins(&admit(7, 1, keys)), Some(agent));
+        }
+        assert_eq!(directory.unpins(&admit(7, 2, &[SECOND, KEY])), None);
+        assert_eq!(directory.unpins(&admit(8, 1, &[OTHER])), None, "a new one");
+        let revoke = Request::RevokeAgent { agent };
+        assert_eq!(directory.unpins(&revoke), None, "that closes by itself");
+        directory.handle_request(&revoke).unwrap();
+        assert_eq!(directory.unpins(&admit(7, 1, &[OTHER])), None);
     }
 
     #[test]

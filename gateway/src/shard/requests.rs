@@ -10,7 +10,7 @@ use protocol::link::Request;
 use super::message::ShardMessage;
 use super::{WORDS_PER_TURN, Worker};
 use crate::endpoint::{Panicked, Stage};
-use crate::group::SessionCommand;
+use crate::group::{Admission, SessionCommand};
 use crate::telemetry::Measure;
 
 impl Worker {
@@ -65,6 +65,7 @@ impl Worker {
     }
 
     fn handle_request(&mut self, now: Instant, request: Request) {
+        let unpinned = self.directory.unpins(&request);
         if let Err(full) = self.directory.handle_request(&request) {
             tracing::error!(shard = %self.shard, %full, "the directory is full");
         }
@@ -81,16 +82,34 @@ impl Worker {
             _ => {}
         }
         self.home.handle_request(now, request);
+        if let Some(agent) = unpinned {
+            self.close_unpinned(now, agent);
+        }
     }
 
     /// Closes every connection of an agent here, also one that has not said Hello yet.
     fn revoke(&mut self, now: Instant, agent: AgentId) {
-        let all: Vec<u32> = self.endpoint.indices().collect();
-        for index in all {
-            if self.endpoint.get(index).and_then(|peer| peer.agent()) == Some(agent) {
-                self.command(now, index, SessionCommand::Close(CloseCode::Revoked));
+        for index in self.connections_of(agent) {
+            self.command(now, index, SessionCommand::Close(CloseCode::Revoked));
+        }
+    }
+
+    /// Closes what an agent has here on keys that no longer open the door: whoever lost a key must
+    /// not keep the session that was made with it.
+    fn close_unpinned(&mut self, now: Instant, agent: AgentId) {
+        for index in self.connections_of(agent) {
+            let key = self.endpoint.get(index).and_then(|peer| peer.key());
+            if key.is_some_and(|key| self.directory.admit(agent, &key) == Admission::NotPinned) {
+                self.command(now, index, SessionCommand::Close(CloseCode::KeyNotPinned));
             }
         }
+    }
+
+    /// A look at every connection: for what is rare.
+    fn connections_of(&mut self, agent: AgentId) -> Vec<u32> {
+        let mut all: Vec<u32> = self.endpoint.indices().collect();
+        all.retain(|index| self.endpoint.get(*index).and_then(|peer| peer.agent()) == Some(agent));
+        all
     }
 
     /// Answers an enrolment that still waits.

@@ -28,6 +28,7 @@ on_every_runtime! {
     certificates_that_name_no_agent_are_refused
     a_key_that_is_not_pinned_is_refused
     a_revoked_agent_is_closed_and_stays_out
+    a_session_on_a_key_that_is_no_longer_pinned_is_closed
     a_session_ends_with_its_certificate
     a_released_groups_agents_are_sent_on
     bad_frames_close_the_session
@@ -192,6 +193,35 @@ fn a_revoked_agent_is_closed_and_stays_out(setup: Setup) {
         let told = world.security();
         assert_eq!(told, (SecurityEvent::RevokedAgent, Some(agent.id)));
     }
+}
+
+fn a_session_on_a_key_that_is_no_longer_pinned_is_closed(setup: Setup) {
+    let mut world = World::start(setup);
+    let (old, target) = (world.admit(1), world.target(1));
+    let (mut agent, _) = world.agent_with(1, &old, None);
+    let new = world.authority.agent(agent.id);
+    world.send(Request::AdmitAgent {
+        target,
+        keys: vec![new.key_hash, old.key_hash],
+    });
+    let operations = vec![(operation(1), Fence(1))];
+    world.send(Request::Query {
+        target,
+        operations: operations.clone(),
+    });
+    let heard = agent.next(agent.control);
+    assert_eq!(heard, GatewayMessage::Query { operations }, "both are good");
+    let mut other = Agent::connect(agent.id, &world.options(&new));
+    world.send(Request::AdmitAgent {
+        target,
+        keys: vec![new.key_hash],
+    });
+    assert_eq!(agent.client.close_code(), wire(CloseCode::KeyNotPinned));
+    let reason = DownReason::ClosedHere(CloseCode::KeyNotPinned);
+    assert_eq!(world.session_down(agent.id), reason);
+    let told = world.security();
+    assert_eq!(told, (SecurityEvent::KeyNotPinned, Some(agent.id)));
+    other.welcome(hello(agent.id));
 }
 
 fn a_session_ends_with_its_certificate(setup: Setup) {

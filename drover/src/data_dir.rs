@@ -92,10 +92,12 @@ impl DataDir {
         write().map_err(|error| Fault::io("write", &target, &error))
     }
 
-    /// The server is gone.
+    /// The server is gone. One that never got ready has written no file.
     pub(crate) fn remove_ready(&self) {
         let target = self.path.join(READY_FILE);
-        if let Err(error) = std::fs::remove_file(&target) {
+        if let Err(error) = std::fs::remove_file(&target)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!(file = %target.display(), %error, "cannot remove");
         }
     }

@@ -66,6 +66,8 @@ pub(crate) struct Fault {
     pub(crate) advice: Option<String>,
     /// How the program ends.
     pub(crate) exit: Exit,
+    /// The field of a request that the server could not use, where it named one.
+    pub(crate) field: Option<String>,
 }
 
 impl Fault {
@@ -75,6 +77,7 @@ impl Fault {
             what: what.to_string(),
             advice: None,
             exit: Exit::Failure,
+            field: None,
         }
     }
 
@@ -137,12 +140,38 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let cause_text = cause.to_string();
-        // Some libraries repeat the cause in their own words.
-        if !text.ends_with(&cause_text) {
+        // Some errors have their cause in their own words already.
+        if !text.contains(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot listen: {source}; stop who uses it")]
+    struct Outer {
+        source: Inner,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("in use")]
+    struct Inner(#[source] std::io::Error);
+
+    #[test]
+    fn a_cause_is_told_once_wherever_it_stands() {
+        let error = Outer {
+            source: Inner(std::io::Error::other("port 7443")),
+        };
+        assert_eq!(
+            chain(&error),
+            "cannot listen: in use; stop who uses it: port 7443"
+        );
+    }
 }

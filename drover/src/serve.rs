@@ -4,7 +4,7 @@
 //! ```text
 //!   lock data dir ─▶ identity ─▶ store ─▶ gateway ─▶ control ─▶ ready.json, banner
 //!                                                                  │ SIGTERM
-//!   API takes nothing new ─▶ nothing new is claimed ─▶ agents get GoAway ─▶ store closed ─▶ 0
+//!   API takes nothing new ─▶ nothing new is claimed ─▶ store closed ─▶ sessions closed ─▶ 0
 //! ```
 //!
 //! No rule of the servers lives here.

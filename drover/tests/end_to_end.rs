@@ -29,6 +29,15 @@ fn a_program_runs_on_an_agent_and_its_output_and_status_come_back() {
         ("out\n".into(), "err\n".into())
     );
 
+    let script = "kill -9 $$";
+    let run = deployment.drover(&["run", "hv-1", "exec", "--", "sh", "-c", script]);
+    assert_eq!(run.status.code(), Some(128 + 9), "{}", said(&run));
+
+    let agents = deployment.json(&["agents", "list"]);
+    let prefix = &agents[0]["id"].as_str().expect("an id")[..13];
+    let run = deployment.drover(&["run", "-q", prefix, "exec", "--", "echo", "by id"]);
+    assert_eq!(text(&run.stdout), "by id\n", "{}", said(&run));
+
     let run = deployment.drover(&["run", "hv-1", "exec", "--", "rm", "-rf", "/"]);
     assert_eq!(run.status.code(), Some(125), "{}", said(&run));
     assert!(text(&run.stderr).contains("rm"), "{}", said(&run));
@@ -40,8 +49,8 @@ fn a_program_runs_on_an_agent_and_its_output_and_status_come_back() {
     assert_eq!(last["process"]["outcome"]["exit_code"], 0, "{}", said(&run));
 
     let processes = deployment.json(&["processes", "list"]);
-    assert_eq!(processes.as_array().map(Vec::len), Some(4));
-    assert_eq!(processes[3]["state"], "succeeded");
+    assert_eq!(processes.as_array().map(Vec::len), Some(6));
+    assert_eq!(processes[5]["state"], "succeeded");
 }
 
 #[test]
@@ -243,11 +252,12 @@ fn a_revoked_agent_loses_its_session_and_does_not_come_back() {
     agent.kill();
     let _again = deployment.run_agent_unseen("hv-1");
     eventually("the second refusal", || {
-        deployment.agent_log("hv-1").contains("revoked")
+        deployment.agent_log("hv-1").contains("agent join --force")
     });
     assert_eq!(deployment.agent_state("hv-1"), "revoked");
     let run = deployment.drover(&["run", "hv-1", "exec", "--", "echo", "x"]);
     assert_eq!(run.status.code(), Some(5), "{}", said(&run));
+    assert!(text(&run.stderr).contains("was revoked"), "{}", said(&run));
 }
 
 #[test]
@@ -332,7 +342,8 @@ const MISTAKES: &[(&str, i32, &str)] = &[
     (
         "serve --data-dir other --gateway-listen AGENTS",
         1,
-        "AGENTS",
+        "cannot listen on UDP AGENTS: Address already in use (os error 98)\n  try: stop who uses this port, \
+         or choose another one with --gateway-listen\n",
     ),
     (
         "serve --data-dir other --domain another.example",
@@ -376,8 +387,28 @@ const MISTAKES: &[(&str, i32, &str)] = &[
     ),
     (
         "run nobody exec --input {oops --data-dir DATA",
+        2,
+        "--input is not JSON",
+    ),
+    (
+        "run nobody exec --input {\"program\":\"a\"} --data-dir DATA -- b",
+        2,
+        "--input has \"program\"",
+    ),
+    (
+        "run nobody exec --deadline 1500ms --data-dir DATA",
+        2,
+        "whole seconds",
+    ),
+    (
+        "run 0190b6b8-0000-7000-8000-000000000001 exec --data-dir DATA",
         5,
-        "there is no agent",
+        "there is no such agent",
+    ),
+    (
+        "processes show abcd --data-dir DATA",
+        2,
+        "drover processes list",
     ),
     ("agent join --server x --token y", 2, "HOST:PORT"),
     (

@@ -108,6 +108,10 @@ pub(super) async fn run(output: Output, command: Command) -> Result<Exit, Fault>
 async fn join(output: Output, arguments: JoinArguments) -> Result<Exit, Fault> {
     let token = read_token(&arguments.token)?;
     let state_dir = arguments.state.state_dir;
+    // A server that does not answer is waited for.
+    if !output.is_json() {
+        eprintln!("drover: joining through {}", arguments.server.join(", "));
+    }
     let id = agent::join(JoinOptions {
         token,
         servers: arguments.server.clone(),

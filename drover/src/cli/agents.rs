@@ -38,7 +38,7 @@ pub(crate) enum Command {
         /// Id, its beginning, or hostname
         agent: String,
         /// How long the token can be used: 15m, 24h
-        #[arg(long, value_name = "TIME", value_parser = value::duration)]
+        #[arg(long, value_name = "TIME", value_parser = value::seconds)]
         ttl: Option<std::time::Duration>,
     },
 }

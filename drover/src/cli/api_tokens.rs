@@ -20,7 +20,7 @@ pub(crate) enum Command {
         #[arg(long, default_value = "viewer")]
         role: RoleName,
         /// It stops working after this time; else never
-        #[arg(long, value_name = "TIME", value_parser = value::duration)]
+        #[arg(long, value_name = "TIME", value_parser = value::seconds)]
         ttl: Option<Duration>,
     },
     /// List API tokens

@@ -186,13 +186,17 @@ impl Client {
         let fault = match serde_json::from_slice::<Problem>(body) {
             Ok(problem) => {
                 let mut what = problem.detail;
+                let field = problem.errors.first().map(|error| error.field.clone());
                 // Some details already are the sum of their parts.
                 for error in problem.errors {
                     if !what.contains(&error.detail) {
                         what.push_str(&format!("; {}: {}", error.field, error.detail));
                     }
                 }
-                Fault::new(what)
+                Fault {
+                    field,
+                    ..Fault::new(what)
+                }
             }
             Err(_) => Fault::new(format_args!(
                 "the server at {} answered {status}: {}",
@@ -286,6 +290,7 @@ mod tests {
             "the group's name cannot be used; name: is empty"
         );
         assert_eq!(fault.exit, Exit::Failure);
+        assert_eq!(fault.field.as_deref(), Some("name"));
     }
 
     #[test]

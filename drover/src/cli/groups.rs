@@ -9,8 +9,11 @@ use crate::fault::{Exit, Fault};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
-    /// List groups
+    /// List groups: the named ones, then the automatic ones that have agents
     List {
+        /// Empty automatic groups too; JSON always has them
+        #[arg(long)]
+        all: bool,
         /// At most so many
         #[arg(long, default_value_t = 1000)]
         limit: usize,
@@ -29,9 +32,13 @@ pub(crate) enum Command {
 
 pub(super) async fn run(client: &Client, output: Output, command: Command) -> Result<Exit, Fault> {
     match command {
-        Command::List { limit } => {
-            let groups: Vec<Group> = client.list(&["v1", "groups"], &[], limit).await?;
-            print::value(output, &groups, |groups| list(groups))
+        Command::List { all, limit } => {
+            let mut groups: Vec<Group> = client
+                .list(&["v1", "groups"], &[], resolve::GROUPS_MAX)
+                .await?;
+            let hidden = arrange(&mut groups, all || output.is_json());
+            groups.truncate(limit);
+            print::value(output, &groups, |groups| list(groups, hidden))
         }
         Command::Create { name } => {
             let group: Group = client
@@ -51,8 +58,20 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
     }
 }
 
-fn list(groups: &[Group]) -> String {
-    print::table(
+/// Named groups by name, then the automatic ones by slot, without the empty ones of these unless
+/// `all` are wanted. Returns how many were left out.
+fn arrange(groups: &mut Vec<Group>, all: bool) -> usize {
+    let before = groups.len();
+    groups.retain(|group| all || !group.automatic || group.agents > 0);
+    groups.sort_by(|a, b| {
+        let slot = |group: &Group| group.automatic.then_some(group.slot);
+        (slot(a), &a.name).cmp(&(slot(b), &b.name))
+    });
+    before - groups.len()
+}
+
+fn list(groups: &[Group], hidden: usize) -> String {
+    let mut text = print::table(
         ["NAME", "SLOT", "EPOCH", "CONNECTED", "KIND", "ID"],
         groups.iter().map(|group| {
             [
@@ -64,8 +83,14 @@ fn list(groups: &[Group]) -> String {
                 group.id.to_string(),
             ]
         }),
-        "no groups",
-    )
+        "no group has agents, and none was made by hand\n",
+    );
+    if hidden > 0 {
+        text.push_str(&format!(
+            "({hidden} empty automatic groups are not shown; --all shows them)\n"
+        ));
+    }
+    text
 }
 
 fn show(group: &Group) -> String {
@@ -88,5 +113,49 @@ fn kind(group: &Group) -> &'static str {
         "automatic"
     } else {
         "named"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control::api::model::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn group(name: &str, slot: u8, automatic: bool, agents: u64) -> Group {
+        Group {
+            id: Uuid::nil(),
+            name: name.to_owned(),
+            slot,
+            automatic,
+            epoch: 1,
+            agents,
+            connected: 0,
+            created_at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn groups_are_in_order_and_empty_automatic_ones_are_counted_instead() {
+        let fleet = || {
+            vec![
+                group("auto-10", 10, true, 1),
+                group("auto-9", 9, true, 1),
+                group("auto-8", 8, true, 0),
+                group("rack-2", 200, false, 0),
+                group("rack-1", 201, false, 3),
+            ]
+        };
+        let names =
+            |groups: &[Group]| -> Vec<String> { groups.iter().map(|g| g.name.clone()).collect() };
+        let mut groups = fleet();
+        assert_eq!(arrange(&mut groups, false), 1);
+        assert_eq!(names(&groups), ["rack-1", "rack-2", "auto-9", "auto-10"]);
+        assert!(list(&groups, 1).contains("(1 empty automatic"));
+        let mut groups = fleet();
+        assert_eq!(arrange(&mut groups, true), 0);
+        assert_eq!(groups.len(), 5);
+        assert!(!list(&groups, 0).contains("not shown"));
     }
 }

@@ -32,6 +32,7 @@ pub(crate) enum Command {
     /// Show one process
     Show {
         /// Its id
+        #[arg(value_parser = process_id)]
         process: Uuid,
     },
     /// Start a process and print its id; `drover run` also waits for it
@@ -39,16 +40,34 @@ pub(crate) enum Command {
     /// Ask a process to stop
     Cancel {
         /// Its id
+        #[arg(value_parser = process_id)]
         process: Uuid,
     },
     /// Print what happens, to one process or to all, until interrupted
     Watch {
         /// Only this process, from its beginning to its end
+        #[arg(value_parser = process_id)]
         process: Option<Uuid>,
         /// Only this agent (id, its beginning, or hostname)
         #[arg(long)]
         agent: Option<String>,
     },
+}
+
+/// The API takes no longer deadline.
+const DEADLINE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+fn deadline(text: &str) -> Result<Duration, String> {
+    value::duration_within(text, Duration::from_secs(1), DEADLINE_MAX)?;
+    value::seconds(text)
+}
+
+fn process_id(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| {
+        "expected the whole id of a process, such as 0190b6b8-52f3-7c1a-8e5d-3f2a9b7c6d10; `drover \
+         run` prints it, `drover processes list` shows it"
+            .to_owned()
+    })
 }
 
 /// What is to be run, and how.
@@ -61,8 +80,8 @@ pub(crate) struct CreateArguments {
     /// The driver's input: JSON, @FILE, or - for standard input
     #[arg(long, value_name = "JSON|@FILE")]
     pub(crate) input: Option<String>,
-    /// It is over after this time, finished or not: 30s, 15m (default)
-    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    /// It is over after this time, finished or not: 30s, 15m (default), at most 720h
+    #[arg(long, value_name = "TIME", value_parser = deadline)]
     pub(crate) deadline: Option<Duration>,
     /// Attempts in all when it fails in a way that may pass, 1–100
     #[arg(long, value_name = "N")]
@@ -142,12 +161,11 @@ pub(super) async fn get(client: &Client, id: Uuid) -> Result<ProcessDetail, Faul
 
 /// Starts a process.
 pub(super) async fn create(client: &Client, arguments: &CreateArguments) -> Result<Process, Fault> {
-    let agent = resolve::agent(client, &arguments.agent).await?;
-    let request = CreateProcess {
-        agent: agent.to_string(),
+    let mut request = CreateProcess {
+        agent: arguments.agent.clone(),
         kind: arguments.kind.clone(),
         input: input(arguments)?,
-        deadline_seconds: arguments.deadline.map(|deadline| deadline.as_secs().max(1)),
+        deadline_seconds: arguments.deadline.map(|deadline| deadline.as_secs()),
         deadline_at: None,
         max_attempts: arguments.max_attempts,
         class: arguments.class.map(Class::from),
@@ -157,7 +175,20 @@ pub(super) async fn create(client: &Client, arguments: &CreateArguments) -> Resu
         .idempotency_key
         .clone()
         .unwrap_or_else(super::fresh_key);
-    client.post(&["v1", "processes"], &request, &key).await
+    let path = ["v1", "processes"];
+    match client.post(&path, &request, &key).await {
+        // The server knows ids and hostnames. The beginning of an id, and the words about a name
+        // that means nothing, need a look at the fleet.
+        Err(fault) if fault.field.as_deref() == Some("agent") => {
+            if arguments.agent.parse::<Uuid>().is_ok() {
+                return Err(fault.exit(Exit::NotFound));
+            }
+            let agent = resolve::agent(client, &arguments.agent).await?;
+            request.agent = agent.to_string();
+            client.post(&path, &request, &key).await
+        }
+        result => result,
+    }
 }
 
 /// Asks a process to stop.
@@ -186,6 +217,17 @@ fn input(arguments: &CreateArguments) -> Result<Value, Fault> {
         )
         .advise("leave --input out, or put \"program\" and \"args\" into it yourself"));
     };
+    if let Some(twice) = ["program", "args"]
+        .into_iter()
+        .find(|name| fields.contains_key(*name))
+    {
+        return Err(Fault::usage(format_args!(
+            "--input has \"{twice}\" and there are words behind `--`: only one of them can be meant"
+        ))
+        .advise(format_args!(
+            "take \"{twice}\" out of --input, or leave out the words behind `--`"
+        )));
+    }
     fields.insert("program".to_owned(), Value::from(program.as_str()));
     fields.insert("args".to_owned(), Value::from(rest));
     Ok(input)
@@ -365,5 +407,24 @@ mod tests {
         assert!(fault.what.contains("--input is not JSON"), "{fault:?}");
         assert!(input(&arguments(Some("[1]"), &["ls"])).is_err());
         assert!(input(&arguments(Some("@/nowhere/x.json"), &[])).is_err());
+    }
+
+    #[test]
+    fn a_program_that_is_named_twice_is_refused() {
+        for json in ["{\"program\":\"sh\"}", "{\"args\":[]}"] {
+            let fault = input(&arguments(Some(json), &["sh"])).unwrap_err();
+            assert_eq!(fault.exit, Exit::Usage);
+            assert!(fault.what.contains("behind `--`"), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn deadlines_and_ids_that_cannot_be_meant_say_what_can() {
+        for text in ["0s", "500ms", "1500ms", "721h"] {
+            assert!(deadline(text).is_err(), "{text}");
+        }
+        assert_eq!(deadline("720h"), Ok(DEADLINE_MAX));
+        let problem = process_id("abcd").unwrap_err();
+        assert!(problem.contains("drover processes list"), "{problem}");
     }
 }

@@ -10,8 +10,8 @@ use crate::fault::{Exit, Fault};
 const PREFIX_CHARS_MIN: usize = 4;
 /// More agents than this are not searched through for a name.
 const AGENTS_MAX: usize = 200_000;
-/// More groups than this are not searched through for a name.
-const GROUPS_MAX: usize = 10_000;
+/// More groups than this are neither listed nor searched through for a name.
+pub(super) const GROUPS_MAX: usize = 10_000;
 
 /// The id of the agent that `text` means.
 pub(crate) async fn agent(client: &Client, text: &str) -> Result<Uuid, Fault> {
@@ -36,15 +36,19 @@ pub(crate) async fn group(client: &Client, text: &str) -> Result<Uuid, Fault> {
     })
 }
 
-/// A hostname goes before the beginning of an id; an agent that was revoked is meant only by id.
+/// A hostname goes before the beginning of an id. An agent that was revoked is meant only by id: its
+/// hostname means the agent that the machine has become, or else nothing at all.
 fn choose(text: &str, agents: &[Agent]) -> Result<Uuid, Fault> {
     use control::api::model::agents::AgentState::Revoked;
-    let alive = |agent: &&Agent| agent.state != Revoked;
-    let mut found: Vec<&Agent> = agents
+    let (gone, mut found): (Vec<&Agent>, Vec<&Agent>) = agents
         .iter()
-        .filter(alive)
         .filter(|agent| agent.hostname == text)
-        .collect();
+        .partition(|agent| agent.state == Revoked);
+    if found.is_empty()
+        && let Some(agent) = gone.last()
+    {
+        return Err(revoked(agent));
+    }
     if found.is_empty() && text.len() >= PREFIX_CHARS_MIN {
         let prefix = text.to_ascii_lowercase();
         found = agents
@@ -79,6 +83,18 @@ fn choose(text: &str, agents: &[Agent]) -> Result<Uuid, Fault> {
             .exit(Exit::NotFound))
         }
     }
+}
+
+fn revoked(agent: &Agent) -> Fault {
+    Fault::new(format_args!(
+        "the agent `{}` was revoked and takes no work (its id: {})",
+        agent.hostname, agent.id
+    ))
+    .advise(
+        "let its machine join as a new agent: `drover tokens create` here, `drover agent join --force` \
+         there; `drover agents show ID` still shows the old one",
+    )
+    .exit(Exit::NotFound)
 }
 
 #[cfg(test)]
@@ -129,6 +145,19 @@ mod tests {
         ];
         let fault = choose("hv", &agents).unwrap_err();
         assert!(fault.what.contains(&agents[1].id.to_string()), "{fault:?}");
+    }
+
+    #[test]
+    fn the_hostname_of_a_revoked_agent_says_that_it_was_revoked() {
+        let agents = [
+            agent(1, "beef", AgentState::Revoked),
+            agent(0xbeef << 112, "hv", AgentState::Connected),
+        ];
+        let fault = choose("beef", &agents).unwrap_err();
+        assert!(fault.what.contains("was revoked"), "{fault:?}");
+        assert!(fault.advice.unwrap().contains("agent join --force"));
+        assert_eq!(choose("beef0", &agents), Ok(agents[1].id));
+        assert_eq!(choose(&agents[0].id.to_string(), &agents), Ok(agents[0].id));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(crate) enum Command {
         #[arg(long)]
         count: Option<u32>,
         /// How long they can be used: 15m (default), 24h, at most 168h
-        #[arg(long, value_name = "TIME", value_parser = value::duration)]
+        #[arg(long, value_name = "TIME", value_parser = value::seconds)]
         ttl: Option<Duration>,
     },
     /// List join tokens

@@ -61,6 +61,15 @@ pub(crate) fn duration_within(
     Ok(value)
 }
 
+/// A duration that the API can hold: whole seconds, at least one.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let value = duration(text)?;
+    if value.is_zero() || value.subsec_nanos() != 0 {
+        return Err("expected whole seconds, one or more: 1s, 90s, 15m".to_owned());
+    }
+    Ok(value)
+}
+
 /// The shortest text that [`duration`] reads back.
 pub(crate) fn show_duration(value: Duration) -> String {
     let milliseconds = value.as_millis();
@@ -165,6 +174,15 @@ mod tests {
         ] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn seconds_that_the_api_cannot_hold_are_refused_and_never_rounded() {
+        for text in ["0s", "0ms", "1ms", "999ms", "1500ms", "1"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+        assert_eq!(seconds("2000ms"), Ok(Duration::from_secs(2)));
+        assert_eq!(seconds("15m"), Ok(Duration::from_secs(900)));
     }
 
     #[test]

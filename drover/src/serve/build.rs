@@ -1,5 +1,7 @@
 //! Builds the parts of profile `all` in order, from the configuration, and takes them down again.
 
+use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use crate::data_dir::{DataDir, Ready};
 use crate::fault::{Fault, chain};
 use crate::link::LocalLink;
 
-/// Agents are asked to go within this before their sessions are closed.
+/// Agents' sessions are closed in order within this, before the threads stop.
 const DEPARTURE: Duration = Duration::from_millis(500);
 /// How often a part is looked at that cannot call.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -41,15 +43,13 @@ impl Servers {
             .map_err(|error| Fault::new(chain(&error)))?;
         let wake = Wake::new();
         let gateway = gateway::start(gateway_config(config, data, &identity)?, wake.callback())
-            .map_err(|error| Fault::new(chain(&error)).advise(
-                "choose another address with --gateway-listen, or --datapath poll where io_uring is refused",
-            ))?;
+            .map_err(|error| gateway_fault(&error))?;
         let handle = gateway.handle();
         let link = Arc::new(LocalLink(handle.clone()));
         let told = control_config(config, data, handle.clone());
         let control = control::start(told, identity, store, link, wake)
             .await
-            .map_err(|error| Fault::new(chain(&error)))?;
+            .map_err(|error| control_fault(&error))?;
         while !handle.open() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -90,7 +90,7 @@ impl Servers {
     }
 
     /// Takes everything down in order: nothing new from the API, nothing new claimed, what has
-    /// arrived stored, agents sent away, threads joined.
+    /// arrived stored, agents' sessions closed, threads joined.
     pub(super) async fn drain(self, deadline: Duration) -> Result<(), Fault> {
         self.control.drain(deadline).await;
         let drain = Request::Drain {
@@ -106,6 +106,42 @@ impl Servers {
             .await
             .map_err(|error| Fault::new(format_args!("the agent server's end failed: {error}")))?
             .map_err(|error| Fault::new(chain(&error)))
+    }
+}
+
+fn gateway_fault(error: &gateway::StartError) -> Fault {
+    use gateway::{LaunchError, StartError};
+    match error {
+        StartError::Launch(LaunchError::Bind { address, source }) => cannot_listen(
+            format_args!("the agent server cannot listen on UDP {address}"),
+            source,
+            "--gateway-listen",
+        ),
+        other => Fault::new(chain(other)),
+    }
+}
+
+fn control_fault(error: &control::StartError) -> Fault {
+    use control::api::StartError as ApiError;
+    match error {
+        control::StartError::Api(ApiError::Listen { address, source }) => cannot_listen(
+            format_args!("the API cannot listen on TCP {address}"),
+            source,
+            "--api-listen",
+        ),
+        other => Fault::new(chain(other)),
+    }
+}
+
+fn cannot_listen(what: fmt::Arguments<'_>, cause: &io::Error, flag: &str) -> Fault {
+    let fault = Fault::new(format_args!("{what}: {cause}"));
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => fault.advise(format_args!(
+            "stop who uses this port, or choose another one with {flag}"
+        )),
+        _ => fault.advise(format_args!(
+            "choose an address of this machine, and a port that may be used, with {flag}"
+        )),
     }
 }
 

@@ -64,7 +64,7 @@ pub enum Phase {
 pub struct Outcome {
     /// In one word.
     pub status: OutcomeStatus,
-    /// The program's exit status, where there was a program.
+    /// The program's exit status, where there was a program; −n where signal n ended it.
     pub exit_code: Option<i32>,
     /// For people; at most `MESSAGE_BYTES_MAX`.
     pub message: String,

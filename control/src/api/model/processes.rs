@@ -147,7 +147,7 @@ impl ProcessState {
 pub struct ProcessOutcome {
     /// In one word.
     pub status: OutcomeStatus,
-    /// The program's exit status, where there was a program.
+    /// The program's exit status, where there was a program; −n where signal n ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// For people.

@@ -31,7 +31,7 @@ pub const FILE_NAME: &str = "agent.toml";
 const CAPACITY_DEFAULT: u32 = 4;
 const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
-/// Everything that [`crate::run`] needs.
+/// Everything that [`crate::run()`] needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AgentConfig {
     /// Identity, journal and configuration live here.

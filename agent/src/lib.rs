@@ -9,7 +9,7 @@
 //!                                            └─ connection  QUIC streams
 //! ```
 //!
-//! [`join`] and [`run`] are the real agent. [`Agent`] is for whoever needs many in one process, such as
+//! [`join()`] and [`run()`] are the real agent. [`Agent`] is for whoever needs many in one process, such as
 //! the load test: they share endpoints, trust, drivers and one journal file.
 
 mod clock;

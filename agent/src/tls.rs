@@ -1,9 +1,9 @@
 //! TLS of an agent: what it shows and whom it believes.
 //!
 //! Sessions: TLS 1.3, aws-lc-rs, the agent's own certificate, gateways that lead to the stored roots
-//! (server name [`GATEWAY_SERVER_NAME`], `serverAuth`), no tickets, no early data: a resumed session
-//! would skip the check of certificates. Enrolment: no certificate of one's own, and the server must
-//! lead to the root whose key the join token names; the secret is only sent after that.
+//! (server name [`protocol::identity::GATEWAY_SERVER_NAME`], `serverAuth`), no tickets, no early data: a
+//! resumed session would skip the check of certificates. Enrolment: no certificate of one's own, and the
+//! server must lead to the root whose key the join token names; the secret is only sent after that.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};

@@ -28,7 +28,7 @@ pub mod prometheus;
 mod recorder;
 
 pub(crate) use hub::Hub;
-pub use metrics::{Counter, Level, Measure, Metric, SECURITY_EVENTS, security_event_name};
+pub use metrics::{Counter, Level, Measure, Metric, SECURITY_EVENTS};
 pub(crate) use recorder::Recorder;
 
 /// The longest time that a histogram tells apart, in microseconds; longer ones count as this.

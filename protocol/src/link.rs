@@ -378,3 +378,20 @@ pub enum SecurityEvent {
     /// A handler panicked; the session was closed.
     HandlerPanicked,
 }
+
+impl SecurityEvent {
+    /// Its name in logs, and the value of its label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::ForeignCertificate => "foreign_certificate",
+            Self::KeyNotPinned => "key_not_pinned",
+            Self::RevokedAgent => "revoked_agent",
+            Self::IdentityMismatch => "identity_mismatch",
+            Self::ForeignOperation => "foreign_operation",
+            Self::ProtocolViolation => "protocol_violation",
+            Self::LimitExceeded => "limit_exceeded",
+            Self::HandlerPanicked => "handler_panicked",
+        }
+    }
+}

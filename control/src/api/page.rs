@@ -6,11 +6,24 @@ use std::str::FromStr;
 use super::problem::{ApiError, ApiResult};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
 
 /// Items on a page when nobody says.
 pub(super) const PAGE_SIZE_DEFAULT: u32 = 50;
 /// Items on a page at most.
 pub(super) const PAGE_SIZE_MAX: u32 = 500;
+
+/// Which page, of a list that has no other parameter.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PageParams {
+    /// Items on a page, 1–500.
+    #[param(default = 50, minimum = 1, maximum = 500)]
+    pub(super) page_size: Option<u32>,
+    /// `next_page_token` of the page before.
+    pub(super) page_token: Option<String>,
+}
 
 /// Checks `page_size`.
 pub(super) fn page_size(asked: Option<u32>) -> ApiResult<u32> {

@@ -187,21 +187,6 @@ pub(super) fn security_index(kind: SecurityEvent) -> usize {
     }
 }
 
-/// A kind of security event as a label's value.
-pub fn security_event_name(kind: SecurityEvent) -> &'static str {
-    match kind {
-        SecurityEvent::NoCertificate => "no_certificate",
-        SecurityEvent::ForeignCertificate => "foreign_certificate",
-        SecurityEvent::KeyNotPinned => "key_not_pinned",
-        SecurityEvent::RevokedAgent => "revoked_agent",
-        SecurityEvent::IdentityMismatch => "identity_mismatch",
-        SecurityEvent::ForeignOperation => "foreign_operation",
-        SecurityEvent::ProtocolViolation => "protocol_violation",
-        SecurityEvent::LimitExceeded => "limit_exceeded",
-        SecurityEvent::HandlerPanicked => "handler_panicked",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -232,7 +217,7 @@ mod tests {
         assert_eq!(distinct.len(), names.len());
         let kinds: BTreeSet<_> = SECURITY_EVENTS
             .into_iter()
-            .map(security_event_name)
+            .map(SecurityEvent::name)
             .collect();
         assert_eq!(kinds.len(), SECURITY_EVENTS.len());
     }

@@ -8,10 +8,7 @@ use std::fmt::Display;
 
 use protocol::ids::ShardId;
 
-use super::{
-    Counter, Figures, Level, Measure, Measurement, Metric, SECURITY_EVENTS, Telemetry,
-    security_event_name,
-};
+use super::{Counter, Figures, Level, Measure, Measurement, Metric, SECURITY_EVENTS, Telemetry};
 use crate::runtime::{DatapathKind, DatapathStats};
 
 /// The media type of [`render`]'s text.
@@ -58,7 +55,7 @@ pub fn render(telemetry: &Telemetry) -> String {
         let metric = Metric {
             family: "security_events",
             help: "Things refused that people should know of, by kind",
-            label: Some(("kind", security_event_name(kind))),
+            label: Some(("kind", kind.name())),
         };
         let name = format!("{PREFIX}security_events_total");
         page.figure(telemetry, &metric, &name, "counter", |figures| {

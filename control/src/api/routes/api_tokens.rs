@@ -7,31 +7,18 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use protocol::limits::NAME_BYTES_MAX;
-use serde::Deserialize;
 
 use crate::api::Api;
 use crate::api::access::{self, Caller};
 use crate::api::extract::{Body, Id, Params};
 use crate::api::model::access::{ApiToken, CreateApiToken, CreatedApiToken};
 use crate::api::model::{Page, Timestamp};
-use crate::api::page;
+use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock;
 use crate::store::api_tokens::{ApiTokenRow, CreateApiTokenError, Deleted};
 
 const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-/// Which page.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListParams {
-    /// Items on a page, 1–500.
-    #[param(default = 50, minimum = 1, maximum = 500)]
-    page_size: Option<u32>,
-    /// `next_page_token` of the page before.
-    page_token: Option<String>,
-}
 
 /// List API tokens
 ///
@@ -41,7 +28,7 @@ pub(super) struct ListParams {
     path = "/v1/api-tokens",
     tag = "api-tokens",
     operation_id = "list_api_tokens",
-    params(ListParams),
+    params(PageParams),
     responses(
         (status = 200, description = "A page of tokens.", body = Page<ApiToken>),
         (status = 400, description = "A parameter is not valid."),
@@ -49,7 +36,7 @@ pub(super) struct ListParams {
 )]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    Params(params): Params<ListParams>,
+    Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<ApiToken>>> {
     let size = page::page_size(params.page_size)?;
     let after = page::read_token("api-tokens", params.page_token.as_deref())?;

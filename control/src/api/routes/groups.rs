@@ -8,28 +8,15 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use protocol::ids::GroupId;
 use protocol::limits::NAME_BYTES_MAX;
-use serde::Deserialize;
 
 use crate::api::Api;
 use crate::api::extract::{Body, Id, Params};
 use crate::api::model::agents::{CreateGroup, Group};
 use crate::api::model::{Page, Timestamp};
-use crate::api::page;
+use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock;
 use crate::store::groups::{self, CreateGroupError};
-
-/// Which page.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListParams {
-    /// Items on a page, 1–500.
-    #[param(default = 50, minimum = 1, maximum = 500)]
-    page_size: Option<u32>,
-    /// `next_page_token` of the page before.
-    page_token: Option<String>,
-}
 
 /// List groups
 ///
@@ -39,7 +26,7 @@ pub(super) struct ListParams {
     path = "/v1/groups",
     tag = "groups",
     operation_id = "list_groups",
-    params(ListParams),
+    params(PageParams),
     responses(
         (status = 200, description = "A page of groups.", body = Page<Group>),
         (status = 400, description = "A parameter is not valid."),
@@ -47,7 +34,7 @@ pub(super) struct ListParams {
 )]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    Params(params): Params<ListParams>,
+    Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Group>>> {
     let size = page::page_size(params.page_size)?;
     let after = page::read_token("groups", params.page_token.as_deref())?.map(GroupId);

@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use protocol::enrol::JoinToken;
-use serde::Deserialize;
 
 use super::groups;
 use crate::api::Api;
@@ -15,7 +14,7 @@ use crate::api::extract::{Body, Id, Params};
 use crate::api::model::access::{CreateTokens, CreatedToken, CreatedTokens, Token, TokenState};
 use crate::api::model::agents::GroupRef;
 use crate::api::model::{Page, Timestamp};
-use crate::api::page;
+use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock::{self, UnixMs};
 use crate::identity::fill_random;
@@ -25,18 +24,6 @@ const COUNT_MAX: u32 = 1000;
 const TTL_DEFAULT: Duration = Duration::from_secs(15 * 60);
 const TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Which page.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListParams {
-    /// Items on a page, 1–500.
-    #[param(default = 50, minimum = 1, maximum = 500)]
-    page_size: Option<u32>,
-    /// `next_page_token` of the page before.
-    page_token: Option<String>,
-}
-
 /// List join tokens
 ///
 /// Oldest first, without their secrets. Used and expired ones are kept for a week.
@@ -45,7 +32,7 @@ pub(super) struct ListParams {
     path = "/v1/tokens",
     tag = "tokens",
     operation_id = "list_tokens",
-    params(ListParams),
+    params(PageParams),
     responses(
         (status = 200, description = "A page of tokens.", body = Page<Token>),
         (status = 400, description = "A parameter is not valid."),
@@ -53,7 +40,7 @@ pub(super) struct ListParams {
 )]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    Params(params): Params<ListParams>,
+    Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Token>>> {
     let size = page::page_size(params.page_size)?;
     let after = page::read_token("tokens", params.page_token.as_deref())?;

@@ -19,7 +19,7 @@ use crate::api::extract::{Body, Id, Params, header_text};
 use crate::api::model::Page;
 use crate::api::model::events::EventRecord;
 use crate::api::model::processes::{CreateProcess, Process, ProcessDetail, ProcessState};
-use crate::api::page;
+use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock;
 use crate::dispatch::Cancellation;
@@ -213,18 +213,6 @@ pub(super) async fn show(
     }))
 }
 
-/// Which events, which page.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct EventParams {
-    /// Items on a page, 1–500.
-    #[param(default = 50, minimum = 1, maximum = 500)]
-    page_size: Option<u32>,
-    /// `next_page_token` of the page before.
-    page_token: Option<String>,
-}
-
 /// Show what happened to a process
 ///
 /// Oldest first. `GET /v1/events?process=…` goes on from the last one as it happens.
@@ -233,7 +221,7 @@ pub(super) struct EventParams {
     path = "/v1/processes/{id}/events",
     tag = "processes",
     operation_id = "list_process_events",
-    params(("id" = uuid::Uuid, Path, description = "The process."), EventParams),
+    params(("id" = uuid::Uuid, Path, description = "The process."), PageParams),
     responses(
         (status = 200, description = "A page of events.", body = Page<EventRecord>),
         (status = 400, description = "A parameter is not valid."),
@@ -243,7 +231,7 @@ pub(super) struct EventParams {
 pub(super) async fn events(
     State(api): State<Arc<Api>>,
     Id(id): Id,
-    Params(params): Params<EventParams>,
+    Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<EventRecord>>> {
     let size = page::page_size(params.page_size)?;
     let after = page::read_token("events", params.page_token.as_deref())?.unwrap_or(0);

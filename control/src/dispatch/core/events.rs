@@ -1,7 +1,7 @@
 //! What gateways say.
 
 use protocol::ids::{AgentId, GrantId, OperationId, SessionId};
-use protocol::link::{DownReason, Event, SecurityEvent, SessionUp, Target};
+use protocol::link::{DownReason, Event, SessionUp, Target};
 use protocol::operation::{OpenOperation, OperationState, Phase, Progress, Refusal};
 use serde_json::json;
 
@@ -44,7 +44,7 @@ impl Core {
                 agent,
                 remote,
             } => {
-                let kind = security_name(kind);
+                let kind = kind.name();
                 *self.stats.security.entry(kind).or_default() += 1;
                 self.security_seen += 1;
                 if self.security_seen <= SECURITY_LINES {
@@ -296,19 +296,5 @@ fn down_text(reason: DownReason) -> String {
         },
         DownReason::TimedOut => "nothing was heard for the idle time".to_owned(),
         DownReason::TransportError => "a QUIC or TLS error".to_owned(),
-    }
-}
-
-fn security_name(kind: SecurityEvent) -> &'static str {
-    match kind {
-        SecurityEvent::NoCertificate => "no_certificate",
-        SecurityEvent::ForeignCertificate => "foreign_certificate",
-        SecurityEvent::KeyNotPinned => "key_not_pinned",
-        SecurityEvent::RevokedAgent => "revoked_agent",
-        SecurityEvent::IdentityMismatch => "identity_mismatch",
-        SecurityEvent::ForeignOperation => "foreign_operation",
-        SecurityEvent::ProtocolViolation => "protocol_violation",
-        SecurityEvent::LimitExceeded => "limit_exceeded",
-        SecurityEvent::HandlerPanicked => "handler_panicked",
     }
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use loadtest::hold::{Hold, Target};
-use loadtest::server::ServerSpec;
+use loadtest::hold::Hold;
+use loadtest::server::{ServerSpec, Target};
 
 const AGENTS: usize = 60;
 

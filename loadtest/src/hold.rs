@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +13,7 @@ use crate::clock;
 use crate::fleet::{Fleet, FleetSpec};
 use crate::ledger::Ledger;
 use crate::report::{self, ConnectMs, Fault, Raw, RoundTripUs, ServerUse, Summary};
-use crate::server::{self, Server, ServerSpec, Usage};
+use crate::server::{Subject, Target, Usage};
 use crate::workload::{self, Workload};
 
 /// What to hold, how long, and what to break.
@@ -49,24 +48,6 @@ pub struct Hold {
     pub seed: u64,
 }
 
-/// The server under test.
-#[derive(Clone, Debug)]
-pub enum Target {
-    /// Start this one.
-    Start(ServerSpec),
-    /// This one runs already.
-    Running {
-        /// Base URL of its API.
-        api: String,
-        /// `host:port` for agents.
-        agents: String,
-        /// An admin token.
-        token: String,
-        /// Its process, to read its memory and CPU.
-        pid: Option<u32>,
-    },
-}
-
 /// How long the outage of a killed server or agent is.
 const OUTAGE: Duration = Duration::from_secs(5);
 /// Sessions must all be back this long after an outage.
@@ -79,23 +60,6 @@ const END_WITHIN: Duration = Duration::from_secs(120);
 const SETTLE: Duration = Duration::from_secs(5);
 /// A process of the workload is over after this long.
 const PROCESS_DEADLINE: Duration = Duration::from_secs(600);
-
-/// A server that is ours, or somebody else's.
-enum Subject {
-    Ours(Box<Server>),
-    Theirs(Option<u32>),
-}
-
-impl Subject {
-    fn usage(&self) -> Usage {
-        match self {
-            Self::Ours(server) => server.usage(),
-            Self::Theirs(Some(pid)) => server::usage_of(*pid),
-            Self::Theirs(None) => Ok(Usage::default()),
-        }
-        .unwrap_or_default()
-    }
-}
 
 struct Run {
     hold: Hold,
@@ -160,39 +124,12 @@ impl Hold {
 
 impl Run {
     async fn prepare(hold: Hold, bar: ProgressBar) -> anyhow::Result<Self> {
-        let (subject, base, agents_at, token) = match &hold.server {
-            Target::Start(spec) => {
-                bar.println("starting the server");
-                let server = Server::start(spec.clone()).await?;
-                let ready = server.ready().clone();
-                let token =
-                    std::fs::read_to_string(&ready.admin_token_file).with_context(|| {
-                        format!("no admin token in {}", ready.admin_token_file.display())
-                    })?;
-                (
-                    Subject::Ours(Box::new(server)),
-                    ready.api,
-                    ready.agents,
-                    token,
-                )
-            }
-            Target::Running {
-                api,
-                agents,
-                token,
-                pid,
-            } => (
-                Subject::Theirs(*pid),
-                api.clone(),
-                agents.clone(),
-                token.clone(),
-            ),
-        };
-        let api = Api::new(&base, &token)?;
+        let opened = hold.server.open().await?;
+        let api = Api::new(&opened.api, &opened.token)?;
         let ledger = Arc::new(Ledger::default());
         let spec = FleetSpec {
             agents: hold.agents,
-            server: agents_at,
+            server: opened.agents,
             work_dir: hold.work_dir.clone(),
             steering_hint: hold.steering_hint,
         };
@@ -210,7 +147,7 @@ impl Run {
         ));
         Ok(Self {
             hold,
-            subject,
+            subject: opened.subject,
             api,
             fleet,
             ledger,
@@ -470,10 +407,7 @@ impl Run {
     async fn finish(self) -> anyhow::Result<()> {
         self.watching.cancel();
         self.fleet.stop().await;
-        match self.subject {
-            Subject::Ours(server) => server.stop().await,
-            Subject::Theirs(_) => Ok(()),
-        }
+        self.subject.stop().await
     }
 }
 

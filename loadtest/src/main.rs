@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use loadtest::hold::{Hold, Target};
-use loadtest::server::ServerSpec;
+use loadtest::hold::Hold;
+use loadtest::server::{ServerSpec, Target};
 use loadtest::siege::Siege;
 use tracing_subscriber::EnvFilter;
 

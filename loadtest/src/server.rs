@@ -66,6 +66,102 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Every shard thread's name starts with this.
 const SHARD_THREAD_PREFIX: &str = "shard-";
 
+/// The server under test.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Start this one.
+    Start(ServerSpec),
+    /// This one runs already.
+    Running {
+        /// Base URL of its API.
+        api: String,
+        /// `host:port` for agents.
+        agents: String,
+        /// An admin token.
+        token: String,
+        /// Its process, to read its memory and CPU.
+        pid: Option<u32>,
+    },
+}
+
+/// A server that is ours, or somebody else's.
+pub enum Subject {
+    /// Started by us, and ours to kill.
+    Ours(Box<Server>),
+    /// Running already; its process, where that is known.
+    Theirs(Option<u32>),
+}
+
+/// The server under test, ready, and how to reach it.
+pub struct Opened {
+    /// The server.
+    pub subject: Subject,
+    /// Base URL of its API.
+    pub api: String,
+    /// `host:port` for agents.
+    pub agents: String,
+    /// An admin token.
+    pub token: String,
+}
+
+impl Target {
+    /// Starts the server where it is to be started.
+    ///
+    /// # Errors
+    /// As [`Server::start`], or when its admin token cannot be read.
+    pub async fn open(&self) -> anyhow::Result<Opened> {
+        match self {
+            Self::Start(spec) => {
+                let server = Server::start(spec.clone()).await?;
+                let ready = server.ready().clone();
+                let file = ready.admin_token_file;
+                let token = std::fs::read_to_string(&file)
+                    .with_context(|| format!("no admin token in {}", file.display()))?;
+                Ok(Opened {
+                    subject: Subject::Ours(Box::new(server)),
+                    api: ready.api,
+                    agents: ready.agents,
+                    token,
+                })
+            }
+            Self::Running {
+                api,
+                agents,
+                token,
+                pid,
+            } => Ok(Opened {
+                subject: Subject::Theirs(*pid),
+                api: api.clone(),
+                agents: agents.clone(),
+                token: token.clone(),
+            }),
+        }
+    }
+}
+
+impl Subject {
+    /// What it uses; nothing where that cannot be read.
+    pub fn usage(&self) -> Usage {
+        match self {
+            Self::Ours(server) => server.usage(),
+            Self::Theirs(Some(pid)) => usage_of(*pid),
+            Self::Theirs(None) => Ok(Usage::default()),
+        }
+        .unwrap_or_default()
+    }
+
+    /// Stops it, if it is ours.
+    ///
+    /// # Errors
+    /// As [`Server::stop`].
+    pub async fn stop(self) -> anyhow::Result<()> {
+        match self {
+            Self::Ours(server) => server.stop().await,
+            Self::Theirs(_) => Ok(()),
+        }
+    }
+}
+
 impl Server {
     /// Starts a server and waits until it is ready.
     ///
@@ -84,11 +180,6 @@ impl Server {
     /// What it said when it was ready.
     pub fn ready(&self) -> &Ready {
         &self.ready
-    }
-
-    /// Its process id, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
     }
 
     /// What it uses, earlier incarnations included in the CPU time.

@@ -13,10 +13,9 @@ use serde::Serialize;
 use crate::api::Api;
 use crate::clock;
 use crate::fleet::{Fleet, FleetSpec};
-use crate::hold::Target;
 use crate::ledger::Ledger;
 use crate::report::{self, ConnectMs, Raw};
-use crate::server::{self, Server, Usage};
+use crate::server::{Target, Usage};
 use crate::storm::{Storm, StormReport};
 
 /// What to send, and who else comes.
@@ -83,23 +82,20 @@ impl Siege {
     /// # Errors
     /// When the siege could not be carried out.
     pub async fn run(self) -> anyhow::Result<SiegeSummary> {
-        let (server, pid, base, agents_at, token) = self.server().await?;
-        let api = Api::new(&base, &token)?;
+        let opened = self.server.open().await?;
+        let api = Api::new(&opened.api, &opened.token)?;
         let spec = FleetSpec {
             agents: self.newcomers,
-            server: agents_at.clone(),
+            server: opened.agents.clone(),
             work_dir: self.work_dir.clone(),
             steering_hint: true,
         };
         let fleet = Fleet::enrol(spec, &api, Arc::new(Ledger::default()), |_| ()).await?;
-        let usage = || {
-            pid.map_or_else(Usage::default, |pid| {
-                server::usage_of(pid).unwrap_or_default()
-            })
-        };
+        let usage = || opened.subject.usage();
         let before = usage();
         let storm = Storm {
-            target: agents_at
+            target: opened
+                .agents
                 .parse()
                 .context("the storm needs an IP address and a port")?,
             rate: self.rate,
@@ -139,9 +135,7 @@ impl Siege {
         summary.print();
         self.write(&summary, &fleet)?;
         fleet.stop().await;
-        if let Some(server) = server {
-            server.stop().await?;
-        }
+        opened.subject.stop().await?;
         Ok(summary)
     }
 
@@ -159,26 +153,6 @@ impl Siege {
             println!("  written to  {}", folder.display());
         }
         Ok(())
-    }
-
-    async fn server(
-        &self,
-    ) -> anyhow::Result<(Option<Server>, Option<u32>, String, String, String)> {
-        Ok(match &self.server {
-            Target::Start(spec) => {
-                let server = Server::start(spec.clone()).await?;
-                let ready = server.ready().clone();
-                let token = std::fs::read_to_string(&ready.admin_token_file)?;
-                let pid = server.pid();
-                (Some(server), pid, ready.api, ready.agents, token)
-            }
-            Target::Running {
-                api,
-                agents,
-                token,
-                pid,
-            } => (None, *pid, api.clone(), agents.clone(), token.clone()),
-        })
     }
 
     /// Lets the newcomers come, evenly spread, and watches the server meanwhile.

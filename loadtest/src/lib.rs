@@ -6,15 +6,19 @@
 //!     ├────▶ workload (public API, open loop) ──▶ ledger ◀── effects at the simulated hypervisors
 //!     └────▶ report (screen, JSON, bench-results/)
 //!   siege ─▶ storm (first flights that never become sessions), and honest newcomers
+//!   compare ─▶ peers (the same job on other servers; feature `peers`)
 //! ```
 //!
 //! Nothing here looks inside the server: it uses the public API, the agent protocol and `/proc`.
 
 pub mod api;
 pub mod clock;
+pub mod compare;
 pub mod fleet;
 pub mod hold;
 pub mod ledger;
+#[cfg(feature = "peers")]
+pub mod peers;
 pub mod report;
 pub mod server;
 pub mod siege;

@@ -25,6 +25,25 @@ enum Command {
     Hold(HoldArguments),
     /// Flood the gateway's door with first flights while honest newcomers connect
     Siege(SiegeArguments),
+    /// One process of a peer; takes orders as JSON lines
+    #[cfg(feature = "peers")]
+    #[command(hide = true)]
+    Peer(PeerArguments),
+}
+
+#[cfg(feature = "peers")]
+#[derive(Args)]
+struct PeerArguments {
+    /// Which peer
+    name: String,
+    /// Which process of it
+    part: loadtest::peers::Part,
+    /// Where the certificates and keys are
+    #[arg(long)]
+    dir: PathBuf,
+    /// Listen or connect here
+    #[arg(long, default_value = "127.0.0.1:0")]
+    address: std::net::SocketAddr,
 }
 
 #[derive(Args)]
@@ -143,25 +162,36 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * scale).map_err(|error| error.to_string())
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
         )
         .with_writer(std::io::stderr)
         .init();
-    let result = match Cli::parse().command {
-        Command::Hold(arguments) => hold(arguments).await,
-        Command::Siege(arguments) => siege(arguments).await,
-    };
-    match result {
+    match run(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
             eprintln!("drover-loadtest: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<bool> {
+    // Peers bring runtimes of their own.
+    let runtime = tokio::runtime::Runtime::new;
+    match command {
+        Command::Hold(arguments) => runtime()?.block_on(hold(arguments)),
+        Command::Siege(arguments) => runtime()?.block_on(siege(arguments)),
+        #[cfg(feature = "peers")]
+        Command::Peer(PeerArguments {
+            name,
+            part,
+            dir,
+            address,
+        }) => loadtest::peers::play(&name, part, &dir, address).map(|()| true),
     }
 }
 

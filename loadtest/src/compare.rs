@@ -1,0 +1,12 @@
+//! Drover and what people would pick instead, at the same job in the same run.
+//!
+//! ```text
+//!   compare ─┬─ round 1: peer a, peer b, … ─ fresh server (CPU 0) and fresh clients (CPU 1) each
+//!            ├─ round 2: peer b, …, peer a
+//!            └─ floors: what crypto and kernel cost without any server
+//!               ─▶ model::Comparison (JSON) ─▶ ratios with their spread, report
+//! ```
+//!
+//! `docs/COMPARE.md` says how each peer is set up and what each measure is.
+
+pub mod model;

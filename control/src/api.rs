@@ -16,6 +16,7 @@ mod extract;
 mod first_admin;
 pub mod model;
 mod openapi;
+mod overview;
 mod page;
 mod problem;
 mod routes;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::access::Auth;
 pub use self::first_admin::{ADMIN_TOKEN_FILE, FirstAdminError};
+use self::overview::Board;
 use self::routes::health::Readiness;
 use self::telemetry::Telemetry;
 use crate::clock;
@@ -57,6 +59,8 @@ pub struct ApiConfig {
     pub listen: SocketAddr,
     /// Requests per second for each token; twice as many in a burst.
     pub requests_per_second: NonZeroU32,
+    /// The server's profile, for people.
+    pub profile: &'static str,
 }
 
 impl Default for ApiConfig {
@@ -64,6 +68,7 @@ impl Default for ApiConfig {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7480)),
             requests_per_second: const { NonZeroU32::new(2000).unwrap() },
+            profile: "all",
         }
     }
 }
@@ -111,6 +116,7 @@ struct Api {
     telemetry: Telemetry,
     metrics: Vec<MetricsSource>,
     readiness: Readiness,
+    board: Board,
     streams: Arc<Semaphore>,
     batches: Arc<Semaphore>,
     stopping: CancellationToken,
@@ -160,6 +166,7 @@ impl ApiServer {
             telemetry: Telemetry::new(),
             metrics: parts.metrics,
             readiness: Readiness::default(),
+            board: Board::new(config.profile, clock::monotonic()),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             batches: Arc::new(Semaphore::new(BATCHES_MAX)),
             stopping: stopping.clone(),

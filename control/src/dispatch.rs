@@ -11,6 +11,7 @@
 //! cannot run costs nothing but its row. A claim raises the fence and is durable before the command
 //! is sent; an outcome is durable before its agent is told to forget it. A lost reply is asked for.
 
+mod census;
 mod core;
 mod driver;
 mod fleet;
@@ -18,6 +19,7 @@ mod handle;
 mod start;
 mod telemetry;
 
+pub use census::{Census, ShardSessions};
 pub use handle::{
     AgentView, Cancellation, Engine, EngineError, EnrolmentAsked, SessionView, WaitingOn,
 };

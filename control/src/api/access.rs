@@ -63,6 +63,8 @@ pub(super) static ROUTES: &[(Method, &str, Access)] = &[
     (Method::GET, "/readyz", PUBLIC),
     (Method::GET, "/metrics", VIEWER),
     (Method::GET, "/v1/openapi.json", PUBLIC),
+    (Method::GET, "/v1/overview", VIEWER),
+    (Method::GET, "/v1/overview/events", VIEWER),
     (Method::GET, "/v1/agents", VIEWER),
     (Method::GET, "/v1/agents/{id}", VIEWER),
     (Method::POST, "/v1/agents/{id}/revoke", ADMIN),

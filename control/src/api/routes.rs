@@ -6,6 +6,7 @@ mod events;
 mod groups;
 pub(super) mod health;
 mod join_tokens;
+mod overview;
 mod process_batches;
 mod process_input;
 mod process_view;
@@ -38,6 +39,8 @@ fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+        .routes(routes!(overview::show))
+        .routes(routes!(overview::watch))
         .routes(routes!(agents::list))
         .routes(routes!(agents::show))
         .routes(routes!(agents::revoke))

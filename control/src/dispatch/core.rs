@@ -22,11 +22,12 @@ use protocol::limits::OPERATIONS_PER_FRAME_MAX;
 use protocol::link::{Request, Target};
 use tokio::sync::oneshot;
 
+use super::census::Living;
 use super::fleet::{Fleet, Place};
 use super::handle::{Cancellation, EnrolmentAsked};
 use super::telemetry::EngineStats;
 use crate::clock::UnixMs;
-use crate::process::Input;
+use crate::process::{Input, State};
 use crate::store::StoreError;
 use crate::store::agents::Inventory;
 use crate::store::groups::Group;
@@ -98,6 +99,7 @@ struct Pending {
 /// The state machine; see the module.
 pub(super) struct Core {
     fleet: Fleet,
+    living: Living,
     pending: Pending,
     in_flight: Option<(Pending, Instant)>,
     /// Requests in order; the front one is the next to go.
@@ -139,6 +141,8 @@ pub(super) struct Notes {
 pub(super) struct Recovered {
     /// Agents that may connect.
     pub(super) targets: Vec<Target>,
+    /// How many processes wait, by state.
+    pub(super) waiting: Vec<(State, u64)>,
     /// How many processes are ready for each agent.
     pub(super) ready: Vec<(AgentId, u32)>,
     /// What agents may know something about.
@@ -155,6 +159,7 @@ impl Core {
     pub(super) fn new(now: Moment, recovered: Recovered) -> Self {
         let mut core = Self {
             fleet: Fleet::default(),
+            living: Living::default(),
             pending: Pending::default(),
             in_flight: None,
             outbox: VecDeque::new(),
@@ -183,7 +188,11 @@ impl Core {
         for (agent, ready) in recovered.ready {
             core.fleet.count_ready(agent, ready);
         }
+        for (state, count) in recovered.waiting {
+            core.living.add(state, count);
+        }
         for lease in recovered.active {
+            core.living.add(lease.state, 1);
             let left = now.wall.until(lease.deadline_at);
             let known = (lease.fence, lease.state);
             core.fleet
@@ -388,6 +397,7 @@ impl Core {
     /// Figures that are read off rather than counted.
     pub(super) fn refresh_stats(&mut self) {
         self.stats.connected = self.fleet.connected().values().sum();
+        self.stats.census = self.fleet.census(self.living.counts());
         self.stats.ready = self.fleet.ready_stored();
         self.stats.active = self.fleet.active() as u64;
         self.stats.outbox = self.outbox.len() as u64;
@@ -469,7 +479,7 @@ impl Core {
         let mut operations = Vec::with_capacity(about.len());
         for (process, active) in about {
             let operation = operation(*process);
-            if active.state == crate::process::State::Cancelling {
+            if active.state == State::Cancelling {
                 self.send(Request::Cancel {
                     target,
                     operation,

@@ -11,9 +11,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use protocol::ids::{AgentId, Fence, GroupId, ProcessId};
+use protocol::ids::{AgentId, Fence, GroupId, ProcessId, ShardId};
 use protocol::link::{Request, Target};
 
+use super::census::{Census, ShardSessions};
 use super::handle::{AgentView, SessionView, WaitingOn};
 use crate::clock::UnixMs;
 use crate::process::{Class, State};
@@ -75,6 +76,11 @@ pub(super) struct Fleet {
     ready_stored: u64,
     active: usize,
     connected: BTreeMap<GroupId, u64>,
+    /// Of `ready_stored`: for agents without a session.
+    ready_without_session: u64,
+    by_shard: BTreeMap<ShardId, ShardSessions>,
+    sessions_begun: u64,
+    sessions_ended: u64,
 }
 
 impl Fleet {
@@ -114,9 +120,19 @@ impl Fleet {
         member.target = target;
         member.since = Some(now);
         member.demand_told = 0;
-        if member.session.replace(Box::new(session)).is_none() {
-            *self.connected.entry(target.group).or_default() += 1;
+        let (shard, at_home) = (session.shard, session.at_home);
+        let ready = u64::from(member.ready_stored);
+        match member.session.replace(Box::new(session)) {
+            None => {
+                *self.connected.entry(target.group).or_default() += 1;
+                self.ready_without_session = self.ready_without_session.saturating_sub(ready);
+            }
+            Some(old) => self.leave(old.shard, old.at_home),
         }
+        self.sessions_begun += 1;
+        let shard = self.by_shard.entry(shard).or_default();
+        shard.sessions += 1;
+        shard.at_home += u64::from(at_home);
     }
 
     /// A session ended. False: it was not this agent's present one.
@@ -129,20 +145,38 @@ impl Fleet {
         let Some(member) = self.members.get_mut(&target.agent) else {
             return false;
         };
-        if member
-            .session
-            .as_ref()
-            .is_none_or(|old| old.session != session)
-        {
+        let Some(old) = member.session.take_if(|old| old.session == session) else {
             return false;
-        }
-        member.session = None;
+        };
         member.since = Some(now);
+        self.ready_without_session += u64::from(member.ready_stored);
         member.demand_told = 0;
         if let Some(count) = self.connected.get_mut(&target.group) {
             *count = count.saturating_sub(1);
         }
+        self.leave(old.shard, old.at_home);
         true
+    }
+
+    /// A shard has a session less.
+    fn leave(&mut self, shard: ShardId, at_home: bool) {
+        self.sessions_ended += 1;
+        if let Some(shard) = self.by_shard.get_mut(&shard) {
+            shard.sessions = shard.sessions.saturating_sub(1);
+            shard.at_home = shard.at_home.saturating_sub(u64::from(at_home));
+        }
+    }
+
+    /// Who is there and what there is to do.
+    pub(super) fn census(&self, processes: &BTreeMap<State, u64>) -> Census {
+        Census {
+            processes: processes.clone(),
+            ready_without_session: self.ready_without_session,
+            by_group: self.connected.clone(),
+            by_shard: self.by_shard.clone(),
+            sessions_begun: self.sessions_begun,
+            sessions_ended: self.sessions_ended,
+        }
     }
 
     pub(super) fn connected(&self) -> &BTreeMap<GroupId, u64> {
@@ -169,13 +203,20 @@ impl Fleet {
         if let Some(member) = self.members.get_mut(&agent) {
             member.ready_stored = member.ready_stored.saturating_add(more);
             self.ready_stored += u64::from(more);
+            if member.session.is_none() {
+                self.ready_without_session += u64::from(more);
+            }
         }
     }
 
     /// One fewer is ready in the store; it may still stand in the queue.
     pub(super) fn uncount_ready(&mut self, agent: AgentId, place: Option<Place>) {
         if let Some(member) = self.members.get_mut(&agent) {
-            self.ready_stored -= u64::from(member.ready_stored > 0);
+            let one = u64::from(member.ready_stored > 0);
+            self.ready_stored -= one;
+            if member.session.is_none() {
+                self.ready_without_session = self.ready_without_session.saturating_sub(one);
+            }
             member.ready_stored = member.ready_stored.saturating_sub(1);
             let gone = place.is_some_and(|place| member.ready.remove(&place));
             self.ready_kept -= usize::from(gone);

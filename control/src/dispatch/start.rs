@@ -75,6 +75,7 @@ pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Star
             .iter()
             .map(|admission| admission.target)
             .collect(),
+        waiting: store.waiting_by_state().await?,
         ready: store.ready_counts().await?,
         active,
         resources: store.free_resources().await?,

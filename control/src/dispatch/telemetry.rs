@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::census::Census;
 use crate::telemetry::{count_histogram, latency_histogram};
 
 /// A copy of the process server's figures. Counters run since the start.
@@ -35,6 +36,8 @@ pub struct EngineStats {
     pub security: BTreeMap<&'static str, u64>,
     /// Enrolments that were turned away because too many waited.
     pub enrolments_busy: u64,
+    /// Who is there and what there is to do, counted as it changes.
+    pub census: Census,
     /// Agents that have a session.
     pub connected: u64,
     /// Processes ready, in the store.
@@ -74,6 +77,7 @@ impl EngineStats {
             link_full: 0,
             security: BTreeMap::new(),
             enrolments_busy: 0,
+            census: Census::default(),
             connected: 0,
             ready: 0,
             active: 0,

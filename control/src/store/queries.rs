@@ -104,6 +104,33 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
+    /// The newest processes that failed, newest first, at most `limit`, of the last `among` that
+    /// ended: the look costs no more than that however many are kept.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn newest_failures(
+        &self,
+        limit: u32,
+        among: u32,
+    ) -> Result<Vec<ProcessRecord>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM
+                (SELECT id, state, finished_at FROM process WHERE finished_at IS NOT NULL
+                 ORDER BY finished_at DESC LIMIT $2) AS s
+             CROSS JOIN process AS p ON p.id = s.id
+             JOIN process_payload AS d ON d.process_id = p.id
+             WHERE s.state = $3 ORDER BY s.finished_at DESC LIMIT $1"
+        )))
+        .bind(limit)
+        .bind(among)
+        .bind(State::Failed.as_str())
+        .fetch_all(&mut *reader)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
     /// The input of a process: JSON text.
     ///
     /// # Errors

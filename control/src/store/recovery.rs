@@ -46,6 +46,27 @@ impl Store {
             .collect()
     }
 
+    /// How many processes wait, by state. Reads the waiting ones only.
+    pub(crate) async fn waiting_by_state(&self) -> Result<Vec<(State, u64)>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(
+            "SELECT p.state, count(*)
+             FROM process_timer AS t CROSS JOIN process AS p ON p.id = t.process_id
+             GROUP BY p.state",
+        )
+        .fetch_all(&mut *reader)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let state: &str = row.try_get(0)?;
+                let state = state
+                    .parse()
+                    .map_err(|error| StoreError::BadRow(format!("{error}")))?;
+                Ok((state, from_sql(row.try_get(1)?)))
+            })
+            .collect()
+    }
+
     /// How many processes are ready for each agent.
     pub(crate) async fn ready_counts(&self) -> Result<Vec<(AgentId, u32)>, StoreError> {
         let mut reader = self.reader().await?;

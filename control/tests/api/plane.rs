@@ -167,6 +167,7 @@ pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -
         api: ApiConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             requests_per_second: NonZeroU32::new(requests_per_second).unwrap(),
+            ..ApiConfig::default()
         },
         enrol: EnrolConfig {
             addresses: vec!["gw.cloud.example:7443".to_owned()],

@@ -39,6 +39,25 @@ pub struct Agent {
     pub created_at: Timestamp,
     /// SHA-256 of its pinned keys, in hex; empty once revoked.
     pub keys: Vec<String>,
+    /// Its session, while it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<AgentSession>,
+    /// Processes that are ready for it.
+    #[serde(default)]
+    pub ready: u32,
+}
+
+/// An agent's session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AgentSession {
+    /// The session's number at its gateway.
+    pub id: u64,
+    /// The shard that holds the connection.
+    pub shard: u16,
+    /// Whether that is its group's home shard.
+    pub at_home: bool,
+    /// The address it comes from.
+    pub remote: String,
 }
 
 /// A group, named in another object.

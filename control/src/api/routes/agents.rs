@@ -14,7 +14,7 @@ use crate::api::Api;
 use crate::api::access::Caller;
 use crate::api::extract::{Id, OptionalBody, Params, clip};
 use crate::api::model::access::{CreatedToken, Rekey};
-use crate::api::model::agents::{Agent, AgentState, GroupRef};
+use crate::api::model::agents::{Agent, AgentSession, AgentState, GroupRef};
 use crate::api::model::{Page, Timestamp};
 use crate::api::page;
 use crate::api::problem::{ApiError, ApiResult, Kind};
@@ -23,8 +23,10 @@ use crate::dispatch::{AgentView, EngineError};
 use crate::store::agents::{self, AgentFilter, Revoked};
 use crate::store::tokens::TokenUse;
 
-/// Agents that one request looks at when it filters by state; a page may be shorter for it.
+/// Agents that one request looks at when it filters by state or text; a page may be shorter for it.
 const SCANNED_MAX: u32 = 20_000;
+/// Bytes of a search at most.
+const SEARCH_BYTES_MAX: usize = 128;
 /// How often to try again to tell the gateways of a revoked agent.
 const TELL_AGAIN: Duration = Duration::from_millis(20);
 const TELL_TRIES: u32 = 50;
@@ -38,6 +40,9 @@ pub(super) struct ListParams {
     group: Option<String>,
     /// Only in this state.
     state: Option<AgentState>,
+    /// Only those whose hostname, label (`name=value`) or id has this in it, in any case; at most
+    /// 128 bytes.
+    search: Option<String>,
     /// Items on a page, 1–500.
     #[param(default = 50, minimum = 1, maximum = 500)]
     page_size: Option<u32>,
@@ -75,6 +80,7 @@ pub(super) async fn list(
         group,
         revoked: params.state.map(|state| state == AgentState::Revoked),
     };
+    let search = Search::new(params.search.as_deref())?;
     let wanted = usize::try_from(size).unwrap_or(usize::MAX);
     let mut items = Vec::new();
     let mut scanned = 0;
@@ -94,7 +100,8 @@ pub(super) async fn list(
             }
             after = Some(row.target.agent);
             let agent = describe(row, &view);
-            if params.state.is_none_or(|state| state == agent.state) {
+            let in_state = params.state.is_none_or(|state| state == agent.state);
+            if in_state && search.finds(&agent) {
                 items.push(agent);
             }
         }
@@ -296,5 +303,42 @@ fn describe(row: agents::Agent, view: &AgentView) -> Agent {
         last_seen_at: last_seen.map(stamp),
         created_at: stamp(row.created_at),
         keys: row.keys.iter().map(ToString::to_string).collect(),
+        session: session.map(|session| AgentSession {
+            id: session.session.0,
+            shard: session.shard.0,
+            at_home: session.at_home,
+            remote: session.remote.to_string(),
+        }),
+        ready: view.ready,
+    }
+}
+
+/// What agents are searched for, in lower case; empty: everything.
+struct Search(String);
+
+impl Search {
+    fn new(text: Option<&str>) -> ApiResult<Self> {
+        let text = text.unwrap_or_default().trim();
+        if text.len() > SEARCH_BYTES_MAX {
+            return Err(ApiError::field(
+                "search",
+                format!(
+                    "has {} bytes; at most {SEARCH_BYTES_MAX} are looked for",
+                    text.len()
+                ),
+            ));
+        }
+        Ok(Self(text.to_lowercase()))
+    }
+
+    fn finds(&self, agent: &Agent) -> bool {
+        let has = |text: &str| text.to_lowercase().contains(&self.0);
+        self.0.is_empty()
+            || has(&agent.hostname)
+            || has(&agent.id.to_string())
+            || agent
+                .labels
+                .iter()
+                .any(|(name, value)| has(&format!("{name}={value}")))
     }
 }

@@ -77,13 +77,7 @@ pub(super) async fn stream(
     headers: HeaderMap,
     Params(params): Params<StreamParams>,
 ) -> ApiResult<Response> {
-    let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| {
-        ApiError::new(
-            Kind::Unavailable,
-            "Too many event streams are open; close one, or try again later.",
-        )
-        .retry_after(Duration::from_secs(5))
-    })?;
+    let permit = place(&api)?;
     let after = after(&headers, &params)?;
     let recorded = api.events.clone();
     let cursor = start(&api, after, params.process.is_some()).await?;
@@ -101,6 +95,17 @@ pub(super) async fn stream(
     Ok(Sse::new(events(watcher))
         .keep_alive(keep_alive)
         .into_response())
+}
+
+/// A place among the streams that may be open at once.
+pub(super) fn place(api: &Api) -> ApiResult<OwnedSemaphorePermit> {
+    Arc::clone(&api.streams).try_acquire_owned().map_err(|_| {
+        ApiError::new(
+            Kind::Unavailable,
+            "Too many event streams are open; close one, or try again later.",
+        )
+        .retry_after(Duration::from_secs(5))
+    })
 }
 
 /// A row as the API shows it.

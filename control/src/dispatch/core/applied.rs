@@ -141,6 +141,7 @@ impl Core {
     /// Keeps the fleet's copy in step with a change of state.
     fn moved(&mut self, now: Moment, process: ProcessId, effect: &Effect, after: Now) {
         let agent = after.target;
+        self.living.moved(effect.before, after.state);
         if effect.before == Some(State::Ready) {
             let place = effect.place_before.map(|at| (after.class, at, process));
             self.fleet.uncount_ready(agent, place);
@@ -214,6 +215,7 @@ impl Core {
             for creation in &own {
                 if let Creation::Created(record) = creation {
                     self.stats.created += 1;
+                    self.living.add(record.state, 1);
                     self.note_due(record.due_at);
                     if record.state == State::Ready {
                         self.fleet.count_ready(record.agent, 1);

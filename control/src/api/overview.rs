@@ -1,0 +1,288 @@
+//! The deployment at a glance: put together at most once a second, however many look.
+//!
+//! ```text
+//!   process server's counts ─┐
+//!   store: names, newest failures (when their number has risen) ─┼─▶ Overview ─▶ JSON, shared
+//!   figures ─────────────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use protocol::ids::GroupId;
+use tokio::sync::Mutex;
+
+use super::Api;
+use super::model::Timestamp;
+use super::model::overview::{
+    DatapathOverview, Failure, GroupSessions, LatencyOverview, Overview, ProcessesOverview,
+    ServerOverview, ServerState, SessionsOverview, ShardSessions, StoreOverview,
+};
+use super::problem::ApiResult;
+use crate::clock;
+use crate::dispatch::{Census, EngineStats};
+use crate::process::State;
+use crate::store::StoreError;
+use crate::store::queries::ProcessRecord;
+
+/// A document is given out for so long.
+const FRESH: Duration = Duration::from_millis(900);
+/// Names and sizes of groups are read this often.
+const GROUPS_EVERY: Duration = Duration::from_secs(5);
+/// Failures shown.
+const FAILURES: u32 = 10;
+/// Ended processes that are looked through for failures.
+const FAILURES_AMONG: u32 = 2000;
+
+/// Puts the overview together and keeps it while it is fresh.
+pub(super) struct Board {
+    profile: &'static str,
+    started: Instant,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    document: Option<(Instant, Arc<str>)>,
+    groups: Option<(Instant, Vec<KnownGroup>)>,
+    /// The count of failures when they were read, and what was read.
+    failures: Option<(u64, Vec<Failure>)>,
+}
+
+struct KnownGroup {
+    id: GroupId,
+    name: String,
+    agents: u64,
+}
+
+impl Board {
+    pub(super) fn new(profile: &'static str, now: Instant) -> Self {
+        Self {
+            profile,
+            started: now,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// The overview as JSON. Callers that come while it is made wait for it and share it.
+    pub(super) async fn text(&self, api: &Api) -> ApiResult<Arc<str>> {
+        let mut kept = self.kept.lock().await;
+        let now = clock::monotonic();
+        if let Some((at, text)) = &kept.document
+            && now.saturating_duration_since(*at) < FRESH
+        {
+            return Ok(Arc::clone(text));
+        }
+        let overview = self.look(api, &mut kept, now).await?;
+        let text: Arc<str> = serde_json::to_string(&overview).unwrap_or_default().into();
+        kept.document = Some((now, Arc::clone(&text)));
+        Ok(text)
+    }
+
+    async fn look(&self, api: &Api, kept: &mut Kept, now: Instant) -> Result<Overview, StoreError> {
+        let stats = api.engine.stats();
+        if !is_fresh(kept.groups.as_ref(), now) {
+            kept.groups = Some((now, known_groups(api).await?));
+        }
+        let groups = kept.groups.as_ref().map_or(&[][..], |(_, groups)| groups);
+        let sessions = sessions(&stats.census, groups);
+        let newest_failures = newest_failures(api, kept, stats.failed).await?;
+        Ok(Overview {
+            at: Timestamp(clock::now().0),
+            server: self.server(api, &stats, now),
+            sessions,
+            rates: BTreeMap::new(),
+            processes: ProcessesOverview {
+                by_state: by_state(&stats),
+                waiting_on: waiting_on(&stats.census),
+                newest_failures,
+            },
+            latency: latency(api, &stats),
+            store: store(api, &stats),
+            datapath: datapath(&stats),
+        })
+    }
+
+    fn server(&self, api: &Api, stats: &EngineStats, now: Instant) -> ServerOverview {
+        ServerOverview {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            profile: self.profile.to_owned(),
+            state: if api.stopping.is_cancelled() {
+                ServerState::Draining
+            } else if stats.store_error.is_some() {
+                ServerState::Degraded
+            } else {
+                ServerState::Ready
+            },
+            uptime_seconds: now.saturating_duration_since(self.started).as_secs(),
+            rss_bytes: None,
+            cpu_cores: None,
+        }
+    }
+}
+
+fn is_fresh<T>(kept: Option<&(Instant, T)>, now: Instant) -> bool {
+    kept.is_some_and(|(at, _)| now.saturating_duration_since(*at) < GROUPS_EVERY)
+}
+
+async fn known_groups(api: &Api) -> Result<Vec<KnownGroup>, StoreError> {
+    let agents = api.store.agents_by_group().await?;
+    let groups = api.store.groups().await?.into_iter();
+    let known = groups.map(|group| KnownGroup {
+        id: group.id,
+        agents: agents.get(&group.id).copied().unwrap_or(0),
+        name: group.name,
+    });
+    Ok(known.collect())
+}
+
+/// What is kept stays on show when it no longer is among the last that ended.
+async fn newest_failures(
+    api: &Api,
+    kept: &mut Kept,
+    failed: u64,
+) -> Result<Vec<Failure>, StoreError> {
+    if let Some((at, failures)) = &kept.failures
+        && *at == failed
+    {
+        return Ok(failures.clone());
+    }
+    let rows = api.store.newest_failures(FAILURES, FAILURES_AMONG).await?;
+    let mut failures: Vec<Failure> = rows.into_iter().map(failure).collect();
+    let older = kept.failures.take().map_or_else(Vec::new, |(_, kept)| kept);
+    for old in older {
+        if failures
+            .iter()
+            .all(|failure| failure.process != old.process)
+        {
+            failures.push(old);
+        }
+    }
+    failures.sort_by_key(|failure| std::cmp::Reverse(failure.at));
+    failures.truncate(usize::try_from(FAILURES).unwrap_or(usize::MAX));
+    kept.failures = Some((failed, failures.clone()));
+    Ok(failures)
+}
+
+fn failure(record: ProcessRecord) -> Failure {
+    let message = record.outcome.map_or_else(String::new, |outcome| {
+        let code = outcome.exit_code.map(|code| format!("exit code {code}"));
+        match (outcome.message.is_empty(), code) {
+            (false, _) => outcome.message,
+            (true, Some(code)) => code,
+            (true, None) => String::new(),
+        }
+    });
+    Failure {
+        process: record.id.0,
+        kind: record.kind,
+        agent: record.agent.0,
+        at: Timestamp(record.finished_at.unwrap_or(record.created_at).0),
+        message,
+    }
+}
+
+fn sessions(census: &Census, groups: &[KnownGroup]) -> SessionsOverview {
+    let by_group: Vec<GroupSessions> = groups
+        .iter()
+        .map(|group| GroupSessions {
+            group: group.id.0,
+            name: group.name.clone(),
+            up: census.by_group.get(&group.id).copied().unwrap_or(0),
+            known: group.agents,
+        })
+        .filter(|group| group.known > 0 || group.up > 0)
+        .collect();
+    let by_shard = census.by_shard.iter().map(|(shard, held)| ShardSessions {
+        shard: shard.0,
+        sessions: held.sessions,
+        at_home: held.at_home,
+        half_open: 0,
+    });
+    SessionsOverview {
+        up: census.by_group.values().sum(),
+        half_open: 0,
+        known: by_group.iter().map(|group| group.known).sum(),
+        begun: census.sessions_begun,
+        ended: census.sessions_ended,
+        by_group,
+        by_shard: by_shard.collect(),
+    }
+}
+
+fn by_state(stats: &EngineStats) -> BTreeMap<String, u64> {
+    let ended = [
+        (State::Succeeded, stats.succeeded),
+        (State::Failed, stats.failed),
+        (State::Cancelled, stats.cancelled),
+    ];
+    let mut counts: BTreeMap<String, u64> = State::ALL
+        .iter()
+        .map(|state| {
+            let living = stats.census.processes.get(state).copied().unwrap_or(0);
+            (state.as_str().to_owned(), living)
+        })
+        .collect();
+    counts.extend(ended.map(|(state, count)| (state.as_str().to_owned(), count)));
+    counts
+}
+
+fn waiting_on(census: &Census) -> BTreeMap<String, u64> {
+    let count = |state| census.processes.get(&state).copied().unwrap_or(0);
+    let session = census.ready_without_session;
+    let waits = [
+        ("permit", count(State::Ready).saturating_sub(session)),
+        ("session", session),
+        ("backoff", count(State::Backoff)),
+        ("time", count(State::Scheduled)),
+        ("resource", count(State::Blocked)),
+        ("answer", count(State::Unknown) + count(State::Cancelling)),
+    ];
+    waits.map(|(what, count)| (what.to_owned(), count)).into()
+}
+
+fn latency(api: &Api, stats: &EngineStats) -> BTreeMap<String, LatencyOverview> {
+    let store = api.store.stats();
+    [
+        ("store_commit", &store.commit_us),
+        ("engine_batch", &stats.batch_us),
+        ("process", &stats.total_us),
+    ]
+    .into_iter()
+    .filter(|(_, histogram)| !histogram.is_empty())
+    .map(|(name, histogram)| (name.to_owned(), percentiles(histogram)))
+    .collect()
+}
+
+fn percentiles(histogram: &Histogram<u64>) -> LatencyOverview {
+    LatencyOverview {
+        p50_us: histogram.value_at_quantile(0.5),
+        p90_us: histogram.value_at_quantile(0.9),
+        p99_us: histogram.value_at_quantile(0.99),
+        p999_us: histogram.value_at_quantile(0.999),
+        max_us: histogram.max(),
+        count: histogram.len(),
+    }
+}
+
+fn store(api: &Api, stats: &EngineStats) -> StoreOverview {
+    let figures = api.store.stats();
+    StoreOverview {
+        commits: figures.commits,
+        failed_commits: figures.failed_commits,
+        error: stats.store_error.clone(),
+    }
+}
+
+fn datapath(stats: &EngineStats) -> DatapathOverview {
+    DatapathOverview {
+        kind: None,
+        dropped: 0,
+        uplink_full: 0,
+        mailbox_full: 0,
+        downlink_full: stats.link_full,
+        outbox: stats.outbox,
+    }
+}

@@ -122,6 +122,8 @@ mod tests {
             last_seen_at: None,
             created_at: Timestamp(0),
             keys: Vec::new(),
+            session: None,
+            ready: 0,
         }
     }
 

@@ -10,6 +10,9 @@
 //! It speaks with the control plane in values of [`protocol::link`] only, keeps nothing on disk, and
 //! holds no CA key. What is durable is the control plane's and the agents' business.
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod config;
 mod endpoint;
 mod gateway;

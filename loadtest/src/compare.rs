@@ -10,3 +10,17 @@
 //! `docs/COMPARE.md` says how each peer is set up and what each measure is.
 
 pub mod model;
+
+#[cfg(feature = "peers")]
+mod machine;
+#[cfg(feature = "peers")]
+pub mod process;
+#[cfg(feature = "peers")]
+mod run;
+#[cfg(feature = "peers")]
+mod table;
+#[cfg(feature = "peers")]
+mod turn;
+
+#[cfg(feature = "peers")]
+pub use run::{Measure, Options, run};

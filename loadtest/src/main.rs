@@ -25,10 +25,57 @@ enum Command {
     Hold(HoldArguments),
     /// Flood the gateway's door with first flights while honest newcomers connect
     Siege(SiegeArguments),
+    /// Do the same job on Drover and on other servers in turn, and print ratios
+    #[cfg(feature = "peers")]
+    Compare(CompareArguments),
     /// One process of a peer; takes orders as JSON lines
     #[cfg(feature = "peers")]
     #[command(hide = true)]
     Peer(PeerArguments),
+}
+
+#[cfg(feature = "peers")]
+#[derive(Args)]
+struct CompareArguments {
+    /// Which peers, in the order of the first round [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    peers: Vec<String>,
+    /// Which measures [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES")]
+    measures: Vec<loadtest::compare::Measure>,
+    /// Rounds; the order of the peers moves on by one in each
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Sessions in the end
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(2..))]
+    sessions: u32,
+    /// New sessions a second at most
+    #[arg(long, default_value_t = 1000.0)]
+    connect_rate: f64,
+    /// Commands a second where CPU is measured
+    #[arg(long, default_value_t = 2000.0)]
+    command_rate: f64,
+    /// How long that load lasts, in seconds; half as long at smaller sizes of the fleet
+    #[arg(long, default_value_t = 8.0)]
+    load_seconds: f64,
+    /// Commands a second where round-trips are measured
+    #[arg(long, default_value_t = 1000.0)]
+    round_trip_rate: f64,
+    /// How long that load lasts, in seconds
+    #[arg(long, default_value_t = 10.0)]
+    round_trip_seconds: f64,
+    /// How long the idle fleet is watched, in seconds
+    #[arg(long, default_value_t = 20.0)]
+    idle_seconds: f64,
+    /// Program and arguments that become the server process of library peers, such as `valgrind …`
+    #[arg(long, value_name = "COMMAND", value_delimiter = ' ')]
+    server_wrapper: Vec<String>,
+    /// perf record every server under load into this folder
+    #[arg(long, value_name = "DIR")]
+    profile: Option<PathBuf>,
+    /// Write the whole comparison as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[cfg(feature = "peers")]
@@ -186,6 +233,8 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Hold(arguments) => runtime()?.block_on(hold(arguments)),
         Command::Siege(arguments) => runtime()?.block_on(siege(arguments)),
         #[cfg(feature = "peers")]
+        Command::Compare(arguments) => compare(arguments),
+        #[cfg(feature = "peers")]
         Command::Peer(PeerArguments {
             name,
             part,
@@ -231,6 +280,34 @@ async fn siege(arguments: SiegeArguments) -> anyhow::Result<bool> {
     let summary = siege.run().await?;
     write_json(arguments.json, &summary)?;
     Ok(summary.passed)
+}
+
+#[cfg(feature = "peers")]
+fn compare(arguments: CompareArguments) -> anyhow::Result<bool> {
+    let all = loadtest::peers::PEERS.iter();
+    let all = || all.map(|peer| peer.name.to_owned()).collect();
+    let options = loadtest::compare::Options {
+        peers: match arguments.peers.is_empty() {
+            true => all(),
+            false => arguments.peers,
+        },
+        measures: arguments.measures,
+        rounds: arguments.rounds,
+        sessions: usize::try_from(arguments.sessions)?,
+        connect_rate: arguments.connect_rate.max(1.0),
+        command_rate: arguments.command_rate.max(1.0),
+        load_seconds: arguments.load_seconds.max(1.0),
+        round_trip_rate: arguments.round_trip_rate.max(1.0),
+        round_trip_seconds: arguments.round_trip_seconds.max(1.0),
+        idle_seconds: arguments.idle_seconds.max(1.0),
+        server_wrapper: arguments.server_wrapper,
+        profile: arguments.profile,
+    };
+    let comparison = loadtest::compare::run(&options)?;
+    let turns = options.peers.len() * usize::try_from(options.rounds)?;
+    let complete = comparison.runs.len() == turns;
+    write_json(arguments.json, &comparison)?;
+    Ok(complete)
 }
 
 fn write_json(path: Option<PathBuf>, summary: &impl serde::Serialize) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! The same job on other servers.
 //!
 //! ```text
-//!   compare ── spawns ──▶ server of a peer  (CPU 0)  Ready ▶  ◀ Await, Load ▶ Sessions, Loaded
+//!   compare ── spawns ──▶ server of a peer  (CPU 0)  Ready ▶  ◀ Expect, Await, Load ▶ Sessions, Loaded
 //!           ── spawns ──▶ clients of a peer (CPU 1)  Ready ▶  ◀ Grow        ▶ Grown
 //!           ── spawns ──▶ commander, for brokers (CPU 1), takes the server's orders
 //! ```
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+mod drover;
 pub mod load;
 pub mod material;
 pub mod orders;
@@ -75,7 +76,7 @@ pub struct Role {
 }
 
 /// All peers, in the order of the first round.
-pub const PEERS: &[Peer] = &[quinn::STOCK];
+pub const PEERS: &[Peer] = &[drover::DROVER, quinn::STOCK];
 
 /// The peer of this name.
 ///

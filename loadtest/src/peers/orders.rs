@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead as _, Write as _};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -29,6 +28,12 @@ pub enum Order {
         to: usize,
         /// New ones a second.
         rate: f64,
+    },
+    /// Servers and commanders: so many clients will come, numbers 0 to this. Answered with
+    /// [`Answer::Sessions`].
+    Expect {
+        /// How many in all.
+        sessions: usize,
     },
     /// Servers and commanders: answer [`Answer::Sessions`] when there are so many sessions.
     Await {
@@ -115,6 +120,11 @@ pub trait Held {
     /// How many there are.
     fn count(&self) -> usize;
 
+    /// Clients 0 to this may come from now on: for servers that know their clients by name.
+    fn expect(&self, _sessions: usize) -> impl Future<Output = ()> {
+        std::future::ready(())
+    }
+
     /// Sends [`super::PAYLOAD_BYTES`] to session number `session` (below the load's `sessions`).
     /// [`Ticket::answered`] when as many have come back. Must not wait: spawn, or queue.
     fn command(&self, session: usize, ticket: Ticket);
@@ -132,6 +142,10 @@ pub async fn follow_server(
     orders.answer(&Answer::Ready(address))?;
     while let Some(order) = orders.next().await {
         let answer = match order {
+            Order::Expect { sessions } => {
+                held.expect(sessions).await;
+                Answer::Sessions(held.count())
+            }
             Order::Await { sessions } => match awaited(held, sessions).await {
                 Ok(()) => Answer::Sessions(held.count()),
                 Err(error) => Answer::Failed(error.to_string()),
@@ -210,7 +224,7 @@ where
         let mut failed = 0;
         while let Some(opened) = opening.next().await {
             match opened {
-                Ok(session) => held.push(Arc::new(session)),
+                Ok(session) => held.push(session),
                 Err(error) => {
                     failed += 1;
                     tracing::warn!(%error, "a client could not connect");

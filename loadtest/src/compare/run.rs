@@ -1,0 +1,188 @@
+//! Rounds: every peer has its turn in each, in an order that moves on by one.
+
+use std::path::PathBuf;
+
+use super::model::{Comparison, MeasureInfo, PeerInfo, Plan, SCHEMA};
+use super::turn::Turn;
+use super::{machine, table};
+use crate::clock;
+use crate::peers::material::Material;
+use crate::peers::{self, KEEP_ALIVE, PAYLOAD_BYTES, Peer, Server};
+
+/// What to compare.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// By name.
+    pub peers: Vec<String>,
+    /// Which measures; all of them when empty.
+    pub measures: Vec<Measure>,
+    /// Alternating rounds.
+    pub rounds: u32,
+    /// The greatest number of sessions.
+    pub sessions: usize,
+    /// New sessions a second at most.
+    pub connect_rate: f64,
+    /// Commands a second for CPU measures.
+    pub command_rate: f64,
+    /// How long that load lasts at the full size, in seconds; half as long at smaller sizes.
+    pub load_seconds: f64,
+    /// Commands a second for round-trip times.
+    pub round_trip_rate: f64,
+    /// How long that load lasts, in seconds.
+    pub round_trip_seconds: f64,
+    /// How long the idle fleet is watched, in seconds.
+    pub idle_seconds: f64,
+    /// A program and its arguments that become the server process of library peers.
+    pub server_wrapper: Vec<String>,
+    /// `perf record` every server while it is under load, into this folder.
+    pub profile: Option<PathBuf>,
+}
+
+/// A group of measures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Measure {
+    /// Memory of an idle session: slope between two sizes of the fleet
+    SessionRss,
+    /// Server CPU of an mTLS handshake
+    HandshakeCpu,
+    /// Server CPU of a command at 100, 1,000 … sessions
+    CommandCpu,
+    /// Server CPU of an idle fleet
+    IdleCpu,
+    /// Command round-trip percentiles
+    RoundTrip,
+}
+
+impl Options {
+    /// Whether a measure was asked for.
+    pub fn wants(&self, measure: Measure) -> bool {
+        self.measures.is_empty() || self.measures.contains(&measure)
+    }
+
+    /// The sizes of the fleet at which commands are measured: powers of ten from 100, and the last.
+    pub fn command_sizes(&self) -> Vec<usize> {
+        let powers = [100, 1_000, 10_000];
+        let mut sizes: Vec<_> = powers
+            .into_iter()
+            .filter(|&size| size < self.sessions)
+            .collect();
+        sizes.push(self.sessions);
+        sizes
+    }
+
+    fn measure_infos(&self) -> Vec<MeasureInfo> {
+        let mut infos = Vec::new();
+        let mut add = |id: &str, label: String, unit: &str| {
+            infos.push(MeasureInfo {
+                id: id.to_owned(),
+                label,
+                unit: unit.to_owned(),
+            });
+        };
+        let all = self.sessions;
+        add("session_rss", "memory of an idle session".into(), "KiB");
+        add("server_rss", format!("server with {all} sessions"), "MiB");
+        add("handshake_cpu", "server CPU of a handshake".into(), "µs");
+        let net = "handshake, without the cost of the sessions held";
+        add("handshake_cpu_net", net.into(), "µs");
+        for size in self.command_sizes() {
+            let id = format!("command_cpu_{size}");
+            let label = format!("server CPU of a command, {size} sessions");
+            add(&id, label.clone(), "µs");
+            if size == all {
+                add(
+                    &format!("{id}_net"),
+                    format!("{label}, without the idle share"),
+                    "µs",
+                );
+            }
+            let shard = format!("{label}, the shard's thread alone");
+            add(&format!("{id}_shard"), shard, "µs");
+        }
+        let packets = format!("datagrams or segments of a command, {all} sessions");
+        add(&format!("command_packets_{all}"), packets, "");
+        add(
+            "idle_cpu",
+            format!("CPU of {all} idle sessions, of one core"),
+            "%",
+        );
+        add(
+            "idle_packets",
+            "packets a second of the idle fleet".into(),
+            "1/s",
+        );
+        add("rtt_p50", "command round-trip, median".into(), "ms");
+        add("rtt_p99", "command round-trip, 99 %".into(), "ms");
+        add("rtt_p999", "command round-trip, 99.9 %".into(), "ms");
+        infos
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            sessions: self.sessions,
+            rounds: self.rounds,
+            payload_bytes: PAYLOAD_BYTES,
+            keep_alive_seconds: KEEP_ALIVE.as_secs_f64(),
+            connect_rate: self.connect_rate,
+            command_rate: self.command_rate,
+            round_trip_rate: self.round_trip_rate,
+            idle_seconds: self.idle_seconds,
+        }
+    }
+}
+
+/// Runs a comparison; prints every turn as it ends, and the ratios.
+///
+/// # Errors
+/// When a peer is unknown or there is no place for the certificates. A turn that fails is told on
+/// standard error and missing from the result.
+pub fn run(options: &Options) -> anyhow::Result<Comparison> {
+    let chosen: Vec<&'static Peer> = options
+        .peers
+        .iter()
+        .map(|name| peers::find(name))
+        .collect::<Result<_, _>>()?;
+    let place = tempfile::tempdir()?;
+    eprintln!("making {} certificates", options.sessions);
+    Material::make(place.path(), options.sessions)?;
+    let mut comparison = begin(options, &chosen);
+    for round in 1..=options.rounds {
+        for turn in 0..chosen.len() {
+            let first = usize::try_from(round - 1)?;
+            let peer = chosen[(first + turn) % chosen.len()];
+            let turn = u32::try_from(turn + 1)?;
+            let taken = Turn::start(peer, round, turn, options, place.path()).and_then(Turn::take);
+            match taken {
+                Ok(run) => {
+                    table::print_run(&run);
+                    comparison.runs.push(run);
+                }
+                Err(error) => eprintln!("round {round}: {}: {error:#}", peer.name),
+            }
+        }
+    }
+    comparison.summarise();
+    table::print(&comparison);
+    Ok(comparison)
+}
+
+fn begin(options: &Options, chosen: &[&'static Peer]) -> Comparison {
+    let info = |peer: &&'static Peer| PeerInfo {
+        name: peer.name.to_owned(),
+        about: peer.about.to_owned(),
+        broker: matches!(peer.server, Server::Broker { .. }),
+    };
+    Comparison {
+        schema: SCHEMA,
+        date: clock::stamp(clock::unix_seconds()),
+        commit: machine::commit(),
+        command: std::env::args().collect(),
+        machine: machine::describe(),
+        plan: options.plan(),
+        peers: chosen.iter().map(info).collect(),
+        measures: options.measure_infos(),
+        runs: Vec::new(),
+        floors: Vec::new(),
+        summary: Vec::new(),
+    }
+}

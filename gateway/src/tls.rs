@@ -15,7 +15,6 @@ use quinn_proto::{
     ConnectionIdGenerator, EndpointConfig, ServerConfig, TransportConfig, VarInt,
     VarIntBoundsExceeded,
 };
-use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::quic::Suite;
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{CipherSuite, RootCertStore};
@@ -23,6 +22,8 @@ use rustls::{CipherSuite, RootCertStore};
 use crate::config::{Secrets, TlsMaterial};
 
 mod handshake;
+mod keys;
+mod parameters;
 
 use handshake::HandshakeConfig;
 #[cfg(test)]
@@ -98,7 +99,7 @@ where
 }
 
 fn rustls_config(tls: &TlsMaterial) -> Result<rustls::ServerConfig, TlsError> {
-    let provider = Arc::new(default_provider());
+    let provider = Arc::new(keys::provider());
     let mut roots = RootCertStore::empty();
     for root in &tls.agent_roots {
         roots.add(root.clone())?;
@@ -113,6 +114,7 @@ fn rustls_config(tls: &TlsMaterial) -> Result<rustls::ServerConfig, TlsError> {
         .with_single_cert(tls.chain.clone(), tls.key.clone_key())?;
     config.alpn_protocols = vec![ALPN_SESSION.to_vec(), ALPN_ENROL.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ignore_client_order = true;
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     Ok(config)

@@ -10,7 +10,6 @@
 //! our own. Not here: 0-RTT, resumption, key export.
 
 use std::any::Any;
-use std::io::Cursor;
 use std::sync::Arc;
 
 use protocol::agent::ALPN_ENROL;
@@ -22,6 +21,7 @@ use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectionId, Side, TransportError, TransportErrorCode};
 use rustls::quic::{KeyChange, Secrets, ServerConnection, Suite, Version};
 
+use super::parameters;
 use crate::endpoint::identity::{Identity, IdentityError, identify};
 
 /// A ClientHello for a server of this name makes TLS panic.
@@ -93,14 +93,13 @@ impl crypto::ServerConfig for HandshakeConfig {
         _version: u32,
         params: &TransportParameters,
     ) -> Box<dyn crypto::Session> {
-        let mut bytes = Vec::new();
-        params.write(&mut bytes);
+        let bytes = parameters::write(params);
         let stage = match ServerConnection::new(Arc::clone(&self.rustls), Version::V1, bytes) {
-            Ok(connection) => Stage::Handshaking {
-                connection: Box::new(connection),
+            Ok(connection) => Stage::Handshaking(Box::new(Running {
+                connection,
                 next: None,
-            },
-            Err(error) => Stage::Broken(error),
+            })),
+            Err(error) => Stage::Broken(Box::new(error)),
         };
         Box::new(Handshake {
             config: self,
@@ -109,17 +108,23 @@ impl crypto::ServerConfig for HandshakeConfig {
     }
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "every session is done but for a moment, and a handshake is in a box of its own"
+)]
 enum Stage {
-    Handshaking {
-        connection: Box<ServerConnection>,
-        next: Option<Secrets>,
-    },
+    Handshaking(Box<Running>),
     Done {
-        next: Box<Secrets>,
-        facts: Box<PeerFacts>,
+        next: Secrets,
+        facts: PeerFacts,
     },
     /// rustls could not begin: its settings are checked at the start, so this does not happen.
-    Broken(rustls::Error),
+    Broken(Box<rustls::Error>),
+}
+
+struct Running {
+    connection: ServerConnection,
+    next: Option<Secrets>,
 }
 
 struct Handshake {
@@ -130,9 +135,10 @@ struct Handshake {
 impl Handshake {
     /// Lets rustls go once nothing more will be asked of it.
     fn settle(&mut self) -> bool {
-        let Stage::Handshaking { connection, next } = &mut self.stage else {
+        let Stage::Handshaking(running) = &mut self.stage else {
             return false;
         };
+        let Running { connection, next } = &mut **running;
         if connection.is_handshaking() {
             return false;
         }
@@ -145,11 +151,8 @@ impl Handshake {
         };
         let chain = connection.peer_certificates();
         let identity = chain.map(|chain| identify(chain, &self.config.domain));
-        let facts = Box::new(PeerFacts { purpose, identity });
-        self.stage = Stage::Done {
-            next: Box::new(next),
-            facts,
-        };
+        let facts = PeerFacts { purpose, identity };
+        self.stage = Stage::Done { next, facts };
         true
     }
 }
@@ -161,8 +164,8 @@ impl crypto::Session for Handshake {
 
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
         match &self.stage {
-            Stage::Done { facts, .. } => Some(Box::new((**facts).clone())),
-            Stage::Handshaking { .. } | Stage::Broken(_) => None,
+            Stage::Done { facts, .. } => Some(Box::new(facts.clone())),
+            Stage::Handshaking(_) | Stage::Broken(_) => None,
         }
     }
 
@@ -191,7 +194,8 @@ impl crypto::Session for Handshake {
             "a test asked for this"
         );
         match &mut self.stage {
-            Stage::Handshaking { connection, .. } => {
+            Stage::Handshaking(running) => {
+                let connection = &mut running.connection;
                 connection
                     .read_hs(bytes)
                     .map_err(|error| match connection.alert() {
@@ -212,29 +216,26 @@ impl crypto::Session for Handshake {
     }
 
     fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
-        let Stage::Handshaking { connection, .. } = &self.stage else {
+        let Stage::Handshaking(running) = &self.stage else {
             return Ok(None);
         };
-        let Some(bytes) = connection.quic_transport_parameters() else {
+        let Some(bytes) = running.connection.quic_transport_parameters() else {
             return Ok(None);
         };
-        Ok(Some(TransportParameters::read(
-            Side::Server,
-            &mut Cursor::new(bytes),
-        )?))
+        Ok(Some(parameters::read(bytes)?))
     }
 
     fn write_handshake(&mut self, buffer: &mut Vec<u8>) -> Option<Keys> {
-        let Stage::Handshaking { connection, next } = &mut self.stage else {
+        let Stage::Handshaking(running) = &mut self.stage else {
             return None;
         };
-        match connection.write_hs(buffer)? {
+        match running.connection.write_hs(buffer)? {
             KeyChange::Handshake { keys: new } => Some(keys(new)),
             KeyChange::OneRtt {
                 keys: new,
                 next: secrets,
             } => {
-                *next = Some(secrets);
+                running.next = Some(secrets);
                 Some(keys(new))
             }
         }
@@ -242,7 +243,7 @@ impl crypto::Session for Handshake {
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
         let secrets = match &mut self.stage {
-            Stage::Handshaking { next, .. } => next.as_mut()?,
+            Stage::Handshaking(running) => running.next.as_mut()?,
             Stage::Done { next, .. } => next,
             Stage::Broken(_) => return None,
         };

@@ -5,10 +5,15 @@
 
 mod commands;
 mod door;
+mod footprint;
 mod leaving;
 mod sessions;
 mod shards;
 mod support;
+
+/// Counts only while a profiler runs (see `footprint`); otherwise it is the system's allocator.
+#[global_allocator]
+static HEAP: dhat::Alloc = dhat::Alloc;
 
 /// Makes one test of each function and runtime.
 macro_rules! on_every_runtime {

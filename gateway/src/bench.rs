@@ -4,16 +4,19 @@
 //!   Permits   a home shard: demand ─▶ grant ─▶ dispatch ─▶ end
 //!   Talk      a session without QUIC: a command ─▶ accepted ─▶ finished ─▶ forgotten
 //!   Line      a whole shard with real QUIC, TLS and agents in memory: one turn
+//!   Echo      the datapath alone: a floor for the comparison of `drover-loadtest compare`
 //! ```
 //!
 //! Behind the feature `bench`, and no part of the crate's interface: it may change with the code
 //! that it steps through. A value is made outside of what is counted; its `run` is what is counted.
 
+mod echo;
 mod line;
 mod permits;
 mod streams;
 mod talk;
 
+pub use echo::Echo;
 pub use line::{Credentials, Line};
 pub use permits::Permits;
 pub use talk::Talk;

@@ -12,6 +12,8 @@
 pub mod model;
 
 #[cfg(feature = "peers")]
+mod floors;
+#[cfg(feature = "peers")]
 mod machine;
 #[cfg(feature = "peers")]
 pub mod process;

@@ -32,6 +32,16 @@ enum Command {
     #[cfg(feature = "peers")]
     #[command(hide = true)]
     Peer(PeerArguments),
+    /// What crypto or kernel cost without a server
+    #[cfg(feature = "peers")]
+    #[command(hide = true)]
+    Floor {
+        /// Which floor
+        floor: loadtest::peers::floors::Floor,
+        /// Where the certificates and keys are
+        #[arg(long)]
+        dir: PathBuf,
+    },
 }
 
 #[cfg(feature = "peers")]
@@ -241,6 +251,10 @@ fn run(command: Command) -> anyhow::Result<bool> {
             dir,
             address,
         }) => loadtest::peers::play(&name, part, &dir, address).map(|()| true),
+        #[cfg(feature = "peers")]
+        Command::Floor { floor, dir } => {
+            loadtest::peers::floors::measure(floor, &dir).map(|()| true)
+        }
     }
 }
 

@@ -18,10 +18,12 @@ use std::process::Command;
 use std::time::Duration;
 
 mod drover;
+pub mod floors;
 pub mod load;
 pub mod material;
 pub mod orders;
 mod quinn;
+mod tonic;
 
 use material::Material;
 use orders::Orders;
@@ -76,7 +78,7 @@ pub struct Role {
 }
 
 /// All peers, in the order of the first round.
-pub const PEERS: &[Peer] = &[drover::DROVER, quinn::STOCK];
+pub const PEERS: &[Peer] = &[drover::DROVER, quinn::STOCK, quinn::TUNED, tonic::TONIC];
 
 /// The peer of this name.
 ///

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::clock;
@@ -55,18 +56,37 @@ impl Drop for Killed {
     }
 }
 
-/// Starts a program on one CPU; what it starts stays there too.
+/// Lets this process, and those that it starts, open as many files as the hard limit allows: a
+/// session of a TCP peer is an open file.
+///
+/// # Errors
+/// The operating system's.
+pub fn raise_open_files() -> anyhow::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).context("the limit of open files cannot be raised")
+}
+
+/// Does something on one CPU; threads and processes that it starts stay there.
+///
+/// # Errors
+/// When there is no such CPU.
+pub fn on_cpu<T>(cpu: usize, something: impl FnOnce() -> T) -> anyhow::Result<T> {
+    let before = sched_getaffinity(None).context("no CPU affinity")?;
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    sched_setaffinity(None, &one).with_context(|| format!("there is no CPU {cpu}"))?;
+    let result = something();
+    sched_setaffinity(None, &before)?;
+    Ok(result)
+}
+
+/// Starts a program on one CPU.
 ///
 /// # Errors
 /// When it cannot be started.
 pub fn start_on(cpu: usize, command: &mut Command) -> anyhow::Result<Child> {
-    let before = sched_getaffinity(None).context("no CPU affinity")?;
-    let mut one = CpuSet::new();
-    one.set(cpu);
-    // A child inherits the affinity of the thread that starts it.
-    sched_setaffinity(None, &one).with_context(|| format!("there is no CPU {cpu}"))?;
-    let child = command.spawn();
-    sched_setaffinity(None, &before)?;
+    let child = on_cpu(cpu, || command.spawn())?;
     let program = command.get_program().to_string_lossy();
     child.with_context(|| format!("cannot start {program}"))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::model::{Comparison, MeasureInfo, PeerInfo, Plan, SCHEMA};
 use super::turn::Turn;
-use super::{machine, table};
+use super::{floors, machine, process, table};
 use crate::clock;
 use crate::peers::material::Material;
 use crate::peers::{self, KEEP_ALIVE, PAYLOAD_BYTES, Peer, Server};
@@ -142,11 +142,16 @@ pub fn run(options: &Options) -> anyhow::Result<Comparison> {
         .iter()
         .map(|name| peers::find(name))
         .collect::<Result<_, _>>()?;
+    process::raise_open_files()?;
     let place = tempfile::tempdir()?;
     eprintln!("making {} certificates", options.sessions);
     Material::make(place.path(), options.sessions)?;
     let mut comparison = begin(options, &chosen);
     for round in 1..=options.rounds {
+        match floors::run(round, options, place.path()) {
+            Ok(floors) => comparison.floors.extend(floors),
+            Err(error) => eprintln!("round {round}: floors: {error:#}"),
+        }
         for turn in 0..chosen.len() {
             let first = usize::try_from(round - 1)?;
             let peer = chosen[(first + turn) % chosen.len()];
@@ -184,5 +189,50 @@ fn begin(options: &Options, chosen: &[&'static Peer]) -> Comparison {
         runs: Vec::new(),
         floors: Vec::new(),
         summary: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(sessions: usize, measures: Vec<Measure>) -> Options {
+        Options {
+            peers: Vec::new(),
+            measures,
+            rounds: 1,
+            sessions,
+            connect_rate: 1000.0,
+            command_rate: 2000.0,
+            load_seconds: 8.0,
+            round_trip_rate: 1000.0,
+            round_trip_seconds: 10.0,
+            idle_seconds: 20.0,
+            server_wrapper: Vec::new(),
+            profile: None,
+        }
+    }
+
+    #[test]
+    fn commands_are_measured_at_powers_of_ten_and_at_the_full_size() {
+        let sizes = |sessions| options(sessions, Vec::new()).command_sizes();
+        assert_eq!(sizes(10_000), [100, 1_000, 10_000]);
+        assert_eq!(sizes(1_000), [100, 1_000]);
+        assert_eq!(sizes(50), [50]);
+    }
+
+    #[test]
+    fn no_measures_are_all_measures() {
+        assert!(options(10, Vec::new()).wants(Measure::IdleCpu));
+        let one = options(10, vec![Measure::RoundTrip]);
+        assert!(one.wants(Measure::RoundTrip) && !one.wants(Measure::IdleCpu));
+    }
+
+    #[test]
+    fn every_peer_has_a_name_of_its_own() {
+        for (place, peer) in peers::PEERS.iter().enumerate() {
+            let same = |other: &Peer| other.name == peer.name;
+            assert_eq!(peers::PEERS.iter().position(same), Some(place));
+        }
     }
 }

@@ -33,8 +33,9 @@ pub(super) struct Turn<'a> {
     options: &'a Options,
     peer: &'static Peer,
     measured: u32,
-    server: Follower,
+    /// Ends before the server, or every client would complain.
     clients: Follower,
+    server: Follower,
     _broker: Option<Killed>,
     sessions: usize,
     run: Run,

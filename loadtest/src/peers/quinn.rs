@@ -17,8 +17,8 @@ use super::material::{Material, SERVER_NAME};
 use super::orders::{self, Held};
 use super::{IDLE_TIMEOUT, KEEP_ALIVE, PAYLOAD_BYTES, Peer, Role, Server};
 
-/// ALPN of this peer.
-const ALPN: &[u8] = b"compare-quinn";
+/// ALPN of this peer, and of every server that its clients are to talk to.
+pub(super) const ALPN: &[u8] = b"compare-quinn";
 /// Clients that share a socket, as in the fleet of `hold`.
 const CLIENTS_PER_SOCKET: usize = 500;
 
@@ -27,6 +27,23 @@ pub(super) const STOCK: Peer = Peer {
     name: "quinn",
     about: "quinn 0.11 on tokio's multi-thread runtime, transport settings as they come",
     server: Server::Library(|role| serve(role, &multi_thread()?, TransportConfig::default())),
+    clients,
+};
+
+/// quinn with every knob that was found to help.
+pub(super) const TUNED: Peer = Peer {
+    name: "quinn-tuned",
+    about: "quinn 0.11 on one tokio thread; few streams, no MTU probes, no datagrams",
+    server: Server::Library(|role| {
+        let mut transport = TransportConfig::default();
+        transport
+            // Clients open none; every stream that they might open costs memory beforehand.
+            .max_concurrent_bidi_streams(1_u32.into())
+            .max_concurrent_uni_streams(0_u32.into())
+            .datagram_receive_buffer_size(None)
+            .mtu_discovery_config(None);
+        serve(role, &current_thread()?, transport)
+    }),
     clients,
 };
 
@@ -108,7 +125,8 @@ async fn command(connection: &Connection) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn clients(role: Role) -> anyhow::Result<()> {
+/// The clients of every QUIC peer that takes quinn's ALPN.
+pub(super) fn clients(role: Role) -> anyhow::Result<()> {
     current_thread()?.block_on(async {
         let material = &role.material;
         let sockets = material.clients().len().div_ceil(CLIENTS_PER_SOCKET);

@@ -17,12 +17,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+mod brokers;
+mod compio;
 mod drover;
 pub mod floors;
 pub mod load;
 pub mod material;
+mod mosquitto;
+mod nats;
 pub mod orders;
 mod quinn;
+mod s2n;
 mod tonic;
 
 use material::Material;
@@ -78,7 +83,16 @@ pub struct Role {
 }
 
 /// All peers, in the order of the first round.
-pub const PEERS: &[Peer] = &[drover::DROVER, quinn::STOCK, quinn::TUNED, tonic::TONIC];
+pub const PEERS: &[Peer] = &[
+    drover::DROVER,
+    quinn::STOCK,
+    quinn::TUNED,
+    tonic::TONIC,
+    s2n::S2N,
+    compio::COMPIO,
+    nats::NATS,
+    mosquitto::MOSQUITTO,
+];
 
 /// The peer of this name.
 ///

@@ -87,6 +87,21 @@ impl Credentials {
         self.key.0.clone().into()
     }
 
+    /// Writes both as PEM files, for libraries that read nothing else.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn write_pem(&self, certificate: &Path, key: &Path) -> anyhow::Result<()> {
+        for (path, label, der) in [
+            (certificate, "CERTIFICATE", &self.certificate),
+            (key, "PRIVATE KEY", &self.key),
+        ] {
+            fs::write(path, pem(label, &der.0))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     /// What a gateway pins.
     pub fn pin(&self) -> KeyHash {
         KeyHash(self.pin)
@@ -141,10 +156,8 @@ impl Material {
         let first = self.clients.first().map(|first| ("client-0", first));
         let named = [("server", &self.server), ("commander", &self.commander)];
         for (name, credentials) in named.into_iter().chain(first) {
-            let certificate = pem("CERTIFICATE", &credentials.certificate.0);
-            write(&format!("{name}.pem"), certificate.as_bytes())?;
-            let key = pem("PRIVATE KEY", &credentials.key.0);
-            write(&format!("{name}.key"), key.as_bytes())?;
+            let file = |extension| dir.join(format!("{name}.{extension}"));
+            credentials.write_pem(&file("pem"), &file("key"))?;
         }
         write(FILE, &serde_json::to_vec(self)?)
     }
@@ -227,6 +240,13 @@ impl Material {
 /// The agent that client number `n` is.
 pub fn agent(n: usize) -> AgentId {
     AgentId(uuid::Uuid::from_u128(FIRST_AGENT + n as u128))
+}
+
+/// Makes the common cryptography the process's own choice, for libraries that cannot be told.
+pub fn install_provider() {
+    if CryptoProvider::install_default((*provider()).clone()).is_err() {
+        tracing::debug!("this process has chosen already");
+    }
 }
 
 /// aws-lc-rs with X25519 alone: by default rustls offers a post-quantum exchange first, which not

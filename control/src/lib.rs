@@ -12,6 +12,7 @@
 
 pub mod api;
 pub mod clock;
+mod dashboard;
 pub mod dispatch;
 pub mod downlink;
 pub mod enrol;

@@ -28,7 +28,7 @@ use utoipa_axum::routes;
 use super::extract::clip;
 use super::problem::{ApiError, Kind};
 use super::{Api, access, openapi};
-use crate::clock;
+use crate::{clock, dashboard};
 
 /// No handler takes longer; waiting for a process (`Prefer: wait`) ends before.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
@@ -73,6 +73,7 @@ pub(super) fn router(api: Arc<Api>) -> Router {
             Arc::clone(&api),
             access::check,
         ))
+        .merge(dashboard::router())
         .fallback(not_found)
         .layer(middleware::from_fn(limit_time))
         .layer(CatchPanicLayer::custom(panicked))

@@ -1,0 +1,358 @@
+// Charts: SVG lines and a canvas of cells, drawn for the size they have, in the colours of the theme.
+//
+// Series differ by dash as well as by colour (the Okabe-Ito palette, safe for the colour-blind), and
+// every legend carries the values as text: a chart never is the only place of a figure.
+
+import { attr, h, s, text } from "./dom.js";
+import { clock, count, micros, minute } from "./format.js";
+
+const LEFT = 56;
+const RIGHT = 12;
+const TOP = 8;
+const BOTTOM = 22;
+
+/** Calls `draw(width)` now and whenever the width of `node` changes. */
+function sized(node, draw) {
+  let width = 0;
+  new ResizeObserver(([entry]) => {
+    const now = Math.round(entry.contentRect.width);
+    if (now > 0 && now !== width) {
+      width = now;
+      draw(width);
+    }
+  }).observe(node);
+  return () => width > 0 && draw(width);
+}
+
+function legendOf(series) {
+  const values = new Map();
+  const node = h(
+    "ul",
+    { class: "legend" },
+    series.map((one, index) => {
+      const value = h("span", { class: "legend-value" }, "–");
+      values.set(one.key, value);
+      return h("li", { "data-series": one.key }, s("svg", { class: `swatch line-${index + 1}`, viewBox: "0 0 22 8", width: 22, height: 8, "aria-hidden": "true" }, s("path", { d: "M1 4H21" })), h("span", {}, one.label), value);
+    }),
+  );
+  return { node, set: (key, value) => text(values.get(key), value) };
+}
+
+/** The smallest of 1, 2, 5, 10, … that is not below `value`. */
+function above(value, least) {
+  const wanted = Math.max(value, least);
+  const scale = 10 ** Math.floor(Math.log10(wanted));
+  return [1, 2, 5, 10].map((step) => step * scale).find((step) => step >= wanted * 0.9999);
+}
+
+function pointer(svg, onMove) {
+  svg.addEventListener("pointermove", (event) => onMove(event.clientX - svg.getBoundingClientRect().left));
+  svg.addEventListener("pointerleave", () => onMove(null));
+}
+
+/**
+ * Figures over time. `series`: `{ key, label }` of the points; `window` in milliseconds; `least` is
+ * the smallest top of the scale, so that noise near zero does not look like a storm.
+ */
+export function timeChart({ name, series, format, window, least, height = 150 }) {
+  const legend = legendOf(series);
+  const svg = s("svg", { class: "plot", height, role: "img", "aria-label": name });
+  const node = h("figure", { class: "chart", "data-chart": name }, svg, h("figcaption", {}, legend.node));
+  let points = [];
+  let hovered = null;
+
+  const draw = (width) => {
+    const inner = { w: width - LEFT - RIGHT, h: height - TOP - BOTTOM };
+    const end = points.at(-1)?.t ?? Date.now();
+    const start = end - window;
+    const shown = points.filter((point) => point.t >= start);
+    const highest = Math.max(0, ...shown.flatMap((point) => series.map((one) => point[one.key] ?? 0)));
+    const top = above(highest, least);
+    const x = (t) => LEFT + ((t - start) / window) * inner.w;
+    const y = (value) => TOP + inner.h - (value / top) * inner.h;
+    const parts = [];
+    for (const share of [0, 0.5, 1]) {
+      parts.push(s("path", { class: share ? "gridline" : "axis", d: `M${LEFT} ${crisp(y(top * share))}H${width - RIGHT}` }));
+      parts.push(s("text", { class: "tick", x: LEFT - 8, y: y(top * share) + 3.5, "text-anchor": "end" }, format(top * share)));
+    }
+    const every = inner.w < 360 ? 300_000 : 120_000;
+    for (let t = Math.ceil(start / every) * every; t <= end; t += every) {
+      if (x(t) > LEFT + 14 && x(t) < width - RIGHT - 14) parts.push(s("text", { class: "tick", x: x(t), y: height - 6, "text-anchor": "middle" }, minute(t)));
+    }
+    series.forEach((one, index) => {
+      parts.push(s("path", { class: `line line-${index + 1}`, d: path(shown, one.key, x, y) }));
+    });
+    const at = hovered === null ? null : nearest(shown, start + ((hovered - LEFT) / inner.w) * window);
+    if (at) parts.push(s("path", { class: "cursor", d: `M${crisp(x(at.t))} ${TOP}V${height - BOTTOM}` }), ...cursorTime(x(at.t), width, clock(at.t)));
+    svg.replaceChildren(...parts);
+    attr(svg, "viewBox", `0 0 ${width} ${height}`);
+    attr(svg, "data-points", shown.length);
+    const read = at ?? [...shown].reverse().find((point) => series.some((one) => Number.isFinite(point[one.key])));
+    for (const one of series) legend.set(one.key, format(read?.[one.key]));
+  };
+  const redraw = sized(node, draw);
+  pointer(svg, (at) => {
+    hovered = at;
+    redraw();
+  });
+  return {
+    node,
+    update(history) {
+      points = history;
+      redraw();
+    },
+  };
+}
+
+const crisp = (value) => Math.round(value) + 0.5;
+
+function cursorTime(x, width, label) {
+  const left = x > width - 80;
+  return [s("text", { class: "tick cursor-time", x: left ? x - 6 : x + 6, y: TOP + 9, "text-anchor": left ? "end" : "start" }, label)];
+}
+
+function nearest(points, t) {
+  let best = null;
+  for (const point of points) {
+    if (!best || Math.abs(point.t - t) < Math.abs(best.t - t)) best = point;
+  }
+  return best;
+}
+
+/** A line that is broken where there is no figure. */
+function path(points, key, x, y) {
+  let d = "";
+  let pen = "M";
+  for (const point of points) {
+    const value = point[key];
+    if (!Number.isFinite(value)) {
+      pen = "M";
+      continue;
+    }
+    d += `${pen}${x(point.t).toFixed(1)} ${y(value).toFixed(1)}`;
+    pen = "L";
+  }
+  return d;
+}
+
+/** A line of a tile, without axes. */
+export function spark(key, { height = 30 } = {}) {
+  const line = s("path", { class: "spark-line" });
+  const area = s("path", { class: "spark-area" });
+  const node = s("svg", { class: "spark", height, preserveAspectRatio: "none", "aria-hidden": "true" }, area, line);
+  let points = [];
+  const draw = (width) => {
+    attr(node, "viewBox", `0 0 ${width} ${height}`);
+    const known = points.filter((point) => Number.isFinite(point[key]));
+    if (known.length < 2) {
+      attr(line, "d", null);
+      attr(area, "d", null);
+      return;
+    }
+    const [start, end] = [known[0].t, known.at(-1).t];
+    const values = known.map((point) => point[key]);
+    const [low, high] = [Math.min(0, ...values), Math.max(...values)];
+    const range = high - low || 1;
+    const x = (t) => ((t - start) / (end - start || 1)) * width;
+    const y = (value) => height - 2 - ((value - low) / range) * (height - 5);
+    const d = path(known, key, x, y);
+    attr(line, "d", d);
+    attr(area, "d", `${d}V${height}H0Z`);
+  };
+  const redraw = sized(node, draw);
+  return {
+    node,
+    update(history) {
+      points = history;
+      redraw();
+    },
+  };
+}
+
+const NINES = [
+  [0, "0 %"],
+  [0.5, "50 %"],
+  [0.9, "90 %"],
+  [0.99, "99 %"],
+  [0.999, "99.9 %"],
+  [0.9999, "99.99 %"],
+];
+const nines = (quantile) => -Math.log10(Math.max(1 - quantile, 1e-9));
+
+/** Decades of microseconds that hold these values, at least two. */
+function decades(values) {
+  const known = values.filter((value) => value > 0);
+  if (!known.length) return [1, 5];
+  const low = Math.floor(Math.log10(Math.min(...known)));
+  return [low, Math.max(low + 2, Math.ceil(Math.log10(Math.max(...known) * 1.0001)))];
+}
+
+const decadeLabel = (power) => micros(10 ** power).replace(/\.0+(?= )/, "");
+
+/**
+ * Percentile curves: how long (logarithmic) the slowest share of operations took, over the number of
+ * nines of the share. `update` takes `{ key: [[quantile, microseconds], …] }`.
+ */
+export function percentileChart({ name, series, height = 250 }) {
+  const legend = legendOf(series);
+  const svg = s("svg", { class: "plot", height, role: "img", "aria-label": name });
+  const node = h("figure", { class: "chart", "data-chart": name }, svg, h("figcaption", {}, legend.node));
+  let curves = {};
+  let hovered = null;
+
+  const at = (points, wanted) => points.find(([quantile]) => quantile >= wanted - 1e-12)?.[1] ?? points.at(-1)?.[1];
+  const draw = (width) => {
+    const inner = { w: width - LEFT - RIGHT, h: height - TOP - BOTTOM };
+    const all = series.flatMap((one) => curves[one.key] ?? []);
+    const [low, high] = decades(all.map(([, value]) => value));
+    const furthest = Math.min(4, Math.max(2, ...all.map(([quantile]) => (quantile < 1 ? nines(quantile) : 0))));
+    const x = (quantile) => LEFT + (Math.min(nines(quantile), furthest) / furthest) * inner.w;
+    const y = (value) => TOP + inner.h - ((Math.log10(Math.max(value, 10 ** low)) - low) / (high - low)) * inner.h;
+    const parts = [];
+    for (let power = low; power <= high; power += 1) {
+      parts.push(s("path", { class: power === low ? "axis" : "gridline", d: `M${LEFT} ${crisp(y(10 ** power))}H${width - RIGHT}` }));
+      parts.push(s("text", { class: "tick", x: LEFT - 8, y: y(10 ** power) + 3.5, "text-anchor": "end" }, decadeLabel(power)));
+    }
+    for (const [quantile, label] of NINES) {
+      if (nines(quantile) > furthest + 0.01) continue;
+      const place = x(quantile);
+      if (quantile > 0) parts.push(s("path", { class: "gridline", d: `M${crisp(place)} ${TOP}V${height - BOTTOM}` }));
+      const side = place > width - RIGHT - 20 ? "end" : quantile === 0 ? "start" : "middle";
+      parts.push(s("text", { class: "tick", x: place, y: height - 6, "text-anchor": side }, label));
+    }
+    let drawn = 0;
+    series.forEach((one, index) => {
+      const points = (curves[one.key] ?? []).filter(([quantile]) => nines(quantile) <= furthest + 0.01 || quantile === 1);
+      if (!points.length) return;
+      drawn += points.length;
+      const d = points.map(([quantile, value], n) => `${n ? "L" : "M"}${x(quantile).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+      parts.push(s("path", { class: `line line-${index + 1}`, "data-points": points.length, d }));
+    });
+    const quantile = hovered === null ? null : 1 - 10 ** -(Math.min(Math.max((hovered - LEFT) / inner.w, 0), 1) * furthest);
+    if (quantile !== null && drawn) {
+      parts.push(s("path", { class: "cursor", d: `M${crisp(x(quantile))} ${TOP}V${height - BOTTOM}` }), ...cursorTime(x(quantile), width, share(quantile)));
+    }
+    svg.replaceChildren(...parts);
+    attr(svg, "viewBox", `0 0 ${width} ${height}`);
+    attr(svg, "data-points", drawn);
+    for (const one of series) {
+      const points = curves[one.key] ?? [];
+      const read = quantile === null ? [at(points, 0.5), at(points, 0.99)] : [at(points, quantile)];
+      legend.set(one.key, points.length ? read.map(micros).join(" / ") : "nothing yet");
+    }
+  };
+  const redraw = sized(node, draw);
+  pointer(svg, (place) => {
+    hovered = place;
+    redraw();
+  });
+  return {
+    node,
+    update(next) {
+      curves = next;
+      redraw();
+    },
+  };
+}
+
+const share = (quantile) => `${(quantile * 100).toFixed(quantile > 0.999 ? 3 : quantile > 0.99 ? 2 : 1)} %`;
+
+/** Rows of the heat map in each factor of ten. */
+const ROWS = 6;
+
+/**
+ * How long operations took, over time: a column for each step, a row for each sixth of a decade,
+ * darker where more fell. `update` takes `[{ t, bins: [[low, high, count], …] }, …]`, the start of
+ * the window and the length of a step in milliseconds.
+ */
+export function heatMap({ name, height = 250 }) {
+  const canvas = h("canvas", { class: "heat", role: "img", "aria-label": name });
+  const caption = h("p", { class: "note heat-note" }, " ");
+  const node = h("figure", { class: "chart", "data-chart": name }, canvas, h("figcaption", {}, caption));
+  let data = { columns: [], start: 0, step: 1, end: 1 };
+  let cells = [];
+  let hovered = null;
+
+  const draw = (width) => {
+    const ratio = window.devicePixelRatio || 1;
+    canvas.width = width * ratio;
+    canvas.height = height * ratio;
+    canvas.style.height = `${height}px`;
+    const pen = canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const style = getComputedStyle(canvas);
+    const colour = (variable) => style.getPropertyValue(variable).trim();
+    const inner = { w: width - LEFT - RIGHT, h: height - TOP - BOTTOM };
+    const bins = data.columns.flatMap((column) => column.bins);
+    const [low, high] = decades(bins.flatMap(([from, to]) => [from, to]));
+    const rows = (high - low) * ROWS;
+    const x = (t) => LEFT + ((t - data.start) / (data.end - data.start)) * inner.w;
+    const y = (row) => TOP + inner.h - (row / rows) * inner.h;
+    pen.font = `11px ${style.fontFamily}`;
+    pen.fillStyle = colour("--muted");
+    pen.strokeStyle = colour("--line");
+    for (let power = low; power <= high; power += 1) {
+      const place = crisp(y((power - low) * ROWS));
+      pen.beginPath();
+      pen.moveTo(LEFT, place);
+      pen.lineTo(width - RIGHT, place);
+      pen.stroke();
+      pen.textAlign = "right";
+      pen.fillText(decadeLabel(power), LEFT - 8, place + 3.5);
+    }
+    pen.textAlign = "center";
+    const every = inner.w < 360 ? 300_000 : 120_000;
+    for (let t = Math.ceil(data.start / every) * every; t <= data.end; t += every) {
+      if (x(t) > LEFT + 14 && x(t) < width - RIGHT - 14) pen.fillText(minute(t), x(t), height - 6);
+    }
+    cells = [];
+    const ramp = colour("--heat").split(",").map(Number);
+    let most = 1;
+    for (const column of data.columns) {
+      const sums = new Map();
+      for (const [from, to, found] of column.bins) {
+        const row = Math.min(rows - 1, Math.max(0, Math.floor((Math.log10(Math.max((from + to) / 2, 1)) - low) * ROWS)));
+        sums.set(row, (sums.get(row) ?? 0) + found);
+      }
+      for (const [row, found] of sums) {
+        most = Math.max(most, found);
+        cells.push({ t: column.t, row, found });
+      }
+    }
+    for (const cell of cells) {
+      const strength = 0.16 + 0.84 * (Math.log1p(cell.found) / Math.log1p(most));
+      pen.fillStyle = `rgba(${ramp.join(",")},${strength.toFixed(3)})`;
+      const [from, to] = [x(cell.t), x(cell.t + data.step)];
+      const [upper, lower] = [y(cell.row + 1), y(cell.row)];
+      Object.assign(cell, { from, to, upper, lower });
+      pen.fillRect(from, upper + 0.5, Math.max(1, to - from - 0.5), Math.max(1, lower - upper - 1));
+    }
+    attr(canvas, "data-cells", cells.length);
+    const found = hovered && cells.find((cell) => hovered.x >= cell.from && hovered.x < cell.to && hovered.y >= cell.upper && hovered.y < cell.lower);
+    if (found) {
+      const bound = (row) => micros(10 ** (low + row / ROWS));
+      text(caption, `${clock(found.t)}: ${count(found.found)} took ${bound(found.row)} to ${bound(found.row + 1)}`);
+    } else {
+      const total = cells.reduce((sum, cell) => sum + cell.found, 0);
+      text(caption, total ? `${count(total)} in ${Math.round((data.end - data.start) / 60000)} minutes; darker: more. Busiest cell: ${count(most)}.` : "Nothing was measured in this time.");
+    }
+  };
+  const redraw = sized(node, draw);
+  canvas.addEventListener("pointermove", (event) => {
+    const box = canvas.getBoundingClientRect();
+    hovered = { x: event.clientX - box.left, y: event.clientY - box.top };
+    redraw();
+  });
+  canvas.addEventListener("pointerleave", () => {
+    hovered = null;
+    redraw();
+  });
+  return {
+    node,
+    redraw,
+    update(columns, start, end, step) {
+      data = { columns, start, end, step };
+      redraw();
+    },
+  };
+}

@@ -1,0 +1,292 @@
+// Processes: the list, the table of an agent's, and one with its history and output.
+
+import { keepLooking } from "./agents.js";
+import { follow, get } from "./api.js";
+import { attr, card, facts, h, list, notice, text } from "./dom.js";
+import { ago, clock, count, micros, shortId, span, words } from "./format.js";
+
+const MARKS = {
+  scheduled: "◷",
+  blocked: "⊘",
+  ready: "◌",
+  backoff: "↻",
+  leased: "→",
+  running: "▶",
+  unknown: "?",
+  cancelling: "⊖",
+  succeeded: "✓",
+  failed: "✕",
+  cancelled: "–",
+};
+const STATES = Object.keys(MARKS);
+const OVER = ["succeeded", "failed", "cancelled"];
+const PAGE_SIZE = 50;
+/** Of an agent's processes so many are shown. */
+const OF_AGENT = 15;
+/** A look at a list that changes is at most this often. */
+const PACE = 700;
+/** Characters of output that are shown; more is in the API. */
+const OUTPUT_SHOWN = 200_000;
+
+/** A process's state, told by shape, word and colour. */
+export function setStateBadge(badge, state) {
+  attr(badge, "data-state", state);
+  text(badge, `${MARKS[state] ?? "?"} ${state}`);
+}
+
+export const stateMark = (state) => MARKS[state] ?? "?";
+
+function took(process, now = Date.now()) {
+  if (!process.started_at) return "–";
+  const end = process.finished_at ? Date.parse(process.finished_at) : now;
+  return micros(Math.max(0, end - Date.parse(process.started_at)) * 1000);
+}
+
+function processRow(process) {
+  const cells = {
+    id: h("a", { class: "row-link mono", href: `#/processes/${process.id}`, title: process.id }, shortId(process.id)),
+    state: h("span", { class: "badge" }),
+    kind: h("td"),
+    agent: h("td", { class: "wide" }),
+    attempts: h("td", { class: "num wide" }),
+    made: h("td", { class: "num" }),
+    took: h("td", { class: "num wide" }),
+    said: h("td", { class: "wider clip" }),
+  };
+  return { cells, node: h("tr", { "data-process": process.id }, h("th", { scope: "row" }, cells.id), h("td", {}, cells.state), cells.kind, cells.agent, cells.attempts, cells.made, cells.took, cells.said) };
+}
+
+function fillRow({ cells }, process, withAgent) {
+  setStateBadge(cells.state, process.state);
+  text(cells.kind, process.kind);
+  if (withAgent && !cells.agent.firstChild) cells.agent.append(h("a", { class: "mono", href: `#/agents/${process.agent}`, title: process.agent }, shortId(process.agent)));
+  text(cells.attempts, `${process.attempts} / ${process.max_attempts}`);
+  text(cells.made, ago(process.created_at));
+  attr(cells.made, "title", process.created_at);
+  text(cells.took, took(process));
+  text(cells.said, process.waiting_on?.detail ?? process.outcome?.message ?? "");
+}
+
+function table(withAgent) {
+  const body = h("tbody");
+  const headings = [["Process"], ["State"], ["Kind"], [withAgent ? "Agent" : "", "wide"], ["Attempts", "num wide"], ["Made", "num"], ["Took", "num wide"], ["Says", "wider"]];
+  const node = h("table", { class: `rows${withAgent ? "" : " no-agent"}` }, h("caption", { class: "unseen" }, "Processes"), h("thead", {}, h("tr", {}, headings.map(([label, kind]) => h("th", { scope: "col", class: kind }, label)))), body);
+  return { node, fill: (items) => list(body, items, (process) => process.id, processRow, (row, process) => fillRow(row, process, withAgent)) };
+}
+
+/** The newest processes of an agent, kept up to date; `changed` says that something happened. */
+export function processTable(filter) {
+  const rows = table(false);
+  const empty = h("p", { class: "note" }, "Loading…");
+  rows.node.hidden = true;
+  const look = async (signal) => {
+    try {
+      const page = await get("/v1/processes", { ...filter, page_size: OF_AGENT }, signal);
+      rows.fill(page.items);
+      rows.node.hidden = !page.items.length;
+      text(empty, page.items.length ? (page.next_page_token ? `The newest ${OF_AGENT}. ` : "") : "None yet, or none that is still kept: ended processes are kept for a week.");
+      if (page.next_page_token) empty.append(h("a", { href: `#/processes?agent=${encodeURIComponent(filter.agent)}` }, "All of them"));
+    } catch (error) {
+      if (!signal.aborted && error.status !== 404 && error.status !== 422) text(empty, `${error.message} Trying again…`);
+    }
+  };
+  const looking = keepLooking(look, 5000);
+  let soon = 0;
+  return {
+    node: h("div", {}, rows.node, empty),
+    changed() {
+      soon ||= setTimeout(() => {
+        soon = 0;
+        looking.now();
+      }, PACE);
+    },
+    leave() {
+      clearTimeout(soon);
+      looking.end();
+    },
+  };
+}
+
+/** The list of processes: filtered and paged. */
+export function processesView(params) {
+  const asked = { state: params.get("state") ?? "", agent: params.get("agent") ?? "", kind: params.get("kind") ?? "" };
+  const tokens = [undefined];
+  const states = h("select", { "aria-label": "State" }, h("option", { value: "" }, "any state"), STATES.map((state) => h("option", { value: state, selected: state === asked.state }, `${MARKS[state]} ${state}`)));
+  const agent = h("input", { type: "search", value: asked.agent, placeholder: "Agent: hostname or id", "aria-label": "Agent, by hostname or id", autocomplete: "off", spellcheck: "false", maxlength: 253 });
+  const kind = h("input", { type: "search", value: asked.kind, placeholder: "Kind", "aria-label": "Kind", class: "short", autocomplete: "off", spellcheck: "false", maxlength: 64 });
+  const rows = table(true);
+  const found = h("p", { class: "note", role: "status" }, "Loading…");
+  const empty = h("div", { hidden: true }, notice("No process is like this", "Ended processes are kept for a week; drover run starts one."));
+  const earlier = h("button", { type: "button", class: "button", disabled: true }, "‹ Previous");
+  const later = h("button", { type: "button", class: "button", disabled: true }, "Next ›");
+  let next;
+  let turn = 0;
+  const look = async (signal) => {
+    const mine = ++turn;
+    try {
+      const page = await get("/v1/processes", { ...asked, page_size: PAGE_SIZE, page_token: tokens.at(-1) }, signal);
+      if (mine !== turn) return;
+      rows.fill(page.items);
+      next = page.next_page_token;
+      const from = (tokens.length - 1) * PAGE_SIZE;
+      text(found, page.items.length ? `${count(from + 1)} to ${count(from + page.items.length)}, newest first${next ? "; more follow" : ""}` : "");
+      rows.node.hidden = !page.items.length;
+      empty.hidden = page.items.length > 0;
+      earlier.disabled = tokens.length < 2;
+      later.disabled = !next;
+    } catch (error) {
+      if (signal.aborted || mine !== turn) return;
+      text(found, error.status === 422 || error.status === 400 ? error.message : `${error.message} Trying again…`);
+      if (error.status === 422) {
+        rows.fill([]);
+        rows.node.hidden = true;
+      }
+    }
+  };
+  const looking = keepLooking(look);
+  const restart = () => {
+    Object.assign(asked, { state: states.value, agent: agent.value.trim(), kind: kind.value.trim() });
+    tokens.splice(1);
+    const query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value)).toString();
+    history.replaceState(null, "", query ? `#/processes?${query}` : "#/processes");
+    looking.now();
+  };
+  for (const field of [states, agent, kind]) field.addEventListener("change", restart);
+  earlier.addEventListener("click", () => {
+    tokens.pop();
+    looking.now();
+  });
+  later.addEventListener("click", () => {
+    tokens.push(next);
+    looking.now();
+  });
+  return {
+    title: "Processes",
+    node: h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Processes"), h("div", { class: "tools" }, agent, kind, states)), h("div", { class: "card flush" }, rows.node, empty), h("div", { class: "pager" }, found, earlier, later)),
+    leave: looking.end,
+  };
+}
+
+/** One thing that happened, as a line. */
+export function eventLine(record, { withProcess } = {}) {
+  const { data } = record;
+  const what = h("span", { class: "event-what" });
+  if (record.type === "process.state" || record.type === "process.finished") {
+    what.append(`${stateMark(data.from)} ${data.from} → `, h("strong", { "data-state": data.to }, `${stateMark(data.to)} ${data.to}`), data.attempt ? `, attempt ${data.attempt}` : "", data.exit_code !== undefined && data.exit_code !== null ? `, exit code ${data.exit_code}` : "", data.note ? `: ${data.note}` : "");
+  } else if (record.type === "process.created") what.append("made");
+  else if (record.type === "process.progress") what.append(["progress", data.percent === undefined ? "" : `${data.percent} %`, data.message ?? "", data.output ? `${data.channel ?? "output"}: ${count(size(data.output))} characters` : ""].filter(Boolean).join(", "));
+  else if (record.type === "agent.up") what.append(h("strong", {}, "● session begun"), ` on shard ${data.shard}${data.at_home ? "" : " (away)"}, from ${data.remote}`);
+  else if (record.type === "agent.down") what.append(h("strong", {}, "○ session ended"), `: ${data.reason}`);
+  else what.append(words(record.type.replaceAll(".", " ")));
+  const process = withProcess && record.process ? h("a", { class: "mono", href: `#/processes/${record.process}`, title: record.process }, shortId(record.process)) : null;
+  return h("li", { "data-type": record.type }, h("time", { datetime: record.at, title: record.at }, clock(record.at)), process, what);
+}
+
+const size = (output) => (output.encoding === "base64" ? Math.floor((output.data.length * 3) / 4) : output.data.length);
+const decoded = (output) => (output.encoding === "base64" ? `[${count(size(output))} bytes that are not text, in base64]\n${output.data}\n` : output.data);
+
+const FACTS = [
+  ["agent", "Agent"],
+  ["kind", "Kind"],
+  ["class", "Class"],
+  ["resource", "Resource"],
+  ["attempts", "Attempts"],
+  ["waiting", "Waits on"],
+  ["made", "Made"],
+  ["started", "Started"],
+  ["finished", "Finished"],
+  ["took", "Took"],
+  ["deadline", "Deadline"],
+  ["outcome", "Outcome"],
+];
+
+/** One process: what it is, its output, its history as it happens. */
+export function processView(id) {
+  const badge = h("span", { class: "badge" });
+  const about = facts(FACTS);
+  const input = h("pre", { class: "block", tabindex: "0", "aria-label": "Input" }, "…");
+  const output = h("pre", { class: "block output", tabindex: "0", "aria-label": "Output" });
+  const result = h("pre", { class: "block", tabindex: "0", "aria-label": "Result" });
+  const resultCard = card("Result", { class: "span-12", note: "what the driver returned" }, result);
+  resultCard.hidden = true;
+  const dropped = h("p", { class: "note", hidden: true });
+  const history = h("ol", { class: "events", "aria-label": "History, oldest first" });
+  const phase = h("span", { class: "note" }, "connecting…");
+  const trouble = h("div", { hidden: true });
+  const content = h(
+    "div",
+    { class: "grid" },
+    card("Process", { class: "span-5" }, about.node),
+    card("History", { class: "span-7", tools: phase }, history),
+    card("Output", { class: "span-12", note: "stdout and stderr as they came" }, output, h("p", { class: "note empty" }, "No output yet."), dropped),
+    resultCard,
+    card("Input", { class: "span-12" }, input),
+  );
+  let shown = 0;
+  let host = null;
+  const look = async (signal) => {
+    try {
+      const process = await get(`/v1/processes/${encodeURIComponent(id)}`, {}, signal);
+      host ??= (await get(`/v1/agents/${process.agent}`, {}, signal).catch(() => null))?.hostname;
+      fill(process);
+    } catch (error) {
+      if (signal.aborted || (error.status !== 404 && error.status !== 400)) return;
+      trouble.replaceChildren(notice("There is no such process", `${error.message} Ended processes are kept for a week.`, h("p", {}, h("a", { href: "#/processes" }, "All processes"))));
+      trouble.hidden = false;
+      content.hidden = true;
+    }
+  };
+  const fill = (process) => {
+    setStateBadge(badge, process.state);
+    about.set("agent", h("a", { href: `#/agents/${process.agent}`, title: process.agent }, host || shortId(process.agent)));
+    about.set("kind", process.kind);
+    about.set("class", process.class);
+    about.set("resource", process.resource ?? "none");
+    about.set("attempts", `${process.attempts} of at most ${process.max_attempts}`);
+    about.set("waiting", process.waiting_on?.detail ?? (OVER.includes(process.state) ? "nothing: it is over" : "nothing"));
+    about.set("made", `${clock(process.created_at)} (${ago(process.created_at)})`, process.created_at);
+    about.set("started", clock(process.started_at), process.started_at);
+    about.set("finished", clock(process.finished_at), process.finished_at);
+    about.set("took", took(process));
+    const left = (Date.parse(process.deadline_at) - Date.now()) / 1000;
+    about.set("deadline", OVER.includes(process.state) ? clock(process.deadline_at) : left > 0 ? `in ${span(left)}` : "passed", process.deadline_at);
+    const { outcome } = process;
+    about.set("outcome", outcome ? [words(outcome.status), outcome.exit_code === undefined ? "" : `exit code ${outcome.exit_code}`, outcome.message].filter(Boolean).join(", ") : "–");
+    text(input, JSON.stringify(process.input, null, 2));
+    if (outcome?.output?.data) {
+      text(result, decoded(outcome.output).slice(0, OUTPUT_SHOWN));
+      resultCard.hidden = false;
+    }
+    dropped.hidden = !process.progress_dropped;
+    text(dropped, `${count(process.progress_dropped)} more pieces of output were over the limit of what is kept.`);
+  };
+  const looking = keepLooking(look, 5000);
+  const stop = new AbortController();
+  follow(`/v1/events?process=${encodeURIComponent(id)}`, {
+    after: 0,
+    signal: stop.signal,
+    onPhase: (now) => text(phase, now === "live" ? "live" : "reconnecting…"),
+    onEvent: (event) => {
+      const record = JSON.parse(event.data);
+      const piece = record.type === "process.progress" && record.data.output;
+      if (!piece) {
+        history.append(eventLine(record));
+        looking.now();
+      } else if (shown < OUTPUT_SHOWN) {
+        const words = decoded(record.data.output).slice(0, OUTPUT_SHOWN - shown);
+        shown += words.length;
+        const atEnd = output.scrollTop + output.clientHeight >= output.scrollHeight - 8;
+        output.append(h("span", { class: record.data.channel === "stderr" ? "stderr" : undefined }, words));
+        if (atEnd) output.scrollTop = output.scrollHeight;
+      }
+    },
+  });
+  return {
+    title: "Process",
+    node: h("div", { class: "page" }, h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", { href: "#/processes" }, "Processes"), h("span", { "aria-hidden": "true" }, "/"), h("code", {}, shortId(id))), h("div", { class: "page-head" }, h("h1", { class: "mono" }, id), badge), trouble, content),
+    leave() {
+      looking.end();
+      stop.abort();
+    },
+  };
+}

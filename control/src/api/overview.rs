@@ -6,6 +6,8 @@
 //!   figures ─────────────────┘
 //! ```
 
+mod sample;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use hdrhistogram::Histogram;
 use protocol::ids::GroupId;
 use tokio::sync::Mutex;
 
+use self::sample::{Sample, Samples, Usage};
 use super::Api;
 use super::model::Timestamp;
 use super::model::overview::{
@@ -24,8 +27,8 @@ use super::problem::ApiResult;
 use crate::clock;
 use crate::dispatch::{Census, EngineStats};
 use crate::process::State;
-use crate::store::StoreError;
 use crate::store::queries::ProcessRecord;
+use crate::store::{StoreError, StoreStats};
 
 /// A document is given out for so long.
 const FRESH: Duration = Duration::from_millis(900);
@@ -49,6 +52,7 @@ struct Kept {
     groups: Option<(Instant, Vec<KnownGroup>)>,
     /// The count of failures when they were read, and what was read.
     failures: Option<(u64, Vec<Failure>)>,
+    samples: Samples,
 }
 
 struct KnownGroup {
@@ -88,19 +92,28 @@ impl Board {
         }
         let groups = kept.groups.as_ref().map_or(&[][..], |(_, groups)| groups);
         let sessions = sessions(&stats.census, groups);
+        let usage = Usage::now();
+        let store_stats = api.store.stats();
+        let sample = Sample::take(&stats, &store_stats, &usage);
+        let (rates, cpu_cores) = kept.samples.add(now, sample);
         let newest_failures = newest_failures(api, kept, stats.failed).await?;
         Ok(Overview {
             at: Timestamp(clock::now().0),
-            server: self.server(api, &stats, now),
+            server: ServerOverview {
+                rss_bytes: usage.rss_bytes,
+                cpu_cores,
+                ..self.server(api, &stats, now)
+            },
             sessions,
-            rates: BTreeMap::new(),
+            rates,
             processes: ProcessesOverview {
                 by_state: by_state(&stats),
                 waiting_on: waiting_on(&stats.census),
                 newest_failures,
             },
-            latency: latency(api, &stats),
-            store: store(api, &stats),
+            latency: latency(&store_stats, &stats),
+            histograms: Vec::new(),
+            store: store(&store_stats, &stats),
             datapath: datapath(&stats),
         })
     }
@@ -243,8 +256,7 @@ fn waiting_on(census: &Census) -> BTreeMap<String, u64> {
     waits.map(|(what, count)| (what.to_owned(), count)).into()
 }
 
-fn latency(api: &Api, stats: &EngineStats) -> BTreeMap<String, LatencyOverview> {
-    let store = api.store.stats();
+fn latency(store: &StoreStats, stats: &EngineStats) -> BTreeMap<String, LatencyOverview> {
     [
         ("store_commit", &store.commit_us),
         ("engine_batch", &stats.batch_us),
@@ -267,8 +279,7 @@ fn percentiles(histogram: &Histogram<u64>) -> LatencyOverview {
     }
 }
 
-fn store(api: &Api, stats: &EngineStats) -> StoreOverview {
-    let figures = api.store.stats();
+fn store(figures: &StoreStats, stats: &EngineStats) -> StoreOverview {
     StoreOverview {
         commits: figures.commits,
         failed_commits: figures.failed_commits,

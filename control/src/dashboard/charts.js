@@ -10,6 +10,8 @@ const LEFT = 56;
 const RIGHT = 12;
 const TOP = 8;
 const BOTTOM = 22;
+/** The shortest window of a chart over time, in milliseconds. */
+const LEAST_WINDOW = 120_000;
 
 /** Calls `draw(width)` now and whenever the width of `node` changes. */
 function sized(node, draw) {
@@ -35,7 +37,13 @@ function legendOf(series) {
       return h("li", { "data-series": one.key }, s("svg", { class: `swatch line-${index + 1}`, viewBox: "0 0 22 8", width: 22, height: 8, "aria-hidden": "true" }, s("path", { d: "M1 4H21" })), h("span", {}, one.label), value);
     }),
   );
-  return { node, set: (key, value) => text(values.get(key), value) };
+  return {
+    node,
+    set(key, value) {
+      text(values.get(key), value ?? "–");
+      values.get(key).parentNode.hidden = value === null;
+    },
+  };
 }
 
 /** The smallest of 1, 2, 5, 10, … that is not below `value`. */
@@ -64,25 +72,27 @@ export function timeChart({ name, series, format, window, least, height = 150 })
   const draw = (width) => {
     const inner = { w: width - LEFT - RIGHT, h: height - TOP - BOTTOM };
     const end = points.at(-1)?.t ?? Date.now();
-    const start = end - window;
+    // A page that was just opened begins with a short window.
+    const past = Math.min(window, Math.max(LEAST_WINDOW, end - (points[0]?.t ?? end)));
+    const start = end - past;
     const shown = points.filter((point) => point.t >= start);
     const highest = Math.max(0, ...shown.flatMap((point) => series.map((one) => point[one.key] ?? 0)));
     const top = above(highest, least);
-    const x = (t) => LEFT + ((t - start) / window) * inner.w;
+    const x = (t) => LEFT + ((t - start) / past) * inner.w;
     const y = (value) => TOP + inner.h - (value / top) * inner.h;
     const parts = [];
     for (const share of [0, 0.5, 1]) {
       parts.push(s("path", { class: share ? "gridline" : "axis", d: `M${LEFT} ${crisp(y(top * share))}H${width - RIGHT}` }));
       parts.push(s("text", { class: "tick", x: LEFT - 8, y: y(top * share) + 3.5, "text-anchor": "end" }, format(top * share)));
     }
-    const every = inner.w < 360 ? 300_000 : 120_000;
+    const every = (inner.w < 360 ? 2 : 1) * (past > 300_000 ? 120_000 : 60_000);
     for (let t = Math.ceil(start / every) * every; t <= end; t += every) {
       if (x(t) > LEFT + 14 && x(t) < width - RIGHT - 14) parts.push(s("text", { class: "tick", x: x(t), y: height - 6, "text-anchor": "middle" }, minute(t)));
     }
     series.forEach((one, index) => {
       parts.push(s("path", { class: `line line-${index + 1}`, d: path(shown, one.key, x, y) }));
     });
-    const at = hovered === null ? null : nearest(shown, start + ((hovered - LEFT) / inner.w) * window);
+    const at = hovered === null ? null : nearest(shown, start + ((hovered - LEFT) / inner.w) * past);
     if (at) parts.push(s("path", { class: "cursor", d: `M${crisp(x(at.t))} ${TOP}V${height - BOTTOM}` }), ...cursorTime(x(at.t), width, clock(at.t)));
     svg.replaceChildren(...parts);
     attr(svg, "viewBox", `0 0 ${width} ${height}`);
@@ -238,7 +248,7 @@ export function percentileChart({ name, series, height = 250 }) {
     for (const one of series) {
       const points = curves[one.key] ?? [];
       const read = quantile === null ? [at(points, 0.5), at(points, 0.99)] : [at(points, quantile)];
-      legend.set(one.key, points.length ? read.map(micros).join(" / ") : "nothing yet");
+      legend.set(one.key, points.length ? read.map(micros).join(" / ") : null);
     }
   };
   const redraw = sized(node, draw);

@@ -11,24 +11,22 @@ import { stateMark } from "./processes.js";
 const EVERY = 5000;
 
 const CURVES = [
-  { key: "command_round_trip", label: "Command round trip" },
-  { key: "command_queue", label: "of it, queued" },
-  { key: "command_agent", label: "of it, agent" },
+  { key: "process", label: "Process" },
+  { key: "command_round_trip", label: "Command" },
+  { key: "engine_batch", label: "Engine batch" },
   { key: "store_commit", label: "Store commit" },
   { key: "handshake", label: "Handshake" },
 ];
 
-const HEATS = ["command_round_trip", "handshake", "store_commit", "process", "engine_batch", "mailbox_hop", "shard_turn", "api"];
-
 const LIVING = ["ready", "leased", "running", "backoff", "blocked", "scheduled", "cancelling", "unknown"];
 const ENDED = ["succeeded", "failed", "cancelled"];
 const WAITS = [
-  ["permit", "a free place on their agent"],
-  ["session", "their agent to connect"],
+  ["permit", "a free place"],
+  ["session", "their agent"],
   ["backoff", "the next attempt"],
-  ["time", "their time to start"],
-  ["resource", "another process on the resource"],
-  ["answer", "an agent's answer"],
+  ["time", "their time"],
+  ["resource", "a resource"],
+  ["answer", "an answer"],
 ];
 
 function tile(name, label, key) {
@@ -189,7 +187,7 @@ function tiles() {
   const all = {
     sessions: tile("sessions", "Sessions", "sessions"),
     commands: tile("commands", "Commands", "commands"),
-    round_trip: tile("round-trip", "Round trip p99", "round_trip"),
+    process: tile("process", "Process p99", "process"),
     processes: tile("processes", "Running", "running"),
     failed: tile("failed", "Failed", "failed"),
     cpu: tile("cpu", "CPU", "cpu"),
@@ -202,12 +200,12 @@ function tiles() {
       const { sessions, processes, rates, latency, server } = overview;
       const states = processes.by_state;
       const waiting = Object.values(processes.waiting_on).reduce((sum, number) => sum + number, 0);
-      const trip = latency.command_round_trip;
-      all.sessions.set(count(sessions.up), "", `of ${count(sessions.known)} known · ${count(sessions.half_open)} half-open`);
-      all.commands.set(rate(rates.commands), "/s", `${rate(rates.processes_finished)}/s processes ended`);
-      all.round_trip.set(...(trip ? split(micros(trip.p99_us)) : ["–", ""]), trip ? `p50 ${micros(trip.p50_us)} · p99.9 ${micros(trip.p999_us)}` : "no command in the last minute");
-      all.processes.set(count(states.running), "", `${count(waiting)} waiting · ${count(states.leased)} on their way`);
-      all.failed.set(count(states.failed), "", `of ${count(ENDED.reduce((sum, state) => sum + states[state], 0))} ended since the start`);
+      const whole = latency.process;
+      all.sessions.set(count(sessions.up), "", `of ${count(sessions.known)} · ${count(sessions.half_open)} half-open`);
+      all.commands.set(rate(rates.commands), "/s", `${rate(rates.processes_finished)}/s ended`);
+      all.process.set(...(whole ? split(micros(whole.p99_us)) : ["–", ""]), whole ? `made to ended; p50 ${micros(whole.p50_us)}` : "none has ended");
+      all.processes.set(count(states.running), "", `${count(waiting)} waiting`);
+      all.failed.set(count(states.failed), "", `of ${count(ENDED.reduce((sum, state) => sum + states[state], 0))} since start`);
       all.cpu.set(server.cpu_cores === undefined ? "–" : server.cpu_cores.toFixed(2), "cores", `up for ${span(server.uptime_seconds)}`);
       all.rss.set(...(server.rss_bytes === undefined ? ["–", ""] : split(bytes(server.rss_bytes))), sessions.up && server.rss_bytes ? `${bytes(server.rss_bytes / sessions.up)} a session` : "resident");
       for (const one of Object.values(all)) one.line.update(history);
@@ -220,9 +218,12 @@ export function fleetView() {
   const head = tiles();
   const sessions = timeChart({ name: "Sessions begun, lost and refused per second", series: [{ key: "connects", label: "connects" }, { key: "losses", label: "losses" }, { key: "refusals", label: "refusals" }], format: (value) => `${rate(value)}/s`, window: KEPT, least: 1 });
   const work = timeChart({ name: "Processes and commands per second", series: [{ key: "processes_created", label: "processes made" }, { key: "commands", label: "commands sent" }, { key: "processes_finished", label: "processes ended" }], format: (value) => `${rate(value)}/s`, window: KEPT, least: 1 });
-  const percentiles = percentileChart({ name: "Latency percentiles of the last ten minutes", series: CURVES });
+  const percentiles = percentileChart({ name: "Latency percentiles", series: CURVES });
   const heat = heatMap({ name: "Latency over the last ten minutes" });
-  const chosen = h("select", { "aria-label": "What the heat map shows" }, HEATS.map((name) => h("option", { value: name }, words(name))));
+  const chosen = h("select", { "aria-label": "What the heat map shows" });
+  const heatCard = card("Latency over time", { class: "span-6", tools: chosen }, heat.node);
+  heatCard.hidden = true;
+  const latencyCard = card("Latency percentiles", { class: "span-12", note: "values: p50 / p99" }, percentiles.node);
   const living = bars("Processes that are not over, by state");
   const ended = bars("Processes that ended since the start, by state");
   const waits = bars("What processes wait on");
@@ -234,26 +235,22 @@ export function fleetView() {
   const content = h(
     "div",
     { class: "grid", hidden: true },
-    card("Sessions per second", { class: "span-6", note: "last 10 minutes" }, sessions.node),
-    card("Work per second", { class: "span-6", note: "last 10 minutes" }, work.node),
-    card("Latency percentiles", { class: "span-6", note: "last 10 minutes; values: p50 / p99" }, percentiles.node),
-    card("Latency over time", { class: "span-6", tools: chosen }, heat.node),
-    card("Processes", { class: "span-4", note: "now" }, living.node, h("h3", {}, "Ended since the start"), ended.node),
-    card("Waiting on", { class: "span-4", note: "now" }, waits.node, h("h3", {}, "Newest failures"), failures.node),
-    card("Server", { class: "span-4" }, health.node),
-    card("Shards", { class: "span-4" }, shards.node),
-    card("Groups", { class: "span-8", note: "sessions of each group's agents" }, groups.node),
+    card("Sessions per second", { class: "span-6", note: "up to 10 minutes" }, sessions.node),
+    card("Work per second", { class: "span-6", note: "up to 10 minutes" }, work.node),
+    latencyCard,
+    heatCard,
+    card("Processes", { class: "span-3", note: "now" }, living.node, h("h3", {}, "Ended since the start"), ended.node),
+    card("Waiting on", { class: "span-3", note: "now" }, waits.node, h("h3", {}, "Sessions by shard"), shards.node),
+    card("Newest failures", { class: "span-3" }, failures.node),
+    card("Server", { class: "span-3" }, health.node),
+    card("Groups", { class: "span-12", note: "sessions of each group's agents" }, groups.node),
   );
   const gone = new AbortController();
   const measure = async () => {
     const now = Date.now();
-    const [drawn, cells] = await Promise.all([
-      curves(CURVES.map((one) => one.key), KEPT, gone.signal),
-      columns(chosen.value, KEPT, gone.signal),
-    ]);
-    if (gone.signal.aborted) return;
-    if (drawn) percentiles.update(drawn);
-    if (cells) heat.update(cells.columns, now - KEPT, now, cells.step);
+    percentiles.update(curves(CURVES.map((one) => one.key)));
+    const cells = chosen.value && (await columns(chosen.value, KEPT, gone.signal));
+    if (cells && !gone.signal.aborted) heat.update(cells.columns, now - KEPT, now, cells.step);
   };
   let measuring = 0;
   const again = async () => {
@@ -261,11 +258,19 @@ export function fleetView() {
     if (!document.hidden) await measure().catch(() => {});
     if (!gone.signal.aborted) measuring = setTimeout(again, EVERY);
   };
+  const offer = (names) => {
+    heatCard.hidden = !names.length;
+    latencyCard.classList.toggle("span-12", !names.length);
+    latencyCard.classList.toggle("span-6", names.length > 0);
+    list(chosen, names, (name) => name, (name) => ({ node: h("option", { value: name }, words(name)) }), () => {});
+  };
   again();
   chosen.addEventListener("change", again);
   addEventListener("drover-theme", heat.redraw);
   const unwatch = watch(({ overview, history }) => {
     if (!overview) return;
+    offer(overview.histograms);
+    if (loading.isConnected && !loading.hidden) again();
     loading.hidden = true;
     content.hidden = false;
     const { by_state: states, waiting_on: waiting } = overview.processes;

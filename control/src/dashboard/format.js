@@ -72,6 +72,9 @@ export function clock(moment) {
   return at.toDateString() === new Date().toDateString() ? time : `${dayFormat.format(at)} ${time}`;
 }
 
+/** The same to the millisecond, for what happens in quick succession. */
+export const clockMs = (moment) => `${clock(moment)}.${String(new Date(moment).getMilliseconds()).padStart(3, "0")}`;
+
 /** 14:03, for axes. */
 export const minute = (ms) => minuteFormat.format(new Date(ms));
 

@@ -1,9 +1,35 @@
 // Histograms of the server, for curves and cells.
 
-export async function curves() {
-  return null;
+import { get } from "./api.js";
+import { live } from "./live.js";
+
+const QUANTILES = [
+  [0.5, "p50_us"],
+  [0.9, "p90_us"],
+  [0.99, "p99_us"],
+  [0.999, "p999_us"],
+  [1, "max_us"],
+];
+
+/** Percentile curves of the overview: as far out as their counts say anything. */
+export function curves(names) {
+  const drawn = {};
+  for (const name of names) {
+    const figures = live.overview?.latency[name];
+    if (!figures) continue;
+    const told = QUANTILES.filter(([quantile]) => quantile === 1 || figures.count * (1 - quantile) >= 1);
+    drawn[name] = [[0, figures.p50_us], ...told.map(([quantile, field]) => [quantile === 1 ? 1 - 1 / (figures.count + 1) : quantile, figures[field]])];
+  }
+  return drawn;
 }
 
-export async function columns() {
-  return null;
+/** Steps of the heat map, in seconds. */
+const STEP = 10;
+
+/** What fell where over time: `{ step, columns: [{ t, bins: [[low, high, count], …] }] }`. */
+export async function columns(name, past, signal) {
+  const now = Date.now();
+  const span = { from: new Date(now - past).toISOString(), to: new Date(now).toISOString(), step: STEP };
+  const told = await get(`/v1/histograms/${encodeURIComponent(name)}`, span, signal);
+  return { step: STEP * 1000, columns: told.intervals.map((step) => ({ t: Date.parse(step.from), bins: step.bins })) };
 }

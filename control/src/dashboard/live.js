@@ -49,8 +49,7 @@ function point(overview) {
     failed: states.failed,
     cpu: overview.server.cpu_cores,
     rss: overview.server.rss_bytes,
-    round_trip: overview.latency.command_round_trip?.p99_us,
-    commit: overview.latency.store_commit?.p99_us,
+    process: overview.latency.process?.p99_us,
   };
 }
 

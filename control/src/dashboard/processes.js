@@ -3,14 +3,14 @@
 import { keepLooking } from "./agents.js";
 import { follow, get } from "./api.js";
 import { attr, card, facts, h, list, notice, text } from "./dom.js";
-import { ago, clock, count, micros, shortId, span, words } from "./format.js";
+import { ago, clock, clockMs, count, micros, shortId, span, words } from "./format.js";
 
 const MARKS = {
   scheduled: "◷",
   blocked: "⊘",
   ready: "◌",
   backoff: "↻",
-  leased: "→",
+  leased: "▷",
   running: "▶",
   unknown: "?",
   cancelling: "⊖",
@@ -179,7 +179,7 @@ export function eventLine(record, { withProcess } = {}) {
   else if (record.type === "agent.down") what.append(h("strong", {}, "○ session ended"), `: ${data.reason}`);
   else what.append(words(record.type.replaceAll(".", " ")));
   const process = withProcess && record.process ? h("a", { class: "mono", href: `#/processes/${record.process}`, title: record.process }, shortId(record.process)) : null;
-  return h("li", { "data-type": record.type }, h("time", { datetime: record.at, title: record.at }, clock(record.at)), process, what);
+  return h("li", { "data-type": record.type }, h("time", { datetime: record.at, title: record.at }, clockMs(record.at)), process, what);
 }
 
 const size = (output) => (output.encoding === "base64" ? Math.floor((output.data.length * 3) / 4) : output.data.length);

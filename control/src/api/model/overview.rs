@@ -17,15 +17,17 @@ pub struct Overview {
     pub server: ServerOverview,
     /// Sessions of agents.
     pub sessions: SessionsOverview,
-    /// Per second, over the last ten seconds, by name: `connects`, `losses`, `admissions`,
-    /// `refusals`, `commands`, `processes_created`, `processes_finished`, and whatever else this
-    /// server counts.
+    /// Per second, over the last ten seconds, by name: `connects`, `losses`, `refusals`, `commands`,
+    /// `processes_created`, `processes_finished`, `commits`, and whatever else this server counts.
+    /// Empty when nobody has looked for a while: look again.
     pub rates: BTreeMap<String, f64>,
     /// Processes.
     pub processes: ProcessesOverview,
-    /// Percentiles of the last minute, by the name of the histogram (`GET /v1/histograms`); those
-    /// that recorded nothing are left out.
+    /// Percentiles by the name of what took so long; what recorded nothing is left out.
     pub latency: BTreeMap<String, LatencyOverview>,
+    /// Names that `GET /v1/histograms/{name}` knows, for a look at how latency changes over time.
+    #[serde(default)]
+    pub histograms: Vec<String>,
     /// The store.
     pub store: StoreOverview,
     /// The way of packets and of words between gateway and process server.
@@ -46,7 +48,7 @@ pub struct ServerOverview {
     /// Resident memory; absent where the system does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_bytes: Option<u64>,
-    /// Processor time over the last ten seconds, in cores; absent where the system does not say.
+    /// Processor time over the last ten seconds, in cores; absent as `rates`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_cores: Option<f64>,
 }

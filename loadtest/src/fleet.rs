@@ -64,7 +64,8 @@ pub struct Fleet {
     trust: Arc<Trust>,
     drivers: Arc<Drivers>,
     journal: Journal,
-    profile: Arc<Profile>,
+    /// What they all say about themselves; each has its own name.
+    profile: Profile,
     log: Arc<SessionLog>,
     running: Mutex<BTreeMap<usize, Running>>,
     shutdown: CancellationToken,
@@ -109,7 +110,7 @@ impl Fleet {
         let driver = SimulatedDriver::new(Arc::new(Hypervisors(ledger)));
         let profile = Profile {
             capacity: CAPACITY_MAX,
-            hostname: "simulated".to_owned(),
+            hostname: String::new(),
             software: concat!("drover-loadtest/", env!("CARGO_PKG_VERSION")).to_owned(),
             labels: Vec::new(),
         };
@@ -117,7 +118,7 @@ impl Fleet {
             trust: Arc::new(Trust::new(&roots)?),
             drivers: Arc::new(Drivers::new().with("simulated", driver)),
             journal: Journal::open(&spec.work_dir.join("fleet.journal"))?,
-            profile: Arc::new(profile),
+            profile,
             log: Arc::new(SessionLog::new()),
             running: Mutex::default(),
             shutdown: CancellationToken::new(),
@@ -169,13 +170,15 @@ impl Fleet {
             // Another group's slot is as good as none.
             identity.slot.0 = u8::try_from(n % 251).unwrap_or(0);
         }
+        let mut profile = self.profile.clone();
+        profile.hostname = hostname(n);
         Ok(Agent::new(AgentParts {
             identity,
             trust: Arc::clone(&self.trust),
             endpoint: endpoint.endpoint().clone(),
             journal: self.journal.clone(),
             drivers: Arc::clone(&self.drivers),
-            profile: Arc::clone(&self.profile),
+            profile: Arc::new(profile),
             servers: vec![self.spec.server.clone()],
             observer: Arc::clone(&self.log) as Arc<dyn Observer>,
             stop_grace: Duration::from_secs(1),
@@ -271,6 +274,10 @@ fn socket() -> io::Result<SilenceableEndpoint> {
     SilenceableEndpoint::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
 }
 
+fn hostname(n: usize) -> String {
+    format!("hv-{n}")
+}
+
 async fn enrol_one(
     endpoint: &quinn::Endpoint,
     server: &str,
@@ -278,7 +285,7 @@ async fn enrol_one(
     n: usize,
 ) -> anyhow::Result<Identity> {
     let token: JoinToken = token.parse()?;
-    let hostname = format!("hv-{n}");
+    let hostname = hostname(n);
     let mut tries = 0;
     loop {
         match agent::enrol(endpoint, server, &token, &hostname).await {

@@ -108,7 +108,7 @@ impl Agent {
         Ok(Self {
             id: parts.identity.agent,
             slot: parts.identity.slot,
-            keep_alive: limits::KEEP_ALIVE,
+            keep_alive: limits::AGENT_KEEP_ALIVE,
             tls,
             parts,
         })
@@ -198,11 +198,11 @@ impl Daemon {
             match self.wake(&shutdown).await {
                 Wake::Wire(link, event) => self.on_wire(link, event)?,
                 Wake::Lane(event) => self.on_lane(*event)?,
-                Wake::Progress(piece) => self.on_progress(*piece),
+                Wake::Progress(piece) => self.on_progress(*piece)?,
                 Wake::Work(work::Done::Ended(operation, outcome)) => {
                     // What the driver said last comes before its end.
                     while let Ok(piece) = self.progress.try_recv() {
-                        self.on_progress(*piece);
+                        self.on_progress(*piece)?;
                     }
                     self.session.handle_outcome(operation, outcome);
                 }
@@ -389,17 +389,23 @@ impl Daemon {
         Ok(())
     }
 
-    fn on_progress(&mut self, piece: InFlight) {
+    fn on_progress(&mut self, piece: InFlight) -> Result<(), AgentError> {
         let InFlight {
             operation,
             progress,
             permit,
         } = piece;
-        if let Some((lane, message)) = self.session.handle_progress(operation, progress)
+        let said = self.session.handle_progress(operation, progress);
+        // Accepted may have waited for company and comes first.
+        while let Some(output) = self.session.poll_output() {
+            self.act(output)?;
+        }
+        if let Some((lane, message)) = said
             && let Some(wire) = self.wire(lane.link)
         {
             wire.reply(lane.stream, &message, false, Some(permit));
         }
+        Ok(())
     }
 
     fn on_timeout(&mut self) -> Result<(), AgentError> {

@@ -167,6 +167,8 @@ struct Run {
     lane: Option<Lane>,
     sequence: u32,
     stop: Option<StopReason>,
+    /// Accepted is durable and not said yet: it waits until then for what follows.
+    unsaid: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -198,6 +200,8 @@ pub struct Session {
     open: Batch,
     in_flight: Option<Batch>,
     retry_at: Option<Instant>,
+    /// When the latest batch became durable.
+    durable_at: Instant,
     outputs: VecDeque<Output>,
     reports: VecDeque<OperationId>,
 }
@@ -223,6 +227,7 @@ impl Session {
                     lane: None,
                     sequence: 0,
                     stop: None,
+                    unsaid: None,
                 }),
                 _ => None,
             });
@@ -242,6 +247,7 @@ impl Session {
             open: Batch::default(),
             in_flight: None,
             retry_at: None,
+            durable_at: now,
             reports: VecDeque::new(),
             journal,
         }
@@ -412,6 +418,7 @@ impl Session {
         mut progress: Progress,
     ) -> Option<(Lane, AgentMessage)> {
         let at = self.run_at(operation)?;
+        self.say_unsaid(at);
         let run = &mut self.runs[at];
         progress.sequence = run.sequence;
         run.sequence = run.sequence.saturating_add(1);
@@ -481,12 +488,17 @@ impl Session {
         let deadlines = running
             .filter(|run| run.stop.is_none() && !matches!(run.step, Step::Ended(_)))
             .map(|run| run.deadline);
-        deadlines.chain(self.retry_at).min()
+        let unsaid = self.runs.iter().filter_map(|run| run.unsaid);
+        deadlines.chain(unsaid).chain(self.retry_at).min()
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         for at in 0..self.runs.len() {
+            let run = &self.runs[at];
+            if run.unsaid.is_some_and(|at| at <= now) {
+                self.say_unsaid(at);
+            }
             let run = &self.runs[at];
             if run.stop.is_none() && run.deadline <= now {
                 self.stop(at, StopReason::Deadline);

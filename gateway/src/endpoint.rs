@@ -497,7 +497,7 @@ impl Endpoint {
 
     /// After work and transmit: passes on what the connection tells its endpoint, and arms its
     /// timer. A connection that is drained is gone afterwards.
-    pub(crate) fn finish(&mut self, index: u32) -> Result<(), Panicked> {
+    pub(crate) fn finish(&mut self, now: Instant, index: u32) -> Result<(), Panicked> {
         let handle = ConnectionHandle(slot(index));
         let Some(peer) = self
             .peers
@@ -527,7 +527,7 @@ impl Endpoint {
         } else if next != peer.armed {
             peer.armed = next;
             match next {
-                Some(at) => self.wheel.schedule(index, at),
+                Some(at) => self.wheel.schedule(index, self.wheel.rounded(now, at)),
                 None => self.wheel.cancel(index),
             }
         }

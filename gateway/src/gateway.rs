@@ -235,8 +235,14 @@ impl Handle {
 }
 
 fn deliver(mailbox: &Sender<ShardMessage>, request: Box<Request>) -> Result<(), SendError> {
+    // Nobody waits for a forget, and a shard has its turn once a second at the least.
+    let idle = matches!(*request, Request::Forget { .. });
     let message = ShardMessage::Request(request, clock::now());
-    mailbox.try_send(message).map_err(|full| match full.0 {
+    let sent = match idle {
+        true => mailbox.try_send_idly(message),
+        false => mailbox.try_send(message),
+    };
+    sent.map_err(|full| match full.0 {
         ShardMessage::Request(request, _) => SendError::Full(request),
         _ => SendError::Stopped,
     })

@@ -35,14 +35,16 @@ pub(crate) mod enrolment;
 pub(crate) mod fake;
 mod flights;
 mod given;
+mod held;
 mod hello;
 mod outbox;
 pub(crate) mod streams;
 #[cfg(test)]
 mod tests;
 
-use flights::{Cancelled, Flights};
+use flights::Flights;
 use given::Given;
+use held::Held;
 use outbox::Outbox;
 use streams::{Read, Streams};
 
@@ -194,6 +196,7 @@ pub(crate) struct Session {
     outbox: Outbox,
     flights: Flights,
     given: Given,
+    held: Held,
     /// Frames since the last look.
     frames: Frames,
     /// The session ends then, whatever happens.
@@ -213,6 +216,7 @@ impl Session {
             outbox: Outbox::default(),
             flights: Flights::default(),
             given: Given::default(),
+            held: Held::default(),
             frames: Frames::default(),
             end,
             end_code: CloseCode::CertificateExpired,
@@ -316,6 +320,36 @@ impl Session {
             return self.handle_command_while_not_up(command, out);
         };
         match command {
+            SessionCommand::Forget(operations) => {
+                self.given.retire(&operations);
+                if self.held.add(now, operations) {
+                    self.say_held(out);
+                }
+            }
+            command => {
+                self.held.take_out(&command);
+                // Whatever is said takes along what has waited.
+                self.say_held(out);
+                self.do_now(now, command, streams, out);
+            }
+        }
+        self.write(streams, out);
+    }
+
+    fn say_held(&mut self, out: &mut Vec<Output>) {
+        if let Some(operations) = self.held.take() {
+            self.say(&GatewayMessage::Forget { operations }, out);
+        }
+    }
+
+    fn do_now(
+        &mut self,
+        now: Instant,
+        command: SessionCommand,
+        streams: &mut impl Streams,
+        out: &mut Vec<Output>,
+    ) {
+        match command {
             SessionCommand::Dispatch { epoch, command } => {
                 let (operation, fence) = (command.operation, command.fence);
                 let message = GatewayMessage::Command {
@@ -339,16 +373,13 @@ impl Session {
                 epoch,
             } => {
                 self.given.insert(operation);
-                if self.flights.cancel(operation, fence, streams, out) == Cancelled::TellControl {
-                    self.say(
-                        &GatewayMessage::Cancel {
-                            operation,
-                            fence,
-                            epoch,
-                        },
-                        out,
-                    );
-                }
+                self.flights.take_back(operation, fence, streams, out);
+                let cancel = GatewayMessage::Cancel {
+                    operation,
+                    fence,
+                    epoch,
+                };
+                self.say(&cancel, out);
             }
             SessionCommand::Query(operations) => {
                 operations
@@ -356,10 +387,8 @@ impl Session {
                     .for_each(|(operation, _)| self.given.insert(*operation));
                 self.say(&GatewayMessage::Query { operations }, out);
             }
-            SessionCommand::Forget(operations) => {
-                self.given.retire(&operations);
-                self.say(&GatewayMessage::Forget { operations }, out);
-            }
+            // The caller has kept it.
+            SessionCommand::Forget(_) => {}
             SessionCommand::NewEpoch(epoch) => self.say(&GatewayMessage::NewEpoch { epoch }, out),
             SessionCommand::GoAway {
                 addresses,
@@ -378,19 +407,30 @@ impl Session {
             }
             SessionCommand::Close(code) => self.close(Violation::new(code, ""), out),
         }
-        self.write(streams, out);
     }
 
     /// The time has come.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Output>) {
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        streams: &mut impl Streams,
+        out: &mut Vec<Output>,
+    ) {
         if now >= self.end {
             self.close(Violation::new(self.end_code, ""), out);
+        } else if self.held.poll_timeout().is_some_and(|at| at <= now) {
+            self.say_held(out);
+            self.write(streams, out);
         }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        (!matches!(self.state, State::Over)).then_some(self.end)
+        let end = match self.held.poll_timeout() {
+            Some(at) => at.min(self.end),
+            None => self.end,
+        };
+        (!matches!(self.state, State::Over)).then_some(end)
     }
 
     /// The connection is gone: says what became of every command.

@@ -348,7 +348,10 @@ impl Worker {
         self.count_frames(index);
         self.pump_home(now);
         let sent = self.endpoint.transmit(now, index, datapath)?;
-        if sent.and_then(|()| self.endpoint.finish(index)).is_err() {
+        if sent
+            .and_then(|()| self.endpoint.finish(now, index))
+            .is_err()
+        {
             self.bury(now, index);
         }
         Ok(())

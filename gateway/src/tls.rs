@@ -141,7 +141,7 @@ fn transport_config() -> Result<TransportConfig, TlsError> {
         .datagram_receive_buffer_size(None)
         .initial_mtu(DATAGRAM_BYTES)
         .mtu_discovery_config(None)
-        .keep_alive_interval(None)
+        .keep_alive_interval(Some(limits::KEEP_ALIVE))
         .allow_spin(false)
         .max_idle_timeout(Some(limits::IDLE_TIMEOUT.try_into()?));
     Ok(config)

@@ -4,9 +4,8 @@
 //! the gateway answers `Welcome` or `Redirect`; afterwards either side sends what it has.
 //!
 //! Command streams (opened by the gateway, one per operation and attempt): the gateway sends one
-//! `Command` and keeps its side open. The agent answers `Refused`, or `Accepted`, any number of
-//! `Progress`, and `Finished`, and ends its side. The gateway resets its side with
-//! [`crate::close::CANCEL_STREAM`] to cancel, and otherwise ends it after the answer.
+//! `Command` and ends its side. The agent answers `Refused`, or `Accepted`, any number of
+//! `Progress`, and `Finished`, and ends its side. A cancel goes over the control stream.
 
 use std::time::Duration;
 
@@ -169,7 +168,7 @@ pub struct Welcome {
     pub slot: Slot,
     /// The group's epoch.
     pub epoch: Epoch,
-    /// PING this often, ± 20 %.
+    /// PING after this long without a packet from the gateway, ± 20 %.
     pub keep_alive: Duration,
     /// After losing the session wait a random part of this before the first reconnect.
     pub reconnect_spread: Duration,

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// Reset code on a command stream: from the gateway, cancel the operation.
+/// Reset code on a command stream: from the gateway, the command is taken back before it was whole;
+/// an agent that has it all the same cancels the operation.
 pub const CANCEL_STREAM: u64 = 0x11;
 /// Reset code on a command stream: the operation is over or unknown; nothing more will be read.
 pub const DONE_STREAM: u64 = 0x12;

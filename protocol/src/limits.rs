@@ -87,8 +87,12 @@ pub const GROUPS_MAX: usize = 4096;
 /// Shards of one gateway; the slot space is 256.
 pub const SHARDS_MAX: u16 = 64;
 
-/// Agents send a PING this often, ± 20 %.
+/// A gateway sends a PING to an agent that was silent for this long.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// An agent sends a PING when its gateway was silent for this long, ± 20 %: later than any PING of the
+/// gateway, so only to a gateway that is gone.
+pub const AGENT_KEEP_ALIVE: Duration = Duration::from_secs(13);
+const _: () = assert!(AGENT_KEEP_ALIVE.as_millis() * 8 / 10 > KEEP_ALIVE.as_millis() + 200);
 /// A session with no packet for this long is gone.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// From the first packet to an accepted Hello; after that the attempt is dropped without a trace.

@@ -84,8 +84,9 @@ fn every_limit_has_the_value_in_the_table() {
 
 #[test]
 fn every_timer_has_the_value_in_the_table() {
-    let timers: [(&str, Duration); 5] = [
+    let timers: [(&str, Duration); 6] = [
         ("`KEEP_ALIVE`", limits::KEEP_ALIVE),
+        ("`AGENT_KEEP_ALIVE`", limits::AGENT_KEEP_ALIVE),
         ("`IDLE_TIMEOUT`", limits::IDLE_TIMEOUT),
         ("`HANDSHAKE_DEADLINE`", limits::HANDSHAKE_DEADLINE),
         ("`ENROLMENT_DEADLINE`", limits::ENROLMENT_DEADLINE),

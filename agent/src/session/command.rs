@@ -109,6 +109,7 @@ impl Session {
             lane: Some(lane),
             sequence: 0,
             stop: None,
+            unsaid: None,
         });
         self.defer(Effect::Accept(operation));
     }

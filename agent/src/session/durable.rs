@@ -21,6 +21,10 @@ use crate::journal::{Body, Record, Undo};
 /// Results that could not be made durable are tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a durable Accepted waits for what the operation says next, so that both leave in one
+/// datagram: most operations end at once.
+const COMPANY_WAIT: Duration = Duration::from_millis(5);
+
 /// Records on their way to the disk, and what waits for them.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -70,6 +74,7 @@ impl Session {
         let open = std::mem::take(&mut self.open.effects);
         match result {
             Ok(()) => {
+                self.durable_at = now;
                 self.open.effects = open;
                 for effect in batch.effects {
                     self.perform(effect);
@@ -189,9 +194,7 @@ impl Session {
         let fence = self.runs[at].command.fence;
         self.outputs
             .push_back(Output::Notice(Notice::Accepted(operation, fence)));
-        if let Some(lane) = self.runs[at].lane {
-            self.say_accepted(lane);
-        }
+        self.runs[at].unsaid = Some(self.durable_at + COMPANY_WAIT);
         if let Some(reason) = self.runs[at].stop {
             self.end(at, stopped_before_start(reason));
             return;
@@ -201,6 +204,15 @@ impl Session {
         self.outputs.push_back(Output::Start(command));
     }
 
+    /// Says Accepted on the stream of a run, if that has waited until now.
+    pub(super) fn say_unsaid(&mut self, at: usize) {
+        if self.runs[at].unsaid.take().is_some()
+            && let Some(lane) = self.runs[at].lane
+        {
+            self.say_accepted(lane);
+        }
+    }
+
     /// A further command stream for a known operation.
     fn join(&mut self, lane: Lane) {
         let Some(state) = self.lanes.iter().find(|state| state.lane == lane) else {
@@ -208,6 +220,7 @@ impl Session {
         };
         let (operation, fence) = (state.operation, state.fence);
         if let Some(at) = self.run_at(operation) {
+            self.runs[at].unsaid = None;
             self.say_accepted(lane);
             let before = self.runs[at].lane.replace(lane);
             if let Some(before) = before.filter(|before| *before != lane) {
@@ -238,6 +251,7 @@ impl Session {
         if !matches!(self.runs[at].step, Step::Ended(_)) {
             return;
         }
+        self.say_unsaid(at);
         let run = self.runs.swap_remove(at);
         let Step::Ended(outcome) = run.step else {
             return;

@@ -157,6 +157,10 @@ impl Stage {
             self.collect();
         }
         self.collect();
+        // What waits for company has waited.
+        let waited = self.now + Duration::from_millis(20);
+        self.session.handle_timeout(waited);
+        self.collect();
     }
 
     fn send(&mut self, link: Link, epoch: u64, command: Command) -> Lane {
@@ -232,6 +236,44 @@ fn state_of(messages: &[AgentMessage]) -> &OperationState {
         [AgentMessage::Report { state, .. }] => state,
         other => panic!("not one report: {other:?}"),
     }
+}
+
+#[test]
+fn accepted_waits_a_moment_for_what_follows_and_comes_first() {
+    let (mut stage, link) = Stage::up();
+    stage.send(link, 1, command(1, 1));
+    assert!(stage.persist());
+    stage.collect();
+    assert!(stage.said.is_empty() && stage.starts() == 1);
+    let due = stage.session.poll_timeout().unwrap();
+    assert!(due <= stage.now + Duration::from_millis(20));
+    stage.session.handle_timeout(due);
+    stage.collect();
+    assert!(matches!(stage.said[..], [AgentMessage::Accepted { .. }]));
+    stage.said.clear();
+    stage.send(link, 1, command(2, 1));
+    assert!(stage.persist());
+    stage.session.handle_outcome(operation(2), success());
+    stage.settle();
+    assert!(matches!(
+        stage.said[..],
+        [AgentMessage::Accepted { .. }, AgentMessage::Finished { .. }]
+    ));
+    stage.said.clear();
+    stage.send(link, 1, command(3, 1));
+    assert!(stage.persist());
+    stage.collect();
+    assert!(stage.said.is_empty());
+    let piece = Progress {
+        sequence: 0,
+        percent: None,
+        message: String::new(),
+        channel: protocol::operation::Channel::None,
+        output: Bytes::new(),
+    };
+    assert!(stage.session.handle_progress(operation(3), piece).is_some());
+    stage.collect();
+    assert!(matches!(stage.said[..], [AgentMessage::Accepted { .. }]));
 }
 
 #[test]

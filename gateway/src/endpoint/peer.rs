@@ -184,7 +184,7 @@ impl Peer {
             self.connection.handle_timeout(now);
         }
         match &mut self.stage {
-            Stage::Session(session) => session.handle_timeout(now, out),
+            Stage::Session(session) => session.handle_timeout(now, &mut self.connection, out),
             Stage::Enrolment(enrolment) => {
                 let output = enrolment.handle_timeout(now, &mut self.connection);
                 out.extend(output);

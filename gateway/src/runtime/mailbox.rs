@@ -107,6 +107,21 @@ impl<T> Sender<T> {
     }
 }
 
+impl<T> Sender<T> {
+    /// As [`try_send`](Self::try_send), for a word that may wait until the receiver comes for another
+    /// reason: it wakes nobody unless words pile up.
+    ///
+    /// # Errors
+    /// [`Full`] with the word, when `capacity` words wait already.
+    pub(crate) fn try_send_idly(&self, word: T) -> Result<(), Full<T>> {
+        let Shared { queue, .. } = &*self.shared;
+        if 2 * queue.len() >= queue.capacity() {
+            return self.try_send(word);
+        }
+        queue.push(word).map_err(Full)
+    }
+}
+
 /// The receiving side: the shard's own.
 #[derive(Debug)]
 pub(crate) struct Receiver<T> {
@@ -210,6 +225,20 @@ mod tests {
             assert_eq!(u64::from_ne_bytes(count), 1);
             assert_eq!(receiver.drain(8).count(), 5);
         }
+    }
+
+    #[test]
+    fn idle_words_wake_nobody_until_they_pile_up_and_keep_their_place() {
+        let waker = Waker::new().unwrap();
+        let (sender, mut receiver) = channel(8, waker.clone());
+        for word in 0..4 {
+            sender.try_send_idly(word).unwrap();
+        }
+        assert!(!sender.shared.notified.load(Ordering::SeqCst));
+        sender.try_send_idly(4).unwrap();
+        assert!(sleep(&waker));
+        sender.try_send(5).unwrap();
+        assert_eq!(receiver.drain(8).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
     }
 
     #[test]

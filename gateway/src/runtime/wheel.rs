@@ -28,6 +28,12 @@ const SLOTS: u32 = DUE + 1;
 /// The furthest deadline, in ticks ahead: differences must fit an `i32`.
 const AHEAD_MAX: u64 = 20 * 24 * 3_600_000;
 
+/// Deadlines that are not near lie on multiples of this.
+pub(crate) const GRID: Duration = Duration::from_millis(GRID_TICKS);
+const GRID_TICKS: u64 = 16;
+/// A deadline nearer than this is kept as it is: pacing, and packets that are known to be lost.
+const SOON: Duration = Duration::from_millis(20);
+
 /// No entry.
 const NONE: u32 = u32::MAX;
 /// In `previous`: the rest is not an entry but the slot whose first entry this is.
@@ -117,6 +123,16 @@ impl Wheel {
             self.unlink(key);
         }
         self.link(key, tick);
+    }
+
+    /// `deadline`, moved up to the next multiple of [`GRID`] if it is at least [`SOON`] away: what is
+    /// not urgent comes up together, so that many sessions share one wake and one batch of packets.
+    pub(crate) fn rounded(&self, now: Instant, deadline: Instant) -> Instant {
+        if deadline.saturating_duration_since(now) < SOON {
+            return deadline;
+        }
+        let ticks = self.tick_at(deadline).next_multiple_of(GRID_TICKS);
+        self.origin + Duration::from_millis(ticks)
     }
 
     /// Forgets the deadline of `key`, if it has one.

@@ -39,21 +39,11 @@ struct Flight {
     fence: Fence,
     since: Instant,
     stage: Stage,
-    cancelled: bool,
     readable: bool,
     stream: Option<StreamId>,
     /// What of the command is not written yet.
     unwritten: Bytes,
     input: FrameBuffer,
-}
-
-/// How far a cancel got.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Cancelled {
-    /// The stream's reset carries it, to an agent that has accepted the operation.
-    Sure,
-    /// There is no stream, or the reset may overtake the command: say it on the control stream too.
-    TellControl,
 }
 
 /// All commands of one session. No heap memory while there are none.
@@ -85,7 +75,6 @@ impl Flights {
             fence,
             since: now,
             stage: Stage::Queued,
-            cancelled: false,
             readable: false,
             stream: None,
             unwritten: frame,
@@ -106,6 +95,9 @@ impl Flights {
             flight.stream = Some(stream);
             match streams.write(stream, &mut flight.unwritten) {
                 Written::All => {
+                    // Nothing follows. Ending the stream here and not after the answer spares a
+                    // datagram each way.
+                    streams.finish(stream);
                     flight.stage = Stage::Sent;
                     flight.unwritten = Bytes::new();
                 }
@@ -119,34 +111,23 @@ impl Flights {
         self.sweep();
     }
 
-    /// Cancels every attempt of an operation up to a fence.
-    pub(super) fn cancel(
+    /// Takes back every attempt of an operation, up to a fence, that is not wholly written. What the
+    /// agent may know of is cancelled by a word on the control stream.
+    pub(super) fn take_back(
         &mut self,
         operation: OperationId,
         fence: Fence,
         streams: &mut impl Streams,
         out: &mut Vec<Output>,
-    ) -> Cancelled {
-        let mut answer = Cancelled::TellControl;
+    ) {
         for flight in &mut self.flights {
-            if flight.operation != operation || flight.fence > fence {
-                continue;
-            }
-            if flight.stage == Stage::Queued {
+            let named = flight.operation == operation && flight.fence <= fence;
+            if named && flight.stage == Stage::Queued {
                 out.push(flight.lost());
                 flight.abandon(streams);
-            } else if let Some(stream) = flight.stream {
-                if !flight.cancelled {
-                    streams.reset(stream, CANCEL_STREAM);
-                }
-                flight.cancelled = true;
-                if flight.stage == Stage::Accepted {
-                    answer = Cancelled::Sure;
-                }
             }
         }
         self.sweep();
-        answer
     }
 
     /// Bytes, an end or a reset arrived on a stream.
@@ -257,7 +238,7 @@ impl Flight {
                         "a command stream ended within a frame",
                     ));
                 }
-                Read::Finished | Read::Reset => self.gone(stream, streams, out),
+                Read::Finished | Read::Reset => self.gone(out),
             }
             break;
         }
@@ -347,7 +328,7 @@ impl Flight {
         Ok(())
     }
 
-    /// The last answer was read: both sides of the stream end.
+    /// The last answer was read: the agent's side of the stream ends, too.
     fn end(
         &mut self,
         stream: StreamId,
@@ -365,9 +346,6 @@ impl Flight {
                 "nothing may follow Finished or Refused",
             ));
         }
-        if !self.cancelled {
-            streams.finish(stream);
-        }
         if matches!(read, Read::More | Read::Blocked) {
             streams.stop(stream, DONE_STREAM);
         }
@@ -378,11 +356,8 @@ impl Flight {
     }
 
     /// The agent ended the stream without a last answer: ask it later.
-    fn gone(&mut self, stream: StreamId, streams: &mut impl Streams, out: &mut Vec<Output>) {
+    fn gone(&mut self, out: &mut Vec<Output>) {
         out.push(self.lost());
-        if !self.cancelled {
-            streams.reset(stream, DONE_STREAM);
-        }
         self.stage = Stage::Sent;
         self.stream = None;
         self.readable = false;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use protocol::agent::{GatewayMessage, Hello, Welcome};
 use protocol::close::CloseCode;
-use protocol::limits::KEEP_ALIVE;
+use protocol::limits::AGENT_KEEP_ALIVE;
 use protocol::link::{SessionUp, Target};
 use protocol::version::SUPPORTED;
 
@@ -60,7 +60,7 @@ impl Session {
                     group: target.group,
                     slot: target.slot,
                     epoch,
-                    keep_alive: KEEP_ALIVE,
+                    keep_alive: AGENT_KEEP_ALIVE,
                     reconnect_spread: around.reconnect_spread,
                     addresses: around.advertise.to_vec(),
                 };

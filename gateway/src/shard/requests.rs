@@ -32,8 +32,11 @@ impl Worker {
     fn handle_word(&mut self, now: Instant, word: ShardMessage) {
         match word {
             ShardMessage::Request(request, sent) => {
-                self.recorder
-                    .measure(Measure::Mailbox, now.saturating_duration_since(sent));
+                // A forget waits for company: that is no figure of how busy the shard is.
+                if !matches!(*request, Request::Forget { .. }) {
+                    self.recorder
+                        .measure(Measure::Mailbox, now.saturating_duration_since(sent));
+                }
                 self.handle_request(now, *request);
             }
             ShardMessage::Open => self.endpoint.open(),

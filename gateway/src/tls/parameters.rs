@@ -1,9 +1,13 @@
-//! Transport parameters (RFC 9000 §18) with one of them left out.
+//! Transport parameters (RFC 9000 §18) with one of them left out and one added.
 //!
 //! Peers let each other keep spare connection ids, for a change of address; quinn issues four. Agents
 //! do not change theirs (`migration` is off), and every spare id is a frame, a hash and an entry in
 //! three tables for as long as the session lives. Without the parameter the limit is 2, the lowest
 //! there is: one spare id.
+//!
+//! quinn-proto acknowledges after 25 ms at the latest, the default, which it does not write. Timers of a
+//! shard lie on a grid and come up to [`GRID`] later, and agents must not take an acknowledgement
+//! for lost meanwhile: so a server says more.
 
 use std::io::Cursor;
 
@@ -11,14 +15,21 @@ use quinn_proto::coding::Codec as _;
 use quinn_proto::transport_parameters::{Error, TransportParameters};
 use quinn_proto::{Side, VarInt};
 
+use crate::runtime::wheel::GRID;
+
 /// `active_connection_id_limit`.
 const SPARE_IDS: u64 = 0x0e;
+/// `max_ack_delay`: id, length, 48 ms.
+const ACK_DELAY: [u8; 3] = [0x0b, 1, 48];
+const _: () = assert!(25 + GRID.as_millis() < 48);
 
 /// What a server tells its peer.
 pub(super) fn write(parameters: &TransportParameters) -> Vec<u8> {
     let mut bytes = Vec::new();
     parameters.write(&mut bytes);
-    without_spare_ids(&bytes).unwrap_or(bytes)
+    let mut bytes = without_spare_ids(&bytes).unwrap_or(bytes);
+    bytes.extend(ACK_DELAY);
+    bytes
 }
 
 /// What a client said, as far as a server goes along with it.

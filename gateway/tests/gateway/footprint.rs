@@ -127,7 +127,7 @@ fn run_command(world: &mut World, agent: &mut Agent, n: u128) {
         target,
         operations: vec![operation],
     });
-    agent.next(agent.control);
+    // The agent hears of it with its next command, or later: the last one is part of what is held.
 }
 
 /// Sums what the shard's thread allocated and still holds, by the place that asked for it.

@@ -8,7 +8,7 @@ use protocol::ids::{AgentId, Epoch, Fence, OperationId};
 use protocol::limits::FRAME_BYTES_MAX;
 use protocol::operation::{Command, Outcome, OutcomeStatus};
 use protocol::version::SUPPORTED;
-use quinn_proto::{Dir, ReadError, StreamId, VarInt};
+use quinn_proto::{Dir, StreamId, VarInt};
 
 use super::client::{Client, ClientOptions};
 
@@ -17,8 +17,6 @@ pub(crate) struct Agent {
     pub(crate) id: AgentId,
     pub(crate) control: StreamId,
     inputs: HashMap<StreamId, FrameBuffer>,
-    /// Reset codes of streams that the gateway reset.
-    pub(crate) resets: HashMap<StreamId, u64>,
 }
 
 pub(crate) fn hello(id: AgentId) -> Hello {
@@ -58,7 +56,6 @@ impl Agent {
             id,
             control,
             inputs: HashMap::new(),
-            resets: HashMap::new(),
         }
     }
 
@@ -107,16 +104,11 @@ impl Agent {
 
     /// The next message on a stream.
     pub(crate) fn next(&mut self, stream: StreamId) -> GatewayMessage {
-        let Self {
-            client,
-            inputs,
-            resets,
-            ..
-        } = self;
+        let Self { client, inputs, .. } = self;
         let input = inputs.entry(stream).or_default();
         client.drive(|client| {
             assert!(client.lost.is_none(), "lost: {:?}", client.lost);
-            read(client, stream, input, resets);
+            read(client, stream, input);
             let frame = input.next_frame(FRAME_BYTES_MAX).unwrap()?;
             Some(decode_gateway_message(&frame).unwrap())
         })
@@ -131,22 +123,6 @@ impl Agent {
             GatewayMessage::Command { epoch, command } => (stream, epoch, command),
             other => panic!("not a command: {other:?}"),
         }
-    }
-
-    /// Waits until the gateway resets its side of a stream, and answers the code.
-    pub(crate) fn reset_of(&mut self, stream: StreamId) -> u64 {
-        let Self {
-            client,
-            inputs,
-            resets,
-            ..
-        } = self;
-        let input = inputs.entry(stream).or_default();
-        client.drive(|client| {
-            assert!(client.lost.is_none(), "lost: {:?}", client.lost);
-            read(client, stream, input, resets);
-            resets.get(&stream).copied()
-        })
     }
 
     pub(crate) fn accept(&mut self, stream: StreamId, operation: OperationId, fence: Fence) {
@@ -174,25 +150,13 @@ impl Agent {
     }
 }
 
-fn read(
-    client: &mut Client,
-    stream: StreamId,
-    input: &mut FrameBuffer,
-    resets: &mut HashMap<StreamId, u64>,
-) {
+fn read(client: &mut Client, stream: StreamId, input: &mut FrameBuffer) {
     let mut stream_state = client.connection.recv_stream(stream);
     let Ok(mut chunks) = stream_state.read(true) else {
         return;
     };
-    loop {
-        match chunks.next(usize::MAX) {
-            Ok(Some(chunk)) => input.push(&chunk.bytes),
-            Err(ReadError::Reset(code)) => {
-                resets.insert(stream, code.into_inner());
-                break;
-            }
-            Ok(None) | Err(ReadError::Blocked) => break,
-        }
+    while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
+        input.push(&chunk.bytes);
     }
     let _more = chunks.finalize().should_transmit();
 }

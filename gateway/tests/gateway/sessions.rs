@@ -22,6 +22,7 @@ use crate::{on_direct, on_every_runtime};
 on_every_runtime! {
     hello_is_answered_with_welcome
     the_newest_session_of_an_agent_wins
+    keys_change_from_either_side
     another_agents_name_in_hello_closes_the_session
     a_session_without_a_certificate_is_closed
     certificates_of_others_fail_in_tls
@@ -65,6 +66,32 @@ fn hello_is_answered_with_welcome(setup: Setup) {
     );
     world.stop();
     assert_eq!(agent.client.close_code(), wire(CloseCode::Draining));
+}
+
+/// The agent changes the keys in every round. The gateway does so by itself at the latest after its
+/// first thousand packets; each word here is one.
+fn keys_change_from_either_side(setup: Setup) {
+    let mut world = World::start(setup);
+    let (mut agent, _) = world.agent(1);
+    let say = |world: &World, agent: &mut Agent, n| {
+        let operations = vec![operation(n)];
+        world.send(Request::Forget {
+            target: world.target(1),
+            operations: operations.clone(),
+        });
+        let said = agent.next(agent.control);
+        assert_eq!(said, GatewayMessage::Forget { operations });
+    };
+    for round in 0..5 {
+        agent.client.connection.force_key_update();
+        say(&world, &mut agent, round);
+        // Three probe timeouts must pass between two changes (RFC 9001 §6.5).
+        agent.client.drive_for(Duration::from_millis(200));
+    }
+    for n in 0..1100 {
+        say(&world, &mut agent, n);
+    }
+    assert!(agent.client.lost.is_none());
 }
 
 fn the_newest_session_of_an_agent_wins(setup: Setup) {

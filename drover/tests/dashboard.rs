@@ -209,7 +209,7 @@ fn the_fleet(browser: &mut Browser) {
         "curves",
         "document.querySelectorAll('path.line[data-points]').length >= 3",
     );
-    browser.until("curves of points", "[...document.querySelectorAll('path.line[data-points]')].every((line) => Number(line.dataset.points) >= 4)");
+    browser.until("curves of points", "[...document.querySelectorAll('path.line[data-points]')].every((line) => Number(line.dataset.points) >= 3)");
     browser.until("memory and processor", "/MiB/.test(document.querySelector('[data-tile=rss]').textContent) && /\\d cores/.test(document.querySelector('[data-fact=cpu]').textContent)");
     heat_map(browser);
     browser.picture("fleet-light");

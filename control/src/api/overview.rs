@@ -212,11 +212,11 @@ fn sessions(census: &Census, groups: &[KnownGroup]) -> SessionsOverview {
         shard: shard.0,
         sessions: held.sessions,
         at_home: held.at_home,
-        half_open: 0,
+        half_open: None,
     });
     SessionsOverview {
         up: census.by_group.values().sum(),
-        half_open: 0,
+        half_open: None,
         known: by_group.iter().map(|group| group.known).sum(),
         begun: census.sessions_begun,
         ended: census.sessions_ended,
@@ -290,9 +290,9 @@ fn store(figures: &StoreStats, stats: &EngineStats) -> StoreOverview {
 fn datapath(stats: &EngineStats) -> DatapathOverview {
     DatapathOverview {
         kind: None,
-        dropped: 0,
-        uplink_full: 0,
-        mailbox_full: 0,
+        dropped: None,
+        uplink_full: None,
+        mailbox_full: None,
         downlink_full: stats.link_full,
         outbox: stats.outbox,
     }

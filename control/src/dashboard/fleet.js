@@ -178,7 +178,7 @@ function healthOf(overview) {
     failed: count(store.failed_commits),
     datapath: datapath.kind ?? "–",
     dropped: count(datapath.dropped),
-    full: `${count(datapath.uplink_full)} / ${count(datapath.mailbox_full)}`,
+    full: datapath.uplink_full === undefined ? "–" : `${count(datapath.uplink_full)} / ${count(datapath.mailbox_full)}`,
     down: `${count(datapath.downlink_full)} / ${count(datapath.outbox)}`,
   };
 }
@@ -201,7 +201,7 @@ function tiles() {
       const states = processes.by_state;
       const waiting = Object.values(processes.waiting_on).reduce((sum, number) => sum + number, 0);
       const whole = latency.process;
-      all.sessions.set(count(sessions.up), "", `of ${count(sessions.known)} · ${count(sessions.half_open)} half-open`);
+      all.sessions.set(count(sessions.up), "", sessions.half_open === undefined ? `of ${count(sessions.known)} that may connect` : `of ${count(sessions.known)} · ${count(sessions.half_open)} half-open`);
       all.commands.set(rate(rates.commands), "/s", `${rate(rates.processes_finished)}/s ended`);
       all.process.set(...(whole ? split(micros(whole.p99_us)) : ["–", ""]), whole ? `made to ended; p50 ${micros(whole.p50_us)}` : "none has ended");
       all.processes.set(count(states.running), "", `${count(waiting)} waiting`);

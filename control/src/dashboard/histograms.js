@@ -18,7 +18,7 @@ export function curves(names) {
     const figures = live.overview?.latency[name];
     if (!figures) continue;
     const told = QUANTILES.filter(([quantile]) => quantile === 1 || figures.count * (1 - quantile) >= 1);
-    drawn[name] = [[0, figures.p50_us], ...told.map(([quantile, field]) => [quantile === 1 ? 1 - 1 / (figures.count + 1) : quantile, figures[field]])];
+    drawn[name] = told.map(([quantile, field]) => [quantile === 1 ? 1 - 1 / (figures.count + 1) : quantile, figures[field]]);
   }
   return drawn;
 }

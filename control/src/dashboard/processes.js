@@ -255,7 +255,8 @@ export function processView(id) {
     text(input, JSON.stringify(process.input, null, 2));
     if (outcome?.output?.data) {
       text(result, decoded(outcome.output).slice(0, OUTPUT_SHOWN));
-      resultCard.hidden = false;
+      // Short output comes twice: as it was written, and as the result.
+      resultCard.hidden = output.textContent === result.textContent;
     }
     dropped.hidden = !process.progress_dropped;
     text(dropped, `${count(process.progress_dropped)} more pieces of output were over the limit of what is kept.`);

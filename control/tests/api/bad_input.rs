@@ -108,7 +108,7 @@ fn cases() -> Vec<Case> {
         ("GET", "/v1/agents?state=dead".into(), Body::None, 400, "invalid-request", "state", "unknown variant"),
         ("GET", "/v1/events?after=x".into(), Body::None, 400, "invalid-request", "after", "invalid digit"),
         ("GET", "/v1/nothing".into(), Body::None, 404, "not-found", "", "/v1/openapi.json"),
-        ("GET", "/".into(), Body::None, 404, "not-found", "", "/v1/openapi.json"),
+        ("GET", "/nothing".into(), Body::None, 404, "not-found", "", "/v1/openapi.json"),
         ("DELETE", p(), Body::None, 405, "method-not-allowed", "", "takes GET, POST, not DELETE"),
         ("PUT", "/v1/agents".into(), Body::None, 405, "method-not-allowed", "", "takes GET, not PUT"),
     ]

@@ -70,8 +70,9 @@ pub enum ServerState {
 pub struct SessionsOverview {
     /// Agents that have a session.
     pub up: u64,
-    /// Connections under way: no session yet.
-    pub half_open: u64,
+    /// Connections under way, without a session yet; absent when the gateway does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_open: Option<u64>,
     /// Agents that may connect.
     pub known: u64,
     /// Sessions that began, since the server's start.
@@ -106,8 +107,9 @@ pub struct ShardSessions {
     pub sessions: u64,
     /// Those whose group is at home there.
     pub at_home: u64,
-    /// Connections under way.
-    pub half_open: u64,
+    /// Connections under way; absent when the gateway does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_open: Option<u64>,
 }
 
 /// Processes.
@@ -174,12 +176,18 @@ pub struct DatapathOverview {
     /// `uring` or `poll`; absent when the gateway does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Datagrams that were dropped, by the kernel or by choice, since the server's start.
-    pub dropped: u64,
-    /// Events that found the way up to the process server full, since the server's start.
-    pub uplink_full: u64,
-    /// Messages that found another shard's mailbox full, since the server's start.
-    pub mailbox_full: u64,
+    /// Datagrams that were dropped, by the kernel or by choice, since the server's start; absent when
+    /// the gateway does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<u64>,
+    /// Events that found the way up to the process server full, since the server's start; absent when
+    /// the gateway does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink_full: Option<u64>,
+    /// Messages that found another shard's mailbox full, since the server's start; absent when the
+    /// gateway does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mailbox_full: Option<u64>,
     /// Requests to the gateway that found its queue full, since the server's start.
     pub downlink_full: u64,
     /// Requests that wait for room in the gateway's queue now.

@@ -74,13 +74,18 @@ fn keys_change_from_either_side(setup: Setup) {
     let mut world = World::start(setup);
     let (mut agent, _) = world.agent(1);
     let say = |world: &World, agent: &mut Agent, n| {
-        let operations = vec![operation(n)];
-        world.send(Request::Forget {
+        let (operation, fence) = (operation(n), Fence(1));
+        world.send(Request::Cancel {
             target: world.target(1),
-            operations: operations.clone(),
+            operation,
+            fence,
         });
-        let said = agent.next(agent.control);
-        assert_eq!(said, GatewayMessage::Forget { operations });
+        let cancel = GatewayMessage::Cancel {
+            operation,
+            fence,
+            epoch: EPOCH,
+        };
+        assert_eq!(agent.next(agent.control), cancel);
     };
     for round in 0..5 {
         agent.client.connection.force_key_update();

@@ -203,7 +203,7 @@ function tiles() {
       const whole = latency.process;
       all.sessions.set(count(sessions.up), "", sessions.half_open === undefined ? `of ${count(sessions.known)} that may connect` : `of ${count(sessions.known)} · ${count(sessions.half_open)} half-open`);
       all.commands.set(rate(rates.commands), "/s", `${rate(rates.processes_finished)}/s ended`);
-      all.process.set(...(whole ? split(micros(whole.p99_us)) : ["–", ""]), whole ? `made to ended; p50 ${micros(whole.p50_us)}` : "none has ended");
+      all.process.set(...(whole ? split(micros(whole.p99_us)) : ["–", ""]), whole ? `p50 ${micros(whole.p50_us)}` : "none has ended");
       all.processes.set(count(states.running), "", `${count(waiting)} waiting`);
       all.failed.set(count(states.failed), "", `of ${count(ENDED.reduce((sum, state) => sum + states[state], 0))} since start`);
       all.cpu.set(server.cpu_cores === undefined ? "–" : server.cpu_cores.toFixed(2), "cores", `up for ${span(server.uptime_seconds)}`);

@@ -212,13 +212,15 @@ impl Follower {
     }
 }
 
-/// CPU time that a process has used.
+/// CPU time that a process has used, and how often it slept.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Cpu {
     /// All its threads, in nanoseconds.
     pub all_ns: u64,
     /// The gateway's shards among them.
     pub shards_ns: u64,
+    /// Times that a thread of it had nothing more to do and slept: each has a wake-up to pay for.
+    pub sleeps: u64,
 }
 
 /// Reads `/proc/PID/task/*/schedstat`: nanoseconds on a CPU, where `stat` only has ticks of 10 ms.
@@ -235,6 +237,12 @@ pub fn cpu_of(pid: u32) -> anyhow::Result<Cpu> {
         let spent = stat.split_whitespace().next().map(str::parse::<u64>);
         let spent = spent.and_then(Result::ok).unwrap_or(0);
         cpu.all_ns += spent;
+        let status = std::fs::read_to_string(task.join("status")).unwrap_or_default();
+        let sleeps = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+            .map(|count| count.trim().parse::<u64>());
+        cpu.sleeps += sleeps.and_then(Result::ok).unwrap_or(0);
         let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
         if name.starts_with(SHARD_THREAD_PREFIX) {
             cpu.shards_ns += spent;

@@ -98,6 +98,8 @@ impl Options {
             }
             let shard = format!("{label}, the shard's thread alone");
             add(&format!("{id}_shard"), shard, "µs");
+            let sleeps = format!("wake-ups of the server for a command, {size} sessions");
+            add(&format!("command_sleeps_{size}"), sleeps, "");
         }
         let packets = format!("datagrams or segments of a command, {all} sessions");
         add(&format!("command_packets_{all}"), packets, "");

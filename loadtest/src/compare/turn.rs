@@ -16,7 +16,7 @@ use base64::prelude::BASE64_STANDARD;
 use hdrhistogram::Histogram;
 
 use super::model::{HistogramBlob, Run};
-use super::process::{self, Cpu, Follower, Killed, Start};
+use super::process::{self, Follower, Killed, Start};
 use super::{Measure, Options};
 use crate::clock;
 use crate::peers::load::{LoadReport, LoadSpec};
@@ -49,6 +49,16 @@ struct Idle {
     cpu_ns: f64,
     shards_ns: f64,
     packets: f64,
+    sleeps: f64,
+}
+
+/// What the server used while something happened.
+struct Watched {
+    cpu_ns: f64,
+    shards_ns: f64,
+    sleeps: f64,
+    packets: f64,
+    seconds: f64,
 }
 
 /// The server's handshakes between two sizes of the fleet.
@@ -212,14 +222,15 @@ impl<'a> Turn<'a> {
     }
 
     fn idle(&mut self) -> anyhow::Result<()> {
-        let (cpu, seconds, packets) = self.watch(|turn| {
+        let used = self.watch(|turn| {
             process::pause(Duration::from_secs_f64(turn.options.idle_seconds));
             Ok(())
         })?;
         let idle = Idle {
-            cpu_ns: cpu.0 / seconds,
-            shards_ns: cpu.1 / seconds,
-            packets: packets / seconds,
+            cpu_ns: used.cpu_ns / used.seconds,
+            shards_ns: used.shards_ns / used.seconds,
+            packets: used.packets / used.seconds,
+            sleeps: used.sleeps / used.seconds,
         };
         self.idle = Some(idle);
         self.put("idle_cpu", idle.cpu_ns / 1e9 * 100.0);
@@ -227,22 +238,22 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    /// CPU time (all, shards), seconds and packets while something happens.
+    /// What the server uses while something happens.
     fn watch(
         &mut self,
         something: impl FnOnce(&mut Self) -> anyhow::Result<()>,
-    ) -> anyhow::Result<((f64, f64), f64, f64)> {
+    ) -> anyhow::Result<Watched> {
         let packets = process::packets_sent()?;
         let (begin, before) = (clock::now(), process::cpu_of(self.measured)?);
         something(self)?;
-        let Cpu { all_ns, shards_ns } = process::cpu_of(self.measured)?;
-        let seconds = (clock::now() - begin).as_secs_f64();
-        let packets = difference(process::packets_sent()?, packets);
-        let cpu = (
-            difference(all_ns, before.all_ns),
-            difference(shards_ns, before.shards_ns),
-        );
-        Ok((cpu, seconds, packets))
+        let after = process::cpu_of(self.measured)?;
+        Ok(Watched {
+            cpu_ns: difference(after.all_ns, before.all_ns),
+            shards_ns: difference(after.shards_ns, before.shards_ns),
+            sleeps: difference(after.sleeps, before.sleeps),
+            seconds: (clock::now() - begin).as_secs_f64(),
+            packets: difference(process::packets_sent()?, packets),
+        })
     }
 
     fn load(&mut self, rate: f64, seconds: f64) -> anyhow::Result<LoadReport> {
@@ -270,7 +281,7 @@ impl<'a> Turn<'a> {
         self.load(rate, WARM_UP.as_secs_f64())?;
         let profile = self.profile(&format!("command-{size}"), seconds)?;
         let mut answered = 0;
-        let (cpu, seconds, packets) = self.watch(|turn| {
+        let used = self.watch(|turn| {
             answered = turn.load(rate, seconds)?.answered;
             Ok(())
         })?;
@@ -278,20 +289,27 @@ impl<'a> Turn<'a> {
             perf.wait()?;
         }
         let commands = float(usize::try_from(answered)?);
-        self.put(format!("command_cpu_{size}"), cpu.0 / commands / 1e3);
-        if cpu.1 > 0.0 {
-            self.put(format!("command_cpu_{size}_shard"), cpu.1 / commands / 1e3);
+        let each = |ns: f64| ns / commands / 1e3;
+        let (idle, seconds) = (self.idle, used.seconds);
+        self.put(format!("command_cpu_{size}"), each(used.cpu_ns));
+        self.put(format!("command_sleeps_{size}"), used.sleeps / commands);
+        if used.shards_ns > 0.0 {
+            self.put(format!("command_cpu_{size}_shard"), each(used.shards_ns));
         }
-        if let Some(idle) = self.idle {
-            let net = (cpu.0 - idle.cpu_ns * seconds) / commands / 1e3;
-            self.put(format!("command_cpu_{size}_net"), net);
-            if cpu.1 > 0.0 {
-                let net = (cpu.1 - idle.shards_ns * seconds) / commands / 1e3;
-                self.put(format!("command_cpu_{size}_shard_net"), net);
-            }
-            let net = (packets - idle.packets * seconds) / commands;
-            self.put(format!("command_packets_{size}"), net);
+        let Some(idle) = idle else {
+            return Ok(());
+        };
+        let net = |used: f64, idle: f64| used - idle * seconds;
+        let cpu = each(net(used.cpu_ns, idle.cpu_ns));
+        self.put(format!("command_cpu_{size}_net"), cpu);
+        if used.shards_ns > 0.0 {
+            let shards = each(net(used.shards_ns, idle.shards_ns));
+            self.put(format!("command_cpu_{size}_shard_net"), shards);
         }
+        let packets = net(used.packets, idle.packets) / commands;
+        self.put(format!("command_packets_{size}"), packets);
+        let sleeps = net(used.sleeps, idle.sleeps) / commands;
+        self.put(format!("command_sleeps_{size}"), sleeps);
         Ok(())
     }
 

@@ -83,8 +83,9 @@ pub(crate) struct GatewaySettings {
     pub(crate) pin_threads: bool,
     /// `host:port` told to agents as ways back; empty: the one that they came by.
     pub(crate) advertise: Vec<String>,
-    /// Agents that lost their session come back spread over this time.
-    pub(crate) reconnect_spread: Duration,
+    /// Agents that lost their session come back spread over this time; `None`: over what the
+    /// admission takes for all of them.
+    pub(crate) reconnect_spread: Option<Duration>,
     /// How fast newcomers are let in.
     pub(crate) admission: gateway::AdmissionConfig,
 }
@@ -150,7 +151,7 @@ impl Default for Config {
                 park: gateway::ParkKind::Monoio,
                 pin_threads: true,
                 advertise: Vec::new(),
-                reconnect_spread: Duration::from_secs(20),
+                reconnect_spread: None,
                 admission: gateway::AdmissionConfig::default(),
             },
             certificate_life: AGENT_CERTIFICATE_LIFE,

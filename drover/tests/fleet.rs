@@ -27,6 +27,7 @@ async fn hold(datapath: &str) -> loadtest::report::Summary {
     let hold = Hold {
         agents: AGENTS,
         duration: Duration::from_secs(10),
+        idle: Duration::ZERO,
         rate: 40.0,
         service_ms: 20,
         kill_server: Some(Duration::from_secs(2)),

@@ -39,8 +39,9 @@ pub struct Config {
     pub admission: AdmissionConfig,
     /// `host:port` of gateways, told to agents in `Welcome`. May be empty.
     pub advertise: Vec<String>,
-    /// Agents that lose their session wait a random part of this before they come back.
-    pub reconnect_spread: Duration,
+    /// Agents that lose their session wait a random part of this before they come back. `None`: as
+    /// long as the admission takes to let all known agents in.
+    pub reconnect_spread: Option<Duration>,
 }
 
 /// The gateway's own certificate, and whom it believes.

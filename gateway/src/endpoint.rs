@@ -35,8 +35,8 @@ pub(crate) mod identity;
 mod line;
 mod peer;
 
-pub(crate) use admission::TokenBucket;
 use admission::{Admission, Decision};
+pub(crate) use admission::{TokenBucket, fleet_spread};
 use guard::ORPHANS_MAX;
 use line::Line;
 use peer::Farewell;

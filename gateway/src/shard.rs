@@ -22,7 +22,7 @@ use protocol::link::{DownReason, Event, SecurityEvent};
 use quinn_proto::{EndpointConfig, ServerConfig};
 
 use crate::config::AdmissionConfig;
-use crate::endpoint::{Endpoint, Panicked, TokenBucket};
+use crate::endpoint::{Endpoint, Panicked, TokenBucket, fleet_spread};
 use crate::group::{Directory, Home, HomeOutput, Location, SessionCommand};
 use crate::runtime::launch::{self, Seat};
 use crate::runtime::mailbox::Receiver;
@@ -65,7 +65,7 @@ pub(crate) struct ShardConfig {
     /// For Welcome.
     pub advertise: Arc<[String]>,
     /// For Welcome.
-    pub reconnect_spread: Duration,
+    pub reconnect_spread: Option<Duration>,
     /// Counts sessions of all shards.
     pub sessions: Arc<AtomicU64>,
     /// Bytes about operations on their way to each shard.
@@ -361,6 +361,10 @@ impl Worker {
         let mut outputs = std::mem::take(&mut self.outputs);
         let paused = self.is_full();
         self.held_back |= paused;
+        let spread = self.config.reconnect_spread.unwrap_or_else(|| {
+            let rate = self.config.admission.handshakes_per_second;
+            fleet_spread(self.directory.agents(), self.shards, rate)
+        });
         let worked = self.endpoint.attempt(index, |peer| {
             let around = Surroundings {
                 now,
@@ -369,7 +373,7 @@ impl Worker {
                 remote: peer.connection.remote_address(),
                 directory: &self.directory,
                 advertise: &self.config.advertise,
-                reconnect_spread: self.config.reconnect_spread,
+                reconnect_spread: spread,
                 draining: self.drain.is_some(),
                 unix_now: clock::unix_now,
                 sessions: &self.config.sessions,

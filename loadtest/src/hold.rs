@@ -23,6 +23,8 @@ pub struct Hold {
     pub agents: usize,
     /// Of the workload.
     pub duration: Duration,
+    /// The fleet is watched this long without a workload first, for its idle CPU and memory.
+    pub idle: Duration,
     /// Processes a second; 0: none.
     pub rate: f64,
     /// Service time of each operation, milliseconds.
@@ -91,6 +93,8 @@ impl Hold {
         let connected = run.connect().await?;
         let up = run.subject.usage();
         tokio::time::sleep(SETTLE).await;
+        let settled = run.subject.usage();
+        run.rest().await;
         let idle = run.subject.usage();
         let refused = run.work().await?;
         run.settle().await;
@@ -102,7 +106,7 @@ impl Hold {
                 refused.len()
             ));
         }
-        let usage = server_use(&run, [before, up, idle, loaded], connected);
+        let usage = server_use(&run, [before, up, settled, idle, loaded], connected);
         let summary = run.judge(usage).await;
         run.bar.finish_and_clear();
         report::print(&summary);
@@ -218,6 +222,16 @@ impl Run {
             .is_none_or(|(last, _)| second - last >= 1.0)
         {
             self.samples.push((second, self.subject.usage()));
+        }
+    }
+
+    /// Nothing happens but heartbeats.
+    async fn rest(&mut self) {
+        self.bar.set_prefix("idle");
+        let began = clock::now();
+        while clock::now().duration_since(began) < self.hold.idle {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            self.progress();
         }
     }
 
@@ -412,7 +426,11 @@ impl Run {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts well below 2^53")]
-fn server_use(run: &Run, [before, up, idle, loaded]: [Usage; 4], connected: usize) -> ServerUse {
+fn server_use(
+    run: &Run,
+    [before, up, settled, idle, loaded]: [Usage; 5],
+    connected: usize,
+) -> ServerUse {
     let totals = run.ledger.totals_quick();
     let processes = (totals.succeeded + totals.failed).max(1) as f64;
     ServerUse {
@@ -424,6 +442,9 @@ fn server_use(run: &Run, [before, up, idle, loaded]: [Usage; 4], connected: usiz
             .max()
             .unwrap_or(0),
         rss_bytes_idle: idle.rss_bytes,
+        gateway_idle_cores: (!run.hold.idle.is_zero()).then(|| {
+            (idle.gateway_cpu_seconds - settled.gateway_cpu_seconds) / run.hold.idle.as_secs_f64()
+        }),
         cpu_seconds: loaded.cpu_seconds,
         gateway_cpu_seconds: loaded.gateway_cpu_seconds,
         gateway_cpu_us_per_handshake: (up.gateway_cpu_seconds - before.gateway_cpu_seconds) * 1e6

@@ -136,6 +136,9 @@ struct HoldArguments {
     /// How long the workload runs (such as 90s, 10m)
     #[arg(long, default_value = "1m", value_parser = duration)]
     duration: Duration,
+    /// Watch the idle fleet this long before the workload
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    idle: Duration,
     /// Processes a second; 0 for none
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
@@ -263,6 +266,7 @@ async fn hold(arguments: HoldArguments) -> anyhow::Result<bool> {
     let hold = Hold {
         agents: arguments.agents.max(1),
         duration: arguments.duration,
+        idle: arguments.idle,
         rate: arguments.rate,
         service_ms: arguments.service_ms,
         kill_server: arguments.kill_server,

@@ -126,6 +126,9 @@ pub struct ServerUse {
     pub rss_bytes_max: u64,
     /// Resident set when every session was up and idle.
     pub rss_bytes_idle: u64,
+    /// Cores that the gateway's shard threads used while the whole fleet was idle, heartbeats
+    /// included; none: the fleet was not watched idle.
+    pub gateway_idle_cores: Option<f64>,
     /// CPU of the whole run.
     pub cpu_seconds: f64,
     /// CPU of the gateway's shard threads in the whole run.
@@ -308,6 +311,13 @@ pub fn print(summary: &Summary) {
         server.gateway_cpu_us_per_process,
         server.cpu_us_per_process
     );
+    if let Some(cores) = server.gateway_idle_cores {
+        println!(
+            "  idle        gateway {:.1} % of one core with {} sessions",
+            cores * 100.0,
+            summary.sessions_up
+        );
+    }
     for fault in &summary.faults {
         let back = fault
             .all_back_s

@@ -154,12 +154,22 @@ pub(super) static KEYS: [Key<Config>; 23] = [
     },
     Key {
         name: "gateway.reconnect_spread",
-        doc: "Agents that lost their session come back spread over this time (0ms to 10m).",
+        doc: "Agents that lost their session come back spread over this time (0ms to 10m); auto: as \
+              long as their handshakes take.",
         set: |config, text| {
-            value::duration_within(text, Duration::ZERO, Duration::from_secs(600))
-                .map(|spread| config.gateway.reconnect_spread = spread)
+            config.gateway.reconnect_spread = match text {
+                "auto" => None,
+                _ => {
+                    let most = Duration::from_secs(600);
+                    Some(value::duration_within(text, Duration::ZERO, most)?)
+                }
+            };
+            Ok(())
         },
-        show: |config| value::quote(&value::show_duration(config.gateway.reconnect_spread)),
+        show: |config| {
+            let spread = config.gateway.reconnect_spread;
+            value::quote(&spread.map_or("auto".to_owned(), value::show_duration))
+        },
     },
     Key {
         name: "gateway.handshakes_per_second",

@@ -84,7 +84,7 @@ impl Line {
             server: Arc::new(server.expect("good TLS material")),
             admission: AdmissionConfig::default(),
             advertise: Arc::from(Vec::new()),
-            reconnect_spread: Duration::ZERO,
+            reconnect_spread: Some(Duration::ZERO),
             sessions: Arc::new(AtomicU64::new(1)),
             afloat: Arc::clone(&afloat),
         };

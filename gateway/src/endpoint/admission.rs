@@ -8,7 +8,7 @@
 //!   none ──────────────────────────────────────────▶ TooFast (silence)
 //! ```
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::AdmissionConfig;
 
@@ -18,6 +18,15 @@ const REPLIES_PER_SECOND: u32 = 5000;
 const REPLY_BURST: u32 = 1000;
 
 const NANOS: u64 = 1_000_000_000;
+
+/// Time for a fleet to come back in, when every agent comes at a random moment of it: as long as
+/// all shards take to let it in at `per_second` handshakes each, and a tenth more because chance
+/// is not even. At least a second.
+pub(crate) fn fleet_spread(agents: usize, shards: u16, per_second: u32) -> Duration {
+    let agents = u32::try_from(agents).unwrap_or(u32::MAX);
+    let rate = u32::from(shards).saturating_mul(per_second).max(1);
+    Duration::from_millis(u64::from(agents) * 1100 / u64::from(rate)).max(Duration::from_secs(1))
+}
 
 /// Tokens that come back with time.
 #[derive(Clone, Copy, Debug)]
@@ -139,8 +148,6 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::runtime::clock;
 
@@ -226,5 +233,13 @@ mod tests {
         assert!(!door.enrol(now, config().enrolments_pending_max));
         assert_eq!((0..100).filter(|_| door.enrol(now, 0)).count(), 20);
         assert_eq!(door.decide(now, 0, true), Decision::Accept);
+    }
+
+    #[test]
+    fn a_fleet_comes_back_as_fast_as_it_is_let_in() {
+        assert_eq!(fleet_spread(10_000, 2, 500), Duration::from_secs(11));
+        assert_eq!(fleet_spread(3, 64, 500), Duration::from_secs(1));
+        assert_eq!(fleet_spread(0, 0, 0), Duration::from_secs(1));
+        assert!(fleet_spread(usize::MAX, 1, 1) > Duration::from_secs(86_400));
     }
 }

@@ -80,6 +80,11 @@ enum Owner {
 }
 
 impl Directory {
+    /// How many agents it knows.
+    pub(crate) fn agents(&self) -> usize {
+        self.agents.len()
+    }
+
     /// Takes a request that goes to every shard; others do nothing.
     ///
     /// # Errors

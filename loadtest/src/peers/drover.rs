@@ -120,7 +120,7 @@ fn config(material: &Material, dir: &Path, listen: SocketAddr) -> Config {
             ..AdmissionConfig::default()
         },
         advertise: Vec::new(),
-        reconnect_spread: Duration::from_secs(5),
+        reconnect_spread: Some(Duration::from_secs(5)),
     }
 }
 

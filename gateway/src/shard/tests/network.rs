@@ -185,7 +185,7 @@ impl Network {
             server: Arc::new(tls::server_config(&material, &secrets, DOMAIN.into()).unwrap()),
             admission: AdmissionConfig::default(),
             advertise: Arc::from(Vec::new()),
-            reconnect_spread: Duration::ZERO,
+            reconnect_spread: Some(Duration::ZERO),
             sessions: Arc::new(AtomicU64::new(1)),
             afloat: Arc::from([AtomicUsize::new(0)]),
         };

@@ -83,7 +83,7 @@ impl World {
             lock_file: directory.path().join("gateway.lock"),
             admission: setup.admission,
             advertise: vec!["gateway.test:7443".to_owned()],
-            reconnect_spread: Duration::from_secs(5),
+            reconnect_spread: Some(Duration::from_secs(5)),
         };
         let (wake, wakes): (SyncSender<()>, _) = sync_channel(1);
         let wake = move || {

@@ -212,7 +212,7 @@ fn start(
             ..AdmissionConfig::default()
         },
         advertise: Vec::new(),
-        reconnect_spread: Duration::from_secs(5),
+        reconnect_spread: Some(Duration::from_secs(5)),
     };
     let (wake, wakes): (SyncSender<()>, _) = sync_channel(1);
     let wake = move || {

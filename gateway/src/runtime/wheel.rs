@@ -33,6 +33,11 @@ pub(crate) const GRID: Duration = Duration::from_millis(GRID_TICKS);
 const GRID_TICKS: u64 = 16;
 /// A deadline nearer than this is kept as it is: pacing, and packets that are known to be lost.
 const SOON: Duration = Duration::from_millis(20);
+/// Deadlines that are far lie on multiples of this: the pings of an idle fleet leave together, their
+/// answers come back together, and a hundred sessions share what one wake costs.
+const FAR_GRID_TICKS: u64 = 256;
+/// A deadline at least so far away is far: pings and idle timeouts, but not the door's deadlines.
+const LATE: Duration = Duration::from_secs(8);
 
 /// No entry.
 const NONE: u32 = u32::MAX;
@@ -125,13 +130,16 @@ impl Wheel {
         self.link(key, tick);
     }
 
-    /// `deadline`, moved up to the next multiple of [`GRID`] if it is at least [`SOON`] away: what is
-    /// not urgent comes up together, so that many sessions share one wake and one batch of packets.
+    /// `deadline`, moved up to the next multiple of [`GRID`] if it is at least 20 ms away, and of
+    /// 256 ms if it is at least 8 s away: what is not urgent comes up together, so that many sessions
+    /// share one wake and one batch of packets.
     pub(crate) fn rounded(&self, now: Instant, deadline: Instant) -> Instant {
-        if deadline.saturating_duration_since(now) < SOON {
-            return deadline;
-        }
-        let ticks = self.tick_at(deadline).next_multiple_of(GRID_TICKS);
+        let grid = match deadline.saturating_duration_since(now) {
+            wait if wait < SOON => return deadline,
+            wait if wait < LATE => GRID_TICKS,
+            _ => FAR_GRID_TICKS,
+        };
+        let ticks = self.tick_at(deadline).next_multiple_of(grid);
         self.origin + Duration::from_millis(ticks)
     }
 
@@ -405,5 +413,19 @@ mod tests {
         }
         assert!(now >= deadline && now <= deadline + MS);
         assert!(wakes < 40);
+    }
+
+    #[test]
+    fn what_is_not_urgent_shares_a_grid() {
+        let origin = clock::now();
+        let wheel = Wheel::new(origin);
+        let rounded = |millis| {
+            let at = wheel.rounded(origin, origin + Duration::from_millis(millis));
+            at.duration_since(origin).as_millis()
+        };
+        assert_eq!((rounded(3), rounded(19)), (3, 19));
+        assert_eq!((rounded(25), rounded(33)), (32, 48));
+        assert_eq!((rounded(5_000), rounded(7_999)), (5_008, 8_000));
+        assert_eq!((rounded(10_000), rounded(10_240)), (10_240, 10_240));
     }
 }

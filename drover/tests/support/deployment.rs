@@ -236,10 +236,15 @@ impl Deployment {
         process["state"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// `/metrics` as it is now.
+    pub(crate) fn metrics(&self) -> String {
+        let token = std::fs::read_to_string(self.data_dir().join("admin.token")).expect("a token");
+        get(&self.addresses.api, "/metrics", token.trim())
+    }
+
     /// A figure of `/metrics`, over all its labels.
     pub(crate) fn metric(&self, name: &str) -> f64 {
-        let token = std::fs::read_to_string(self.data_dir().join("admin.token")).expect("a token");
-        let page = get(&self.addresses.api, "/metrics", token.trim());
+        let page = self.metrics();
         let lines = page.lines().filter(|line| {
             let rest = line.strip_prefix(name);
             rest.is_some_and(|rest| rest.starts_with([' ', '{']))

@@ -85,6 +85,7 @@ pub struct Role {
 /// All peers, in the order of the first round.
 pub const PEERS: &[Peer] = &[
     drover::DROVER,
+    drover::DROVER_DIRECT,
     quinn::STOCK,
     quinn::TUNED,
     tonic::TONIC,

@@ -46,6 +46,14 @@ pub(super) const DROVER: Peer = Peer {
     clients,
 };
 
+/// The same, with shards that sleep in the kernel directly.
+pub(super) const DROVER_DIRECT: Peer = Peer {
+    name: "drover-direct",
+    about: "Drover as above, its shard parked in its own ring instead of in monoio",
+    server: Server::Library(serve_direct),
+    clients,
+};
+
 /// Agents that share a socket, as in the fleet of `hold`.
 const AGENTS_PER_SOCKET: usize = 500;
 /// All agents are in this group.
@@ -64,9 +72,17 @@ const DEADLINE_MS: u64 = 4_000_000_000_000;
 const EVENTS_MAX: usize = 1024;
 
 fn serve(role: Role) -> anyhow::Result<()> {
+    serve_parked(role, ParkKind::Monoio)
+}
+
+fn serve_direct(role: Role) -> anyhow::Result<()> {
+    serve_parked(role, ParkKind::Direct)
+}
+
+fn serve_parked(role: Role, park: ParkKind) -> anyhow::Result<()> {
     let woken = Arc::new(Notify::new());
     let wake = Arc::clone(&woken);
-    let config = config(&role.material, &role.dir, role.address);
+    let config = config(&role.material, &role.dir, role.address, park);
     let gateway = gateway::start(config, Arc::new(move || wake.notify_one()))?;
     let control = Control::new(gateway.handle(), &role.material);
     let address = gateway.local_addr();
@@ -89,7 +105,7 @@ fn serve(role: Role) -> anyhow::Result<()> {
     Ok(gateway.stop()?)
 }
 
-fn config(material: &Material, dir: &Path, listen: SocketAddr) -> Config {
+fn config(material: &Material, dir: &Path, listen: SocketAddr, park: ParkKind) -> Config {
     // Newcomers come as fast as at the other peers, which have no door.
     let newcomers = 100_000;
     let connecting = CONNECTING_MAX * 8;
@@ -97,7 +113,7 @@ fn config(material: &Material, dir: &Path, listen: SocketAddr) -> Config {
         listen,
         shards: 1,
         datapath: DatapathKind::Uring,
-        park: ParkKind::Monoio,
+        park,
         pin_threads: true,
         tls: TlsMaterial {
             chain: material.server().chain(),

@@ -51,6 +51,10 @@ impl UplinkQueue {
         taken
     }
 
+    fn is_filling(&self) -> bool {
+        2 * self.events.len() >= self.events.capacity()
+    }
+
     fn has_room(&self) -> bool {
         !self.events.is_full() && self.bytes.load(Ordering::Relaxed) < UPLINK_BYTES_MAX
     }
@@ -78,10 +82,12 @@ impl Uplink {
         self.queue.has_room()
     }
 
-    /// Takes an event; whether there was room for it.
+    /// Takes an event; whether there was room for it. An offer is of use only with the next process,
+    /// so it waits for another event to go with, unless the queue fills up.
     pub(crate) fn push(&mut self, event: Event) -> bool {
+        let idle = matches!(event, Event::Offered { .. });
         let taken = self.queue.push(event);
-        self.pushed |= taken;
+        self.pushed |= taken && (!idle || self.queue.is_filling());
         taken
     }
 
@@ -122,4 +128,60 @@ pub(crate) fn progress_bytes(progress: &Progress) -> usize {
 /// Bytes of an outcome.
 pub(crate) fn outcome_bytes(outcome: &Outcome) -> usize {
     outcome.output.len() + outcome.message.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::{AgentId, Epoch, GrantId, GroupId, Slot};
+    use protocol::link::Target;
+
+    use super::*;
+
+    fn uplink() -> (Uplink, Arc<AtomicUsize>) {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let wakes = Arc::clone(&woken);
+        let wake: Wake = Arc::new(move || {
+            wakes.fetch_add(1, Ordering::Relaxed);
+        });
+        (Uplink::new(Arc::new(UplinkQueue::new()), wake), woken)
+    }
+
+    fn offer() -> Event {
+        Event::Offered {
+            target: Target {
+                agent: AgentId::from_bytes([1; 16]),
+                group: GroupId::from_bytes([2; 16]),
+                slot: Slot(0),
+            },
+            grant: GrantId(1),
+            epoch: Epoch(1),
+        }
+    }
+
+    #[test]
+    fn offers_wake_nobody_until_they_pile_up() {
+        let (mut uplink, woken) = uplink();
+        for _ in 0..UPLINK_MAX / 2 - 1 {
+            assert!(uplink.push(offer()));
+            uplink.flush();
+        }
+        assert_eq!(woken.load(Ordering::Relaxed), 0);
+        assert!(uplink.push(offer()));
+        uplink.flush();
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn every_other_event_wakes_and_takes_the_offers_along() {
+        let (mut uplink, woken) = uplink();
+        assert!(uplink.push(offer()));
+        let Event::Offered { target, grant, .. } = offer() else {
+            return;
+        };
+        assert!(uplink.push(Event::Withdrawn { target, grant }));
+        uplink.flush();
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+        let first = uplink.queue.pop();
+        assert!(matches!(first, Some(Event::Offered { .. })), "in order");
+    }
 }

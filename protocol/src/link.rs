@@ -195,6 +195,26 @@ pub enum Event {
         /// From the sending of this event.
         ttl: Duration,
     },
+    /// A permit ahead of any demand: one operation may be claimed and dispatched on this grant,
+    /// whenever there is one, so that an agent with room needs no round-trip first. At most one an
+    /// agent. It keeps its place at the agent: whoever has operations takes the offer up before it
+    /// states a demand, and does not count the operation in it. It has no life of its own: it ends when
+    /// it is used or returned, with the session, or with `Withdrawn`.
+    Offered {
+        /// For whom.
+        target: Target,
+        /// The grant.
+        grant: GrantId,
+        /// The owner's epoch; goes into the dispatch.
+        epoch: Epoch,
+    },
+    /// An offer is void: the agent takes less at once than before, or another epoch has begun.
+    Withdrawn {
+        /// For whom.
+        target: Target,
+        /// The grant that it named.
+        grant: GrantId,
+    },
     /// The agent has durably accepted the operation.
     Accepted {
         /// Who.

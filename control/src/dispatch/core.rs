@@ -76,6 +76,8 @@ struct Claim {
     target: Target,
     grant: GrantId,
     epoch: Epoch,
+    /// The permit was offered, not asked for.
+    on_offer: bool,
     place: Place,
 }
 
@@ -340,7 +342,7 @@ impl Core {
         for agent in agents {
             let places = by_agent.remove(agent).unwrap_or_default();
             self.fleet.refill(*agent, places);
-            self.restless.insert(*agent);
+            self.wake(*agent);
         }
     }
 
@@ -421,10 +423,38 @@ impl Core {
 
     /// Something changed for an agent's queue.
     fn wake(&mut self, agent: AgentId) {
+        self.use_offer(agent);
         self.restless.insert(agent);
         if self.fleet.wants_refill(agent) {
             self.hungry.insert(agent);
         }
+    }
+
+    /// Claims what is first in an agent's queue on the permit that was offered, if there is one: so
+    /// most processes need no round-trip to the gateway before they are claimed.
+    fn use_offer(&mut self, agent: AgentId) {
+        let room = self.outbox.len() < OUTBOX_MAX && self.outbox_bytes < OUTBOX_BYTES_MAX;
+        if room
+            && !self.draining
+            && let Some((target, grant, epoch, place)) = self.fleet.take_on_offer(agent)
+        {
+            self.claim(Claim {
+                target,
+                grant,
+                epoch,
+                on_offer: true,
+                place,
+            });
+        }
+    }
+
+    fn claim(&mut self, claim: Claim) {
+        let process = claim.place.2;
+        self.pending.inputs.push(Happened {
+            grant: claim.grant,
+            ..Happened::new(process, Input::Claim)
+        });
+        self.pending.claims.insert(process, claim);
     }
 
     fn send(&mut self, request: Request) {

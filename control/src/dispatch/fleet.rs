@@ -11,7 +11,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use protocol::ids::{AgentId, Fence, GroupId, ProcessId, ShardId};
+use protocol::ids::{AgentId, Epoch, Fence, GrantId, GroupId, ProcessId, ShardId};
 use protocol::link::{Request, Target};
 
 use super::census::{Census, ShardSessions};
@@ -63,6 +63,10 @@ pub(super) struct Member {
     ready_stored: u32,
     /// Taken from `ready` for a claim and not dispatched yet.
     claiming: u32,
+    /// Of those: on an offer, so that the gateway knows of no demand for them.
+    claiming_on_offer: u32,
+    /// A permit that the gateway gave before it was asked.
+    offer: Option<(GrantId, Epoch)>,
     /// What the gateway believes to be waiting.
     demand_told: u32,
     active: BTreeMap<ProcessId, Active>,
@@ -109,6 +113,8 @@ impl Fleet {
             ready: BTreeSet::new(),
             ready_stored: 0,
             claiming: 0,
+            claiming_on_offer: 0,
+            offer: None,
             demand_told: 0,
             active: BTreeMap::new(),
         })
@@ -120,6 +126,7 @@ impl Fleet {
         member.target = target;
         member.since = Some(now);
         member.demand_told = 0;
+        member.offer = None;
         let (shard, at_home) = (session.shard, session.at_home);
         let ready = u64::from(member.ready_stored);
         match member.session.replace(Box::new(session)) {
@@ -151,6 +158,7 @@ impl Fleet {
         member.since = Some(now);
         self.ready_without_session += u64::from(member.ready_stored);
         member.demand_told = 0;
+        member.offer = None;
         if let Some(count) = self.connected.get_mut(&target.group) {
             *count = count.saturating_sub(1);
         }
@@ -284,12 +292,49 @@ impl Fleet {
         taken
     }
 
+    /// The gateway offers a permit.
+    pub(super) fn offered(&mut self, agent: AgentId, grant: GrantId, epoch: Epoch) {
+        if let Some(member) = self.members.get_mut(&agent)
+            && member.session.is_some()
+        {
+            member.offer = Some((grant, epoch));
+        }
+    }
+
+    /// The gateway takes its offer back.
+    pub(super) fn withdrawn(&mut self, agent: AgentId, grant: GrantId) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.offer.take_if(|(offered, _)| *offered == grant);
+        }
+    }
+
+    /// Takes the head of an agent's queue, to be claimed on the permit that was offered for it.
+    pub(super) fn take_on_offer(
+        &mut self,
+        agent: AgentId,
+    ) -> Option<(Target, GrantId, Epoch, Place)> {
+        let member = self.members.get_mut(&agent)?;
+        if member.ready.is_empty() {
+            return None;
+        }
+        let (grant, epoch) = member.offer.take()?;
+        let place = member.ready.pop_first()?;
+        self.ready_kept -= 1;
+        member.claiming += 1;
+        member.claiming_on_offer += 1;
+        Some((member.target, grant, epoch, place))
+    }
+
     /// One of those taken has been dispatched, or its permit was given back. Either way the
-    /// gateway lowers the demand that it knows of.
-    pub(super) fn settle(&mut self, agent: AgentId) {
+    /// gateway lowers the demand that it knows of, unless it was taken on an offer.
+    pub(super) fn settle(&mut self, agent: AgentId, on_offer: bool) {
         if let Some(member) = self.members.get_mut(&agent) {
             member.claiming = member.claiming.saturating_sub(1);
-            member.demand_told = member.demand_told.saturating_sub(1);
+            if on_offer {
+                member.claiming_on_offer = member.claiming_on_offer.saturating_sub(1);
+            } else {
+                member.demand_told = member.demand_told.saturating_sub(1);
+            }
         }
     }
 
@@ -312,7 +357,8 @@ impl Fleet {
         let member = self.members.get_mut(&agent)?;
         member.session.as_ref()?;
         let ready = u32::try_from(member.ready.len()).unwrap_or(u32::MAX);
-        let wanted = ready.saturating_add(member.claiming).min(DEMAND_MAX);
+        let asked_for = member.claiming.saturating_sub(member.claiming_on_offer);
+        let wanted = ready.saturating_add(asked_for).min(DEMAND_MAX);
         let too_low = member.demand_told < wanted.min(DEMAND_LOW);
         if !too_low && member.demand_told <= wanted {
             return None;

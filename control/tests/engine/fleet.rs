@@ -63,6 +63,7 @@ struct Session {
     id: SessionId,
     demand: u32,
     grants: BTreeMap<GrantId, u32>,
+    offer: Option<GrantId>,
     charged: BTreeMap<OperationId, Fence>,
     /// Operations whose command stream is open.
     lanes: BTreeSet<OperationId>,
@@ -347,7 +348,11 @@ impl World {
         let about_operation = |event: &&Event| {
             !matches!(
                 event,
-                Event::SessionUp(_) | Event::SessionDown { .. } | Event::Granted { .. }
+                Event::SessionUp(_)
+                    | Event::SessionDown { .. }
+                    | Event::Granted { .. }
+                    | Event::Offered { .. }
+                    | Event::Withdrawn { .. }
             )
         };
         if self.late.len() < 64
@@ -394,7 +399,9 @@ impl World {
                 unused,
             } => {
                 let at = self.at(target);
-                if let Some(session) = &mut self.agents[at].session {
+                if let Some(session) = &mut self.agents[at].session
+                    && session.offer.take_if(|offer| *offer == grant).is_none()
+                {
                     session.demand = session.demand.saturating_sub(unused);
                     let left = session.grants.remove(&grant).unwrap_or(0);
                     if left > unused {
@@ -456,14 +463,18 @@ impl World {
                 .push_back(not_delivered(NotDelivered::NoSession));
             return;
         };
-        let Some(left) = session.grants.remove(&grant).filter(|_| epoch == epoch_now) else {
+        let offered = session.offer.take_if(|offer| *offer == grant).is_some();
+        let left = session.grants.remove(&grant).unwrap_or(0);
+        if epoch != epoch_now || !(offered || left > 0) {
             self.events.push_back(not_delivered(NotDelivered::NoGrant));
             return;
-        };
+        }
         if left > 1 {
             session.grants.insert(grant, left - 1);
         }
-        session.demand = session.demand.saturating_sub(1);
+        if !offered {
+            session.demand = session.demand.saturating_sub(1);
+        }
         if busy {
             self.events.push_back(not_delivered(NotDelivered::Busy));
             return;
@@ -661,27 +672,41 @@ impl World {
         self.events.push_back(event);
     }
 
+    /// Grants what is wanted, and offers one permit where there is room and nobody waits.
     fn grant(&mut self, at: usize) {
-        let (number, epoch) = (self.number(), self.epoch);
+        let (granted, offered, epoch) =
+            (GrantId(self.number()), GrantId(self.number()), self.epoch);
+        let withdraw = self.fault(20);
         let agent = &mut self.agents[at];
-        let Some(session) = &mut agent.session else {
+        let (target, Some(session)) = (agent.target, &mut agent.session) else {
             return;
         };
-        let granted: u32 = session.grants.values().sum();
+        let unused: u32 = session.grants.values().sum();
         let charged = u32::try_from(session.charged.len()).unwrap();
-        let free = CAPACITY.saturating_sub(charged + granted);
-        let permits = free.min(session.demand.saturating_sub(granted));
-        if permits == 0 {
-            return;
+        if let Some(grant) = session.offer.take_if(|_| withdraw) {
+            self.events.push_back(Event::Withdrawn { target, grant });
         }
-        session.grants.insert(GrantId(number), permits);
-        self.events.push_back(Event::Granted {
-            target: agent.target,
-            grant: GrantId(number),
-            epoch,
-            permits,
-            ttl: GRANT_TTL,
-        });
+        let offers = u32::from(session.offer.is_some());
+        let free = CAPACITY.saturating_sub(charged + unused + offers);
+        let permits = free.min(session.demand.saturating_sub(unused));
+        if permits > 0 {
+            session.grants.insert(granted, permits);
+            self.events.push_back(Event::Granted {
+                target,
+                grant: granted,
+                epoch,
+                permits,
+                ttl: GRANT_TTL,
+            });
+        }
+        if free > permits && session.offer.is_none() {
+            session.offer = Some(offered);
+            self.events.push_back(Event::Offered {
+                target,
+                grant: offered,
+                epoch,
+            });
+        }
     }
 
     fn sessions(&mut self) {
@@ -727,6 +752,7 @@ impl World {
             id,
             demand: 0,
             grants: BTreeMap::new(),
+            offer: None,
             charged,
             lanes: BTreeSet::new(),
         });

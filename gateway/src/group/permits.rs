@@ -10,6 +10,11 @@
 //! *Invariant*: a grant is given only while `charged + granted ≤ capacity` holds afterwards. When
 //! the capacity shrinks, nothing is taken away: the ledger drains until there is room again.
 //!
+//! *An offer* is one permit that is given before anybody asks, while there is room and no demand; it
+//! keeps its place. Whoever states a demand takes up an offer first, so that the place is never idle
+//! while somebody waits. It is withdrawn only when the capacity shrinks below it, so that `charged +
+//! granted + offered ≤ capacity` holds for as long as there is an offer.
+//!
 //! *Charged* is a set of operations, not a count: an operation that is sent again under a higher
 //! fence, or that is found in an inventory, takes one permit however often it is named, and ending
 //! it twice frees one permit.
@@ -22,16 +27,34 @@
 //! The ledger does not know time, sessions or the wire, and lives only as long as a session: the
 //! next one's inventory starts a new ledger.
 
+use std::num::NonZeroU64;
+
 use protocol::ids::{Fence, GrantId, OperationId};
 use protocol::limits::{CAPACITY_MAX, JOURNAL_OPEN_MAX};
 use protocol::operation::{OpenOperation, Phase};
 
-/// Permits of one agent. An agent without work costs 16 bytes here.
+/// Permits of one agent. An agent without work costs 24 bytes here.
 #[derive(Default)]
 pub(super) struct Ledger {
     work: Option<Box<Work>>,
     demand: u32,
     capacity: u32,
+    /// Inline, as every idle agent has one.
+    offered: Option<Offer>,
+}
+
+/// A grant's number and one, so that there being none takes no room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Offer(NonZeroU64);
+
+impl Offer {
+    fn new(id: GrantId) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(id.0))
+    }
+
+    fn id(self) -> GrantId {
+        GrantId(self.0.get() - 1)
+    }
 }
 
 #[derive(Default)]
@@ -109,12 +132,40 @@ impl Ledger {
 
     /// How many permits can be granted now: there is room for them, and somebody waits for them.
     pub(super) fn grantable(&self) -> u32 {
-        let granted = self.granted();
-        let free = self
-            .capacity
-            .saturating_sub(self.charged())
-            .saturating_sub(granted);
-        free.min(self.demand.saturating_sub(granted))
+        let waiting = self.demand.saturating_sub(self.granted());
+        self.free().min(waiting)
+    }
+
+    /// Room that neither operations nor grants nor the offer take.
+    fn free(&self) -> u32 {
+        self.capacity.saturating_sub(self.taken())
+    }
+
+    fn taken(&self) -> u32 {
+        let offered = u32::from(self.offered.is_some());
+        self.charged() + self.granted() + offered
+    }
+
+    /// Whether a permit can be offered now: there is room, nobody waits, and none is offered.
+    pub(super) fn is_offerable(&self) -> bool {
+        self.offered.is_none() && self.free() > 0 && self.demand <= self.granted()
+    }
+
+    /// Offers one permit; only while it [`is_offerable`](Self::is_offerable).
+    pub(super) fn offer(&mut self, id: GrantId) {
+        debug_assert!(self.is_offerable());
+        self.offered = Some(Offer::new(id));
+    }
+
+    /// Takes the offer back.
+    pub(super) fn withdraw_offer(&mut self) -> Option<GrantId> {
+        self.offered.take().map(Offer::id)
+    }
+
+    /// Takes the offer back if the capacity has shrunk below it.
+    pub(super) fn outgrown_offer(&mut self) -> Option<GrantId> {
+        let outgrown = self.taken() > self.capacity;
+        self.offered.take_if(|_| outgrown).map(Offer::id)
     }
 
     /// Gives `permits` (more than 0, at most [`grantable`](Self::grantable)) under a new id.
@@ -134,6 +185,9 @@ impl Ledger {
 
     /// Takes back up to `permits` unused ones of a grant, and says how many there were.
     pub(super) fn take_back(&mut self, id: GrantId, permits: u32) -> u32 {
+        if permits > 0 && self.use_offer(id) {
+            return 1;
+        }
         let taken = self
             .work
             .as_mut()
@@ -143,7 +197,14 @@ impl Ledger {
         taken
     }
 
-    /// Takes back every unused permit; the demand stays.
+    /// Whether `id` was the offer, which is used up now. It was never part of the demand.
+    fn use_offer(&mut self, id: GrantId) -> bool {
+        self.offered
+            .take_if(|offer| *offer == Offer::new(id))
+            .is_some()
+    }
+
+    /// Takes back every unused permit that was granted; the demand stays.
     pub(super) fn revoke(&mut self) {
         if let Some(work) = &mut self.work {
             work.grants.clear();
@@ -161,10 +222,12 @@ impl Ledger {
         operation: OperationId,
         fence: Fence,
     ) -> Result<(), NotCovered> {
-        if self.work.as_mut().map_or(0, |work| work.use_up(id, 1)) == 0 {
-            return Err(NotCovered);
+        if !self.use_offer(id) {
+            if self.work.as_mut().map_or(0, |work| work.use_up(id, 1)) == 0 {
+                return Err(NotCovered);
+            }
+            self.demand = self.demand.saturating_sub(1);
         }
-        self.demand = self.demand.saturating_sub(1);
         let covered = self.work().charge(operation, fence);
         self.tidy();
         covered

@@ -95,9 +95,13 @@ metrics! {
             /// Their session or stream was lost.
             CommandsUncertain = "event": "uncertain",
         }
-        "permits", "Permits granted, expired unused, and dispatches refused for want of one": {
+        "permits", "Permits granted, offered unasked, withdrawn, expired unused, and dispatches refused for want of one": {
             /// Granted.
             PermitsGranted = "event": "granted",
+            /// Offered before anybody asked.
+            PermitsOffered = "event": "offered",
+            /// Offers taken back because their place went, or their epoch.
+            PermitsWithdrawn = "event": "withdrawn",
             /// Not used within the life of their grant.
             PermitsExpired = "event": "expired",
             /// Dispatches without a valid permit.

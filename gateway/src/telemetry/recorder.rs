@@ -82,6 +82,8 @@ impl Recorder {
     /// Counts what a home did with permits and dispatches.
     pub(crate) fn permits(&mut self, counts: PermitCounts) {
         self.count_many(Counter::PermitsGranted, counts.granted);
+        self.count_many(Counter::PermitsOffered, counts.offered);
+        self.count_many(Counter::PermitsWithdrawn, counts.withdrawn);
         self.count_many(Counter::PermitsExpired, counts.expired);
         self.count_many(Counter::PermitsRefused, counts.refused);
         self.count_many(Counter::CommandsNotDelivered, counts.turned_away);

@@ -19,6 +19,7 @@ use crate::{on_direct, on_every_runtime};
 
 on_every_runtime! {
     a_command_goes_to_its_agent_and_its_result_comes_back
+    commands_go_on_offered_permits_without_any_demand
     progress_comes_in_order_and_at_its_full_size
     a_cancel_of_a_running_command_goes_by_control_stream
     a_cancel_of_an_operation_without_a_stream_goes_by_control_stream
@@ -67,6 +68,20 @@ fn a_command_goes_to_its_agent_and_its_result_comes_back(setup: Setup) {
         operations: vec![operation(1)],
     };
     assert_eq!(agent.next(agent.control), forget);
+}
+
+fn commands_go_on_offered_permits_without_any_demand(setup: Setup) {
+    let mut world = World::start(setup);
+    let (mut agent, _) = world.agent(1);
+    for number in 1..=6 {
+        let grant = world.offer(1);
+        world.dispatch_on(1, grant, operation(number), Fence(1), Bytes::new());
+        let (stream, _, command) = agent.command();
+        assert_eq!(command.operation, operation(number));
+        agent.accept(stream, operation(number), Fence(1));
+        agent.complete(stream, operation(number), Fence(1));
+        world.event(|event| matches!(event, Event::Finished { .. }).then_some(()));
+    }
 }
 
 fn progress(sequence: u32, bytes: usize) -> Progress {

@@ -1,7 +1,7 @@
 //! Drover itself: the gateway on one shard, and the agent's own session code.
 //!
 //! The generator takes the control plane's place at the gateway's real handle and leads every command
-//! through its whole life (demand, grant, dispatch, accepted, finished, forget), but keeps nothing on
+//! through its whole life (a permit, offered or asked for; dispatch, accepted, finished, forget), but keeps nothing on
 //! disk; nor do the other peers. It runs on tokio, as the control plane does, and is on the server's
 //! bill. Agents journal as always, to memory (`/dev/shm`).
 
@@ -148,6 +148,8 @@ struct Control {
     sessions: Cell<usize>,
     /// Commands for an agent that no permit was granted for yet.
     waiting: RefCell<HashMap<AgentId, VecDeque<Ticket>>>,
+    /// Permits that were offered before anybody asked.
+    offers: RefCell<HashMap<AgentId, GrantId>>,
     /// Commands that were dispatched.
     flying: RefCell<HashMap<OperationId, Ticket>>,
     next: Cell<u128>,
@@ -161,6 +163,7 @@ impl Control {
             admitted: Cell::new(0),
             sessions: Cell::new(0),
             waiting: RefCell::default(),
+            offers: RefCell::default(),
             flying: RefCell::default(),
             next: Cell::new(1),
         }
@@ -205,6 +208,13 @@ impl Control {
                 permits,
                 ..
             } => self.handle_grant(target, grant, permits),
+            Event::Offered { target, grant, .. } => self.handle_offer(target, grant),
+            Event::Withdrawn { target, grant } => {
+                let mut offers = self.offers.borrow_mut();
+                if offers.get(&target.agent) == Some(&grant) {
+                    offers.remove(&target.agent);
+                }
+            }
             Event::Finished {
                 target, operation, ..
             } => {
@@ -241,6 +251,16 @@ impl Control {
                 grant,
                 unused,
             });
+        }
+    }
+
+    fn handle_offer(&self, target: Target, grant: GrantId) {
+        let mut waiting = self.waiting.borrow_mut();
+        match waiting.get_mut(&target.agent).and_then(VecDeque::pop_front) {
+            Some(ticket) => self.dispatch(target, grant, ticket),
+            None => {
+                self.offers.borrow_mut().insert(target.agent, grant);
+            }
         }
     }
 
@@ -282,6 +302,9 @@ impl Held for Control {
 
     fn command(&self, session: usize, ticket: Ticket) {
         let target = target(session);
+        if let Some(grant) = self.offers.borrow_mut().remove(&target.agent) {
+            return self.dispatch(target, grant, ticket);
+        }
         let mut waiting = self.waiting.borrow_mut();
         let queue = waiting.entry(target.agent).or_default();
         queue.push_back(ticket);

@@ -69,6 +69,8 @@ fn target_of(event: &Event) -> Option<Target> {
         Event::SessionUp(up) => Some(up.target),
         Event::SessionDown { target, .. }
         | Event::Granted { target, .. }
+        | Event::Offered { target, .. }
+        | Event::Withdrawn { target, .. }
         | Event::Accepted { target, .. }
         | Event::Progress { target, .. }
         | Event::Finished { target, .. }
@@ -108,6 +110,11 @@ fn write_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
                 Kind::Granted,
                 fb::Granted::create(b, &args).as_union_value(),
             )
+        }
+        Event::Offered { grant, epoch, .. } => write_offered(b, *grant, *epoch),
+        Event::Withdrawn { grant, .. } => {
+            let body = fb::Withdrawn::create(b, &fb::WithdrawnArgs { grant: grant.0 });
+            (Kind::Withdrawn, body.as_union_value())
         }
         Event::Enrol {
             shard,
@@ -209,9 +216,20 @@ fn write_operation_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
         Event::SessionUp(_)
         | Event::SessionDown { .. }
         | Event::Granted { .. }
+        | Event::Offered { .. }
+        | Event::Withdrawn { .. }
         | Event::Enrol { .. }
         | Event::Security { .. } => return Err(Fault::unknown("body")),
     })
+}
+
+fn write_offered(b: &mut Builder, grant: GrantId, epoch: Epoch) -> Body {
+    let args = fb::OfferedArgs {
+        grant: grant.0,
+        epoch: epoch.0,
+    };
+    let body = fb::Offered::create(b, &args);
+    (fb::EventBody::Offered, body.as_union_value())
 }
 
 fn write_not_delivered(
@@ -253,6 +271,21 @@ fn read_body(root: fb::Event<'_>) -> Result<Event, Fault> {
                 epoch: Epoch(granted.epoch()),
                 permits: granted.permits(),
                 ttl: read_millis(granted.ttl_ms()),
+            }
+        }
+        Kind::Offered => {
+            let offered = root.body_as_offered().ok_or_else(missing)?;
+            Event::Offered {
+                target: read_target(root.target())?,
+                grant: GrantId(offered.grant()),
+                epoch: Epoch(offered.epoch()),
+            }
+        }
+        Kind::Withdrawn => {
+            let withdrawn = root.body_as_withdrawn().ok_or_else(missing)?;
+            Event::Withdrawn {
+                target: read_target(root.target())?,
+                grant: GrantId(withdrawn.grant()),
             }
         }
         Kind::Enrol => {

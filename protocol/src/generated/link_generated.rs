@@ -5581,10 +5581,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for SecurityKind {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_EVENT_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_EVENT_BODY: u8 = 12;
+pub const ENUM_MAX_EVENT_BODY: u8 = 14;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_EVENT_BODY: [EventBody; 13] = [
+pub const ENUM_VALUES_EVENT_BODY: [EventBody; 15] = [
   EventBody::NONE,
   EventBody::SessionUp,
   EventBody::SessionDown,
@@ -5598,6 +5598,8 @@ pub const ENUM_VALUES_EVENT_BODY: [EventBody; 13] = [
   EventBody::Report,
   EventBody::Enrol,
   EventBody::Security,
+  EventBody::Offered,
+  EventBody::Withdrawn,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -5618,9 +5620,11 @@ impl EventBody {
   pub const Report: Self = Self(10);
   pub const Enrol: Self = Self(11);
   pub const Security: Self = Self(12);
+  pub const Offered: Self = Self(13);
+  pub const Withdrawn: Self = Self(14);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 12;
+  pub const ENUM_MAX: u8 = 14;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::SessionUp,
@@ -5635,6 +5639,8 @@ impl EventBody {
     Self::Report,
     Self::Enrol,
     Self::Security,
+    Self::Offered,
+    Self::Withdrawn,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -5652,6 +5658,8 @@ impl EventBody {
       Self::Report => Some("Report"),
       Self::Enrol => Some("Enrol"),
       Self::Security => Some("Security"),
+      Self::Offered => Some("Offered"),
+      Self::Withdrawn => Some("Withdrawn"),
       _ => None,
     }
   }
@@ -8125,6 +8133,215 @@ impl ::core::fmt::Debug for Granted<'_> {
       ds.finish()
   }
 }
+pub enum OfferedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Offered<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Offered<'a> {
+  type Inner = Offered<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Offered<'a> {
+  pub const VT_GRANT: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Offered { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args OfferedArgs
+  ) -> ::flatbuffers::WIPOffset<Offered<'bldr>> {
+    let mut builder = OfferedBuilder::new(_fbb);
+    builder.add_epoch(args.epoch);
+    builder.add_grant(args.grant);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn grant(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Offered::VT_GRANT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn epoch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Offered::VT_EPOCH, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Offered<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("grant", Self::VT_GRANT, false)?
+     .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct OfferedArgs {
+    pub grant: u64,
+    pub epoch: u64,
+}
+impl<'a> Default for OfferedArgs {
+  #[inline]
+  fn default() -> Self {
+    OfferedArgs {
+      grant: 0,
+      epoch: 0,
+    }
+  }
+}
+
+pub struct OfferedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> OfferedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_grant(&mut self, grant: u64) {
+    self.fbb_.push_slot::<u64>(Offered::VT_GRANT, grant, 0);
+  }
+  #[inline]
+  pub fn add_epoch(&mut self, epoch: u64) {
+    self.fbb_.push_slot::<u64>(Offered::VT_EPOCH, epoch, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> OfferedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    OfferedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Offered<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Offered<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Offered");
+      ds.field("grant", &self.grant());
+      ds.field("epoch", &self.epoch());
+      ds.finish()
+  }
+}
+pub enum WithdrawnOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Withdrawn<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Withdrawn<'a> {
+  type Inner = Withdrawn<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Withdrawn<'a> {
+  pub const VT_GRANT: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Withdrawn { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args WithdrawnArgs
+  ) -> ::flatbuffers::WIPOffset<Withdrawn<'bldr>> {
+    let mut builder = WithdrawnBuilder::new(_fbb);
+    builder.add_grant(args.grant);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn grant(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Withdrawn::VT_GRANT, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Withdrawn<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("grant", Self::VT_GRANT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct WithdrawnArgs {
+    pub grant: u64,
+}
+impl<'a> Default for WithdrawnArgs {
+  #[inline]
+  fn default() -> Self {
+    WithdrawnArgs {
+      grant: 0,
+    }
+  }
+}
+
+pub struct WithdrawnBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WithdrawnBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_grant(&mut self, grant: u64) {
+    self.fbb_.push_slot::<u64>(Withdrawn::VT_GRANT, grant, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WithdrawnBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    WithdrawnBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Withdrawn<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Withdrawn<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Withdrawn");
+      ds.field("grant", &self.grant());
+      ds.finish()
+  }
+}
 pub enum NotDeliveredOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -8876,6 +9093,34 @@ impl<'a> Event<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_offered(&self) -> Option<Offered<'a>> {
+    if self.body_type() == EventBody::Offered {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Offered::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_withdrawn(&self) -> Option<Withdrawn<'a>> {
+    if self.body_type() == EventBody::Withdrawn {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Withdrawn::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Event<'_> {
@@ -8899,6 +9144,8 @@ impl ::flatbuffers::Verifiable for Event<'_> {
           EventBody::Report => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<super::agent::Report>>("EventBody::Report", pos),
           EventBody::Enrol => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Enrol>>("EventBody::Enrol", pos),
           EventBody::Security => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Security>>("EventBody::Security", pos),
+          EventBody::Offered => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Offered>>("EventBody::Offered", pos),
+          EventBody::Withdrawn => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Withdrawn>>("EventBody::Withdrawn", pos),
           _ => Ok(()),
         }
      })?
@@ -9040,6 +9287,20 @@ impl ::core::fmt::Debug for Event<'_> {
         },
         EventBody::Security => {
           if let Some(x) = self.body_as_security() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        EventBody::Offered => {
+          if let Some(x) = self.body_as_offered() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        EventBody::Withdrawn => {
+          if let Some(x) = self.body_as_withdrawn() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -480,6 +480,15 @@ fn gateway_event() -> impl Strategy<Value = Event> {
             permits,
             ttl,
         }),
+        (target(), any::<u64>(), any::<u64>()).prop_map(|(target, grant, epoch)| Event::Offered {
+            target,
+            grant: GrantId(grant),
+            epoch: Epoch(epoch),
+        }),
+        (target(), any::<u64>()).prop_map(|(target, grant)| Event::Withdrawn {
+            target,
+            grant: GrantId(grant),
+        }),
         enrol.prop_map(|(shard, ticket, remote, request)| Event::Enrol {
             shard: ShardId(shard),
             ticket,

@@ -186,7 +186,7 @@ impl Core {
     }
 
     fn dispatch(&mut self, process: ProcessId, claim: Claim, after: Now, work: Work) {
-        self.fleet.settle(claim.target.agent);
+        self.fleet.settle(claim.target.agent, claim.on_offer);
         self.send(Request::Dispatch {
             target: claim.target,
             grant: claim.grant,
@@ -203,7 +203,7 @@ impl Core {
 
     /// The process was not there to be claimed any more: its permit goes back.
     fn unclaimed(&mut self, claim: &Claim) {
-        self.fleet.settle(claim.target.agent);
+        self.fleet.settle(claim.target.agent, claim.on_offer);
         self.give_back(claim.target, claim.grant, 1);
         self.wake(claim.target.agent);
     }
@@ -250,7 +250,8 @@ impl Core {
             drop(answer.send(Err(error.clone())));
             forsaken.insert(at);
         }
-        let unclaimable = batch.inputs.len() == 1 && is_about_content(error);
+        let tried = batch.inputs.len();
+        let unclaimable = tried == 1 && is_about_content(error);
         // Claims are cheap to make again, and their grants will not live that long.
         for claim in std::mem::take(&mut batch.claims).into_values() {
             self.unclaimed(&claim);
@@ -268,16 +269,17 @@ impl Core {
             .map(|(_, input)| input)
             .collect();
         if is_about_content(error) {
-            self.narrow(&mut batch, error);
+            self.narrow(&mut batch, tried, error);
         }
         self.pending.put_back(batch);
     }
 
     /// Something in the batch cannot be written, however often it is tried: halves the batches
-    /// until it stands alone, and leaves it out. One damaged row must not stop all others.
-    fn narrow(&mut self, batch: &mut Pending, error: &StoreError) {
+    /// until it stands alone, and leaves it out. One damaged row must not stop all others. Of the
+    /// `tried` inputs the claims are no longer in `batch`: what was beside one is not to blame yet.
+    fn narrow(&mut self, batch: &mut Pending, tried: usize, error: &StoreError) {
         self.not_before = None;
-        if batch.inputs.len() <= 1 {
+        if tried <= 1 {
             for input in batch.inputs.drain(..) {
                 self.stats.unwritable += 1;
                 tracing::error!(process = %input.process, %error, "a word about a process was dropped");
@@ -286,7 +288,7 @@ impl Core {
             batch.resources.clear();
             batch.abandoned.clear();
         }
-        self.batch_max = (batch.inputs.len() / 2).max(1);
+        self.batch_max = (tried / 2).max(1);
     }
 }
 

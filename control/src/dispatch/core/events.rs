@@ -28,6 +28,15 @@ impl Core {
                 permits,
                 ttl: _,
             } => self.granted(target, grant, epoch, permits),
+            Event::Offered {
+                target,
+                grant,
+                epoch,
+            } => {
+                self.fleet.offered(target.agent, grant, epoch);
+                self.wake(target.agent);
+            }
+            Event::Withdrawn { target, grant } => self.fleet.withdrawn(target.agent, grant),
             Event::Enrol {
                 shard,
                 ticket,
@@ -112,6 +121,8 @@ impl Core {
             Event::SessionUp(_)
             | Event::SessionDown { .. }
             | Event::Granted { .. }
+            | Event::Offered { .. }
+            | Event::Withdrawn { .. }
             | Event::Enrol { .. }
             | Event::Security { .. } => {}
         }
@@ -167,18 +178,13 @@ impl Core {
         self.give_back(target, grant, unused);
         self.fleet.gave_back(target.agent, unused);
         for place in taken {
-            let process = place.2;
-            self.pending.inputs.push(Happened {
-                grant,
-                ..Happened::new(process, Input::Claim)
-            });
-            let claim = Claim {
+            self.claim(Claim {
                 target,
                 grant,
                 epoch,
+                on_offer: false,
                 place,
-            };
-            self.pending.claims.insert(process, claim);
+            });
         }
         self.wake(target.agent);
     }

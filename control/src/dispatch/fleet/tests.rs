@@ -56,6 +56,43 @@ fn told(fleet: &mut Fleet) -> Option<u32> {
 }
 
 #[test]
+fn what_is_claimed_on_an_offer_is_no_demand() {
+    let mut fleet = connected();
+    fleet.offered(AGENT, GrantId(7), Epoch(1));
+    assert_eq!(fleet.take_on_offer(AGENT), None, "nothing is ready");
+    add(&mut fleet, place(2, 5, 0));
+    add(&mut fleet, place(2, 5, 1));
+    let taken = fleet.take_on_offer(AGENT);
+    assert_eq!(
+        taken,
+        Some((target(), GrantId(7), Epoch(1), place(2, 5, 0)))
+    );
+    assert_eq!(fleet.take_on_offer(AGENT), None, "an offer is one permit");
+    assert_eq!(told(&mut fleet), Some(1));
+    fleet.settle(AGENT, true);
+    assert_eq!(
+        told(&mut fleet),
+        None,
+        "the gateway still knows of the other"
+    );
+}
+
+#[test]
+fn offers_end_with_their_session_and_when_they_are_withdrawn() {
+    let mut fleet = connected();
+    add(&mut fleet, place(2, 5, 0));
+    fleet.offered(AGENT, GrantId(7), Epoch(1));
+    fleet.withdrawn(AGENT, GrantId(6));
+    fleet.withdrawn(AGENT, GrantId(7));
+    assert_eq!(fleet.take_on_offer(AGENT), None);
+    fleet.offered(AGENT, GrantId(8), Epoch(1));
+    assert!(fleet.disconnect(target(), SessionId(1), UnixMs(2)));
+    fleet.offered(AGENT, GrantId(9), Epoch(1));
+    fleet.connect(target(), session(2), UnixMs(3));
+    assert_eq!(fleet.take_on_offer(AGENT), None);
+}
+
+#[test]
 fn demand_is_told_once_and_again_only_when_the_gateway_may_run_dry() {
     let mut fleet = connected();
     assert_eq!(told(&mut fleet), None);
@@ -66,8 +103,8 @@ fn demand_is_told_once_and_again_only_when_the_gateway_may_run_dry() {
     assert_eq!(told(&mut fleet), None);
     // A dispatch lowers the figure at the gateway by itself.
     assert_eq!(fleet.take(AGENT, 2).len(), 2);
-    fleet.settle(AGENT);
-    fleet.settle(AGENT);
+    fleet.settle(AGENT, false);
+    fleet.settle(AGENT, false);
     assert_eq!(told(&mut fleet), None);
     // What is gone otherwise is taken back.
     fleet.uncount_ready(AGENT, Some(place(2, 5, 2)));
@@ -166,11 +203,11 @@ proptest! {
                     let place = claiming.remove(0);
                     stored.remove(&place);
                     fleet.uncount_ready(AGENT, Some(place));
-                    fleet.settle(AGENT);
+                    fleet.settle(AGENT, false);
                 }
                 Op::Failed if !claiming.is_empty() => {
                     let place = claiming.remove(0);
-                    fleet.settle(AGENT);
+                    fleet.settle(AGENT, false);
                     fleet.enqueue(AGENT, place);
                 }
                 Op::Cancel(at) => {

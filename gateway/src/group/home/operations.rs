@@ -175,23 +175,37 @@ impl Home {
         }
     }
 
-    /// Grants what is free and wanted. Called after everything that can free a permit or raise the
-    /// demand, so that nothing ever waits while there is room.
+    /// Grants what is free and wanted, and offers a permit where nobody waits. Called after everything
+    /// that can free a permit or raise the demand, so that nothing ever waits while there is room.
     pub(super) fn top_up(&mut self, now: Instant, index: u32) {
         self.sweep_front();
-        let member = &mut self.members[index as usize];
+        let member = &self.members[index as usize];
         let group = &self.groups[member.group as usize];
-        let permits = member.ledger.grantable();
-        if permits == 0 || self.draining || !group.owned {
+        if self.draining || !group.owned {
             return;
         }
-        let epoch = group.epoch;
-        // Unique in the run of a gateway: every shard counts in its own residue class.
-        let grant = GrantId((self.grants_made << 16) | u64::from(self.shard.0));
-        self.grants_made += 1;
-        member.ledger.grant(grant, permits);
+        let (target, epoch) = (self.target(index), group.epoch);
+        self.withdraw_outgrown(index);
+        let permits = self.members[index as usize].ledger.grantable();
+        if permits > 0 {
+            self.grant(now, index, epoch, permits);
+        }
+        if self.config.offers && self.members[index as usize].ledger.is_offerable() {
+            let grant = self.next_grant();
+            self.members[index as usize].ledger.offer(grant);
+            self.counts.offered += 1;
+            self.event(Event::Offered {
+                target,
+                grant,
+                epoch,
+            });
+        }
+    }
+
+    fn grant(&mut self, now: Instant, index: u32, epoch: Epoch, permits: u32) {
+        let (target, grant) = (self.target(index), self.next_grant());
+        self.members[index as usize].ledger.grant(grant, permits);
         self.counts.granted += u64::from(permits);
-        let target = self.target(index);
         self.event(Event::Granted {
             target,
             grant,
@@ -204,6 +218,32 @@ impl Home {
             grant,
             member: index,
         });
+    }
+
+    /// Unique in the run of a gateway: every shard counts in its own residue class.
+    fn next_grant(&mut self) -> GrantId {
+        let grant = GrantId((self.grants_made << 16) | u64::from(self.shard.0));
+        self.grants_made += 1;
+        grant
+    }
+
+    /// Takes back the offer to a member.
+    pub(super) fn withdraw_offer(&mut self, index: u32) {
+        let withdrawn = self.members[index as usize].ledger.withdraw_offer();
+        self.tell_withdrawn(index, withdrawn);
+    }
+
+    fn withdraw_outgrown(&mut self, index: u32) {
+        let withdrawn = self.members[index as usize].ledger.outgrown_offer();
+        self.tell_withdrawn(index, withdrawn);
+    }
+
+    fn tell_withdrawn(&mut self, index: u32, withdrawn: Option<GrantId>) {
+        if let Some(grant) = withdrawn {
+            self.counts.withdrawn += 1;
+            let target = self.target(index);
+            self.event(Event::Withdrawn { target, grant });
+        }
     }
 
     /// The member that a target names, if it is in that group.

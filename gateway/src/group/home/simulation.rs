@@ -19,6 +19,7 @@ struct Model {
     capacity: u32,
     demand: u32,
     grants: BTreeMap<GrantId, (u32, Instant)>,
+    offer: Option<GrantId>,
     /// Per operation: the fence of the last dispatch, and whether its end is still owed.
     charged: BTreeMap<OperationId, (Fence, bool)>,
 }
@@ -30,7 +31,9 @@ impl Model {
 
     fn room(&self) -> u32 {
         let charged = u32::try_from(self.charged.len()).unwrap();
-        self.capacity.saturating_sub(charged + self.unused())
+        let offered = u32::from(self.offer.is_some());
+        self.capacity
+            .saturating_sub(charged + self.unused() + offered)
     }
 
     fn wanted(&self) -> u32 {
@@ -38,6 +41,9 @@ impl Model {
     }
 
     fn take(&mut self, grant: GrantId, permits: u32) -> u32 {
+        if permits > 0 && self.offer.take_if(|offer| *offer == grant).is_some() {
+            return 1;
+        }
         let Some((unused, _)) = self.grants.get_mut(&grant) else {
             return 0;
         };
@@ -313,7 +319,7 @@ impl Pair {
         }
         self.older = self.model.session.map(|(old, _)| old).or(self.older);
         let owed = self.owed();
-        self.ends_uncertain(&owed);
+        let told = self.ends_uncertain(&owed);
         self.model = Model {
             session: Some((new, count)),
             capacity,
@@ -326,6 +332,27 @@ impl Pair {
             let charge = self.model.charged.entry(open.operation);
             let charge = charge.or_insert((open.fence, true));
             charge.0 = charge.0.max(open.fence);
+        }
+        for output in told {
+            self.hear_of_offers(&output);
+        }
+    }
+
+    /// Nothing is offered that is not free, and nothing is withdrawn that was not offered.
+    fn hear_of_offers(&mut self, output: &HomeOutput) {
+        match output {
+            HomeOutput::Event(Event::Offered { grant, epoch, .. }) => {
+                assert!(self.model.room() > 0, "over-offered");
+                assert_eq!(self.model.wanted(), 0, "offered while somebody waits");
+                assert_eq!(*epoch, Epoch(self.epoch));
+                let before = self.model.offer.replace(*grant);
+                assert!(before.is_none() && !self.grants.contains(grant));
+                self.grants.push(*grant);
+            }
+            HomeOutput::Event(Event::Withdrawn { grant, .. }) => {
+                assert_eq!(self.model.offer.take(), Some(*grant));
+            }
+            _ => {}
         }
     }
 
@@ -350,17 +377,19 @@ impl Pair {
         owed.map(|(operation, _)| *operation).collect()
     }
 
-    /// Every owed end is told as uncertain now, and nothing else is.
-    fn ends_uncertain(&mut self, owed: &BTreeSet<OperationId>) {
-        let told: Vec<_> = outputs(&mut self.home)
-            .into_iter()
+    /// Every owed end is told as uncertain now, and nothing else is. Answers all that was told.
+    fn ends_uncertain(&mut self, owed: &BTreeSet<OperationId>) -> Vec<HomeOutput> {
+        let outputs = outputs(&mut self.home);
+        let told: Vec<_> = outputs
+            .iter()
             .filter_map(|output| match output {
-                HomeOutput::Event(Event::Uncertain { operation, .. }) => Some(operation),
+                HomeOutput::Event(Event::Uncertain { operation, .. }) => Some(*operation),
                 _ => None,
             })
             .collect();
         assert_eq!(told.len(), owed.len());
         assert_eq!(told.into_iter().collect::<BTreeSet<_>>(), *owed);
+        outputs
     }
 
     fn dispatch(&mut self, nth: usize, number: u8, fence: u64, epoch_behind: bool) {
@@ -436,9 +465,10 @@ impl Pair {
         assert!(!is_grant, "a word that frees nothing led to a grant");
     }
 
-    /// Nothing is over-issued, and nothing waits while there is room.
+    /// Nothing is over-issued, nothing waits while there is room, and room is offered.
     fn check(&mut self) {
         for output in outputs(&mut self.home) {
+            self.hear_of_offers(&output);
             match output {
                 HomeOutput::Event(Event::Granted {
                     grant,
@@ -465,6 +495,8 @@ impl Pair {
         }
         let waiting = self.model.room().min(self.model.wanted());
         assert_eq!(waiting, 0, "permits are free and wanted");
+        let room = self.model.session.is_some() && self.model.room() > 0;
+        assert!(self.model.offer.is_some() || !room, "room is not offered");
         let next = self.model.grants.values().map(|(_, end)| *end).min();
         assert_eq!(self.home.poll_timeout(), next);
     }
@@ -483,7 +515,8 @@ impl Pair {
         self.check();
         self.apply(Step::Wait(2_000));
         self.apply(Step::Demand(9));
-        assert_eq!(self.model.unused(), 4, "a permit leaked");
+        let offered = u32::from(self.model.offer.is_some());
+        assert_eq!(self.model.unused() + offered, 4, "a permit leaked");
     }
 }
 

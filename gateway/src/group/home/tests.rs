@@ -102,8 +102,21 @@ impl Scene {
         scene
     }
 
+    /// Without offers: what is about them says so.
     fn empty() -> Self {
-        let mut home = Home::new(SHARD, 2, HomeConfig::default());
+        Self::with(false)
+    }
+
+    fn with_offers() -> Self {
+        Self::with(true)
+    }
+
+    fn with(offers: bool) -> Self {
+        let config = HomeConfig {
+            offers,
+            ..HomeConfig::default()
+        };
+        let mut home = Home::new(SHARD, 2, config);
         let now = clock::now();
         home.handle_request(now, assign(5));
         Self { home, now }
@@ -160,6 +173,20 @@ fn dispatch(grant: GrantId, epoch: u64, number: u8) -> Request {
 fn granted(outputs: &[HomeOutput]) -> Option<(GrantId, u32)> {
     outputs.iter().find_map(|output| match output {
         HomeOutput::Event(Event::Granted { grant, permits, .. }) => Some((*grant, *permits)),
+        _ => None,
+    })
+}
+
+fn offered(outputs: &[HomeOutput]) -> Option<GrantId> {
+    outputs.iter().find_map(|output| match output {
+        HomeOutput::Event(Event::Offered { grant, .. }) => Some(*grant),
+        _ => None,
+    })
+}
+
+fn withdrawn(outputs: &[HomeOutput]) -> Option<GrantId> {
+    outputs.iter().find_map(|output| match output {
+        HomeOutput::Event(Event::Withdrawn { grant, .. }) => Some(*grant),
         _ => None,
     })
 }
@@ -240,8 +267,71 @@ fn a_late_dispatch_is_not_delivered() {
         expired: 2,
         refused: 1,
         turned_away: 1,
+        ..PermitCounts::default()
     };
     assert_eq!(counts, expected);
+}
+
+#[test]
+fn an_agent_with_room_is_offered_before_anybody_asks() {
+    let mut scene = Scene::with_offers();
+    scene.up(1, 1, Vec::new());
+    let offer = offered(&scene.outputs()).unwrap();
+    let told = scene.dispatch(offer, 1);
+    assert_eq!(refused(&told), None);
+    let next = offered(&told).unwrap();
+    assert_ne!(next, offer);
+    let told = scene.dispatch(offer, 2);
+    assert_eq!(refused(&told), Some(NotDelivered::NoGrant), "once only");
+    let told = scene.dispatch(next, 2);
+    assert_eq!((refused(&told), offered(&told)), (None, None), "it is full");
+    assert_eq!(
+        scene.home.poll_timeout(),
+        None,
+        "offers do not end by themselves"
+    );
+}
+
+#[test]
+fn an_offer_keeps_its_place_whatever_the_demand() {
+    let mut scene = Scene::with_offers();
+    scene.up(1, 1, Vec::new());
+    let offer = offered(&scene.outputs()).unwrap();
+    let told = scene.ask(Request::Demand {
+        target: target(AGENT),
+        ready: 9,
+    });
+    assert_eq!(granted(&told).unwrap().1, 1);
+    assert_eq!(withdrawn(&told), None);
+    let told = scene.dispatch(offer, 1);
+    assert_eq!(refused(&told), None);
+    assert_eq!((granted(&told), offered(&told)), (None, None), "it is full");
+}
+
+#[test]
+fn who_is_sent_away_is_offered_nothing_more() {
+    let mut scene = Scene::with_offers();
+    scene.up(1, 1, Vec::new());
+    let offer = offered(&scene.outputs()).unwrap();
+    let agent = target(AGENT).agent;
+    let told = scene.ask(Request::RevokeAgent { agent });
+    assert_eq!(withdrawn(&told), Some(offer));
+    let words = OperationEvent::Accepted {
+        operation: operation(1),
+        fence: Fence(1),
+    };
+    assert_eq!(offered(&scene.say(1, words)), None);
+}
+
+#[test]
+fn an_offer_ends_with_the_capacity_for_it() {
+    let mut scene = Scene::with_offers();
+    scene.up(1, 1, Vec::new());
+    let offer = offered(&scene.outputs()).unwrap();
+    let told = scene.say(1, OperationEvent::Capacity(0));
+    assert_eq!(withdrawn(&told), Some(offer));
+    let told = scene.say(1, OperationEvent::Capacity(1));
+    assert!(offered(&told).is_some());
 }
 
 #[test]
@@ -482,6 +572,7 @@ fn revoked_and_moved_agents_are_sent_away() {
         told[..],
         [HomeOutput::ToSession(_, SessionCommand::GoAway { .. })]
     ));
+    assert_eq!(scene.demand(1), None, "who leaves is given nothing");
     let agent = target(AGENT).agent;
     let told = scene.ask(Request::RevokeAgent { agent });
     assert!(closes(&told, 1, CloseCode::Revoked));

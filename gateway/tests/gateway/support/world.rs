@@ -230,6 +230,16 @@ impl World {
         })
     }
 
+    pub(crate) fn offer(&mut self, n: u8) -> GrantId {
+        let target = self.target(n);
+        self.event(|event| match event {
+            Event::Offered {
+                target: of, grant, ..
+            } if *of == target => Some(*grant),
+            _ => None,
+        })
+    }
+
     pub(crate) fn dispatch(&mut self, n: u8, operation: OperationId, fence: Fence) {
         self.dispatch_input(n, operation, fence, Bytes::from_static(b"{}"));
     }
@@ -242,6 +252,17 @@ impl World {
         input: Bytes,
     ) {
         let grant = self.permits(n, 1);
+        self.dispatch_on(n, grant, operation, fence, input);
+    }
+
+    pub(crate) fn dispatch_on(
+        &mut self,
+        n: u8,
+        grant: GrantId,
+        operation: OperationId,
+        fence: Fence,
+        input: Bytes,
+    ) {
         let command = Command {
             operation,
             fence,

@@ -14,7 +14,11 @@ pub mod model;
 #[cfg(feature = "peers")]
 mod floors;
 #[cfg(feature = "peers")]
+mod folder;
+#[cfg(feature = "peers")]
 mod machine;
+#[cfg(feature = "peers")]
+mod measures;
 #[cfg(feature = "peers")]
 pub mod process;
 #[cfg(feature = "peers")]

@@ -83,9 +83,18 @@ struct CompareArguments {
     /// perf record every server under load into this folder
     #[arg(long, value_name = "DIR")]
     profile: Option<PathBuf>,
-    /// Write the whole comparison as JSON to this file
+    /// Write the whole comparison as JSON to this file, anew after every turn
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a dated folder under this one
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    results: PathBuf,
+    /// Write no folder
+    #[arg(long)]
+    no_results: bool,
+    /// The folder's name after the date
+    #[arg(long, default_value = "compare")]
+    name: String,
 }
 
 #[cfg(feature = "peers")]
@@ -320,12 +329,13 @@ fn compare(arguments: CompareArguments) -> anyhow::Result<bool> {
         idle_seconds: arguments.idle_seconds.max(1.0),
         server_wrapper: arguments.server_wrapper,
         profile: arguments.profile,
+        json: arguments.json,
+        results: (!arguments.no_results).then_some(arguments.results),
+        name: arguments.name,
     };
     let comparison = loadtest::compare::run(&options)?;
     let turns = options.peers.len() * usize::try_from(options.rounds)?;
-    let complete = comparison.runs.len() == turns;
-    write_json(arguments.json, &comparison)?;
-    Ok(complete)
+    Ok(comparison.runs.len() == turns)
 }
 
 fn write_json(path: Option<PathBuf>, summary: &impl serde::Serialize) -> anyhow::Result<()> {

@@ -219,8 +219,32 @@ fn write_hlog(path: &Path, raw: &Raw<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The command line. The folders of absolute paths say where somebody's checkout is, not what was
+/// run: they are left out, as is the program's.
+pub(crate) fn command() -> Vec<String> {
+    let words = std::env::args().enumerate();
+    words
+        .map(|(place, word)| shown(place == 0, &word))
+        .collect()
+}
+
+fn shown(is_program: bool, word: &str) -> String {
+    let name = |path: &str| {
+        let name = Path::new(path).file_name();
+        name.map_or_else(
+            || path.to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    };
+    match word.split_once('=') {
+        _ if is_program || word.starts_with('/') => name(word),
+        Some((key, value)) if value.starts_with('/') => format!("{key}={}", name(value)),
+        _ => word.to_owned(),
+    }
+}
+
 /// Machine, kernel, commit and command: what a reader needs to run it again.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let output = |program: &str, arguments: &[&str]| {
         Command::new(program)
             .args(arguments)
@@ -236,14 +260,6 @@ fn machine() -> String {
         .lines()
         .filter(|line| line.starts_with("processor"))
         .count();
-    // The folder part of the command's name says where somebody's checkout is, not what was run.
-    let command: Vec<_> = std::env::args()
-        .map(|word| {
-            Path::new(&word)
-                .file_name()
-                .map_or(word.clone(), |name| name.to_string_lossy().into_owned())
-        })
-        .collect();
     let dirty = if output("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty() {
         ""
     } else {
@@ -251,7 +267,7 @@ fn machine() -> String {
     };
     format!(
         "command: {}\ncommit: {}{dirty}\nkernel: {}\ncpu: {} x {}\nmemory: {}\nrustc: {}\n",
-        command.join(" "),
+        command().join(" "),
         output("git", &["rev-parse", "HEAD"]),
         output("uname", &["-sr"]),
         cores,
@@ -329,5 +345,25 @@ pub fn print(summary: &Summary) {
     }
     for violation in &summary.violations {
         println!("  VIOLATION   {violation}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_tells_no_folder_of_the_machine() {
+        assert_eq!(
+            shown(true, "target/release/drover-loadtest"),
+            "drover-loadtest"
+        );
+        assert_eq!(shown(false, "/home/a/b.json"), "b.json");
+        assert_eq!(shown(false, "--json=/home/a/b.json"), "--json=b.json");
+        assert_eq!(shown(false, "bench-results"), "bench-results");
+        assert_eq!(
+            shown(false, "http://127.0.0.1:7440/"),
+            "http://127.0.0.1:7440/"
+        );
     }
 }

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use super::model::Machine;
 
-/// The commit of the working directory, `+dirty` behind it where files differ; `unknown` outside of
-/// a repository.
+/// The commit of the working directory, `+dirty` behind it where tracked files differ; `unknown`
+/// outside of a repository.
 pub(super) fn commit() -> String {
     let git = |arguments: &[&str]| {
         let out = Command::new("git").args(arguments).output().ok()?;
@@ -16,7 +16,9 @@ pub(super) fn commit() -> String {
     let Some(mut commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
         return "unknown".to_owned();
     };
-    if git(&["status", "--porcelain"]).is_none_or(|changes| !changes.is_empty()) {
+    if git(&["status", "--porcelain", "--untracked-files=no"])
+        .is_none_or(|changes| !changes.is_empty())
+    {
         commit.push_str("+dirty");
     }
     commit

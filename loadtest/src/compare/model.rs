@@ -6,8 +6,14 @@ use serde::{Deserialize, Serialize};
 
 /// The version of this shape. Raised when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
-/// The peer that all others are compared with.
+/// The peer that all others are compared with. Its variants' names begin with it.
 pub const DROVER: &str = "drover";
+
+/// Whether this peer is Drover in some variant.
+pub fn is_drover(peer: &str) -> bool {
+    peer.strip_prefix(DROVER)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
 
 /// One comparison.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,6 +101,10 @@ pub struct MeasureInfo {
     pub label: String,
     /// `KiB`, `µs`, `%`, `ms` …
     pub unit: String,
+    /// Of Drover this is the gateway's thread alone, a part of the measure of this id, without the
+    /// stand-in of the control plane; beside it stand the whole processes of the other peers.
+    #[serde(default)]
+    pub part_of: Option<String>,
 }
 
 /// One peer's turn in one round: a fresh server, a fresh fleet.
@@ -153,7 +163,8 @@ pub struct Row {
     pub peers: BTreeMap<String, Spread>,
     /// By floor.
     pub floors: BTreeMap<String, Spread>,
-    /// Drover ÷ peer (or floor), made within each round. Below 1 Drover is better.
+    /// Drover ÷ peer (or floor), made within each round. Below 1 Drover is better. In a measure
+    /// that is a part (see [`MeasureInfo::part_of`]): Drover's part ÷ the peer's whole.
     pub ratios: BTreeMap<String, Spread>,
 }
 
@@ -195,21 +206,26 @@ impl Comparison {
         self.summary = self
             .measures
             .iter()
-            .map(|measure| self.row(&measure.id))
+            .map(|measure| self.row(measure))
             .collect();
     }
 
-    fn row(&self, measure: &str) -> Row {
-        let value = |peer: &str, round: u32| {
-            let run = |run: &&Run| run.peer == peer && run.round == round;
-            self.runs
-                .iter()
-                .find(run)
-                .and_then(|run| run.values.get(measure).copied())
+    /// What a peer's turn had. Where a measure is a part of Drover's process, the other peers have
+    /// the whole of theirs.
+    fn value(&self, measure: &MeasureInfo, peer: &str, round: u32) -> Option<f64> {
+        let run = |run: &&Run| run.peer == peer && run.round == round;
+        let id = match &measure.part_of {
+            Some(whole) if !is_drover(peer) => whole,
+            _ => &measure.id,
         };
+        self.runs.iter().find(run)?.values.get(id).copied()
+    }
+
+    fn row(&self, measure: &MeasureInfo) -> Row {
+        let value = |peer: &str, round: u32| self.value(measure, peer, round);
         let rounds = 1..=self.plan.rounds;
         let mut row = Row {
-            measure: measure.to_owned(),
+            measure: measure.id.clone(),
             peers: BTreeMap::new(),
             floors: BTreeMap::new(),
             ratios: BTreeMap::new(),
@@ -230,7 +246,8 @@ impl Comparison {
             }
         }
         let mut floors: BTreeMap<&str, Vec<&FloorRun>> = BTreeMap::new();
-        for floor in self.floors.iter().filter(|floor| floor.measure == measure) {
+        let bounded = measure.part_of.as_ref().unwrap_or(&measure.id);
+        for floor in self.floors.iter().filter(|floor| floor.measure == *bounded) {
             floors.entry(&floor.floor).or_default().push(floor);
         }
         for (name, runs) in floors {
@@ -292,6 +309,7 @@ mod tests {
                 id: "cpu".to_owned(),
                 label: "CPU".to_owned(),
                 unit: "µs".to_owned(),
+                part_of: None,
             }],
             runs: Vec::new(),
             floors: Vec::new(),
@@ -321,6 +339,42 @@ mod tests {
         assert_eq!(row.ratios["quinn"], half);
         assert_eq!(row.peers[DROVER].median, 6.0);
         assert!(!row.ratios.contains_key(DROVER));
+    }
+
+    #[test]
+    fn a_part_of_drover_stands_beside_the_whole_of_the_others() {
+        let mut comparison = comparison();
+        let mut part = comparison.measures[0].clone();
+        part.id = "cpu_shard".to_owned();
+        part.part_of = Some("cpu".to_owned());
+        comparison.measures.push(part);
+        let mut drover = run(DROVER, 1, 8.0);
+        drover.values.insert("cpu_shard".to_owned(), 2.0);
+        comparison.runs = vec![drover, run("quinn", 1, 10.0)];
+        // A round in which the part is missing has no ratio, rather than one of the whole.
+        comparison
+            .runs
+            .extend([run(DROVER, 2, 8.0), run("quinn", 2, 10.0)]);
+        comparison.floors.push(FloorRun {
+            floor: "memory".to_owned(),
+            about: String::new(),
+            measure: "cpu".to_owned(),
+            round: 1,
+            value: 1.0,
+        });
+        comparison.summarise();
+        let row = &comparison.summary[1];
+        assert_eq!(row.ratios["quinn"].median, 0.2);
+        assert_eq!(row.ratios["quinn"].rounds, 1);
+        assert_eq!(row.ratios["memory"].median, 2.0);
+        assert_eq!(row.peers["quinn"].median, 10.0);
+        assert_eq!(comparison.summary[0].ratios["quinn"].median, 0.8);
+    }
+
+    #[test]
+    fn only_names_that_begin_with_drover_are_drover() {
+        assert!(is_drover("drover") && is_drover("drover-direct"));
+        assert!(!is_drover("quinn") && !is_drover("drovers"));
     }
 
     #[test]

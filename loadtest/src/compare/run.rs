@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::model::{Comparison, MeasureInfo, PeerInfo, Plan, SCHEMA};
+use super::folder::Folder;
+use super::model::{Comparison, PeerInfo, Plan, SCHEMA};
 use super::turn::Turn;
-use super::{floors, machine, process, table};
-use crate::clock;
+use super::{floors, machine, measures, process, table};
 use crate::peers::material::Material;
 use crate::peers::{self, KEEP_ALIVE, PAYLOAD_BYTES, Peer, Server};
+use crate::{clock, report};
 
 /// What to compare.
 #[derive(Clone, Debug)]
@@ -36,6 +37,12 @@ pub struct Options {
     pub server_wrapper: Vec<String>,
     /// `perf record` every server while it is under load, into this folder.
     pub profile: Option<PathBuf>,
+    /// The whole comparison goes into this file too.
+    pub json: Option<PathBuf>,
+    /// A dated folder is made in this one; `None`: no folder.
+    pub results: Option<PathBuf>,
+    /// The folder's name behind the date.
+    pub name: String,
 }
 
 /// A group of measures.
@@ -70,55 +77,6 @@ impl Options {
         sizes
     }
 
-    fn measure_infos(&self) -> Vec<MeasureInfo> {
-        let mut infos = Vec::new();
-        let mut add = |id: &str, label: String, unit: &str| {
-            infos.push(MeasureInfo {
-                id: id.to_owned(),
-                label,
-                unit: unit.to_owned(),
-            });
-        };
-        let all = self.sessions;
-        add("session_rss", "memory of an idle session".into(), "KiB");
-        add("server_rss", format!("server with {all} sessions"), "MiB");
-        add("handshake_cpu", "server CPU of a handshake".into(), "µs");
-        let net = "handshake, without the cost of the sessions held";
-        add("handshake_cpu_net", net.into(), "µs");
-        for size in self.command_sizes() {
-            let id = format!("command_cpu_{size}");
-            let label = format!("server CPU of a command, {size} sessions");
-            add(&id, label.clone(), "µs");
-            if size == all {
-                add(
-                    &format!("{id}_net"),
-                    format!("{label}, without the idle share"),
-                    "µs",
-                );
-            }
-            let shard = format!("{label}, the shard's thread alone");
-            add(&format!("{id}_shard"), shard, "µs");
-            let sleeps = format!("wake-ups of the server for a command, {size} sessions");
-            add(&format!("command_sleeps_{size}"), sleeps, "");
-        }
-        let packets = format!("datagrams or segments of a command, {all} sessions");
-        add(&format!("command_packets_{all}"), packets, "");
-        add(
-            "idle_cpu",
-            format!("CPU of {all} idle sessions, of one core"),
-            "%",
-        );
-        add(
-            "idle_packets",
-            "packets a second of the idle fleet".into(),
-            "1/s",
-        );
-        add("rtt_p50", "command round-trip, median".into(), "ms");
-        add("rtt_p99", "command round-trip, 99 %".into(), "ms");
-        add("rtt_p999", "command round-trip, 99.9 %".into(), "ms");
-        infos
-    }
-
     fn plan(&self) -> Plan {
         Plan {
             sessions: self.sessions,
@@ -133,11 +91,12 @@ impl Options {
     }
 }
 
-/// Runs a comparison; prints every turn as it ends, and the ratios.
+/// Runs a comparison; prints every turn as it ends, and the ratios. What there is is written after
+/// every turn, so that a run that is killed has left what it knew.
 ///
 /// # Errors
-/// When a peer is unknown or there is no place for the certificates. A turn that fails is told on
-/// standard error and missing from the result.
+/// When a peer is unknown, there is no place for the certificates or a result cannot be written. A
+/// turn that fails is told on standard error and missing from the result.
 pub fn run(options: &Options) -> anyhow::Result<Comparison> {
     let chosen: Vec<&'static Peer> = options
         .peers
@@ -149,6 +108,7 @@ pub fn run(options: &Options) -> anyhow::Result<Comparison> {
     eprintln!("making {} certificates", options.sessions);
     Material::make(place.path(), options.sessions)?;
     let mut comparison = begin(options, &chosen);
+    let folder = Folder::make(options, &comparison)?;
     for round in 1..=options.rounds {
         match floors::run(round, options, place.path()) {
             Ok(floors) => comparison.floors.extend(floors),
@@ -166,10 +126,14 @@ pub fn run(options: &Options) -> anyhow::Result<Comparison> {
                 }
                 Err(error) => eprintln!("round {round}: {}: {error:#}", peer.name),
             }
+            comparison.summarise();
+            folder.write(&comparison)?;
         }
     }
-    comparison.summarise();
     table::print(&comparison);
+    if let Some(path) = folder.path() {
+        println!("\nwritten to {}", path.display());
+    }
     Ok(comparison)
 }
 
@@ -183,11 +147,11 @@ fn begin(options: &Options, chosen: &[&'static Peer]) -> Comparison {
         schema: SCHEMA,
         date: clock::stamp(clock::unix_seconds()),
         commit: machine::commit(),
-        command: std::env::args().collect(),
+        command: report::command(),
         machine: machine::describe(),
         plan: options.plan(),
         peers: chosen.iter().map(info).collect(),
-        measures: options.measure_infos(),
+        measures: measures::infos(options.sessions, &options.command_sizes()),
         runs: Vec::new(),
         floors: Vec::new(),
         summary: Vec::new(),
@@ -212,6 +176,9 @@ mod tests {
             idle_seconds: 20.0,
             server_wrapper: Vec::new(),
             profile: None,
+            json: None,
+            results: None,
+            name: String::new(),
         }
     }
 

@@ -65,6 +65,7 @@ struct Watched {
 #[derive(Clone, Copy, Default)]
 struct Ramp {
     cpu_ns: f64,
+    shards_ns: f64,
     sessions: f64,
     /// Sessions × seconds that were held meanwhile.
     held: f64,
@@ -181,6 +182,7 @@ impl<'a> Turn<'a> {
         let seconds = (clock::now() - begin).as_secs_f64();
         let ramp = Ramp {
             cpu_ns: difference(after.all_ns, before.all_ns),
+            shards_ns: difference(after.shards_ns, before.shards_ns),
             sessions: float(to - self.sessions),
             held: float(self.sessions + to) / 2.0 * seconds,
         };
@@ -204,6 +206,7 @@ impl<'a> Turn<'a> {
         }
         Ok(Ramp {
             cpu_ns: first.cpu_ns + second.cpu_ns,
+            shards_ns: first.shards_ns + second.shards_ns,
             sessions: first.sessions + second.sessions,
             held: first.held + second.held,
         })
@@ -211,13 +214,20 @@ impl<'a> Turn<'a> {
 
     /// As it was, and without what the sessions that were held meanwhile cost.
     fn handshake_cpu(&mut self, ramp: Ramp) {
-        self.put("handshake_cpu", ramp.cpu_ns / ramp.sessions / 1e3);
-        if let Some(idle) = self.idle {
-            let held = idle.cpu_ns / float(self.sessions) * ramp.held;
-            self.put(
-                "handshake_cpu_net",
-                (ramp.cpu_ns - held) / ramp.sessions / 1e3,
-            );
+        let each = |ns: f64| ns / ramp.sessions / 1e3;
+        let held = |idle_ns: f64| idle_ns / float(self.sessions) * ramp.held;
+        let idle = self.idle;
+        let net = idle.map(|idle| each(ramp.cpu_ns - held(idle.cpu_ns)));
+        let shard_net = idle.map(|idle| each(ramp.shards_ns - held(idle.shards_ns)));
+        self.put("handshake_cpu", each(ramp.cpu_ns));
+        if let Some(net) = net {
+            self.put("handshake_cpu_net", net);
+        }
+        if ramp.shards_ns > 0.0 {
+            self.put("handshake_cpu_shard", each(ramp.shards_ns));
+            if let Some(net) = shard_net {
+                self.put("handshake_cpu_shard_net", net);
+            }
         }
     }
 
@@ -233,7 +243,11 @@ impl<'a> Turn<'a> {
             sleeps: used.sleeps / used.seconds,
         };
         self.idle = Some(idle);
-        self.put("idle_cpu", idle.cpu_ns / 1e9 * 100.0);
+        let percent = |ns: f64| ns / 1e9 * 100.0;
+        self.put("idle_cpu", percent(idle.cpu_ns));
+        if idle.shards_ns > 0.0 {
+            self.put("idle_cpu_shard", percent(idle.shards_ns));
+        }
         self.put("idle_packets", idle.packets);
         Ok(())
     }

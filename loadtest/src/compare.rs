@@ -10,6 +10,10 @@
 //! `docs/COMPARE.md` says how each peer is set up and what each measure is.
 
 pub mod model;
+pub mod targets;
+
+#[cfg(test)]
+mod made_up;
 
 #[cfg(feature = "peers")]
 mod floors;
@@ -17,7 +21,7 @@ mod floors;
 mod folder;
 #[cfg(feature = "peers")]
 mod machine;
-#[cfg(feature = "peers")]
+#[cfg(any(feature = "peers", test))]
 mod measures;
 #[cfg(feature = "peers")]
 pub mod process;

@@ -100,68 +100,26 @@ fn hlog(comparison: &Comparison) -> anyhow::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-    use hdrhistogram::serialization::{Serializer as _, V2Serializer};
 
-    use super::super::model::{Machine, Plan, Run, SCHEMA};
+    use super::super::model::Run;
     use super::*;
-
-    fn blob(values: &[u64]) -> HistogramBlob {
-        let mut histogram = Histogram::<u64>::new(3).unwrap();
-        for &value in values {
-            histogram.record(value).unwrap();
-        }
-        let mut bytes = Vec::new();
-        V2Serializer::new()
-            .serialize(&histogram, &mut bytes)
-            .unwrap();
-        HistogramBlob {
-            unit: "ns".to_owned(),
-            v2_base64: BASE64_STANDARD.encode(bytes),
-            sent: values.len() as u64,
-            answered: values.len() as u64,
-        }
-    }
+    use crate::compare::made_up;
 
     fn run(peer: &str, round: u32, values: &[u64]) -> Run {
-        Run {
-            peer: peer.to_owned(),
-            round,
-            turn: 1,
-            took_seconds: 2.0,
-            values: BTreeMap::new(),
-            histograms: BTreeMap::from([("round_trip".to_owned(), blob(values))]),
-            notes: Vec::new(),
-        }
+        let mut run = made_up::run(peer, round, &[]);
+        let blob = made_up::histogram(values);
+        run.histograms.insert("round_trip".to_owned(), blob);
+        run
     }
 
     fn comparison() -> Comparison {
         Comparison {
-            schema: SCHEMA,
-            date: "2026-11-24-000000".to_owned(),
-            commit: String::new(),
-            command: Vec::new(),
-            machine: Machine::default(),
-            plan: Plan {
-                sessions: 10,
-                rounds: 2,
-                payload_bytes: 256,
-                keep_alive_seconds: 10.0,
-                connect_rate: 1000.0,
-                command_rate: 2000.0,
-                round_trip_rate: 1000.0,
-                idle_seconds: 20.0,
-            },
-            peers: Vec::new(),
-            measures: Vec::new(),
             runs: vec![
                 run("drover", 1, &[1_000]),
                 run("quinn-tuned", 2, &[9_000, 9_000]),
             ],
-            floors: Vec::new(),
-            summary: Vec::new(),
+            ..made_up::empty(10, 2)
         }
     }
 

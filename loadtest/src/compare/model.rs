@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::targets::{self, Judged};
+
 /// The version of this shape. Raised when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
 /// The peer that all others are compared with. Its variants' names begin with it.
@@ -40,6 +42,10 @@ pub struct Comparison {
     pub floors: Vec<FloorRun>,
     /// Medians over the rounds, and Drover's ratio to each peer.
     pub summary: Vec<Row>,
+    /// What was to be reached, and what was; empty for a fleet of another size than
+    /// [`targets::SESSIONS`].
+    #[serde(default)]
+    pub targets: Vec<Judged>,
 }
 
 /// Where it ran.
@@ -201,18 +207,19 @@ impl Spread {
 }
 
 impl Comparison {
-    /// Makes [`Comparison::summary`] of the runs and floors.
+    /// Makes [`Comparison::summary`] and [`Comparison::targets`] of the runs and floors.
     pub fn summarise(&mut self) {
         self.summary = self
             .measures
             .iter()
             .map(|measure| self.row(measure))
             .collect();
+        self.targets = targets::judge(self);
     }
 
     /// What a peer's turn had. Where a measure is a part of Drover's process, the other peers have
     /// the whole of theirs.
-    fn value(&self, measure: &MeasureInfo, peer: &str, round: u32) -> Option<f64> {
+    pub(super) fn value(&self, measure: &MeasureInfo, peer: &str, round: u32) -> Option<f64> {
         let run = |run: &&Run| run.peer == peer && run.round == round;
         let id = match &measure.part_of {
             Some(whole) if !is_drover(peer) => whole,
@@ -270,50 +277,16 @@ impl Comparison {
 mod tests {
     use super::*;
 
+    use crate::compare::made_up;
+
     fn run(peer: &str, round: u32, value: f64) -> Run {
-        Run {
-            peer: peer.to_owned(),
-            round,
-            turn: 1,
-            took_seconds: 1.0,
-            values: BTreeMap::from([("cpu".to_owned(), value)]),
-            histograms: BTreeMap::new(),
-            notes: Vec::new(),
-        }
+        made_up::run(peer, round, &[("cpu", value)])
     }
 
     fn comparison() -> Comparison {
-        let peer = |name: &str| PeerInfo {
-            name: name.to_owned(),
-            about: String::new(),
-            broker: false,
-        };
         Comparison {
-            schema: SCHEMA,
-            date: String::new(),
-            commit: String::new(),
-            command: Vec::new(),
-            machine: Machine::default(),
-            plan: Plan {
-                sessions: 10,
-                rounds: 3,
-                payload_bytes: 256,
-                keep_alive_seconds: 10.0,
-                connect_rate: 1000.0,
-                command_rate: 2000.0,
-                round_trip_rate: 1000.0,
-                idle_seconds: 20.0,
-            },
-            peers: vec![peer(DROVER), peer("quinn")],
-            measures: vec![MeasureInfo {
-                id: "cpu".to_owned(),
-                label: "CPU".to_owned(),
-                unit: "µs".to_owned(),
-                part_of: None,
-            }],
-            runs: Vec::new(),
-            floors: Vec::new(),
-            summary: Vec::new(),
+            measures: vec![made_up::measure("cpu", None)],
+            ..made_up::empty(10, 3)
         }
     }
 
@@ -344,10 +317,9 @@ mod tests {
     #[test]
     fn a_part_of_drover_stands_beside_the_whole_of_the_others() {
         let mut comparison = comparison();
-        let mut part = comparison.measures[0].clone();
-        part.id = "cpu_shard".to_owned();
-        part.part_of = Some("cpu".to_owned());
-        comparison.measures.push(part);
+        comparison
+            .measures
+            .push(made_up::measure("cpu_shard", Some("cpu")));
         let mut drover = run(DROVER, 1, 8.0);
         drover.values.insert("cpu_shard".to_owned(), 2.0);
         comparison.runs = vec![drover, run("quinn", 1, 10.0)];
@@ -355,13 +327,9 @@ mod tests {
         comparison
             .runs
             .extend([run(DROVER, 2, 8.0), run("quinn", 2, 10.0)]);
-        comparison.floors.push(FloorRun {
-            floor: "memory".to_owned(),
-            about: String::new(),
-            measure: "cpu".to_owned(),
-            round: 1,
-            value: 1.0,
-        });
+        comparison
+            .floors
+            .push(made_up::floor("memory", "cpu", 1, 1.0));
         comparison.summarise();
         let row = &comparison.summary[1];
         assert_eq!(row.ratios["quinn"].median, 0.2);

@@ -155,6 +155,7 @@ fn begin(options: &Options, chosen: &[&'static Peer]) -> Comparison {
         runs: Vec::new(),
         floors: Vec::new(),
         summary: Vec::new(),
+        targets: Vec::new(),
     }
 }
 

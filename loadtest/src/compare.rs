@@ -26,6 +26,8 @@ mod measures;
 #[cfg(feature = "peers")]
 pub mod process;
 #[cfg(feature = "peers")]
+pub mod report;
+#[cfg(feature = "peers")]
 mod run;
 #[cfg(feature = "peers")]
 mod table;

@@ -19,6 +19,8 @@ pub mod hold;
 pub mod ledger;
 #[cfg(feature = "peers")]
 pub mod peers;
+#[cfg(feature = "peers")]
+mod plot;
 pub mod report;
 pub mod server;
 pub mod siege;

@@ -28,6 +28,15 @@ enum Command {
     /// Do the same job on Drover and on other servers in turn, and print ratios
     #[cfg(feature = "peers")]
     Compare(CompareArguments),
+    /// Draw the report of a comparison again: report.html and plots
+    #[cfg(feature = "peers")]
+    Report {
+        /// The `comparison.json` that compare wrote
+        file: PathBuf,
+        /// Write into this folder [default: the file's]
+        #[arg(long, value_name = "FOLDER")]
+        out: Option<PathBuf>,
+    },
     /// One process of a peer; takes orders as JSON lines
     #[cfg(feature = "peers")]
     #[command(hide = true)]
@@ -256,6 +265,15 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Siege(arguments) => runtime()?.block_on(siege(arguments)),
         #[cfg(feature = "peers")]
         Command::Compare(arguments) => compare(arguments),
+        #[cfg(feature = "peers")]
+        Command::Report { file, out } => {
+            let folder = out.or_else(|| Some(file.parent()?.to_owned()));
+            let folder = folder.unwrap_or_default();
+            let comparison = loadtest::compare::report::read(&file)?;
+            loadtest::compare::report::write(&comparison, &folder)?;
+            println!("written: {}", folder.join("report.html").display());
+            Ok(true)
+        }
         #[cfg(feature = "peers")]
         Command::Peer(PeerArguments {
             name,

@@ -1,4 +1,5 @@
-//! A comparison on disk: `machine.txt`, `comparison.json` and `round_trips.hlog` in a dated folder.
+//! A comparison on disk: `machine.txt`, `comparison.json`, `round_trips.hlog`, `report.html` and
+//! plots in a dated folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,17 @@ impl Folder {
     /// The dated folder.
     pub(super) fn path(&self) -> Option<&Path> {
         self.path.as_deref()
+    }
+
+    /// Writes report and plots.
+    ///
+    /// # Errors
+    /// When they cannot be made or written.
+    pub(super) fn draw(&self, comparison: &Comparison) -> anyhow::Result<()> {
+        match &self.path {
+            Some(folder) => super::report::write(comparison, folder),
+            None => Ok(()),
+        }
     }
 
     /// Writes what there is so far over what was written before.

@@ -129,6 +129,7 @@ pub fn run(options: &Options) -> anyhow::Result<Comparison> {
             comparison.summarise();
             folder.write(&comparison)?;
         }
+        folder.draw(&comparison)?;
     }
     table::print(&comparison);
     if let Some(path) = folder.path() {

@@ -198,16 +198,23 @@ impl Api {
     /// # Errors
     /// When the server cannot be reached.
     pub async fn metric(&self, name: &str) -> anyhow::Result<Option<f64>> {
-        let text = self.get("/metrics").await?.text().await?;
-        let values: Vec<f64> = text
-            .lines()
-            .filter(|line| {
-                line.strip_prefix(name)
-                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
-            })
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
-            .collect();
+        let values = self.samples(name).await?;
         Ok((!values.is_empty()).then(|| values.iter().sum()))
+    }
+
+    /// The samples of a metric: one a shard where it belongs to the gateway.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub async fn samples(&self, name: &str) -> anyhow::Result<Vec<f64>> {
+        let text = self.get("/metrics").await?.text().await?;
+        let of_metric = text.lines().filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        Ok(of_metric
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
+            .collect())
     }
 
     /// Whether the server says that it is ready.

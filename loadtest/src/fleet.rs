@@ -16,12 +16,14 @@ use std::time::{Duration, Instant};
 use agent::driver::simulated::{Effect, EffectLog};
 use agent::driver::{Drivers, SimulatedDriver};
 use agent::transport::SilenceableEndpoint;
-use agent::{Agent, AgentParts, Identity, Journal, Observer, Profile, SessionEnd, Trust};
+use agent::{
+    Agent, AgentParts, EnrolError, Identity, Journal, Observer, Profile, SessionEnd, Trust,
+};
 use anyhow::Context as _;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
 use protocol::agent::Welcome;
-use protocol::enrol::JoinToken;
+use protocol::enrol::{EnrolRefusal, JoinToken};
 use protocol::ids::{AgentId, OperationId};
 use protocol::limits::CAPACITY_MAX;
 use tokio::task::JoinHandle;
@@ -48,14 +50,23 @@ pub struct FleetSpec {
 const AGENTS_PER_SOCKET: usize = 500;
 /// Enrolments under way at once.
 const ENROLMENTS: usize = 32;
-/// Tries of one enrolment; the server lets in so many a second.
-const ENROL_TRIES: u32 = 20;
-/// Tokens asked for at once.
+/// An agent tries to join for so long; the server lets in so many a second.
+const ENROL_WITHIN: Duration = Duration::from_secs(120);
+/// Before the second try; each later pause is twice as long, up to [`ENROL_PAUSE_MAX`].
+const ENROL_PAUSE: Duration = Duration::from_millis(200);
+const ENROL_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Tokens asked for at once, when they are needed: they live an hour.
 const TOKENS_PER_REQUEST: usize = 500;
 /// Connecting takes at most this long, or the histogram says so.
 const CONNECT_MAX: Duration = Duration::from_secs(600);
-/// Agents that are asked to stop get this long.
+/// Agents that are asked to stop get this long, and a millisecond each.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// A socket with room for more agents.
+struct Roomy {
+    endpoint: SilenceableEndpoint,
+    agents: usize,
+}
 
 /// A fleet that has joined.
 pub struct Fleet {
@@ -68,6 +79,8 @@ pub struct Fleet {
     profile: Profile,
     log: Arc<SessionLog>,
     running: Mutex<BTreeMap<usize, Running>>,
+    /// The last of the shared sockets.
+    shared: Mutex<Option<Roomy>>,
     shutdown: CancellationToken,
 }
 
@@ -86,23 +99,9 @@ impl Fleet {
         spec: FleetSpec,
         api: &Api,
         ledger: Arc<Ledger>,
-        mut progress: impl FnMut(usize),
+        progress: impl FnMut(usize),
     ) -> anyhow::Result<Self> {
-        let mut tokens = Vec::with_capacity(spec.agents);
-        while tokens.len() < spec.agents {
-            let count = (spec.agents - tokens.len()).min(TOKENS_PER_REQUEST);
-            tokens.extend(api.join_tokens(count).await?);
-        }
-        let endpoint = socket()?;
-        let mut enrolled = stream::iter(tokens.into_iter().enumerate())
-            .map(|(n, token)| enrol_one(endpoint.endpoint(), &spec.server, token, n))
-            .buffered(ENROLMENTS);
-        let mut identities = Vec::with_capacity(spec.agents);
-        while let Some(identity) = enrolled.next().await {
-            identities.push(identity?);
-            progress(identities.len());
-        }
-        drop(enrolled);
+        let identities = enrol_all(&spec, api, progress).await?;
         let roots = identities
             .first()
             .map(|first| first.roots.clone())
@@ -121,6 +120,7 @@ impl Fleet {
             profile,
             log: Arc::new(SessionLog::new()),
             running: Mutex::default(),
+            shared: Mutex::default(),
             shutdown: CancellationToken::new(),
             identities,
             spec,
@@ -135,16 +135,20 @@ impl Fleet {
             .collect()
     }
 
-    /// Starts the agents of a range of numbers, on sockets that only this call uses.
+    /// Starts the agents of a range of numbers on sockets that other calls may share.
     pub fn start(&self, numbers: Range<usize>) {
-        let mut endpoint: Option<SilenceableEndpoint> = None;
-        for (place, n) in numbers.enumerate() {
-            if place % AGENTS_PER_SOCKET == 0 {
-                endpoint = socket()
-                    .inspect_err(|error| tracing::error!(%error, "no socket"))
-                    .ok();
-            }
-            let Some(endpoint) = endpoint.clone() else {
+        self.start_on(numbers, &mut lock(&self.shared));
+    }
+
+    /// Starts the agents of a range of numbers on sockets that only this call uses: they can be
+    /// killed with their agents, and each call comes from other ports.
+    pub fn start_apart(&self, numbers: Range<usize>) {
+        self.start_on(numbers, &mut None);
+    }
+
+    fn start_on(&self, numbers: Range<usize>, last: &mut Option<Roomy>) {
+        for n in numbers {
+            let Some(endpoint) = room(last) else {
                 return;
             };
             match self.agent(n, &endpoint) {
@@ -185,8 +189,8 @@ impl Fleet {
         })?)
     }
 
-    /// Kills the agents of a range as SIGKILL does: nobody hears a word. The range must have been
-    /// started by a call of its own, because its sockets die with it.
+    /// Kills the agents of a range as SIGKILL does: nobody hears a word. They must have been
+    /// started by [`Fleet::start_apart`]: their sockets die with them.
     pub async fn kill(&self, numbers: Range<usize>) {
         let killed: Vec<_> = {
             let mut running = lock(&self.running);
@@ -242,7 +246,8 @@ impl Fleet {
         self.expect_losses(true);
         self.shutdown.cancel();
         let running = std::mem::take(&mut *lock(&self.running));
-        let deadline = tokio::time::Instant::from_std(clock::now() + STOP_WITHIN);
+        let each = Duration::from_millis(running.len() as u64);
+        let deadline = tokio::time::Instant::from_std(clock::now() + STOP_WITHIN + each);
         for agent in running.into_values() {
             if tokio::time::timeout_at(deadline, agent.task).await.is_err() {
                 tracing::warn!("agents did not stop in time");
@@ -278,24 +283,93 @@ fn hostname(n: usize) -> String {
     format!("hv-{n}")
 }
 
+/// A socket with room for one more, opened where the last one is full.
+fn room(last: &mut Option<Roomy>) -> Option<SilenceableEndpoint> {
+    if last
+        .as_ref()
+        .is_none_or(|roomy| roomy.agents == AGENTS_PER_SOCKET)
+    {
+        let opened = socket().inspect_err(|error| tracing::error!(%error, "no socket"));
+        *last = opened.ok().map(|endpoint| Roomy {
+            endpoint,
+            agents: 0,
+        });
+    }
+    let roomy = last.as_mut()?;
+    roomy.agents += 1;
+    Some(roomy.endpoint.clone())
+}
+
+/// Everybody joins, many at once, each for itself: one that must try again holds up nobody.
+async fn enrol_all(
+    spec: &FleetSpec,
+    api: &Api,
+    mut progress: impl FnMut(usize),
+) -> anyhow::Result<Vec<Identity>> {
+    let endpoint = socket()?;
+    let enrolled = numbered_tokens(api, spec.agents)
+        .map_ok(|(n, token)| enrol_one(api, endpoint.endpoint(), &spec.server, token, n))
+        .try_buffer_unordered(ENROLMENTS);
+    let mut enrolled = std::pin::pin!(enrolled);
+    let mut by_number: Vec<Option<Identity>> = Vec::new();
+    by_number.resize_with(spec.agents, || None);
+    let mut joined = 0;
+    while let Some((n, identity)) = enrolled.try_next().await? {
+        by_number[n] = Some(identity);
+        joined += 1;
+        progress(joined);
+    }
+    let identities: Vec<_> = by_number.into_iter().flatten().collect();
+    let (joined, agents) = (identities.len(), spec.agents);
+    anyhow::ensure!(
+        joined == agents,
+        "{joined} of {agents} agents joined: too few tokens"
+    );
+    Ok(identities)
+}
+
+/// So many agents' numbers, each with a join token, asked for in batches as they are needed.
+fn numbered_tokens(
+    api: &Api,
+    agents: usize,
+) -> impl stream::Stream<Item = anyhow::Result<(usize, String)>> {
+    let batches = stream::iter((0..agents).step_by(TOKENS_PER_REQUEST));
+    batches
+        .then(move |first| async move {
+            let count = TOKENS_PER_REQUEST.min(agents - first);
+            let tokens = api.join_tokens(count).await?;
+            anyhow::Ok(stream::iter((first..).zip(tokens).map(anyhow::Ok)))
+        })
+        .try_flatten()
+}
+
+/// Lets one agent join; tries again for [`ENROL_WITHIN`], while others go on.
 async fn enrol_one(
+    api: &Api,
     endpoint: &quinn::Endpoint,
     server: &str,
     token: String,
     n: usize,
-) -> anyhow::Result<Identity> {
-    let token: JoinToken = token.parse()?;
+) -> anyhow::Result<(usize, Identity)> {
+    let mut token: JoinToken = token.parse()?;
     let hostname = hostname(n);
-    let mut tries = 0;
+    let give_up = clock::now() + ENROL_WITHIN;
+    let mut pause = ENROL_PAUSE;
     loop {
-        match agent::enrol(endpoint, server, &token, &hostname).await {
-            Ok(identity) => return Ok(identity),
-            Err(error) if tries < ENROL_TRIES => {
-                tracing::debug!(%error, n, "enrolment failed; trying again");
-                tries += 1;
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            Err(error) => return Err(error).with_context(|| format!("{hostname} cannot join")),
+        let error = match agent::enrol(endpoint, server, &token, &hostname).await {
+            Ok(identity) => return Ok((n, identity)),
+            Err(error) => error,
+        };
+        if clock::now() > give_up {
+            return Err(error).with_context(|| format!("{hostname} cannot join"));
+        }
+        tracing::debug!(%error, n, "enrolment failed; trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(ENROL_PAUSE_MAX);
+        // The reply to a try that was too late is lost, and its token used.
+        if matches!(error, EnrolError::Refused(EnrolRefusal::UsedToken)) {
+            let fresh = api.join_tokens(1).await?;
+            token = fresh.first().context("no join token")?.parse()?;
         }
     }
 }

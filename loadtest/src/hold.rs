@@ -10,11 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::clock;
+use crate::door::Door;
 use crate::fleet::{Fleet, FleetSpec};
 use crate::ledger::Ledger;
 use crate::report::{self, ConnectMs, Fault, Raw, RoundTripUs, ServerUse, Summary};
 use crate::server::{Subject, Target, Usage};
 use crate::workload::{self, Workload};
+
+mod faults;
 
 /// What to hold, how long, and what to break.
 #[derive(Clone, Debug)]
@@ -50,14 +53,9 @@ pub struct Hold {
     pub seed: u64,
 }
 
-/// How long the outage of a killed server or agent is.
-const OUTAGE: Duration = Duration::from_secs(5);
-/// Sessions must all be back this long after an outage.
-const BACK_WITHIN: Duration = Duration::from_secs(60);
-/// The whole fleet must be up this long after the last agent was started.
-const UP_WITHIN: Duration = Duration::from_secs(120);
-/// Accepted processes must all have ended this long after the workload.
-const END_WITHIN: Duration = Duration::from_secs(120);
+/// The whole fleet must be up, and accepted processes must all have ended, this long after the
+/// last agent was started, or the workload was over, and twice what the door takes for the fleet.
+const UP_SLACK: Duration = Duration::from_secs(120);
 /// Everything is quiet for this long before idle memory is read.
 const SETTLE: Duration = Duration::from_secs(5);
 /// A process of the workload is over after this long.
@@ -75,6 +73,9 @@ struct Run {
     faults: Vec<Fault>,
     violations: Vec<String>,
     start: Instant,
+    door: Door,
+    /// How long the fleet took to join.
+    enrolled_in: Duration,
 }
 
 impl Hold {
@@ -128,6 +129,7 @@ impl Hold {
 
 impl Run {
     async fn prepare(hold: Hold, bar: ProgressBar) -> anyhow::Result<Self> {
+        warn_of_small_buffers(hold.agents);
         let opened = hold.server.open().await?;
         let api = Api::new(&opened.api, &opened.token)?;
         let ledger = Arc::new(Ledger::default());
@@ -139,10 +141,14 @@ impl Run {
         };
         bar.set_prefix("enrolled");
         bar.set_length(hold.agents as u64);
+        let began = clock::now();
         let fleet = Fleet::enrol(spec, &api, Arc::clone(&ledger), |n| {
             bar.set_position(n as u64)
         })
         .await?;
+        let enrolled_in = clock::now().duration_since(began);
+        let shards = api.samples("drover_gateway_sessions").await?.len();
+        let door = Door::of(hold.server.arguments(), shards);
         let watching = CancellationToken::new();
         tokio::spawn(workload::watch(
             api.clone(),
@@ -161,6 +167,8 @@ impl Run {
             faults: Vec::new(),
             violations: Vec::new(),
             start: clock::now(),
+            door,
+            enrolled_in,
         })
     }
 
@@ -180,11 +188,13 @@ impl Run {
                 // Those to be killed share no socket with the others: it dies with them.
                 let kill_end = self.hold.kill_agents.min(self.hold.agents);
                 let end = if started < kill_end {
-                    due.min(kill_end)
+                    let end = due.min(kill_end);
+                    self.fleet.start_apart(started..end);
+                    end
                 } else {
+                    self.fleet.start(started..due);
                     due
                 };
-                self.fleet.start(started..end);
                 started = end;
                 last_start = clock::now();
             }
@@ -194,7 +204,7 @@ impl Run {
             if up == self.hold.agents {
                 break;
             }
-            if clock::now().duration_since(last_start) > UP_WITHIN {
+            if clock::now().duration_since(last_start) > self.patience() {
                 self.violations.push(format!(
                     "only {up} of {} sessions came up",
                     self.hold.agents
@@ -214,8 +224,18 @@ impl Run {
         (self.hold.connect_rate * elapsed.as_secs_f64()).ceil() as usize
     }
 
+    /// How long the fleet, or its last processes, are waited for.
+    fn patience(&self) -> Duration {
+        UP_SLACK + self.door.admission(self.hold.agents) * 2
+    }
+
+    /// Since the run's start.
+    fn seconds(&self) -> f64 {
+        clock::now().duration_since(self.start).as_secs_f64()
+    }
+
     fn sample(&mut self) {
-        let second = clock::now().duration_since(self.start).as_secs_f64();
+        let second = self.seconds();
         if self
             .samples
             .last()
@@ -286,70 +306,13 @@ impl Run {
         self.sample();
     }
 
-    async fn kill_server(&mut self) -> anyhow::Result<()> {
-        let at_s = clock::now().duration_since(self.start).as_secs_f64();
-        self.fleet.expect_losses(true);
-        let Subject::Ours(server) = &mut self.subject else {
-            anyhow::bail!("--kill-server needs a server that this test started");
-        };
-        self.bar.println("SIGKILL to the server");
-        server.kill().await?;
-        tokio::time::sleep(OUTAGE).await;
-        server.restart().await?;
-        self.bar.println("the server is started again");
-        self.wait_back(
-            "server killed (SIGKILL), started again after 5 s",
-            at_s,
-            true,
-        )
-        .await;
-        self.fleet.expect_losses(false);
-        Ok(())
-    }
-
-    async fn kill_agents(&mut self) {
-        let at_s = clock::now().duration_since(self.start).as_secs_f64();
-        let count = self.hold.kill_agents.min(self.hold.agents);
-        self.bar.println(format!("killing {count} agents"));
-        self.fleet.kill(0..count).await;
-        tokio::time::sleep(OUTAGE).await;
-        self.fleet.start(0..count);
-        let what = format!("{count} agents killed, started again from their journals after 5 s");
-        self.wait_back(&what, at_s, false).await;
-    }
-
-    async fn wait_back(&mut self, what: &str, at_s: f64, renewed: bool) {
-        let restarted = clock::now();
-        let all_back_s = loop {
-            let waited = clock::now().duration_since(restarted);
-            // A session that has not noticed the outage yet still counts itself as up.
-            if self.fleet.up() == self.hold.agents && (!renewed || self.fleet.renewed()) {
-                break Some(waited.as_secs_f64());
-            }
-            if waited > BACK_WITHIN * 2 {
-                break None;
-            }
-            self.progress();
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        };
-        if all_back_s.is_none_or(|s| s > BACK_WITHIN.as_secs_f64()) {
-            self.violations.push(format!(
-                "{what}: not all sessions were back within {BACK_WITHIN:?}"
-            ));
-        }
-        self.faults.push(Fault {
-            what: what.to_owned(),
-            at_s,
-            all_back_s,
-        });
-    }
-
     /// Waits until every accepted process has ended; asks the API about those whose end the stream
     /// has not told.
     async fn settle(&mut self) {
         let since = clock::now();
         let mut asked = since;
-        while self.ledger.open_count() > 0 && clock::now().duration_since(since) < END_WITHIN {
+        let patience = self.patience();
+        while self.ledger.open_count() > 0 && clock::now().duration_since(since) < patience {
             tokio::time::sleep(Duration::from_millis(200)).await;
             self.progress();
             if clock::now().duration_since(asked) > SETTLE {
@@ -399,6 +362,7 @@ impl Run {
             home_shard_ratio: self.home_shard_ratio().await,
             processes: totals.into(),
             duplicate_effects: totals.duplicate_effects,
+            enrol_seconds: self.enrolled_in.as_secs_f64(),
             connect_ms: ConnectMs::of(&self.fleet.connect_times()),
             rtt_us: RoundTripUs::of(&self.ledger.round_trips()),
             server,
@@ -425,6 +389,22 @@ impl Run {
     }
 }
 
+/// A socket of the fleet is shared by hundreds of agents; a whole fleet that speaks at once needs
+/// room in it.
+fn warn_of_small_buffers(agents: usize) {
+    const WANTED_BYTES: u64 = 4 << 20;
+    const LARGE_FLEET: usize = 20_000;
+    let file = "/proc/sys/net/core/rmem_max";
+    let limit = std::fs::read_to_string(file).ok();
+    let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
+    if let Some(limit) = limit.filter(|limit| *limit < WANTED_BYTES && agents >= LARGE_FLEET) {
+        eprintln!(
+            "sockets may buffer only {limit} bytes here and will drop datagrams of so large a \
+             fleet; allow more: sysctl -w net.core.rmem_max={WANTED_BYTES}"
+        );
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts well below 2^53")]
 fn server_use(
     run: &Run,
@@ -433,6 +413,10 @@ fn server_use(
 ) -> ServerUse {
     let totals = run.ledger.totals_quick();
     let processes = (totals.succeeded + totals.failed).max(1) as f64;
+    let watched_idle = |spent: fn(&Usage) -> f64| {
+        let rest = run.hold.idle;
+        (!rest.is_zero()).then(|| (spent(&idle) - spent(&settled)) / rest.as_secs_f64())
+    };
     ServerUse {
         rss_bytes: loaded.rss_bytes,
         rss_bytes_max: run
@@ -442,9 +426,9 @@ fn server_use(
             .max()
             .unwrap_or(0),
         rss_bytes_idle: idle.rss_bytes,
-        gateway_idle_cores: (!run.hold.idle.is_zero()).then(|| {
-            (idle.gateway_cpu_seconds - settled.gateway_cpu_seconds) / run.hold.idle.as_secs_f64()
-        }),
+        rss_bytes_before: before.rss_bytes,
+        idle_cores: watched_idle(|usage| usage.cpu_seconds),
+        gateway_idle_cores: watched_idle(|usage| usage.gateway_cpu_seconds),
         cpu_seconds: loaded.cpu_seconds,
         gateway_cpu_seconds: loaded.gateway_cpu_seconds,
         gateway_cpu_us_per_handshake: (up.gateway_cpu_seconds - before.gateway_cpu_seconds) * 1e6

@@ -14,6 +14,7 @@
 pub mod api;
 pub mod clock;
 pub mod compare;
+pub mod door;
 pub mod fleet;
 pub mod hold;
 pub mod ledger;

@@ -31,6 +31,8 @@ pub struct Summary {
     pub processes: Processes,
     /// Effects beyond the first of an operation.
     pub duplicate_effects: u64,
+    /// How long the whole fleet took to join, seconds.
+    pub enrol_seconds: f64,
     /// First connection attempt to `Welcome`, milliseconds.
     pub connect_ms: ConnectMs,
     /// Intended submission to the end seen on the event stream, microseconds.
@@ -126,6 +128,11 @@ pub struct ServerUse {
     pub rss_bytes_max: u64,
     /// Resident set when every session was up and idle.
     pub rss_bytes_idle: u64,
+    /// Resident set when every agent had joined and none had a session yet.
+    pub rss_bytes_before: u64,
+    /// Cores that the whole server used while the whole fleet was idle; none: the fleet was not
+    /// watched idle.
+    pub idle_cores: Option<f64>,
     /// Cores that the gateway's shard threads used while the whole fleet was idle, heartbeats
     /// included; none: the fleet was not watched idle.
     pub gateway_idle_cores: Option<f64>,
@@ -151,6 +158,28 @@ pub struct Fault {
     /// From the end of the fault (server started again, agents started again) until every session
     /// was up, seconds; none: they never all were.
     pub all_back_s: Option<f64>,
+    /// What a whole fleet's return may take; none: only some agents were gone.
+    pub came_back: Option<Return>,
+}
+
+/// The measure of a whole fleet's return: what both sides used from the server's restart until
+/// every session was up, and what the door takes.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Return {
+    /// CPU of the server, seconds.
+    pub server_cpu_s: f64,
+    /// CPU of the fleet, seconds.
+    pub fleet_cpu_s: f64,
+    /// Cores that both share.
+    pub cores: usize,
+    /// The CPU of both on all cores at once: no return on this machine is shorter, seconds.
+    pub cpu_floor_s: f64,
+    /// Agents ÷ (handshakes a second and shard × shards), seconds.
+    pub admission_s: f64,
+    /// What may come on top of the admission, seconds.
+    pub slack_s: f64,
+    /// 1.3 × the CPU's floor, or admission and slack where that is longer, seconds.
+    pub allowed_s: f64,
 }
 
 /// The raw material next to the summary.
@@ -281,6 +310,26 @@ pub(crate) fn machine() -> String {
     )
 }
 
+fn print_fault(fault: &Fault) {
+    let back = fault
+        .all_back_s
+        .map_or("NEVER all".to_owned(), |s| format!("all within {s:.1} s"));
+    println!(
+        "  fault       {} at {:.0} s: sessions back {back}",
+        fault.what, fault.at_s
+    );
+    if let Some(floor) = &fault.came_back {
+        println!(
+            "  floor       {:.1} s: {:.1} s CPU of the server and {:.1} s of the fleet on {} cores",
+            floor.cpu_floor_s, floor.server_cpu_s, floor.fleet_cpu_s, floor.cores
+        );
+        println!(
+            "  allowed     {:.1} s: 1.3 x that, or {:.1} s at the door and {:.0} s of slack",
+            floor.allowed_s, floor.admission_s, floor.slack_s
+        );
+    }
+}
+
 /// The summary for a screen.
 pub fn print(summary: &Summary) {
     let verdict = if summary.passed { "PASSED" } else { "FAILED" };
@@ -305,6 +354,7 @@ pub fn print(summary: &Summary) {
         processes.lost,
         summary.duplicate_effects
     );
+    println!("  joined      in {:.1} s", summary.enrol_seconds);
     println!(
         "  connect     p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
         summary.connect_ms.p50, summary.connect_ms.p99, summary.connect_ms.max
@@ -327,21 +377,16 @@ pub fn print(summary: &Summary) {
         server.gateway_cpu_us_per_process,
         server.cpu_us_per_process
     );
-    if let Some(cores) = server.gateway_idle_cores {
+    if let (Some(all), Some(gateway)) = (server.idle_cores, server.gateway_idle_cores) {
         println!(
-            "  idle        gateway {:.1} % of one core with {} sessions",
-            cores * 100.0,
-            summary.sessions_up
+            "  idle        {:.1} % of one core with {} sessions, of which gateway {:.1} %",
+            all * 100.0,
+            summary.sessions_up,
+            gateway * 100.0
         );
     }
     for fault in &summary.faults {
-        let back = fault
-            .all_back_s
-            .map_or("NEVER all".to_owned(), |s| format!("all within {s:.1} s"));
-        println!(
-            "  fault       {} at {:.0} s: sessions back {back}",
-            fault.what, fault.at_s
-        );
+        print_fault(fault);
     }
     for violation in &summary.violations {
         println!("  VIOLATION   {violation}");

@@ -105,6 +105,14 @@ pub struct Opened {
 }
 
 impl Target {
+    /// What it is started with, beside what the load test itself needs; nothing of a running one.
+    pub fn arguments(&self) -> &[String] {
+        match self {
+            Self::Start(spec) => &spec.arguments,
+            Self::Running { .. } => &[],
+        }
+    }
+
     /// Starts the server where it is to be started.
     ///
     /// # Errors

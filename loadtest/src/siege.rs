@@ -171,7 +171,7 @@ impl Siege {
             )]
             let due = (share * self.newcomers as f64) as usize;
             if due > started {
-                fleet.start(started..due);
+                fleet.start_apart(started..due);
                 started = due;
             }
             watch.rss_max = watch.rss_max.max(usage().rss_bytes);
@@ -180,7 +180,7 @@ impl Siege {
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        fleet.start(started..self.newcomers);
+        fleet.start_apart(started..self.newcomers);
     }
 }
 

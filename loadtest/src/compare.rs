@@ -13,7 +13,7 @@ pub mod model;
 pub mod targets;
 
 #[cfg(test)]
-mod made_up;
+pub(crate) mod made_up;
 
 #[cfg(feature = "peers")]
 mod floors;
@@ -22,7 +22,7 @@ mod folder;
 #[cfg(feature = "peers")]
 mod machine;
 #[cfg(any(feature = "peers", test))]
-mod measures;
+pub(crate) mod measures;
 #[cfg(feature = "peers")]
 pub mod process;
 #[cfg(feature = "peers")]

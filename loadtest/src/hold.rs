@@ -14,7 +14,7 @@ use crate::door::Door;
 use crate::fleet::{Fleet, FleetSpec};
 use crate::ledger::Ledger;
 use crate::report::{self, ConnectMs, Fault, Raw, RoundTripUs, ServerUse, Summary};
-use crate::server::{Subject, Target, Usage};
+use crate::server::{Subject, Target, Usage, usage_of};
 use crate::workload::{self, Workload};
 
 mod faults;
@@ -366,6 +366,7 @@ impl Run {
             connect_ms: ConnectMs::of(&self.fleet.connect_times()),
             rtt_us: RoundTripUs::of(&self.ledger.round_trips()),
             server,
+            fleet_rss_bytes: usage_of(std::process::id()).unwrap_or_default().rss_bytes,
             faults: std::mem::take(&mut self.faults),
             passed: violations.is_empty(),
             violations,

@@ -17,6 +17,7 @@ pub mod compare;
 pub mod door;
 pub mod fleet;
 pub mod hold;
+pub mod index;
 pub mod ledger;
 #[cfg(feature = "peers")]
 pub mod peers;

@@ -25,6 +25,12 @@ enum Command {
     Hold(HoldArguments),
     /// Flood the gateway's door with first flights while honest newcomers connect
     Siege(SiegeArguments),
+    /// Write the table of all runs into the README of a folder of results
+    Index {
+        /// The folder
+        #[arg(long, value_name = "DIR", default_value = "bench-results")]
+        results: PathBuf,
+    },
     /// Do the same job on Drover and on other servers in turn, and print ratios
     #[cfg(feature = "peers")]
     Compare(CompareArguments),
@@ -263,6 +269,11 @@ fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Hold(arguments) => runtime()?.block_on(hold(arguments)),
         Command::Siege(arguments) => runtime()?.block_on(siege(arguments)),
+        Command::Index { results } => {
+            let runs = loadtest::index::write(&results)?;
+            println!("{runs} runs are in {}", results.join("README.md").display());
+            Ok(true)
+        }
         #[cfg(feature = "peers")]
         Command::Compare(arguments) => compare(arguments),
         #[cfg(feature = "peers")]

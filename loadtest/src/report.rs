@@ -39,6 +39,8 @@ pub struct Summary {
     pub rtt_us: RoundTripUs,
     /// What the server used.
     pub server: ServerUse,
+    /// Resident set of the whole fleet's process at the end.
+    pub fleet_rss_bytes: u64,
     /// What the faults did, where there were any.
     pub faults: Vec<Fault>,
     /// Whether everything held.
@@ -248,6 +250,19 @@ fn write_hlog(path: &Path, raw: &Raw<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `10000` is `10,000`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// The command line. The folders of absolute paths say where somebody's checkout is, not what was
 /// run: they are left out, as is the program's.
 pub(crate) fn command() -> Vec<String> {
@@ -354,7 +369,11 @@ pub fn print(summary: &Summary) {
         processes.lost,
         summary.duplicate_effects
     );
-    println!("  joined      in {:.1} s", summary.enrol_seconds);
+    println!(
+        "  fleet       joined in {:.1} s, {} MiB RSS",
+        summary.enrol_seconds,
+        mib(summary.fleet_rss_bytes)
+    );
     println!(
         "  connect     p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
         summary.connect_ms.p50, summary.connect_ms.p99, summary.connect_ms.max
@@ -410,5 +429,12 @@ mod tests {
             shown(false, "http://127.0.0.1:7440/"),
             "http://127.0.0.1:7440/"
         );
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!(grouped(100), "100");
+        assert_eq!(grouped(1_000), "1,000");
+        assert_eq!(grouped(1_234_567), "1,234,567");
     }
 }

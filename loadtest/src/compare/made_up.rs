@@ -17,7 +17,7 @@ use super::model::{
 };
 
 /// Peers without measures and runs: Drover and quinn.
-pub(super) fn empty(sessions: usize, rounds: u32) -> Comparison {
+pub(crate) fn empty(sessions: usize, rounds: u32) -> Comparison {
     Comparison {
         schema: SCHEMA,
         date: "2026-11-24-000000".to_owned(),
@@ -43,7 +43,7 @@ pub(super) fn empty(sessions: usize, rounds: u32) -> Comparison {
     }
 }
 
-pub(super) fn peer(name: &str) -> PeerInfo {
+pub(crate) fn peer(name: &str) -> PeerInfo {
     PeerInfo {
         name: name.to_owned(),
         about: format!("about {name}"),
@@ -51,7 +51,7 @@ pub(super) fn peer(name: &str) -> PeerInfo {
     }
 }
 
-pub(super) fn measure(id: &str, part_of: Option<&str>) -> MeasureInfo {
+pub(crate) fn measure(id: &str, part_of: Option<&str>) -> MeasureInfo {
     MeasureInfo {
         id: id.to_owned(),
         label: format!("label of {id}"),
@@ -60,7 +60,7 @@ pub(super) fn measure(id: &str, part_of: Option<&str>) -> MeasureInfo {
     }
 }
 
-pub(super) fn run(peer: &str, round: u32, values: &[(&str, f64)]) -> Run {
+pub(crate) fn run(peer: &str, round: u32, values: &[(&str, f64)]) -> Run {
     let value = |&(id, value): &(&str, f64)| (id.to_owned(), value);
     Run {
         peer: peer.to_owned(),
@@ -73,7 +73,7 @@ pub(super) fn run(peer: &str, round: u32, values: &[(&str, f64)]) -> Run {
     }
 }
 
-pub(super) fn floor(name: &str, measure: &str, round: u32, value: f64) -> FloorRun {
+pub(crate) fn floor(name: &str, measure: &str, round: u32, value: f64) -> FloorRun {
     FloorRun {
         floor: name.to_owned(),
         about: format!("about {name}"),
@@ -85,7 +85,7 @@ pub(super) fn floor(name: &str, measure: &str, round: u32, value: f64) -> FloorR
 
 /// A histogram of round-trips in nanoseconds.
 #[cfg(feature = "peers")]
-pub(super) fn histogram(values: &[u64]) -> HistogramBlob {
+pub(crate) fn histogram(values: &[u64]) -> HistogramBlob {
     let mut histogram = Histogram::<u64>::new(3).unwrap();
     for &value in values {
         histogram.record(value).unwrap();

@@ -1,13 +1,14 @@
 //! What a comparison measures, in the order in which it is shown.
 
 use super::model::MeasureInfo;
+use crate::report::grouped;
 
 /// What stands behind the name of a measure that is a part of Drover's process.
 pub(super) const PART: &str = "of Drover the gateway's thread alone";
 
 /// All measures of a fleet that grows to `sessions` and has commands at `sizes`.
-pub(super) fn infos(sessions: usize, sizes: &[usize]) -> Vec<MeasureInfo> {
-    let all = grouped(sessions);
+pub(crate) fn infos(sessions: usize, sizes: &[usize]) -> Vec<MeasureInfo> {
+    let all = grouped(sessions as u64);
     let mut list = List::default();
     list.add("session_rss", "memory of an idle session", "KiB");
     list.add("server_rss", &format!("server with {all} sessions"), "MiB");
@@ -16,13 +17,13 @@ pub(super) fn infos(sessions: usize, sizes: &[usize]) -> Vec<MeasureInfo> {
     list.add_with_part("handshake_cpu_net", net, "µs");
     for &size in sizes {
         let id = format!("command_cpu_{size}");
-        let label = format!("server CPU of a command, {} sessions", grouped(size));
+        let label = format!("server CPU of a command, {} sessions", grouped(size as u64));
         list.add_with_part(&id, &label, "µs");
         if size == sessions {
             let label = format!("{label}, without the idle share");
             list.add_with_part(&format!("{id}_net"), &label, "µs");
         }
-        let label = format!("wake-ups for a command, {} sessions", grouped(size));
+        let label = format!("wake-ups for a command, {} sessions", grouped(size as u64));
         list.add(&format!("command_sleeps_{size}"), &label, "");
     }
     let packets = format!("datagrams or segments of a command, {all} sessions");
@@ -43,19 +44,6 @@ fn part_id(whole: &str) -> String {
         Some(stem) => format!("{stem}_shard_net"),
         None => format!("{whole}_shard"),
     }
-}
-
-/// `10000` is `10,000`.
-pub(super) fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[derive(Default)]
@@ -105,12 +93,5 @@ mod tests {
         let ids: Vec<_> = infos.iter().map(|info| info.id.as_str()).collect();
         assert!(ids.contains(&"command_cpu_10000_shard_net") && ids.contains(&"idle_cpu_shard"));
         assert!(ids.contains(&"handshake_cpu_shard_net"));
-    }
-
-    #[test]
-    fn thousands_are_set_apart() {
-        assert_eq!(grouped(100), "100");
-        assert_eq!(grouped(1_000), "1,000");
-        assert_eq!(grouped(1_234_567), "1,234,567");
     }
 }

@@ -3,12 +3,12 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use super::super::measures::grouped;
 use super::super::model::{Comparison, MeasureInfo, Row, Run, Spread, is_drover};
 use super::super::targets::{Found, Judged, Verdict};
 use super::plots::{Plot, told};
 use crate::plot::axis::{short, tick};
 use crate::plot::{escaped, font};
+use crate::report::grouped;
 
 const STYLE: &str = "
 body { font: 15px/1.5 Roboto, sans-serif; color: #1f2933; max-width: 1240px; margin: 2em auto; padding: 0 1em; }
@@ -92,7 +92,7 @@ fn setting(comparison: &Comparison) -> String {
             format!(
                 "{} sessions, {} rounds; commands of {} bytes, {}/s for CPU and {}/s for \
                  round-trips; keep-alive {} s; idle for {} s",
-                grouped(plan.sessions),
+                grouped(plan.sessions as u64),
                 plan.rounds,
                 plan.payload_bytes,
                 plan.command_rate,

@@ -156,12 +156,13 @@ async fn main() {
         store_stats.commits,
         stats.batch_size.mean()
     );
-    for (name, histogram) in [
-        ("commit", &store_stats.commit_us),
-        ("batch", &stats.batch_us),
-        ("created to claimed", &stats.start_us),
-        ("created to ended", &stats.total_us),
+    for (name, times) in [
+        ("commit", &store_stats.commit),
+        ("batch", &stats.batch),
+        ("created to claimed", &stats.start),
+        ("created to ended", &stats.total),
     ] {
+        let histogram = times.histogram();
         println!(
             "{name} µs: p50 {} p99 {} max {}",
             histogram.value_at_quantile(0.5),

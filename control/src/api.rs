@@ -39,11 +39,12 @@ use self::access::Auth;
 pub use self::first_admin::{ADMIN_TOKEN_FILE, FirstAdminError};
 use self::overview::Board;
 use self::routes::health::Readiness;
-use self::telemetry::Telemetry;
+pub(crate) use self::telemetry::Telemetry;
 use crate::clock;
 use crate::dispatch::Engine;
 use crate::identity::Identity;
 use crate::store::Store;
+use crate::telemetry::Histograms;
 
 /// Event streams at once.
 const STREAMS_MAX: usize = 256;
@@ -88,6 +89,10 @@ pub struct Parts {
     pub identity: Arc<Identity>,
     /// Figures of the rest of the program.
     pub metrics: Vec<MetricsSource>,
+    /// What the API measures about itself.
+    pub(crate) telemetry: Arc<Telemetry>,
+    /// The last hour of every histogram.
+    pub(crate) histograms: Arc<Histograms>,
 }
 
 /// Why the API did not start.
@@ -113,7 +118,8 @@ struct Api {
     events: watch::Receiver<u64>,
     identity: Arc<Identity>,
     auth: Auth,
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
+    histograms: Arc<Histograms>,
     metrics: Vec<MetricsSource>,
     readiness: Readiness,
     board: Board,
@@ -163,7 +169,8 @@ impl ApiServer {
             engine: parts.engine,
             events: parts.events,
             identity: parts.identity,
-            telemetry: Telemetry::new(),
+            telemetry: parts.telemetry,
+            histograms: parts.histograms,
             metrics: parts.metrics,
             readiness: Readiness::default(),
             board: Board::new(config.profile, clock::monotonic()),

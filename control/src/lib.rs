@@ -20,7 +20,7 @@ pub mod identity;
 pub mod process;
 mod retention;
 pub mod store;
-mod telemetry;
+pub mod telemetry;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,6 +39,7 @@ use crate::enrol::{EnrolConfig, Enroller};
 use crate::identity::Identity;
 use crate::store::Store;
 use crate::store::log::Retention;
+use crate::telemetry::{Histograms, Name, Reading, Times, TimesSource};
 
 /// What a control plane is told.
 pub struct Config {
@@ -52,6 +53,8 @@ pub struct Config {
     pub retention: Retention,
     /// Figures of the rest of the program, for `/metrics`.
     pub metrics: Vec<MetricsSource>,
+    /// Histograms of the rest of the program, for `/v1/histograms`.
+    pub times: Vec<TimesSource>,
 }
 
 /// Why a control plane did not start.
@@ -117,7 +120,12 @@ pub async fn start(
         events: recorded,
         identity,
         metrics,
+        telemetry: Arc::new(api::Telemetry::new()),
+        histograms: Arc::new(Histograms::new(clock::now())),
     };
+    let mut times = config.times;
+    times.extend(own_times(&parts));
+    let keeping = telemetry::keep(Arc::clone(&parts.histograms), times);
     let api = match ApiServer::start(&config.api, &config.data_dir, parts).await {
         Ok(api) => api,
         Err(error) => {
@@ -131,9 +139,15 @@ pub async fn start(
     let engine_task = tokio::spawn(watched("the process server", task));
     let trimming = tokio::spawn(retention::keep_trimmed(store.clone(), config.retention));
     let enrolling = tokio::spawn(enroller.run(enrolments));
-    let background = vec![trimming.abort_handle(), enrolling.abort_handle()];
+    let keeping = tokio::spawn(keeping);
+    let background = vec![
+        trimming.abort_handle(),
+        enrolling.abort_handle(),
+        keeping.abort_handle(),
+    ];
     tokio::spawn(watched("the trimming of old records", trimming));
     tokio::spawn(watched("the enrolment service", enrolling));
+    tokio::spawn(watched("the keeping of histograms", keeping));
     Ok(Control {
         api,
         engine,
@@ -145,6 +159,29 @@ pub async fn start(
         failed,
         ending,
     })
+}
+
+/// The histograms of this crate's own parts.
+fn own_times(parts: &Parts) -> [TimesSource; 3] {
+    let of = |name, times: &Times, tell: &mut dyn FnMut(Reading<'_>)| {
+        tell(Reading {
+            name,
+            route: None,
+            histogram: times.histogram(),
+            sum_us: times.sum_us(),
+        });
+    };
+    let (store, engine) = (parts.store.clone(), parts.engine.clone());
+    let api = Arc::clone(&parts.telemetry);
+    [
+        Arc::new(move |tell| of(Name::StoreCommit, &store.stats().commit, tell)),
+        Arc::new(move |tell| {
+            let stats = engine.stats();
+            of(Name::EngineBatch, &stats.batch, tell);
+            of(Name::Process, &stats.total, tell);
+        }),
+        Arc::new(move |tell| api.read(tell)),
+    ]
 }
 
 impl Control {

@@ -14,6 +14,8 @@ mod bad_input;
 mod enrolment;
 #[path = "api/events.rs"]
 mod events;
+#[path = "api/histograms.rs"]
+mod histograms;
 #[path = "api/overview.rs"]
 mod overview;
 #[path = "api/plane.rs"]

@@ -215,8 +215,34 @@ fn the_fleet(browser: &mut Browser) {
     browser.picture("fleet-light");
 }
 
-/// Figures that are known, drawn by the page's own chart: three steps with six cells between them.
+/// What the server measured, whatever is chosen; then figures that are known, drawn by the page's own
+/// chart: three steps with six cells between them.
 fn heat_map(browser: &mut Browser) {
+    let names = browser
+        .eval("[...document.querySelectorAll('.card select option')].map((one) => one.value)");
+    let names: Vec<String> = serde_json::from_value(names).expect("names");
+    assert!(names.contains(&"shard_turn".to_owned()), "{names:?}");
+    let counted = "document.querySelector('.heat-note').textContent";
+    for name in [
+        "handshake",
+        "command_total",
+        "store_commit",
+        "api",
+        "process",
+    ] {
+        browser.eval(&format!(
+            "(() => {{ const chosen = document.querySelector('.card select'); document.querySelector('.heat').dataset.cells = 0; chosen.value = '{name}'; chosen.dispatchEvent(new Event('change')); }})()"
+        ));
+        browser.until(
+            name,
+            &format!("Number(document.querySelector('.heat').dataset.cells) > 0 && {counted}.includes('Busiest')"),
+        );
+    }
+    // Every process has its place; the server looks once a second, the page every five.
+    browser.until(
+        "all processes",
+        &format!("{counted}.startsWith('1,002 in')"),
+    );
     let draw = "(async () => {
         const { heatMap } = await import('/ui/charts.js');
         const chart = heatMap({ name: 'A test' });

@@ -21,7 +21,7 @@ use crate::runtime::mailbox::Sender;
 use crate::runtime::steering::ConnectionIds;
 use crate::shard::message::ShardMessage;
 use crate::shard::{ShardConfig, ShardTask};
-use crate::telemetry::{Hub, Telemetry};
+use crate::telemetry::{Hub, Measure, Measurement, Telemetry};
 use crate::tls::{self, TlsError};
 use crate::uplink::{Uplink, UplinkQueue, Wake};
 
@@ -218,6 +218,11 @@ impl Handle {
     /// The figures of all shards, at most about a second old.
     pub fn telemetry(&self) -> Telemetry {
         self.hub.read()
+    }
+
+    /// The times of one kind of all shards together, at most about a second old.
+    pub fn measurement(&self, measure: Measure) -> Measurement {
+        self.hub.measurement(measure)
     }
 
     /// Whether the gateway has stopped: because it was told to, or because a shard died.

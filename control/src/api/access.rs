@@ -65,6 +65,8 @@ pub(super) static ROUTES: &[(Method, &str, Access)] = &[
     (Method::GET, "/v1/openapi.json", PUBLIC),
     (Method::GET, "/v1/overview", VIEWER),
     (Method::GET, "/v1/overview/events", VIEWER),
+    (Method::GET, "/v1/histograms", VIEWER),
+    (Method::GET, "/v1/histograms/{name}", VIEWER),
     (Method::GET, "/v1/agents", VIEWER),
     (Method::GET, "/v1/agents/{id}", VIEWER),
     (Method::POST, "/v1/agents/{id}/revoke", ADMIN),

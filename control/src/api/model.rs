@@ -11,6 +11,7 @@
 pub mod access;
 pub mod agents;
 pub mod events;
+pub mod histograms;
 pub mod overview;
 pub mod processes;
 

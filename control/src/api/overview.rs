@@ -29,6 +29,7 @@ use crate::dispatch::{Census, EngineStats};
 use crate::process::State;
 use crate::store::queries::ProcessRecord;
 use crate::store::{StoreError, StoreStats};
+use crate::telemetry::{Histograms, Name};
 
 /// A document is given out for so long.
 const FRESH: Duration = Duration::from_millis(900);
@@ -111,8 +112,8 @@ impl Board {
                 waiting_on: waiting_on(&stats.census),
                 newest_failures,
             },
-            latency: latency(&store_stats, &stats),
-            histograms: Vec::new(),
+            latency: latency(&api.histograms),
+            histograms: Name::ALL.iter().map(ToString::to_string).collect(),
             store: store(&store_stats, &stats),
             datapath: datapath(&stats),
         })
@@ -256,16 +257,12 @@ fn waiting_on(census: &Census) -> BTreeMap<String, u64> {
     waits.map(|(what, count)| (what.to_owned(), count)).into()
 }
 
-fn latency(store: &StoreStats, stats: &EngineStats) -> BTreeMap<String, LatencyOverview> {
-    [
-        ("store_commit", &store.commit_us),
-        ("engine_batch", &stats.batch_us),
-        ("process", &stats.total_us),
-    ]
-    .into_iter()
-    .filter(|(_, histogram)| !histogram.is_empty())
-    .map(|(name, histogram)| (name.to_owned(), percentiles(histogram)))
-    .collect()
+fn latency(histograms: &Histograms) -> BTreeMap<String, LatencyOverview> {
+    let measured = Name::ALL.iter().filter_map(|name| {
+        let times = histograms.total(*name)?;
+        Some((name.to_string(), percentiles(times.histogram())))
+    });
+    measured.collect()
 }
 
 fn percentiles(histogram: &Histogram<u64>) -> LatencyOverview {

@@ -56,6 +56,7 @@ kinds! {
     MethodNotAllowed = 405, "method-not-allowed", "The method is not allowed here", false;
     RequestTimeout = 408, "request-timeout", "The request did not arrive in time", true;
     Conflict = 409, "conflict", "The state does not allow it", false;
+    NotKept = 410, "not-kept", "What was asked for is no longer kept", false;
     EventsTrimmed = 410, "events-trimmed", "The events asked for are no longer kept", false;
     BodyTooLarge = 413, "body-too-large", "The body is too large", false;
     UnsupportedMediaType = 415, "unsupported-media-type", "The body must be JSON", false;

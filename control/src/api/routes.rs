@@ -5,6 +5,7 @@ mod api_tokens;
 mod events;
 mod groups;
 pub(super) mod health;
+mod histograms;
 mod join_tokens;
 mod overview;
 mod process_batches;
@@ -41,6 +42,8 @@ fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(health::metrics))
         .routes(routes!(overview::show))
         .routes(routes!(overview::watch))
+        .routes(routes!(histograms::list))
+        .routes(routes!(histograms::show))
         .routes(routes!(agents::list))
         .routes(routes!(agents::show))
         .routes(routes!(agents::revoke))
@@ -110,9 +113,12 @@ async fn limit_time(request: Request, next: Next) -> Response {
 async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let began = clock::monotonic();
     let path = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
     let mut response = next.run(request).await;
+    let route = path.as_ref().map(MatchedPath::as_str);
+    let took = clock::monotonic() - began;
     api.telemetry
-        .answered(response.status(), clock::monotonic() - began);
+        .answered(&method, route, response.status(), took);
     tracing::debug!(status = response.status().as_u16(), ?path, "API request");
     let headers = response.headers_mut();
     headers

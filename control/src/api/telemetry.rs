@@ -2,41 +2,93 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use hdrhistogram::Histogram;
 
-use crate::telemetry::latency_histogram;
+use super::access::ROUTES;
+use crate::telemetry::{Name, Reading, Times};
 
 /// The quantiles that `/metrics` shows.
 const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+/// Requests that fit no route of the table: wrong paths and methods, and the dashboard's files.
+const OTHER: &str = "other";
 
 /// Counters since the start.
-pub(super) struct Telemetry {
+pub(crate) struct Telemetry {
     /// By hundreds of the status: 1xx, 2xx, …
     by_status: [AtomicU64; 5],
-    answer_us: Mutex<Histogram<u64>>,
+    /// As [`ROUTES`], and [`OTHER`] at the end: what strangers ask for makes no more of them.
+    routes: Vec<Route>,
+}
+
+struct Route {
+    name: String,
+    /// From a request's head to the head of its answer; nothing before the first.
+    answers: Mutex<Option<Times>>,
+}
+
+impl Route {
+    fn new(name: String) -> Self {
+        Self {
+            name,
+            answers: Mutex::default(),
+        }
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Option<Times>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Telemetry {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        let known = ROUTES.iter();
+        let names = known.map(|(method, path, _)| format!("{method} {path}"));
+        let names = names.chain(std::iter::once(OTHER.to_owned()));
         Self {
             by_status: Default::default(),
-            answer_us: Mutex::new(latency_histogram()),
+            routes: names.map(Route::new).collect(),
         }
     }
 
     /// A request was answered; the first byte of the answer took so long.
-    pub(super) fn answered(&self, status: StatusCode, took: Duration) {
+    pub(super) fn answered(
+        &self,
+        method: &Method,
+        path: Option<&str>,
+        status: StatusCode,
+        took: Duration,
+    ) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         self.by_status[class].fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.answer_us
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .saturating_record(micros);
+        let place = ROUTES
+            .iter()
+            .position(|(of, route, _)| of == method && Some(*route) == path)
+            .unwrap_or(ROUTES.len());
+        let mut answers = self.routes[place].answers();
+        answers.get_or_insert_with(Times::new).record(took);
+    }
+
+    /// The names of all routes, as [`read`](Self::read) tells them.
+    pub(super) fn routes(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|route| route.name.as_str())
+    }
+
+    /// Tells the latencies of every route that was asked for.
+    pub(crate) fn read(&self, tell: &mut dyn FnMut(Reading<'_>)) {
+        for route in &self.routes {
+            if let Some(times) = &*route.answers() {
+                tell(Reading {
+                    name: Name::Api,
+                    route: Some(&route.name),
+                    histogram: times.histogram(),
+                    sum_us: times.sum_us(),
+                });
+            }
+        }
     }
 
     /// Adds the API's figures in the Prometheus text format.
@@ -50,16 +102,17 @@ impl Telemetry {
                 format_args!("drover_api_requests_total{{status=\"{class}xx\"}} {count}"),
             );
         }
-        let histogram = self
-            .answer_us
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let mut all = Times::new();
+        for route in &self.routes {
+            if let Some(times) = &*route.answers() {
+                all.merge(times);
+            }
+        }
         summary(
             out,
             "drover_api_answer_seconds",
             "From a request's head to the head of its answer.",
-            &histogram,
+            all.histogram(),
         );
     }
 }

@@ -12,7 +12,7 @@ const EVERY = 5000;
 
 const CURVES = [
   { key: "process", label: "Process" },
-  { key: "command_round_trip", label: "Command" },
+  { key: "command_total", label: "Command" },
   { key: "engine_batch", label: "Engine batch" },
   { key: "store_commit", label: "Store commit" },
   { key: "handshake", label: "Handshake" },
@@ -247,10 +247,9 @@ export function fleetView() {
   );
   const gone = new AbortController();
   const measure = async () => {
-    const now = Date.now();
     percentiles.update(curves(CURVES.map((one) => one.key)));
     const cells = chosen.value && (await columns(chosen.value, KEPT, gone.signal));
-    if (cells && !gone.signal.aborted) heat.update(cells.columns, now - KEPT, now, cells.step);
+    if (cells && !gone.signal.aborted) heat.update(cells.columns, cells.start, cells.end, cells.step);
   };
   let measuring = 0;
   const again = async () => {

@@ -26,10 +26,13 @@ export function curves(names) {
 /** Steps of the heat map, in seconds. */
 const STEP = 10;
 
-/** What fell where over time: `{ step, columns: [{ t, bins: [[low, high, count], …] }] }`. */
+/** What fell where over time: `{ start, end, step, columns: [{ t, bins: [[low, high, count], …] }] }`. */
 export async function columns(name, past, signal) {
-  const now = Date.now();
-  const span = { from: new Date(now - past).toISOString(), to: new Date(now).toISOString(), step: STEP };
+  const step = STEP * 1000;
+  // Whole steps of the server's, the one that is under way included.
+  const end = Math.ceil(Date.now() / step) * step;
+  const start = end - past;
+  const span = { from: new Date(start).toISOString(), to: new Date(end).toISOString(), step: STEP };
   const told = await get(`/v1/histograms/${encodeURIComponent(name)}`, span, signal);
-  return { step: STEP * 1000, columns: told.intervals.map((step) => ({ t: Date.parse(step.from), bins: step.bins })) };
+  return { start, end, step, columns: told.intervals.map((one) => ({ t: Date.parse(one.from), bins: one.bins })) };
 }

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
 use super::census::Census;
-use crate::telemetry::{count_histogram, latency_histogram};
+use crate::telemetry::{Times, count_histogram};
 
 /// A copy of the process server's figures. Counters run since the start.
 #[derive(Clone, Debug)]
@@ -54,12 +53,12 @@ pub struct EngineStats {
     pub store_error: Option<String>,
     /// Inputs of one batch.
     pub batch_size: Histogram<u64>,
-    /// From handing a batch to the store to its commit, in microseconds.
-    pub batch_us: Histogram<u64>,
-    /// From a process's creation to its claim, in microseconds (to within a millisecond).
-    pub start_us: Histogram<u64>,
-    /// From a process's creation to its end, in microseconds (to within a millisecond).
-    pub total_us: Histogram<u64>,
+    /// From handing a batch to the store to its commit.
+    pub batch: Times,
+    /// From a process's creation to its claim (to within a millisecond).
+    pub start: Times,
+    /// From a process's creation to its end (to within a millisecond).
+    pub total: Times,
 }
 
 impl EngineStats {
@@ -86,9 +85,9 @@ impl EngineStats {
             unwritable: 0,
             store_error: None,
             batch_size: count_histogram(1 << 20),
-            batch_us: latency_histogram(),
-            start_us: latency_histogram(),
-            total_us: latency_histogram(),
+            batch: Times::new(),
+            start: Times::new(),
+            total: Times::new(),
         }
     }
 }
@@ -114,9 +113,4 @@ impl Telemetry {
             .unwrap_or_else(PoisonError::into_inner)
             .clone_from(stats);
     }
-}
-
-/// A duration as histograms take it.
-pub(super) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -177,6 +177,7 @@ pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -
         metrics: vec![Arc::new(|out: &mut String| {
             out.push_str("fake_gateway 1\n")
         })],
+        times: Vec::new(),
     };
     let link: Arc<dyn Link> = Arc::clone(&gateway) as Arc<dyn Link>;
     let control = control::start(config, identity, store.clone(), link, wake)

@@ -11,7 +11,8 @@ use control::downlink::Wake;
 use control::enrol::EnrolConfig;
 use control::identity::{GatewaySecrets, Identity};
 use control::store::Store;
-use gateway::telemetry::prometheus;
+use control::telemetry::{Name, Reading, TimesSource};
+use gateway::telemetry::{Measure, prometheus};
 use gateway::{Gateway, Handle, Secrets, TlsMaterial};
 use protocol::limits::SHARDS_MAX;
 use protocol::link::Request;
@@ -184,6 +185,8 @@ fn gateway_config(
 }
 
 fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::Config {
+    let measuring = gateway.clone();
+    let times: TimesSource = Arc::new(move |tell| times(&measuring, tell));
     let metrics: MetricsSource =
         Arc::new(move |out: &mut String| out.push_str(&prometheus::render(&gateway.telemetry())));
     control::Config {
@@ -195,6 +198,27 @@ fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::
         },
         retention: config.retention,
         metrics: vec![metrics],
+        times: vec![times],
+    }
+}
+
+/// What the gateway measures, by the names that people know.
+const MEASURES: [(Name, Measure); 4] = [
+    (Name::Handshake, Measure::Handshake),
+    (Name::CommandTotal, Measure::DispatchToFinished),
+    (Name::Mailbox, Measure::Mailbox),
+    (Name::ShardTurn, Measure::Turn),
+];
+
+fn times(gateway: &Handle, tell: &mut dyn FnMut(Reading<'_>)) {
+    for (name, measure) in MEASURES {
+        let measured = gateway.measurement(measure);
+        tell(Reading {
+            name,
+            route: None,
+            histogram: measured.histogram(),
+            sum_us: measured.sum_us(),
+        });
     }
 }
 

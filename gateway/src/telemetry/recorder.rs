@@ -183,6 +183,7 @@ mod tests {
         assert_eq!(total.security(SecurityEvent::KeyNotPinned), 6);
         assert_eq!(total.security(SecurityEvent::NoCertificate), 0);
         assert_eq!(total.level(Level::Sessions), 21);
+        assert_eq!(hub.measurement(Measure::Turn).sum_us(), 12);
         let turns = total.measurement(Measure::Turn);
         assert_eq!((turns.histogram().len(), turns.sum_us()), (6, 12));
         assert_eq!(turns.histogram().max(), 3);

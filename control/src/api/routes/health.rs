@@ -185,7 +185,7 @@ fn store_figures(api: &Api, out: &mut String) {
         out,
         "drover_store_commit_seconds",
         "From the begin of a transaction to the end of its commit.",
-        &stats.commit_us,
+        stats.commit.histogram(),
     );
 }
 
@@ -223,17 +223,17 @@ fn engine_figures(api: &Api, out: &mut String) {
         (
             "drover_batch_commit_seconds",
             "From handing a batch to the store to its commit.",
-            &stats.batch_us,
+            stats.batch.histogram(),
         ),
         (
             "drover_process_start_seconds",
             "From a process's creation to its claim.",
-            &stats.start_us,
+            stats.start.histogram(),
         ),
         (
             "drover_process_total_seconds",
             "From a process's creation to its end.",
-            &stats.total_us,
+            stats.total.histogram(),
         ),
     ];
     for (name, help, histogram) in summaries {

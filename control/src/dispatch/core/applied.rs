@@ -10,7 +10,6 @@ use protocol::operation::Command;
 use super::{Claim, Core, CreateAnswer, Moment, Pending, operation};
 use crate::clock::UnixMs;
 use crate::dispatch::handle::Cancellation;
-use crate::dispatch::telemetry::micros;
 use crate::process::{Input, State, Tell};
 use crate::store::StoreError;
 use crate::store::processes::{Applied, Creation, Effect, NewProcess, Now, Work};
@@ -65,7 +64,7 @@ impl Core {
                 self.stats.store_error = None;
                 self.stats.batch_size.saturating_record(inputs as u64);
                 let took = now.mono.saturating_duration_since(started);
-                self.stats.batch_us.saturating_record(micros(took));
+                self.stats.batch.record(took);
                 self.applied(now, batch, applied);
             }
             Err(error) => self.failed(now, batch, &error),
@@ -164,12 +163,12 @@ impl Core {
     }
 
     fn count(&mut self, now: Moment, before: Option<State>, after: Now) {
-        let age = micros(after.created_at.until(now.wall));
+        let age = after.created_at.until(now.wall);
         let stats = &mut self.stats;
         match after.state {
             State::Leased => {
                 stats.claimed += 1;
-                stats.start_us.saturating_record(age);
+                stats.start.record(age);
             }
             State::Succeeded => stats.succeeded += 1,
             State::Failed => stats.failed += 1,
@@ -181,7 +180,7 @@ impl Core {
             _ => {}
         }
         if after.state.is_terminal() {
-            stats.total_us.saturating_record(age);
+            stats.total.record(age);
         }
     }
 

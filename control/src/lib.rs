@@ -39,7 +39,7 @@ use crate::enrol::{EnrolConfig, Enroller};
 use crate::identity::Identity;
 use crate::store::Store;
 use crate::store::log::Retention;
-use crate::telemetry::{Histograms, Name, Reading, Times, TimesSource};
+use crate::telemetry::{Histograms, Log, LogConfig, Name, Reading, Times, TimesSource};
 
 /// What a control plane is told.
 pub struct Config {
@@ -55,6 +55,8 @@ pub struct Config {
     pub metrics: Vec<MetricsSource>,
     /// Histograms of the rest of the program, for `/v1/histograms`.
     pub times: Vec<TimesSource>,
+    /// How histograms are written to the data directory.
+    pub histogram_log: LogConfig,
 }
 
 /// Why a control plane did not start.
@@ -76,6 +78,8 @@ pub struct Control {
     drain_engine: CancellationToken,
     stop_engine: CancellationToken,
     engine_task: JoinHandle<()>,
+    stop_keeping: CancellationToken,
+    keeping: JoinHandle<()>,
     background: Vec<AbortHandle>,
     failed: watch::Receiver<Option<&'static str>>,
     /// Cancelled when ending is what the parts should do.
@@ -125,7 +129,11 @@ pub async fn start(
     };
     let mut times = config.times;
     times.extend(own_times(&parts));
-    let keeping = telemetry::keep(Arc::clone(&parts.histograms), times);
+    let log =
+        (config.histogram_log.files > 0).then(|| Log::new(&config.data_dir, config.histogram_log));
+    let stop_keeping = CancellationToken::new();
+    let histograms = Arc::clone(&parts.histograms);
+    let keeping = telemetry::keep(histograms, times, log, stop_keeping.clone());
     let api = match ApiServer::start(&config.api, &config.data_dir, parts).await {
         Ok(api) => api,
         Err(error) => {
@@ -140,14 +148,10 @@ pub async fn start(
     let trimming = tokio::spawn(retention::keep_trimmed(store.clone(), config.retention));
     let enrolling = tokio::spawn(enroller.run(enrolments));
     let keeping = tokio::spawn(keeping);
-    let background = vec![
-        trimming.abort_handle(),
-        enrolling.abort_handle(),
-        keeping.abort_handle(),
-    ];
+    let background = vec![trimming.abort_handle(), enrolling.abort_handle()];
     tokio::spawn(watched("the trimming of old records", trimming));
     tokio::spawn(watched("the enrolment service", enrolling));
-    tokio::spawn(watched("the keeping of histograms", keeping));
+    let keeping = tokio::spawn(watched("the keeping of histograms", keeping));
     Ok(Control {
         api,
         engine,
@@ -155,6 +159,8 @@ pub async fn start(
         drain_engine: drain,
         stop_engine: stop,
         engine_task,
+        stop_keeping,
+        keeping,
         background,
         failed,
         ending,
@@ -225,6 +231,9 @@ impl Control {
         for task in self.background {
             task.abort();
         }
+        // Ends within seconds by itself.
+        self.stop_keeping.cancel();
+        drop(self.keeping.await);
         self.store.close().await;
     }
 }

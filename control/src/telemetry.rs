@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   store, process server, API ─ Times ─┐
-//!   the rest of the program ────────────┴─ Reading, each second ─▶ Histograms ─▶ History: an hour
+//!   the rest of the program ────────────┴─ Reading, each second ─▶ Histograms ─┬▶ history: an hour
+//!                                                                              └▶ log: .hlog files
 //! ```
 //!
 //! Whoever measures keeps one bounded histogram since its start and knows nothing of this. Once a
@@ -14,6 +15,7 @@
 
 mod history;
 mod keeper;
+mod log;
 mod name;
 
 use std::time::Duration;
@@ -23,6 +25,8 @@ use hdrhistogram::Histogram;
 pub(crate) use self::history::{COARSE, Found};
 pub(crate) use self::keeper::{Histograms, keep};
 pub use self::keeper::{Reading, TimesSource};
+pub(crate) use self::log::Log;
+pub use self::log::LogConfig;
 pub use self::name::Name;
 
 /// The longest duration that a latency histogram tells apart: ten minutes, in microseconds.

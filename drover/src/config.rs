@@ -22,6 +22,7 @@ use std::time::Duration;
 use control::api::ApiConfig;
 use control::identity::AGENT_CERTIFICATE_LIFE;
 use control::store::log::Retention;
+use control::telemetry::LogConfig;
 
 use self::layer::{Origin, Setting};
 pub(crate) use self::suggest::nearest;
@@ -62,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) certificate_life: Duration,
     /// How long records are kept.
     pub(crate) retention: Retention,
+    /// How histograms are written to disk.
+    pub(crate) histograms: LogConfig,
     /// How the server stops.
     pub(crate) drain: DrainSettings,
     /// What is logged.
@@ -156,6 +159,7 @@ impl Default for Config {
             },
             certificate_life: AGENT_CERTIFICATE_LIFE,
             retention: Retention::default(),
+            histograms: LogConfig::default(),
             drain: DrainSettings {
                 deadline: Duration::from_secs(20),
             },

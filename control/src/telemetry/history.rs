@@ -11,6 +11,7 @@
 //! came, and found by the times that they say.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
@@ -109,7 +110,7 @@ impl Cells {
         self.cells = merged;
     }
 
-    fn add_to(&self, times: &mut Times) {
+    pub(super) fn add_to(&self, times: &mut Times) {
         for (low, count) in &self.cells {
             let histogram = &mut times.histogram;
             histogram.saturating_record_n(u64::from(*low), u64::from(*count));
@@ -133,13 +134,19 @@ impl Slot {
         Self { from, to, counted }
     }
 
+    /// How long it was looked at.
+    pub(super) fn length(&self) -> Duration {
+        self.from.until(self.to)
+    }
+
     /// The slot's place in time: its middle, so that a look that comes late by a few milliseconds
     /// counts for the second it is about.
     fn middle(&self) -> u64 {
         u64::midpoint(self.from.0, self.to.0)
     }
 
-    fn merge(&mut self, other: Self) {
+    /// Adds what came before or after.
+    pub(super) fn merge(&mut self, other: Self) {
         self.from = self.from.min(other.from);
         self.to = self.to.max(other.to);
         for (series, cells) in other.counted {
@@ -151,6 +158,11 @@ impl Slot {
                 Err(at) => self.counted.insert(at, (series, cells)),
             }
         }
+    }
+
+    /// When it began, when it ended, what was counted.
+    pub(super) fn into_parts(self) -> (UnixMs, UnixMs, Vec<(Series, Cells)>) {
+        (self.from, self.to, self.counted)
     }
 
     fn bytes(&self) -> usize {

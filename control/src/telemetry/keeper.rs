@@ -4,14 +4,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::history::{Cells, Found, History, Series, Slot};
+use super::log::{Batch, Log};
 use super::{Name, Times};
 use crate::clock::{self, UnixMs};
 
 /// Histograms are read this often.
 const EVERY: Duration = Duration::from_secs(1);
+/// A look that came a little early still ends an interval of the log.
+const LEEWAY: Duration = Duration::from_millis(500);
+/// How long the end of the program waits for the log.
+const LAST_WRITE: Duration = Duration::from_secs(2);
 /// Series at most: every name, and every route of the API.
 const SERIES_MAX: usize = 256;
 
@@ -37,6 +45,8 @@ pub(crate) struct Histograms(Mutex<Kept>);
 struct Kept {
     series: Vec<Known>,
     history: History,
+    /// What was not handed to the log yet; stays empty where there is none.
+    unlogged: Option<Slot>,
     /// When it was last read.
     at: UnixMs,
 }
@@ -53,6 +63,7 @@ impl Histograms {
         Self(Mutex::new(Kept {
             series: Vec::new(),
             history: History::default(),
+            unlogged: None,
             at: now,
         }))
     }
@@ -61,8 +72,9 @@ impl Histograms {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the sources: what they have counted since the last time becomes a slot of the history.
-    fn read(&self, now: UnixMs, sources: &[TimesSource]) {
+    /// Reads the sources: what they have counted since the last time becomes a slot of the history,
+    /// and of what is to be logged.
+    fn read(&self, now: UnixMs, sources: &[TimesSource], logged: bool) {
         let mut kept = self.kept();
         let mut counted = Vec::new();
         for source in sources {
@@ -71,7 +83,29 @@ impl Histograms {
         // A clock that was set back makes a slot of no length.
         let from = kept.at.min(now);
         kept.at = now;
-        kept.history.add(Slot::new(from, now, counted));
+        let slot = Slot::new(from, now, counted);
+        match &mut kept.unlogged {
+            Some(before) => before.merge(slot.clone()),
+            None if logged => kept.unlogged = Some(slot.clone()),
+            None => {}
+        }
+        kept.history.add(slot);
+    }
+
+    /// What was counted since it was last taken, if that is long enough.
+    fn take_unlogged(&self, interval: Duration) -> Option<Batch> {
+        let mut kept = self.kept();
+        let slot = kept.unlogged.take_if(|slot| slot.length() >= interval)?;
+        let (from, to, counted) = slot.into_parts();
+        let tagged = counted.into_iter().map(|(series, cells)| {
+            let known = &kept.series[usize::from(series)];
+            (known.tag(), cells)
+        });
+        Some(Batch {
+            from,
+            to,
+            counted: tagged.collect(),
+        })
     }
 
     /// Since when something is kept, and since when by the second; nothing before the first look.
@@ -115,6 +149,16 @@ impl Histograms {
     }
 }
 
+impl Known {
+    /// `store_commit`, `api:GET:/v1/agents`: tags hold no blanks and no commas.
+    fn tag(&self) -> String {
+        match &self.route {
+            Some(route) => format!("{}:{}", self.name, route.replace([' ', ','], ":")),
+            None => self.name.to_string(),
+        }
+    }
+}
+
 impl Kept {
     /// What a histogram has counted since it was last read.
     fn take(&mut self, reading: Reading<'_>) -> Option<(Series, Cells)> {
@@ -155,13 +199,68 @@ impl Kept {
     }
 }
 
-/// Reads the sources each second, for as long as the task lives.
-#[expect(clippy::infinite_loop, reason = "it ends with its task")]
-pub(crate) async fn keep(histograms: Arc<Histograms>, sources: Vec<TimesSource>) {
-    let mut ticks = interval(EVERY);
+/// Reads the sources each second until `stop`, and then once more.
+pub(crate) async fn keep(
+    histograms: Arc<Histograms>,
+    sources: Vec<TimesSource>,
+    log: Option<Log>,
+    stop: CancellationToken,
+) {
+    let interval = log.as_ref().map(Log::interval);
+    let writer = log.map(Writer::start);
+    let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        histograms.read(clock::now(), &sources);
+    let mut last = false;
+    while !last {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => last = true,
+        }
+        histograms.read(clock::now(), &sources, writer.is_some());
+        if let (Some(writer), Some(interval)) = (&writer, interval) {
+            let least = if last {
+                Duration::ZERO
+            } else {
+                interval.saturating_sub(LEEWAY)
+            };
+            writer.offer(&histograms, least);
+        }
+    }
+    if let Some(writer) = writer {
+        writer.finish().await;
+    }
+}
+
+/// Writes the log on a thread that may wait for a disk.
+struct Writer {
+    batches: mpsc::Sender<Batch>,
+    task: JoinHandle<()>,
+}
+
+impl Writer {
+    fn start(mut log: Log) -> Self {
+        let (batches, mut given) = mpsc::channel::<Batch>(1);
+        let task = tokio::task::spawn_blocking(move || {
+            while let Some(batch) = given.blocking_recv() {
+                log.write(&batch);
+            }
+        });
+        Self { batches, task }
+    }
+
+    /// Hands over what is due. While the disk is slow it goes on gathering: the interval gets longer.
+    fn offer(&self, histograms: &Histograms, least: Duration) {
+        if let Ok(place) = self.batches.try_reserve()
+            && let Some(batch) = histograms.take_unlogged(least)
+        {
+            place.send(batch);
+        }
+    }
+
+    async fn finish(self) {
+        drop(self.batches);
+        if timeout(LAST_WRITE, self.task).await.is_err() {
+            tracing::warn!("the last histograms were not written: the disk does not answer");
+        }
     }
 }

@@ -15,6 +15,7 @@ use control::downlink::{Link, LinkFull, Wake};
 use control::enrol::EnrolConfig;
 use control::identity::{AGENT_CERTIFICATE_LIFE, Identity};
 use control::store::Store;
+use control::telemetry::LogConfig;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment, JoinToken};
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, Epoch, GrantId, SessionId, ShardId};
@@ -178,6 +179,7 @@ pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -
             out.push_str("fake_gateway 1\n")
         })],
         times: Vec::new(),
+        histogram_log: LogConfig::default(),
     };
     let link: Arc<dyn Link> = Arc::clone(&gateway) as Arc<dyn Link>;
     let control = control::start(config, identity, store.clone(), link, wake)

@@ -23,7 +23,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 23] = [
+pub(super) static KEYS: [Key<Config>; 26] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -232,6 +232,31 @@ pub(super) static KEYS: [Key<Config>; 23] = [
             value::number(text, 1000, 1_000_000_000).map(|keep| config.retention.events = keep)
         },
         show: |config| config.retention.events.to_string(),
+    },
+    Key {
+        name: "histograms.log_interval",
+        doc: "Histograms are written to DATA/histograms this often (1s to 10m).",
+        set: |config, text| {
+            value::duration_within(text, Duration::from_secs(1), Duration::from_secs(600))
+                .map(|interval| config.histograms.interval = interval)
+        },
+        show: |config| value::quote(&value::show_duration(config.histograms.interval)),
+    },
+    Key {
+        name: "histograms.log_files",
+        doc: "Files of histograms that are kept; the oldest go first (0 to 1000; 0: none is written).",
+        set: |config, text| {
+            value::number(text, 0, 1000).map(|files| config.histograms.files = files)
+        },
+        show: |config| config.histograms.files.to_string(),
+    },
+    Key {
+        name: "histograms.log_file_mib",
+        doc: "A file of histograms of so many MiB is followed by another (1 to 1024).",
+        set: |config, text| {
+            value::number(text, 1, 1024).map(|mib: u64| config.histograms.file_bytes = mib << 20)
+        },
+        show: |config| (config.histograms.file_bytes >> 20).to_string(),
     },
     Key {
         name: "drain.deadline",

@@ -199,6 +199,7 @@ fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::
         retention: config.retention,
         metrics: vec![metrics],
         times: vec![times],
+        histogram_log: config.histograms,
     }
 }
 

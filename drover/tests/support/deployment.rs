@@ -238,8 +238,13 @@ impl Deployment {
 
     /// `/metrics` as it is now.
     pub(crate) fn metrics(&self) -> String {
+        self.get("/metrics")
+    }
+
+    /// What the API answers, as the admin of the first start.
+    pub(crate) fn get(&self, path: &str) -> String {
         let token = std::fs::read_to_string(self.data_dir().join("admin.token")).expect("a token");
-        get(&self.addresses.api, "/metrics", token.trim())
+        get(&self.addresses.api, path, token.trim())
     }
 
     /// A figure of `/metrics`, over all its labels.

@@ -190,7 +190,8 @@ fn range(
         Some((all, _)) if to <= all => Err(ApiError::new(
             Kind::NotKept,
             format!(
-                "Nothing of that time is kept any more; ask for what is newer than {}.",
+                "Nothing of that time is kept any more; ask for what is newer than {}, or read the \
+                 files in `histograms` in the server's data directory.",
                 Timestamp(all.0)
             ),
         )),

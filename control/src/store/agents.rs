@@ -152,11 +152,9 @@ impl Store {
     /// The store failed.
     pub async fn agents_by_group(&self) -> Result<BTreeMap<GroupId, u64>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
-            "SELECT group_id, count(*) FROM agent WHERE revoked_at IS NULL GROUP BY group_id",
-        )
-        .fetch_all(&mut *reader)
-        .await?;
+        let rows = sqlx::query("SELECT id, admitted FROM agent_group WHERE admitted > 0")
+            .fetch_all(&mut *reader)
+            .await?;
         rows.iter()
             .map(|row| {
                 let group = GroupId::from_bytes(id_bytes(row.try_get(0)?)?);
@@ -265,6 +263,8 @@ async fn revoke(
         return Ok(known.map_or(Revoked::Unknown, |_| Revoked::Before));
     }
     for statement in [
+        "UPDATE agent_group SET admitted = admitted - 1
+         WHERE id = (SELECT group_id FROM agent WHERE id = ?1)",
         "DELETE FROM agent_key WHERE agent_id = ?1",
         "DELETE FROM join_token WHERE agent_id = ?1 AND used_at IS NULL",
     ] {

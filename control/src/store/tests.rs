@@ -5,6 +5,8 @@ use std::path::Path;
 
 use sqlx::Row as _;
 
+use protocol::ids::AgentId;
+
 use super::*;
 use crate::clock::UnixMs;
 
@@ -344,4 +346,50 @@ async fn trimming_keeps_the_newest_and_numbers_never_repeat() {
     assert_eq!((span.first, span.last), (10, 10));
     add(&store, "next", false).await.unwrap();
     assert_eq!(store.event_span().await.unwrap().last, 11);
+}
+
+/// Lets an agent into the emptiest automatic group.
+async fn enrol(store: &Store, number: u8) -> protocol::link::Target {
+    let secret = tokens::SecretHash::of(&[number]);
+    let anywhere = tokens::TokenUse::JoinAnywhere;
+    store
+        .create_tokens(vec![secret], anywhere, UnixMs(1), UnixMs(1_000))
+        .await
+        .unwrap();
+    let consume = tokens::Consume {
+        secret,
+        agent: AgentId::from_bytes([number; 16]),
+        key: protocol::identity::KeyHash([number; 32]),
+        hostname: format!("hv-{number}"),
+        software: "test".to_owned(),
+        remote: ([127, 0, 0, 1], 1).into(),
+        now: UnixMs(2),
+    };
+    store.consume_token(consume).await.unwrap().target
+}
+
+#[tokio::test]
+async fn agents_go_to_the_emptiest_group_and_leave_a_place_when_they_are_revoked() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await.unwrap();
+    store.ensure_automatic_groups(UnixMs(1)).await.unwrap();
+    let count = u8::try_from(groups::AUTOMATIC_GROUPS).unwrap();
+    let mut homes = std::collections::BTreeSet::new();
+    for number in 0..count {
+        homes.insert(enrol(&store, number).await.group);
+    }
+    assert_eq!(homes.len(), usize::from(count), "one in each");
+    let leaver = AgentId::from_bytes([9; 16]);
+    for expected in [agents::Revoked::Now, agents::Revoked::Before] {
+        let revoked = store
+            .revoke_agent(leaver, "test".to_owned(), UnixMs(3))
+            .await;
+        assert_eq!(revoked.unwrap(), expected);
+    }
+    let sizes = store.agents_by_group().await.unwrap();
+    assert_eq!(sizes.len(), usize::from(count) - 1);
+    let joined = enrol(&store, count).await.group;
+    assert!(!sizes.contains_key(&joined), "the place that was left");
+    let sizes = store.agents_by_group().await.unwrap();
+    assert!(sizes.values().all(|size| *size == 1), "{sizes:?}");
 }

@@ -357,8 +357,7 @@ async fn make_agent(
     let row = sqlx::query(
         "SELECT ?2 AS id, g.id AS group_id, g.slot FROM agent_group g
          WHERE g.id = ?1 OR (?1 IS NULL AND g.automatic = 1)
-         ORDER BY (SELECT count(*) FROM agent a
-                   WHERE a.group_id = g.id AND a.revoked_at IS NULL), g.slot
+         ORDER BY g.admitted, g.slot
          LIMIT 1",
     )
     .bind(group.map(|id| id.to_bytes().to_vec()))
@@ -378,6 +377,10 @@ async fn make_agent(
     .bind(consume.now.to_sql())
     .execute(&mut *db)
     .await?;
+    sqlx::query("UPDATE agent_group SET admitted = admitted + 1 WHERE id = ?1")
+        .bind(target.group.to_bytes().to_vec())
+        .execute(&mut *db)
+        .await?;
     Ok(target)
 }
 

@@ -183,6 +183,7 @@ fn own_times(parts: &Parts) -> [TimesSource; 3] {
         Arc::new(move |tell| of(Name::StoreCommit, &store.stats().commit, tell)),
         Arc::new(move |tell| {
             let stats = engine.stats();
+            of(Name::CommandQueue, &stats.queue, tell);
             of(Name::EngineBatch, &stats.batch, tell);
             of(Name::Process, &stats.total, tell);
         }),

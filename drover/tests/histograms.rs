@@ -68,11 +68,22 @@ fn the_files_of_a_server_say_the_same_to_another_reader() {
         let run = deployment.drover(&["run", "hv-1", "exec", "--", "echo", "hello"]);
         assert!(run.status.success(), "{}", said(&run));
     }
-    let expected = [("handshake", 1), ("command_total", RUNS), ("process", RUNS)];
+    let expected = [
+        ("handshake", 1),
+        ("command_queue", RUNS),
+        ("command_wire", RUNS),
+        ("command_agent", RUNS),
+        ("command_total", RUNS),
+        ("process", RUNS),
+    ];
     for (name, count) in expected {
         eventually(name, || told(&deployment, name)["count"] == count);
     }
     let told = expected.map(|(name, _)| (name, told(&deployment, name)));
+    // What a command took is what its parts took.
+    let mean = |at: usize| told[at].1["mean_us"].as_f64().expect("a mean");
+    let (parts, whole) = (mean(2) + mean(3), mean(4));
+    assert!((parts - whole).abs() <= 2.0, "{parts} µs of {whole} µs");
     // An orderly end writes the rest.
     deployment.server.signal(Signal::TERM);
     assert!(deployment.server.wait().success());

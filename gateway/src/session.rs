@@ -28,7 +28,6 @@ use quinn_proto::{Dir, StreamEvent, StreamId};
 
 use crate::endpoint::identity::Identity;
 use crate::group::{Admission, Directory, OperationEvent, SessionCommand};
-use crate::telemetry::Measure;
 
 pub(crate) mod enrolment;
 #[cfg(test)]
@@ -69,8 +68,13 @@ pub(crate) enum Output {
     Operation(OperationEvent),
     /// An enrolment's request, for the control plane.
     Ask(Box<EnrolRequest>),
-    /// A time that began then is over.
-    Since(Measure, Instant),
+    /// A command that was dispatched then has ended.
+    Answered {
+        /// When the session took it.
+        since: Instant,
+        /// What the agent says that it worked on it.
+        service_time: Duration,
+    },
     /// Something that people should know of; [`Output::Close`] implies its own.
     Security(SecurityEvent),
     /// Close the connection; the session is over.

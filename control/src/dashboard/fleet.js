@@ -13,6 +13,9 @@ const EVERY = 5000;
 const CURVES = [
   { key: "process", label: "Process" },
   { key: "command_total", label: "Command" },
+  { key: "command_queue", label: "Queue" },
+  { key: "command_wire", label: "Wire" },
+  { key: "command_agent", label: "Agent" },
   { key: "engine_batch", label: "Engine batch" },
   { key: "store_commit", label: "Store commit" },
   { key: "handshake", label: "Handshake" },

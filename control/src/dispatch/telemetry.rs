@@ -55,6 +55,9 @@ pub struct EngineStats {
     pub batch_size: Histogram<u64>,
     /// From handing a batch to the store to its commit.
     pub batch: Times,
+    /// From a process becoming ready to its claim (to within a millisecond). One that came back without
+    /// a wait is not measured again: its place is that of its creation.
+    pub queue: Times,
     /// From a process's creation to its claim (to within a millisecond).
     pub start: Times,
     /// From a process's creation to its end (to within a millisecond).
@@ -86,6 +89,7 @@ impl EngineStats {
             store_error: None,
             batch_size: count_histogram(1 << 20),
             batch: Times::new(),
+            queue: Times::new(),
             start: Times::new(),
             total: Times::new(),
         }

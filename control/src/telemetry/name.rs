@@ -28,6 +28,12 @@ macro_rules! names {
 names! {
     /// An agent comes in.
     Handshake = "handshake", "from an agent's first packet to its welcome";
+    /// A process that waits for its turn.
+    CommandQueue = "command_queue", "from a process becoming ready to its claim";
+    /// A command's way there and back.
+    CommandWire = "command_wire", "from a command's dispatch to the news of its end, without what its agent worked on it";
+    /// A command at work.
+    CommandAgent = "command_agent", "what agents say that they worked on a command";
     /// A command, all of its way.
     CommandTotal = "command_total", "from a command's dispatch to the news of its end";
     /// A message between shards.

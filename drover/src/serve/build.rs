@@ -204,8 +204,10 @@ fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::
 }
 
 /// What the gateway measures, by the names that people know.
-const MEASURES: [(Name, Measure); 4] = [
+const MEASURES: [(Name, Measure); 6] = [
     (Name::Handshake, Measure::Handshake),
+    (Name::CommandWire, Measure::Wire),
+    (Name::CommandAgent, Measure::Agent),
     (Name::CommandTotal, Measure::DispatchToFinished),
     (Name::Mailbox, Measure::Mailbox),
     (Name::ShardTurn, Measure::Turn),

@@ -24,7 +24,6 @@ use super::outbox::COMMAND_BYTES_MAX;
 use super::streams::{Read, Streams, Written};
 use super::{Output, READ_CHUNK_BYTES, Violation};
 use crate::group::OperationEvent;
-use crate::telemetry::Measure;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -251,7 +250,6 @@ impl Flight {
             AgentMessage::Accepted { operation, fence } => {
                 self.check(operation, fence, Stage::Sent)?;
                 self.stage = Stage::Accepted;
-                out.push(Output::Since(Measure::DispatchToAccepted, self.since));
                 (OperationEvent::Accepted { operation, fence }, false)
             }
             AgentMessage::Refused {
@@ -290,7 +288,10 @@ impl Flight {
                 outcome,
             } => {
                 self.check(operation, fence, Stage::Accepted)?;
-                out.push(Output::Since(Measure::DispatchToFinished, self.since));
+                out.push(Output::Answered {
+                    since: self.since,
+                    service_time: outcome.service_time,
+                });
                 (
                     OperationEvent::Finished {
                         operation,

@@ -222,7 +222,7 @@ impl Harness {
 
     fn take(&mut self) -> Vec<Output> {
         let mut out = std::mem::take(&mut self.out);
-        out.retain(|output| !matches!(output, Output::Since(..)));
+        out.retain(|output| !matches!(output, Output::Answered { .. }));
         out
     }
 

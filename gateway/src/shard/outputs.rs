@@ -23,9 +23,12 @@ impl Worker {
                 Output::Up { up, session_count } => self.session_up(now, index, up, session_count),
                 Output::Operation(event) => self.operation(now, index, event),
                 Output::Ask(request) => self.ask(now, index, request),
-                Output::Since(measure, begin) => {
+                Output::Answered {
+                    since,
+                    service_time,
+                } => {
                     self.recorder
-                        .measure(measure, now.saturating_duration_since(begin));
+                        .answered(now.saturating_duration_since(since), service_time);
                 }
                 Output::Security(kind) => self.report_peer(now, kind, index),
                 Output::Close(code, detail) => self.close(now, index, code, &detail),

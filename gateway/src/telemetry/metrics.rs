@@ -145,13 +145,17 @@ metrics! {
             /// First packet to Welcome.
             Handshake,
         }
-        "dispatch_to_accepted_seconds", "From a command's dispatch to the agent's durable acceptance": {
-            /// Dispatch to Accepted.
-            DispatchToAccepted,
-        }
         "dispatch_to_finished_seconds", "From a command's dispatch to its end": {
             /// Dispatch to Finished.
             DispatchToFinished,
+        }
+        "command_wire_seconds", "From a command's dispatch to its end, without what its agent worked on it": {
+            /// Network, journal and queues of both sides.
+            Wire,
+        }
+        "command_agent_seconds", "What agents say that they worked on a command": {
+            /// The driver.
+            Agent,
         }
         "turn_seconds", "One turn of a shard's loop, without waiting": {
             /// A shard's turn.

@@ -97,6 +97,19 @@ impl Recorder {
         times.sum_us = times.sum_us.saturating_add(time_us);
     }
 
+    /// Measures a command from its dispatch to its end, and splits that where the agent's word allows:
+    /// one that it had finished before (its result was only told again) took it longer than that, and
+    /// one that it never began has no time.
+    pub(crate) fn answered(&mut self, total: Duration, service_time: Duration) {
+        self.measure(Measure::DispatchToFinished, total);
+        if let Some(wire) = total.checked_sub(service_time)
+            && !service_time.is_zero()
+        {
+            self.measure(Measure::Wire, wire);
+            self.measure(Measure::Agent, service_time);
+        }
+    }
+
     /// Says how much there is of something now.
     pub(crate) fn level(&mut self, level: Level, amount: usize) {
         self.levels[level as usize] = u64::try_from(amount).unwrap_or(u64::MAX);
@@ -225,6 +238,25 @@ mod tests {
         assert_eq!(times.histogram().min(), 1);
         assert!(times.histogram().max() >= 60_000_000);
         assert_eq!(times.sum_us(), 3_600_000_000);
+    }
+
+    #[test]
+    fn a_command_is_split_only_where_the_agents_word_can_be_true() {
+        let now = clock::now();
+        let (hub, mut recorders) = Hub::new(1, now);
+        let ms = Duration::from_millis;
+        // One that ran, a result told again, one that never began, and a lie.
+        for (total, service_time) in [(5, 3), (2, 900), (7, 0), (1, u64::MAX)] {
+            recorders[0].answered(ms(total), ms(service_time));
+        }
+        recorders[0].publish(now);
+        let sum = |measure| {
+            let times = hub.measurement(measure);
+            (times.histogram().len(), times.sum_us())
+        };
+        assert_eq!(sum(Measure::DispatchToFinished), (4, 15_000));
+        assert_eq!(sum(Measure::Wire), (1, 2_000));
+        assert_eq!(sum(Measure::Agent), (1, 3_000));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use protocol::ids::{AgentId, ProcessId};
+use protocol::ids::{AgentId, Fence, ProcessId};
 use protocol::link::Request;
 use protocol::operation::Command;
 
@@ -158,23 +158,26 @@ impl Core {
             self.fleet.deactivate(agent, process);
         }
         self.note_due(after.due_at);
-        self.count(now, effect.before, after);
+        self.count(now, effect, after);
         self.wake(agent);
     }
 
-    fn count(&mut self, now: Moment, before: Option<State>, after: Now) {
+    fn count(&mut self, now: Moment, effect: &Effect, after: Now) {
         let age = after.created_at.until(now.wall);
         let stats = &mut self.stats;
         match after.state {
             State::Leased => {
                 stats.claimed += 1;
                 stats.start.record(age);
+                if let Some(since) = ready_since(effect, after) {
+                    stats.queue.record(since.until(now.wall));
+                }
             }
             State::Succeeded => stats.succeeded += 1,
             State::Failed => stats.failed += 1,
             State::Cancelled => stats.cancelled += 1,
             State::Unknown => stats.unknown += 1,
-            State::Ready | State::Backoff if before.is_some_and(State::is_active) => {
+            State::Ready | State::Backoff if effect.before.is_some_and(State::is_active) => {
                 stats.returned += 1;
             }
             _ => {}
@@ -308,6 +311,13 @@ impl Pending {
     }
 }
 
+/// When a process that was claimed became ready: its place in the queue says it, unless it came back
+/// from an earlier claim and was given its first place again.
+fn ready_since(effect: &Effect, after: Now) -> Option<UnixMs> {
+    let place = effect.place_before?;
+    (place != after.created_at || after.fence == Fence(1)).then_some(place)
+}
+
 /// Whether the store failed because of what it was given, not because of itself.
 fn is_about_content(error: &StoreError) -> bool {
     match error {
@@ -342,4 +352,44 @@ fn merge(own: Vec<Creation>, refused: Vec<(usize, Creation)>) -> Vec<Creation> {
     }
     all.extend(own);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Class;
+
+    #[test]
+    fn a_queue_is_measured_from_becoming_ready_and_not_from_a_place_that_was_given_back() {
+        let since = |fence, place: Option<u64>| {
+            let now = Now {
+                target: AgentId(uuid::Uuid::nil()),
+                state: State::Leased,
+                class: Class::Normal,
+                fence: Fence(fence),
+                ready_at: None,
+                due_at: None,
+                deadline_at: UnixMs(900),
+                created_at: UnixMs(100),
+            };
+            let effect = Effect {
+                process: ProcessId(uuid::Uuid::nil()),
+                from: None,
+                now: Some(now),
+                before: Some(State::Ready),
+                place_before: place.map(UnixMs),
+                stale: false,
+                tell: None,
+                work: None,
+            };
+            ready_since(&effect, now).map(|at| at.0)
+        };
+        // Ready from its creation; from its scheduled time; after a backoff.
+        assert_eq!(since(1, Some(100)), Some(100));
+        assert_eq!(since(1, Some(400)), Some(400));
+        assert_eq!(since(2, Some(500)), Some(500));
+        // Back at its first place after a claim that came to nothing.
+        assert_eq!(since(2, Some(100)), None);
+        assert_eq!(since(1, None), None);
+    }
 }

@@ -13,6 +13,7 @@
 
 mod access;
 mod extract;
+mod figures;
 mod first_admin;
 pub mod model;
 mod openapi;
@@ -45,6 +46,7 @@ use crate::dispatch::Engine;
 use crate::identity::Identity;
 use crate::store::Store;
 use crate::telemetry::Histograms;
+use crate::telemetry::metrics::MetricsSource;
 
 /// Event streams at once.
 const STREAMS_MAX: usize = 256;
@@ -73,9 +75,6 @@ impl Default for ApiConfig {
         }
     }
 }
-
-/// Adds text in the Prometheus exposition format.
-pub type MetricsSource = Arc<dyn Fn(&mut String) + Send + Sync>;
 
 /// What the API works with.
 pub struct Parts {

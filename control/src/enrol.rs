@@ -28,6 +28,7 @@ use crate::dispatch::{Engine, EngineError, EnrolmentAsked};
 use crate::identity::{Identity, IssueError};
 use crate::store::tokens::{Consume, ConsumeError, SecretHash};
 use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::{Family, Kind, Value};
 
 /// Enrolments that are worked on at once; more wait in their queue. Enough to fill commits.
 const AT_ONCE: usize = 64;
@@ -109,10 +110,13 @@ impl EnrolStats {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds the figures in the Prometheus text format.
-    pub fn write(&self, out: &mut String) {
-        out.push_str("# HELP drover_enrolments_total Enrolments, by how they ended.\n");
-        out.push_str("# TYPE drover_enrolments_total counter\n");
+    /// The figures for `/metrics`.
+    pub fn family(&self) -> Family {
+        let mut family = Family::new(
+            Kind::Counter,
+            "drover_enrolments_total",
+            "Enrolments, by how they ended.",
+        );
         for (result, counter) in [
             ("enrolled", &self.enrolled),
             ("unknown_token", &self.unknown_token),
@@ -121,11 +125,10 @@ impl EnrolStats {
             ("bad_request", &self.bad_request),
             ("failed", &self.failed),
         ] {
-            let count = counter.load(Ordering::Relaxed);
-            out.push_str(&format!(
-                "drover_enrolments_total{{result=\"{result}\"}} {count}\n"
-            ));
+            let count = Value::Number(counter.load(Ordering::Relaxed));
+            family = family.with(vec![("result", result.to_owned())], count);
         }
+        family
     }
 }
 

@@ -32,13 +32,14 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{ApiConfig, ApiServer, MetricsSource, Parts};
+use crate::api::{ApiConfig, ApiServer, Parts};
 use crate::dispatch::{Engine, Started};
 use crate::downlink::{Link, Wake};
 use crate::enrol::{EnrolConfig, Enroller};
 use crate::identity::Identity;
 use crate::store::Store;
 use crate::store::log::Retention;
+use crate::telemetry::metrics::{Family, MetricsSource};
 use crate::telemetry::{Histograms, Log, LogConfig, Name, Reading, Times, TimesSource};
 
 /// What a control plane is told.
@@ -117,7 +118,9 @@ pub async fn start(
     );
     let mut metrics = config.metrics;
     let counted = enroller.clone();
-    metrics.push(Arc::new(move |out: &mut String| counted.stats().write(out)));
+    metrics.push(Arc::new(move |families: &mut Vec<Family>| {
+        families.push(counted.stats().family());
+    }));
     let parts = Parts {
         store: store.clone(),
         engine: engine.clone(),

@@ -10,13 +10,17 @@
 //! second [`keep`] reads all of them; what came in between goes into the history. So any number
 //! of readers see the same, and nothing is taken from whoever measures.
 //!
+//! What `/metrics` serves are the same histograms and all other figures, as [`metrics`] has them.
+//!
 //! Percentiles of several intervals, shards or routes come from their counts added up; percentiles
 //! are never averaged.
 
 mod history;
 mod keeper;
 mod log;
+pub mod metrics;
 mod name;
+pub(crate) mod text;
 
 use std::time::Duration;
 
@@ -45,6 +49,14 @@ impl Times {
         Self {
             histogram: latency_histogram(),
             sum_us: 0,
+        }
+    }
+
+    /// Times that others have measured; `histogram` has bounds from 1 µs and two digits.
+    pub fn of(histogram: &Histogram<u64>, sum_us: u64) -> Self {
+        Self {
+            histogram: histogram.clone(),
+            sum_us,
         }
     }
 

@@ -12,6 +12,7 @@
 mod arguments;
 mod banner;
 mod build;
+mod figures;
 
 use std::time::Duration;
 

@@ -22,9 +22,9 @@ use protocol::link::SecurityEvent;
 
 use crate::runtime::DatapathStats;
 
+pub mod families;
 mod hub;
 mod metrics;
-pub mod prometheus;
 mod recorder;
 
 pub(crate) use hub::Hub;

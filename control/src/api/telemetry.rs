@@ -1,18 +1,15 @@
 //! What the API measures about itself.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use hdrhistogram::Histogram;
 
 use super::access::ROUTES;
+use crate::telemetry::metrics::{Family, Kind, Value};
 use crate::telemetry::{Name, Reading, Times};
 
-/// The quantiles that `/metrics` shows.
-const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
 /// Requests that fit no route of the table: wrong paths and methods, and the dashboard's files.
 const OTHER: &str = "other";
 
@@ -91,50 +88,28 @@ impl Telemetry {
         }
     }
 
-    /// Adds the API's figures in the Prometheus text format.
-    pub(super) fn write(&self, out: &mut String) {
-        out.push_str("# HELP drover_api_requests_total Requests answered, by class of status.\n");
-        out.push_str("# TYPE drover_api_requests_total counter\n");
+    /// The figures for `/metrics`.
+    pub(super) fn families(&self) -> [Family; 2] {
+        let mut requests = Family::new(
+            Kind::Counter,
+            "drover_api_requests_total",
+            "Requests answered, by class of status.",
+        );
         for (class, count) in (1..).zip(&self.by_status) {
-            let count = count.load(Ordering::Relaxed);
-            line(
-                out,
-                format_args!("drover_api_requests_total{{status=\"{class}xx\"}} {count}"),
-            );
+            let value = Value::Number(count.load(Ordering::Relaxed));
+            requests = requests.with(vec![("status", format!("{class}xx"))], value);
         }
-        let mut all = Times::new();
+        let mut answers = Family::new(
+            Kind::Histogram,
+            "drover_api_answer_seconds",
+            "From a request's head to the head of its answer, by route.",
+        );
         for route in &self.routes {
             if let Some(times) = &*route.answers() {
-                all.merge(times);
+                let value = Value::Times(Box::new(times.clone()));
+                answers = answers.with(vec![("route", route.name.clone())], value);
             }
         }
-        summary(
-            out,
-            "drover_api_answer_seconds",
-            "From a request's head to the head of its answer.",
-            all.histogram(),
-        );
-    }
-}
-
-/// A histogram of microseconds as a Prometheus summary in seconds.
-pub(super) fn summary(out: &mut String, name: &str, help: &str, histogram: &Histogram<u64>) {
-    line(out, format_args!("# HELP {name} {help}"));
-    line(out, format_args!("# TYPE {name} summary"));
-    for quantile in QUANTILES {
-        let seconds = Duration::from_micros(histogram.value_at_quantile(quantile)).as_secs_f64();
-        line(
-            out,
-            format_args!("{name}{{quantile=\"{quantile}\"}} {seconds}"),
-        );
-    }
-    let count = histogram.len();
-    line(out, format_args!("{name}_count {count}"));
-}
-
-/// One line of text. Writing to a string cannot fail.
-pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    if out.write_fmt(text).is_ok() {
-        out.push('\n');
+        [requests, answers]
     }
 }

@@ -172,10 +172,7 @@ impl Kept {
             return None;
         }
         let cells = Cells::since(before, reading.histogram, reading.sum_us);
-        known.last = Some(Times {
-            histogram: reading.histogram.clone(),
-            sum_us: reading.sum_us,
-        });
+        known.last = Some(Times::of(reading.histogram, reading.sum_us));
         cells.map(|cells| (series, cells))
     }
 

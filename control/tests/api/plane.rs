@@ -16,6 +16,7 @@ use control::enrol::EnrolConfig;
 use control::identity::{AGENT_CERTIFICATE_LIFE, Identity};
 use control::store::Store;
 use control::telemetry::LogConfig;
+use control::telemetry::metrics::{self, Family, Kind};
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment, JoinToken};
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, Epoch, GrantId, SessionId, ShardId};
@@ -175,8 +176,9 @@ pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -
             certificate_life: AGENT_CERTIFICATE_LIFE,
         },
         retention: control::store::log::Retention::default(),
-        metrics: vec![Arc::new(|out: &mut String| {
-            out.push_str("fake_gateway 1\n")
+        metrics: vec![Arc::new(|families: &mut Vec<Family>| {
+            let family = Family::new(Kind::Gauge, "fake_gateway", "Made up");
+            families.push(family.with(Vec::new(), metrics::Value::Number(1)));
         })],
         times: Vec::new(),
         histogram_log: LogConfig::default(),

@@ -32,6 +32,12 @@ async fn health_readiness_and_metrics_answer() {
         "drover_store_commits_total",
         "drover_processes_created_total 0",
         "drover_enrolments_total{result=\"used_token\"} 0",
+        "# TYPE drover_store_commit_seconds histogram",
+        "drover_store_commit_seconds_bucket{le=\"+Inf\"} ",
+        "drover_command_queue_seconds_count 0",
+        "drover_process_total_seconds_sum 0.000000",
+        "drover_api_answer_seconds_count{route=\"GET /healthz\"} 1",
+        "# TYPE drover_security_events_total counter",
     ] {
         assert!(text.contains(name), "{name} is not in\n{text}");
     }

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::Control;
-use control::api::{ADMIN_TOKEN_FILE, MetricsSource};
+use control::api::ADMIN_TOKEN_FILE;
 use control::downlink::Wake;
 use control::enrol::EnrolConfig;
 use control::identity::{GatewaySecrets, Identity};
 use control::store::Store;
-use control::telemetry::{Name, Reading, TimesSource};
-use gateway::telemetry::{Measure, prometheus};
 use gateway::{Gateway, Handle, Secrets, TlsMaterial};
 use protocol::limits::SHARDS_MAX;
 use protocol::link::Request;
 
-use super::banner;
+use super::{banner, figures};
 use crate::config::Config;
 use crate::data_dir::{DataDir, Ready};
 use crate::fault::{Fault, chain};
@@ -185,10 +183,6 @@ fn gateway_config(
 }
 
 fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::Config {
-    let measuring = gateway.clone();
-    let times: TimesSource = Arc::new(move |tell| times(&measuring, tell));
-    let metrics: MetricsSource =
-        Arc::new(move |out: &mut String| out.push_str(&prometheus::render(&gateway.telemetry())));
     control::Config {
         data_dir: data.path().to_owned(),
         api: config.api.clone(),
@@ -197,31 +191,9 @@ fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::
             certificate_life: config.certificate_life,
         },
         retention: config.retention,
-        metrics: vec![metrics],
-        times: vec![times],
+        metrics: vec![figures::metrics(gateway.clone())],
+        times: vec![figures::times(gateway)],
         histogram_log: config.histograms,
-    }
-}
-
-/// What the gateway measures, by the names that people know.
-const MEASURES: [(Name, Measure); 6] = [
-    (Name::Handshake, Measure::Handshake),
-    (Name::CommandWire, Measure::Wire),
-    (Name::CommandAgent, Measure::Agent),
-    (Name::CommandTotal, Measure::DispatchToFinished),
-    (Name::Mailbox, Measure::Mailbox),
-    (Name::ShardTurn, Measure::Turn),
-];
-
-fn times(gateway: &Handle, tell: &mut dyn FnMut(Reading<'_>)) {
-    for (name, measure) in MEASURES {
-        let measured = gateway.measurement(measure);
-        tell(Reading {
-            name,
-            route: None,
-            histogram: measured.histogram(),
-            sum_us: measured.sum_us(),
-        });
     }
 }
 

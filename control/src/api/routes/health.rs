@@ -1,6 +1,5 @@
 //! The server itself: whether it lives, whether it can work, and its figures.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,11 +8,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::api::Api;
 use crate::api::model::{Health, HealthCheck};
-use crate::api::telemetry::{line, summary};
+use crate::api::{Api, figures};
 use crate::clock;
-use crate::dispatch::EngineStats;
+use crate::telemetry::text;
 
 /// A check that takes longer has failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -98,7 +96,8 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
 
 /// Figures for Prometheus
 ///
-/// The text exposition format, version 0.0.4. Percentiles are over the life of the server.
+/// The text exposition format, version 0.0.4. Everything counts from the start of the server;
+/// latencies are histograms, whose percentiles over time, shards and servers Prometheus computes.
 #[utoipa::path(
     get,
     path = "/metrics",
@@ -106,15 +105,8 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     responses((status = 200, description = "The figures.", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let mut text = String::new();
-    for source in &api.metrics {
-        source(&mut text);
-    }
-    api.telemetry.write(&mut text);
-    store_figures(&api, &mut text);
-    engine_figures(&api, &mut text);
-    let format = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, format)], text).into_response()
+    let page = text::render(&figures::collect(&api));
+    ([(header::CONTENT_TYPE, text::CONTENT_TYPE)], page).into_response()
 }
 
 async fn store(api: &Api) -> HealthCheck {
@@ -158,172 +150,4 @@ fn check(name: &str, result: Result<String, String>) -> HealthCheck {
         ok,
         detail,
     }
-}
-
-fn store_figures(api: &Api, out: &mut String) {
-    let stats = api.store.stats();
-    for (name, help, count) in [
-        (
-            "drover_store_commits_total",
-            "Commits that succeeded.",
-            stats.commits,
-        ),
-        (
-            "drover_store_failed_commits_total",
-            "Commits that failed.",
-            stats.failed_commits,
-        ),
-        (
-            "drover_store_writes_total",
-            "Writes in all commits.",
-            stats.jobs,
-        ),
-    ] {
-        figure(out, name, help, "counter", count);
-    }
-    summary(
-        out,
-        "drover_store_commit_seconds",
-        "From the begin of a transaction to the end of its commit.",
-        stats.commit.histogram(),
-    );
-}
-
-fn engine_figures(api: &Api, out: &mut String) {
-    let stats = api.engine.stats();
-    for (name, help, count) in counters(&stats) {
-        figure(out, name, help, "counter", count);
-    }
-    let gauges = [
-        (
-            "drover_agents_connected",
-            "Agents that have a session.",
-            stats.connected,
-        ),
-        (
-            "drover_processes_ready",
-            "Processes ready, in the store.",
-            stats.ready,
-        ),
-        (
-            "drover_operations_active",
-            "Operations claimed or running.",
-            stats.active,
-        ),
-        (
-            "drover_link_outbox",
-            "Requests that wait for room in the gateway's queue.",
-            stats.outbox,
-        ),
-    ];
-    for (name, help, count) in gauges {
-        figure(out, name, help, "gauge", count);
-    }
-    let summaries = [
-        (
-            "drover_batch_commit_seconds",
-            "From handing a batch to the store to its commit.",
-            stats.batch.histogram(),
-        ),
-        (
-            "drover_process_start_seconds",
-            "From a process's creation to its claim.",
-            stats.start.histogram(),
-        ),
-        (
-            "drover_process_total_seconds",
-            "From a process's creation to its end.",
-            stats.total.histogram(),
-        ),
-    ];
-    for (name, help, histogram) in summaries {
-        summary(out, name, help, histogram);
-    }
-    security_figures(out, &stats.security);
-}
-
-/// Name, help, count.
-type Counter = (&'static str, &'static str, u64);
-
-fn counters(stats: &EngineStats) -> [Counter; 12] {
-    [
-        (
-            "drover_processes_created_total",
-            "Processes made.",
-            stats.created,
-        ),
-        (
-            "drover_processes_claimed_total",
-            "Claims made.",
-            stats.claimed,
-        ),
-        (
-            "drover_processes_succeeded_total",
-            "Processes that succeeded.",
-            stats.succeeded,
-        ),
-        (
-            "drover_processes_failed_total",
-            "Processes that failed.",
-            stats.failed,
-        ),
-        (
-            "drover_processes_cancelled_total",
-            "Processes that were cancelled.",
-            stats.cancelled,
-        ),
-        (
-            "drover_replies_lost_total",
-            "Replies that were lost and asked for.",
-            stats.unknown,
-        ),
-        (
-            "drover_processes_returned_total",
-            "Came back without having been started.",
-            stats.returned,
-        ),
-        (
-            "drover_permits_returned_total",
-            "Permits given back unused.",
-            stats.permits_returned,
-        ),
-        (
-            "drover_stale_words_total",
-            "Words about claims that are over.",
-            stats.stale,
-        ),
-        (
-            "drover_link_full_total",
-            "Requests that found the gateway's queue full.",
-            stats.link_full,
-        ),
-        (
-            "drover_enrolments_busy_total",
-            "Enrolments turned away at a full queue.",
-            stats.enrolments_busy,
-        ),
-        (
-            "drover_failed_batches_total",
-            "Batches that the store failed to write.",
-            stats.failed_batches,
-        ),
-    ]
-}
-
-fn security_figures(out: &mut String, by_kind: &BTreeMap<&'static str, u64>) {
-    let name = "drover_security_events_total";
-    line(
-        out,
-        format_args!("# HELP {name} What gateways refused, by kind."),
-    );
-    line(out, format_args!("# TYPE {name} counter"));
-    for (kind, count) in by_kind {
-        line(out, format_args!("{name}{{kind=\"{kind}\"}} {count}"));
-    }
-}
-
-fn figure(out: &mut String, name: &str, help: &str, kind: &str, value: u64) {
-    line(out, format_args!("# HELP {name} {help}"));
-    line(out, format_args!("# TYPE {name} {kind}"));
-    line(out, format_args!("{name} {value}"));
 }

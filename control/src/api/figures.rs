@@ -1,0 +1,183 @@
+//! Everything that `/metrics` tells, by name.
+
+use std::collections::BTreeMap;
+
+use super::Api;
+use crate::dispatch::EngineStats;
+use crate::store::StoreStats;
+use crate::telemetry::metrics::{Family, Kind, Value};
+
+/// The figures of the whole program.
+pub(super) fn collect(api: &Api) -> Vec<Family> {
+    let mut families = Vec::new();
+    for source in &api.metrics {
+        source(&mut families);
+    }
+    families.extend(api.telemetry.families());
+    families.extend(store(api.store.stats()));
+    families.extend(engine(api.engine.stats()));
+    families
+}
+
+fn store(stats: StoreStats) -> [Family; 4] {
+    let counter = |name, help, count| Family::number(Kind::Counter, name, help, count);
+    [
+        counter(
+            "drover_store_commits_total",
+            "Commits that succeeded.",
+            stats.commits,
+        ),
+        counter(
+            "drover_store_failed_commits_total",
+            "Commits that failed.",
+            stats.failed_commits,
+        ),
+        counter(
+            "drover_store_writes_total",
+            "Writes in all commits.",
+            stats.jobs,
+        ),
+        Family::times(
+            "drover_store_commit_seconds",
+            "From the begin of a transaction to the end of its commit.",
+            stats.commit,
+        ),
+    ]
+}
+
+fn engine(stats: EngineStats) -> Vec<Family> {
+    let named = |kind| move |(name, help, count)| Family::number(kind, name, help, count);
+    let counters = counters(&stats).map(named(Kind::Counter));
+    let gauges = gauges(&stats).map(named(Kind::Gauge));
+    let security = security(&stats.security);
+    let times = [
+        (
+            "drover_batch_commit_seconds",
+            "From handing a batch to the store to its commit.",
+            stats.batch,
+        ),
+        (
+            "drover_command_queue_seconds",
+            "From a process becoming ready to its claim.",
+            stats.queue,
+        ),
+        (
+            "drover_process_start_seconds",
+            "From a process's creation to its claim.",
+            stats.start,
+        ),
+        (
+            "drover_process_total_seconds",
+            "From a process's creation to its end.",
+            stats.total,
+        ),
+    ];
+    let times = times.map(|(name, help, times)| Family::times(name, help, times));
+    let all = counters.into_iter().chain(gauges).chain(times);
+    all.chain([security]).collect()
+}
+
+/// Name, help, count.
+type Figure = (&'static str, &'static str, u64);
+
+fn counters(stats: &EngineStats) -> [Figure; 12] {
+    [
+        (
+            "drover_processes_created_total",
+            "Processes made.",
+            stats.created,
+        ),
+        (
+            "drover_processes_claimed_total",
+            "Claims made.",
+            stats.claimed,
+        ),
+        (
+            "drover_processes_succeeded_total",
+            "Processes that succeeded.",
+            stats.succeeded,
+        ),
+        (
+            "drover_processes_failed_total",
+            "Processes that failed.",
+            stats.failed,
+        ),
+        (
+            "drover_processes_cancelled_total",
+            "Processes that were cancelled.",
+            stats.cancelled,
+        ),
+        (
+            "drover_replies_lost_total",
+            "Replies that were lost and asked for.",
+            stats.unknown,
+        ),
+        (
+            "drover_processes_returned_total",
+            "Came back without having been started.",
+            stats.returned,
+        ),
+        (
+            "drover_permits_returned_total",
+            "Permits given back unused.",
+            stats.permits_returned,
+        ),
+        (
+            "drover_stale_words_total",
+            "Words about claims that are over.",
+            stats.stale,
+        ),
+        (
+            "drover_link_full_total",
+            "Requests that found the gateway's queue full.",
+            stats.link_full,
+        ),
+        (
+            "drover_enrolments_busy_total",
+            "Enrolments turned away at a full queue.",
+            stats.enrolments_busy,
+        ),
+        (
+            "drover_failed_batches_total",
+            "Batches that the store failed to write.",
+            stats.failed_batches,
+        ),
+    ]
+}
+
+fn gauges(stats: &EngineStats) -> [Figure; 4] {
+    [
+        (
+            "drover_agents_connected",
+            "Agents that have a session.",
+            stats.connected,
+        ),
+        (
+            "drover_processes_ready",
+            "Processes ready, in the store.",
+            stats.ready,
+        ),
+        (
+            "drover_operations_active",
+            "Operations claimed or running.",
+            stats.active,
+        ),
+        (
+            "drover_link_outbox",
+            "Requests that wait for room in the gateway's queue.",
+            stats.outbox,
+        ),
+    ]
+}
+
+fn security(by_kind: &BTreeMap<&'static str, u64>) -> Family {
+    let mut family = Family::new(
+        Kind::Counter,
+        "drover_security_events_total",
+        "What gateways refused, by kind.",
+    );
+    for (kind, count) in by_kind {
+        family = family.with(vec![("kind", (*kind).to_owned())], Value::Number(*count));
+    }
+    family
+}

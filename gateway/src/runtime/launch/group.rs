@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -14,10 +16,19 @@ use super::LaunchError;
 /// `net.core.rmem_max` and `wmem_max` allow. It costs memory only while a shard is behind.
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 
+/// An address in use is tried again this often, [`BUSY_PAUSE`] apart: 3 s in all.
+///
+/// A process that was killed leaves its sockets behind for a moment: its io_uring, which refers to
+/// them, is taken down by a worker of the kernel after the process has been reaped. Whoever starts
+/// the server again at once, as systemd does, must not fail by that.
+const BUSY_TRIES: u32 = 60;
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
 /// Binds `shards` sockets to `listen` and has them steered.
 ///
 /// The first socket is bound *without* `SO_REUSEPORT`, so that it fails where anyone else is bound
 /// already, also a gateway with another lock file: two groups of one user would merge silently.
+/// May sleep for 3 s while the address is in use.
 pub(super) fn bind(
     listen: SocketAddr,
     shards: u16,
@@ -27,7 +38,7 @@ pub(super) fn bind(
         source,
     };
     let first = open(listen).map_err(failed)?;
-    first.bind(&listen.into()).map_err(failed)?;
+    bind_patiently(&first, listen, BUSY_TRIES).map_err(failed)?;
     first.set_reuse_port(true).map_err(failed)?;
     let first = Arc::new(UdpSocket::from(first));
     let local_addr = first.local_addr().map_err(failed)?;
@@ -40,6 +51,21 @@ pub(super) fn bind(
     }
     steering::attach(&sockets).map_err(LaunchError::Steering)?;
     Ok((sockets, local_addr))
+}
+
+fn bind_patiently(socket: &Socket, listen: SocketAddr, tries: u32) -> io::Result<()> {
+    for tried in 0..tries {
+        match socket.bind(&listen.into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if tried == 0 {
+                    tracing::info!(address = %listen, "the address is in use: trying again for 3 s");
+                }
+                thread::sleep(BUSY_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+    socket.bind(&listen.into())
 }
 
 fn open(listen: SocketAddr) -> io::Result<Socket> {
@@ -83,5 +109,17 @@ mod tests {
         let error = bind(address, 2).unwrap_err();
         assert!(matches!(error, LaunchError::Bind { .. }));
         assert!(error.to_string().contains("stop who uses it"));
+    }
+
+    #[test]
+    fn an_address_that_is_left_in_time_is_taken() {
+        let (sockets, address) = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let leaving = thread::spawn(move || {
+            thread::sleep(BUSY_PAUSE * 2);
+            drop(sockets);
+        });
+        let (_sockets, again) = bind(address, 2).unwrap();
+        assert_eq!(again, address);
+        leaving.join().unwrap();
     }
 }

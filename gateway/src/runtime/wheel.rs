@@ -33,9 +33,15 @@ pub(crate) const GRID: Duration = Duration::from_millis(GRID_TICKS);
 const GRID_TICKS: u64 = 16;
 /// A deadline nearer than this is kept as it is: pacing, and packets that are known to be lost.
 const SOON: Duration = Duration::from_millis(20);
-/// Deadlines that are far lie on multiples of this: the pings of an idle fleet leave together, their
-/// answers come back together, and a hundred sessions share what one wake costs.
+/// Deadlines that are far lie on multiples of at most this: the pings of an idle fleet leave together,
+/// their answers come back together, and many sessions share what one wake costs.
 const FAR_GRID_TICKS: u64 = 256;
+/// The far grid is as fine as leaves so many sessions together, if each has a deadline every
+/// [`PING_TICKS`]: by then a wake costs little of a ping, and a command that comes in between should
+/// not wait for hundreds of them.
+const TOGETHER: u64 = 32;
+/// A ping of each idle session comes about so often.
+const PING_TICKS: u64 = 10_000;
 /// A deadline at least so far away is far: pings and idle timeouts, but not the door's deadlines.
 const LATE: Duration = Duration::from_secs(8);
 
@@ -130,17 +136,24 @@ impl Wheel {
         self.link(key, tick);
     }
 
-    /// `deadline`, moved up to the next multiple of [`GRID`] if it is at least 20 ms away, and of
-    /// 256 ms if it is at least 8 s away: what is not urgent comes up together, so that many sessions
-    /// share one wake and one batch of packets.
+    /// `deadline`, moved up to the next multiple of [`GRID`] if it is at least 20 ms away, and of up to
+    /// 256 ms, less in a large fleet, if it is at least 8 s away: what is not urgent comes up together,
+    /// so that sessions share one wake and one batch of packets.
     pub(crate) fn rounded(&self, now: Instant, deadline: Instant) -> Instant {
         let grid = match deadline.saturating_duration_since(now) {
             wait if wait < SOON => return deadline,
             wait if wait < LATE => GRID_TICKS,
-            _ => FAR_GRID_TICKS,
+            _ => self.far_grid(),
         };
         let ticks = self.tick_at(deadline).next_multiple_of(grid);
         self.origin + Duration::from_millis(ticks)
+    }
+
+    /// A power of two, so that every coarser grid lies on this one.
+    fn far_grid(&self) -> u64 {
+        let sessions = (self.entries.len() as u64).max(1);
+        let ticks = (TOGETHER * PING_TICKS / sessions).clamp(GRID_TICKS, FAR_GRID_TICKS);
+        1 << ticks.ilog2()
     }
 
     /// Forgets the deadline of `key`, if it has one.
@@ -427,5 +440,17 @@ mod tests {
         assert_eq!((rounded(25), rounded(33)), (32, 48));
         assert_eq!((rounded(5_000), rounded(7_999)), (5_008, 8_000));
         assert_eq!((rounded(10_000), rounded(10_240)), (10_240, 10_240));
+    }
+
+    #[test]
+    fn what_is_far_shares_a_grid_that_is_finer_in_a_large_fleet() {
+        let origin = clock::now();
+        let mut wheel = Wheel::new(origin);
+        let mut grid = |sessions: u32| {
+            wheel.schedule(sessions - 1, origin);
+            wheel.far_grid()
+        };
+        let grids = [1, 1_000, 5_000, 10_000, 100_000].map(&mut grid);
+        assert_eq!(grids, [256, 256, 64, 32, 16]);
     }
 }

@@ -11,6 +11,7 @@
 //! Handlers check and translate; what happens is decided in [`crate::dispatch`] and
 //! [`crate::store`]. There is no TLS yet: the API listens on loopback unless configured otherwise.
 
+mod accept;
 mod access;
 mod extract;
 mod figures;

@@ -20,6 +20,7 @@ mod keeper;
 mod log;
 pub mod metrics;
 mod name;
+pub(crate) mod protobuf;
 pub(crate) mod text;
 
 use std::time::Duration;

@@ -10,12 +10,16 @@
 mod access;
 #[path = "api/bad_input.rs"]
 mod bad_input;
+#[path = "api/client_model.rs"]
+mod client_model;
 #[path = "api/enrolment.rs"]
 mod enrolment;
 #[path = "api/events.rs"]
 mod events;
 #[path = "api/histograms.rs"]
 mod histograms;
+#[path = "api/metrics.rs"]
+mod metrics;
 #[path = "api/overview.rs"]
 mod overview;
 #[path = "api/plane.rs"]

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api::model::{Health, HealthCheck};
-use crate::api::{Api, figures};
+use crate::api::{Api, accept, figures};
 use crate::clock;
-use crate::telemetry::text;
+use crate::telemetry::{protobuf, text};
 
 /// A check that takes longer has failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -96,17 +96,30 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
 
 /// Figures for Prometheus
 ///
-/// The text exposition format, version 0.0.4. Everything counts from the start of the server;
+/// The text exposition format, version 0.0.4; or, where the Accept header prefers it, protobuf
+/// (`io.prometheus.client.MetricFamily`, delimited), with native histograms beside the classic ones.
+/// Everything counts from the start of the server;
 /// latencies are histograms, whose percentiles over time, shards and servers Prometheus computes.
 #[utoipa::path(
     get,
     path = "/metrics",
     tag = "server",
-    responses((status = 200, description = "The figures.", body = String, content_type = "text/plain"))
+    responses((status = 200, description = "The figures.", content(
+        (String = "text/plain"),
+        (Vec<u8> = "application/vnd.google.protobuf"),
+    )))
 )]
-pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let page = text::render(&figures::collect(&api));
-    ([(header::CONTENT_TYPE, text::CONTENT_TYPE)], page).into_response()
+pub(super) async fn metrics(State(api): State<Arc<Api>>, asked: HeaderMap) -> Response {
+    let families = figures::collect(&api);
+    let (kind, page) = match accept::prefers_protobuf(&asked) {
+        true => (protobuf::CONTENT_TYPE, protobuf::render(&families)),
+        false => (text::CONTENT_TYPE, text::render(&families).into_bytes()),
+    };
+    (
+        [(header::CONTENT_TYPE, kind), (header::VARY, "accept")],
+        page,
+    )
+        .into_response()
 }
 
 async fn store(api: &Api) -> HealthCheck {

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::Output;
 use crate::fault::{Exit, Fault};
@@ -70,14 +71,15 @@ pub(crate) fn table<const N: usize>(
     let mut widths = [0; N];
     for row in std::iter::once(&header).chain(&rows) {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.width());
         }
     }
     let mut text = String::new();
     for row in std::iter::once(&header).chain(&rows) {
         let mut line = String::new();
         for (width, cell) in widths.iter().zip(row) {
-            line.push_str(&format!("{cell:width$}  "));
+            line.push_str(cell);
+            line.push_str(&" ".repeat(width.saturating_sub(cell.width()) + 2));
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -109,11 +111,22 @@ pub(crate) fn word<T: Serialize>(value: &T) -> String {
     }
 }
 
-/// Names come from machines that are not ours: none of their control characters reach a terminal.
+/// Names come from machines that are not ours: nothing of them reaches a terminal that would steer
+/// it, turn the direction of the text, or take part in it without being seen.
 fn harmless(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if is_harmful(c) { '\u{fffd}' } else { c })
         .collect()
+}
+
+/// Control characters, and the invisible ones of Unicode: marks and overrides of direction, breaks,
+/// joiners, fillers, tags.
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -146,6 +159,26 @@ mod tests {
         let text = table(["A"], [["\x1b[2J".to_owned()]], "");
         assert!(!text.contains('\x1b'));
         assert!(!facts(&[("a", Some("\x07".to_owned()))]).contains('\x07'));
+    }
+
+    #[test]
+    fn text_that_turns_or_hides_what_follows_is_made_visible() {
+        let text = harmless("a\u{202e}b\u{2066}c\u{200b}d\u{feff}e\u{e0041}f\u{85}g");
+        assert_eq!(
+            text,
+            "a\u{fffd}b\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}f\u{fffd}g"
+        );
+        assert_eq!(harmless("żółw 日本 e\u{301}"), "żółw 日本 e\u{301}");
+    }
+
+    #[test]
+    fn wide_characters_keep_the_columns_in_line() {
+        let text = table(
+            ["NAME", "N"],
+            ["日本", "ab", "e\u{301}"].map(|name| [name.to_owned(), "1".to_owned()]),
+            "none",
+        );
+        assert_eq!(text, "NAME  N\n日本  1\nab    1\ne\u{301}     1\n");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod resolve;
 mod run;
 mod sse;
 mod tokens;
+mod top;
 
 use std::path::PathBuf;
 
@@ -106,6 +107,8 @@ pub(crate) enum Command {
     Processes(processes::Command),
     /// Say whether the server is up and ready
     Health,
+    /// Show the deployment at a glance, live, in this terminal
+    Top(top::TopArguments),
     /// Be an agent: join, run, allow programs
     #[command(subcommand)]
     Agent(agent::Command),
@@ -129,6 +132,7 @@ pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault>
         Command::ApiTokens(command) => api_tokens::run(&client()?, output, command).await,
         Command::Processes(command) => processes::run(&client()?, output, command).await,
         Command::Health => health::run(&client()?, output).await,
+        Command::Top(arguments) => top::run(client()?, output, &arguments).await,
         Command::Serve(_) | Command::Completions { .. } => {
             Err(Fault::usage("this command has no client side"))
         }

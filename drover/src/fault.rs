@@ -30,6 +30,8 @@ pub(crate) enum Exit {
     Cancelled,
     /// `drover run`: the program's own exit status.
     Program(u8),
+    /// `drover top`: a signal ended it; 128 and its number.
+    Signal(u8),
 }
 
 impl Exit {
@@ -45,7 +47,7 @@ impl Exit {
             Self::DeadlineExceeded => 124,
             Self::NotRun => 125,
             Self::Cancelled => 130,
-            Self::Program(code) => code,
+            Self::Program(code) | Self::Signal(code) => code,
         }
     }
 }

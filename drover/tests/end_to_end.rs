@@ -4,8 +4,12 @@
 #[path = "support/deployment.rs"]
 mod deployment;
 
-use deployment::{Deployment, command, eventually, said};
+#[path = "support/terminal.rs"]
+mod terminal;
+
+use deployment::{Deployment, Running, command, eventually, said};
 use rustix::process::Signal;
+use terminal::Terminal;
 
 /// What a run printed, as text.
 fn text(bytes: &[u8]) -> String {
@@ -501,4 +505,129 @@ fn every_kind_of_thing_can_be_made_listed_and_taken_away() {
         let script = deployment.drover(&["completions", shell]);
         assert!(text(&script.stdout).contains("drover"), "{shell}");
     }
+}
+
+#[test]
+fn the_deployment_at_a_glance_is_printed_once_where_there_is_no_terminal() {
+    let deployment = Deployment::start();
+    let _agent = deployment.agent("hv-1");
+    let run = deployment.drover(&["run", "-q", "hv-1", "exec", "--", "sh", "-c", "exit 7"]);
+    assert_eq!(run.status.code(), Some(7), "{}", said(&run));
+
+    for words in [&["top"][..], &["top", "--once"]] {
+        let top = deployment.drover(words);
+        assert_eq!(top.status.code(), Some(0), "{}", said(&top));
+        let page = text(&top.stdout);
+        for part in [
+            "1 of 1, ",
+            "connects ",
+            "exit status 7",
+            "store commit",
+            "ready, up",
+        ] {
+            assert!(page.contains(part), "{part}\n{page}");
+        }
+        assert!(!page.contains('\u{1b}'), "{page:?}");
+        // Who did not ask for one look learns how to.
+        let advised = text(&top.stderr).contains("--once");
+        assert_eq!(advised, words.len() == 1, "{}", said(&top));
+    }
+
+    // The server's own document, with rates although nobody had looked before.
+    let overview = deployment.json(&["top"]);
+    assert_eq!(overview["sessions"]["up"], 1, "{overview}");
+    assert_eq!(overview["processes"]["by_state"]["failed"], 1, "{overview}");
+    assert!(overview["rates"]["connects"].is_number(), "{overview}");
+
+    let wrong = deployment.drover(&["--token", "wrong", "top"]);
+    assert_eq!(wrong.status.code(), Some(4), "{}", said(&wrong));
+    let nobody = deployment.drover(&["--api", "http://127.0.0.1:9", "top", "--once"]);
+    assert_eq!(nobody.status.code(), Some(3), "{}", said(&nobody));
+}
+
+/// What starts a colour of the foreground.
+const COLOUR: &str = "\u{1b}[38;5;";
+
+/// `drover top` on a terminal.
+fn top(deployment: &Deployment, terminal: &Terminal, environment: &[(&str, &str)]) -> Running {
+    let mut command = command(&deployment.path("."));
+    command.args(["--data-dir", &deployment.data_dir().to_string_lossy()]);
+    command.arg("top").env("TERM", "xterm-256color");
+    command.env_remove("NO_COLOR");
+    command.envs(environment.iter().copied());
+    let running = Running::new(terminal.start(&command));
+    eventually("the first frame", || terminal.drawn().contains("sessions"));
+    running
+}
+
+#[test]
+fn whatever_ends_the_display_the_terminal_is_as_it_was() {
+    let deployment = Deployment::start();
+    let ends: [(&str, Option<Signal>, i32); 5] = [
+        ("q", None, 0),
+        ("\u{3}", None, 0),
+        ("", Some(Signal::TERM), 143),
+        ("", Some(Signal::INT), 130),
+        ("", Some(Signal::HUP), 129),
+    ];
+    for (keys, signal, code) in ends {
+        let terminal = Terminal::open();
+        assert!(terminal.is_as_before());
+        let mut top = top(&deployment, &terminal, &[]);
+        assert!(!terminal.is_as_before(), "keys come without Enter");
+        assert!(terminal.drawn().contains(COLOUR));
+        terminal.press(keys);
+        if let Some(signal) = signal {
+            top.signal(signal);
+        }
+        assert_eq!(top.wait().code(), Some(code), "{keys:?} {signal:?}");
+        assert!(terminal.is_as_before(), "{keys:?} {signal:?}");
+        // The other screen is left and the cursor is back; what the reader has not yet read comes.
+        eventually("the terminal's own screen", || {
+            let drawn = terminal.drawn();
+            let at = |escape| drawn.rfind(escape);
+            at("\u{1b}[?1049h") < at("\u{1b}[?1049l") && at("\u{1b}[?25l") < at("\u{1b}[?25h")
+        });
+    }
+}
+
+#[test]
+fn the_display_waits_for_a_server_that_goes_away_and_ends_when_it_is_refused() {
+    let mut deployment = Deployment::start();
+    let made = deployment.json(&["api-tokens", "create", "watcher", "--role", "viewer"]);
+    let token = made["token"].as_str().expect("a token").to_owned();
+    let terminal = Terminal::open();
+    let environment = [("DROVER_TOKEN", token.as_str()), ("NO_COLOR", "1")];
+    let mut top = top(&deployment, &terminal, &environment);
+    // Ctrl-L draws all of it anew: what is looked for comes in one piece.
+    let shows = |what: &str| {
+        let before = terminal.drawn().len();
+        terminal.press("\u{c}");
+        eventually("a frame", || {
+            terminal
+                .drawn()
+                .get(before..)
+                .is_some_and(|new| new.contains("sessions"))
+        });
+        terminal
+            .drawn()
+            .get(before..)
+            .is_some_and(|new| new.contains(what))
+    };
+    deployment.server.kill();
+    eventually("the loss", || shows("reconnecting for "));
+    deployment.start_again();
+    eventually("the return", || !shows("reconnecting for "));
+
+    let id = made["id"].as_str().expect("an id");
+    let revoked = deployment.drover(&["api-tokens", "revoke", id]);
+    assert!(revoked.status.success(), "{}", said(&revoked));
+    deployment.server.kill();
+    deployment.start_again();
+    assert_eq!(top.wait().code(), Some(4), "{}", terminal.drawn());
+    assert!(terminal.is_as_before());
+    eventually("the reason", || {
+        terminal.drawn().contains("check the token")
+    });
+    assert!(!terminal.drawn().contains(COLOUR), "NO_COLOR is set");
 }

@@ -120,20 +120,37 @@ impl Client {
         query: &[(&str, String)],
         after: Option<u64>,
     ) -> Result<Response, Fault> {
-        let mut request = self
-            .request(Method::GET, &["v1", "events"])?
-            .query(query)
-            .header("Accept", "text/event-stream");
+        let mut request = self.stream(&["v1", "events"])?.query(query);
         if let Some(sequence) = after {
             request = request.header("Last-Event-ID", sequence.to_string());
         }
         self.checked(self.send(request).await?).await
     }
 
+    /// Opens the stream of overviews, one a second.
+    pub(crate) async fn overviews(&self) -> Result<Response, Fault> {
+        let request = self.stream(&["v1", "overview", "events"])?;
+        self.checked(self.send(request).await?).await
+    }
+
+    /// The API's host and port.
+    pub(crate) fn address(&self) -> String {
+        let host = self.base.host_str().unwrap_or_default();
+        match self.base.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
     /// Any reply to a GET, whatever its status.
     pub(crate) async fn probe(&self, path: &[&str]) -> Result<Response, Fault> {
         let request = self.request(Method::GET, path)?.timeout(REQUEST_TIMEOUT);
         self.send(request).await
+    }
+
+    fn stream(&self, path: &[&str]) -> Result<RequestBuilder, Fault> {
+        let request = self.request(Method::GET, path)?;
+        Ok(request.header("Accept", "text/event-stream"))
     }
 
     fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, Fault> {

@@ -113,7 +113,7 @@ pub(crate) fn word<T: Serialize>(value: &T) -> String {
 
 /// Names come from machines that are not ours: nothing of them reaches a terminal that would steer
 /// it, turn the direction of the text, or take part in it without being seen.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     text.chars()
         .map(|c| if is_harmful(c) { '\u{fffd}' } else { c })
         .collect()

@@ -1,7 +1,8 @@
 //! Server-sent events (WHATWG HTML §9.2): bytes in, events out. No I/O.
 
-/// Longest line that is kept; an event carries at most some 20 KiB of output.
-const LINE_BYTES_MAX: usize = 1 << 20;
+/// Longest line that is kept. An event carries at most some 20 KiB of output; an overview has some
+/// 240 bytes for each group with the longest name, so this is enough for 30,000 of those.
+const LINE_BYTES_MAX: usize = 8 << 20;
 
 /// One event.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -47,11 +48,11 @@ impl SseParser {
     fn handle_line(&mut self, line: &str, events: &mut Vec<SseEvent>) {
         let line = line.trim_end_matches(['\n', '\r']);
         if line.is_empty() {
-            if self.has_data {
-                events.push(self.event.clone());
+            let data = std::mem::take(&mut self.event.data);
+            if std::mem::take(&mut self.has_data) {
+                let id = self.event.id;
+                events.push(SseEvent { id, data });
             }
-            self.event.data.clear();
-            self.has_data = false;
             return;
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));

@@ -34,6 +34,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// A process that was started elsewhere.
+    pub(crate) fn new(child: Child) -> Self {
+        Self { child }
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);

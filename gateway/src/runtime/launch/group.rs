@@ -53,6 +53,10 @@ pub(super) fn bind(
     Ok((sockets, local_addr))
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no shard runs yet, and the caller waits for the start anyway"
+)]
 fn bind_patiently(socket: &Socket, listen: SocketAddr, tries: u32) -> io::Result<()> {
     for tried in 0..tries {
         match socket.bind(&listen.into()) {
@@ -112,6 +116,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "somebody leaves the address later"
+    )]
     fn an_address_that_is_left_in_time_is_taken() {
         let (sockets, address) = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
         let leaving = thread::spawn(move || {

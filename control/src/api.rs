@@ -46,8 +46,8 @@ use crate::clock;
 use crate::dispatch::Engine;
 use crate::identity::Identity;
 use crate::store::Store;
-use crate::telemetry::Histograms;
 use crate::telemetry::metrics::MetricsSource;
+use crate::telemetry::{GatewaySource, Histograms};
 
 /// Event streams at once.
 const STREAMS_MAX: usize = 256;
@@ -89,6 +89,8 @@ pub struct Parts {
     pub identity: Arc<Identity>,
     /// Figures of the rest of the program.
     pub metrics: Vec<MetricsSource>,
+    /// Figures of the gateway.
+    pub gateway: Option<GatewaySource>,
     /// What the API measures about itself.
     pub(crate) telemetry: Arc<Telemetry>,
     /// The last hour of every histogram.
@@ -173,7 +175,7 @@ impl ApiServer {
             histograms: parts.histograms,
             metrics: parts.metrics,
             readiness: Readiness::default(),
-            board: Board::new(config.profile, clock::monotonic()),
+            board: Board::new(config.profile, parts.gateway, clock::monotonic()),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             batches: Arc::new(Semaphore::new(BATCHES_MAX)),
             stopping: stopping.clone(),

@@ -40,7 +40,9 @@ use crate::identity::Identity;
 use crate::store::Store;
 use crate::store::log::Retention;
 use crate::telemetry::metrics::{Family, MetricsSource};
-use crate::telemetry::{Histograms, Log, LogConfig, Name, Reading, Times, TimesSource};
+use crate::telemetry::{
+    GatewaySource, Histograms, Log, LogConfig, Name, Reading, Times, TimesSource,
+};
 
 /// What a control plane is told.
 pub struct Config {
@@ -54,6 +56,8 @@ pub struct Config {
     pub retention: Retention,
     /// Figures of the rest of the program, for `/metrics`.
     pub metrics: Vec<MetricsSource>,
+    /// Figures of the gateway, for `/v1/overview`; `None`: there is none to ask.
+    pub gateway: Option<GatewaySource>,
     /// Histograms of the rest of the program, for `/v1/histograms`.
     pub times: Vec<TimesSource>,
     /// How histograms are written to the data directory.
@@ -127,6 +131,7 @@ pub async fn start(
         events: recorded,
         identity,
         metrics,
+        gateway: config.gateway,
         telemetry: Arc::new(api::Telemetry::new()),
         histograms: Arc::new(Histograms::new(clock::now())),
     };

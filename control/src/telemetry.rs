@@ -15,6 +15,7 @@
 //! Percentiles of several intervals, shards or routes come from their counts added up; percentiles
 //! are never averaged.
 
+mod gateway;
 mod history;
 mod keeper;
 mod log;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+pub use self::gateway::{GatewayFigures, GatewaySource};
 pub(crate) use self::history::{COARSE, Found};
 pub(crate) use self::keeper::{Histograms, keep};
 pub use self::keeper::{Reading, TimesSource};

@@ -9,6 +9,7 @@ mod terminal;
 
 use deployment::{Deployment, Running, command, eventually, said};
 use rustix::process::Signal;
+use serde_json::Value;
 use terminal::Terminal;
 
 /// What a run printed, as text.
@@ -49,7 +50,7 @@ fn a_program_runs_on_an_agent_and_its_output_and_status_come_back() {
     let words = ["--output", "json", "run", "hv-1", "exec", "--", "echo", "x"];
     let run = deployment.drover(&words);
     let last = text(&run.stdout).lines().last().map(str::to_owned);
-    let last: serde_json::Value = serde_json::from_str(&last.expect("a line")).expect("JSON");
+    let last: Value = serde_json::from_str(&last.expect("a line")).expect("JSON");
     assert_eq!(last["process"]["outcome"]["exit_code"], 0, "{}", said(&run));
 
     let processes = deployment.json(&["processes", "list"]);
@@ -262,6 +263,35 @@ fn a_revoked_agent_loses_its_session_and_does_not_come_back() {
     let run = deployment.drover(&["run", "hv-1", "exec", "--", "echo", "x"]);
     assert_eq!(run.status.code(), Some(5), "{}", said(&run));
     assert!(text(&run.stderr).contains("was revoked"), "{}", said(&run));
+}
+
+#[test]
+fn the_overview_tells_what_the_gateway_counts() {
+    let deployment = Deployment::start_with(&["--datapath", "poll"]);
+    let overview = || -> Value {
+        serde_json::from_str(&deployment.get("/v1/overview")).expect("the overview is JSON")
+    };
+    // Rates begin with the first look.
+    overview();
+    let _agent = deployment.agent("hv-1");
+    eventually("two handshakes, counted", || {
+        overview()["rates"]["admitted"].as_f64() > Some(0.0)
+    });
+    let seen = overview();
+    for name in ["retried", "turned_away", "handshakes_failed"] {
+        assert!(seen["rates"][name].is_number(), "{name}: {seen}");
+    }
+    assert_eq!(seen["datapath"]["kind"], "poll");
+    for name in ["dropped", "uplink_full", "mailbox_full"] {
+        assert!(seen["datapath"][name].is_u64(), "{name}: {seen}");
+    }
+    eventually("nobody half-open, on either shard", || {
+        let sessions = &overview()["sessions"];
+        let shards = sessions["by_shard"].as_array();
+        let shards = shards.into_iter().flatten();
+        let half_open: Vec<_> = shards.map(|shard| shard["half_open"].as_u64()).collect();
+        sessions["half_open"] == 0 && half_open == [Some(0), Some(0)]
+    });
 }
 
 #[test]

@@ -1,19 +1,19 @@
 //! The deployment at a glance: put together at most once a second, however many look.
 //!
 //! ```text
-//!   process server's counts ─┐
+//!   process server's counts ─────────────────────────────────────┐
 //!   store: names, newest failures (when their number has risen) ─┼─▶ Overview ─▶ JSON, shared
-//!   figures ─────────────────┘
+//!   figures of the gateway ──────────────────────────────────────┘
 //! ```
 
 mod sample;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use protocol::ids::GroupId;
+use protocol::ids::{GroupId, ShardId};
 use tokio::sync::Mutex;
 
 use self::sample::{Sample, Samples, Usage};
@@ -29,7 +29,7 @@ use crate::dispatch::{Census, EngineStats};
 use crate::process::State;
 use crate::store::queries::ProcessRecord;
 use crate::store::{StoreError, StoreStats};
-use crate::telemetry::{Histograms, Name};
+use crate::telemetry::{GatewayFigures, GatewaySource, Histograms, Name};
 
 /// A document is given out for so long.
 const FRESH: Duration = Duration::from_millis(900);
@@ -44,6 +44,7 @@ const FAILURES_AMONG: u32 = 2000;
 pub(super) struct Board {
     profile: &'static str,
     started: Instant,
+    gateway: Option<GatewaySource>,
     kept: Mutex<Kept>,
 }
 
@@ -63,10 +64,11 @@ struct KnownGroup {
 }
 
 impl Board {
-    pub(super) fn new(profile: &'static str, now: Instant) -> Self {
+    pub(super) fn new(profile: &'static str, gateway: Option<GatewaySource>, now: Instant) -> Self {
         Self {
             profile,
             started: now,
+            gateway,
             kept: Mutex::default(),
         }
     }
@@ -92,10 +94,12 @@ impl Board {
             kept.groups = Some((now, known_groups(api).await?));
         }
         let groups = kept.groups.as_ref().map_or(&[][..], |(_, groups)| groups);
-        let sessions = sessions(&stats.census, groups);
+        let gateway = self.gateway.as_ref().map(|ask| ask());
+        let gateway = gateway.as_ref();
+        let sessions = sessions(&stats.census, groups, gateway);
         let usage = Usage::now();
         let store_stats = api.store.stats();
-        let sample = Sample::take(&stats, &store_stats, &usage);
+        let sample = Sample::take(&stats, &store_stats, gateway, &usage);
         let (rates, cpu_cores) = kept.samples.add(now, sample);
         let newest_failures = newest_failures(api, kept, stats.failed).await?;
         Ok(Overview {
@@ -115,7 +119,7 @@ impl Board {
             latency: latency(&api.histograms),
             histograms: Name::ALL.iter().map(ToString::to_string).collect(),
             store: store(&store_stats, &stats),
-            datapath: datapath(&stats),
+            datapath: datapath(&stats, gateway),
         })
     }
 
@@ -198,7 +202,11 @@ fn failure(record: ProcessRecord) -> Failure {
     }
 }
 
-fn sessions(census: &Census, groups: &[KnownGroup]) -> SessionsOverview {
+fn sessions(
+    census: &Census,
+    groups: &[KnownGroup],
+    gateway: Option<&GatewayFigures>,
+) -> SessionsOverview {
     let by_group: Vec<GroupSessions> = groups
         .iter()
         .map(|group| GroupSessions {
@@ -209,21 +217,32 @@ fn sessions(census: &Census, groups: &[KnownGroup]) -> SessionsOverview {
         })
         .filter(|group| group.known > 0 || group.up > 0)
         .collect();
-    let by_shard = census.by_shard.iter().map(|(shard, held)| ShardSessions {
-        shard: shard.0,
-        sessions: held.sessions,
-        at_home: held.at_home,
-        half_open: None,
-    });
     SessionsOverview {
         up: census.by_group.values().sum(),
-        half_open: None,
+        half_open: gateway.map(|gateway| gateway.half_open.values().sum()),
         known: by_group.iter().map(|group| group.known).sum(),
         begun: census.sessions_begun,
         ended: census.sessions_ended,
         by_group,
-        by_shard: by_shard.collect(),
+        by_shard: by_shard(census, gateway),
     }
+}
+
+/// Every shard that holds sessions, and every one that the gateway has.
+fn by_shard(census: &Census, gateway: Option<&GatewayFigures>) -> Vec<ShardSessions> {
+    let half_open = gateway.map(|gateway| &gateway.half_open);
+    let mut shards: BTreeSet<ShardId> = census.by_shard.keys().copied().collect();
+    shards.extend(half_open.into_iter().flat_map(BTreeMap::keys));
+    let row = |shard: ShardId| {
+        let held = census.by_shard.get(&shard).copied().unwrap_or_default();
+        ShardSessions {
+            shard: shard.0,
+            sessions: held.sessions,
+            at_home: held.at_home,
+            half_open: half_open.and_then(|counts| counts.get(&shard).copied()),
+        }
+    };
+    shards.into_iter().map(row).collect()
 }
 
 fn by_state(stats: &EngineStats) -> BTreeMap<String, u64> {
@@ -284,12 +303,12 @@ fn store(figures: &StoreStats, stats: &EngineStats) -> StoreOverview {
     }
 }
 
-fn datapath(stats: &EngineStats) -> DatapathOverview {
+fn datapath(stats: &EngineStats, gateway: Option<&GatewayFigures>) -> DatapathOverview {
     DatapathOverview {
-        kind: None,
-        dropped: None,
-        uplink_full: None,
-        mailbox_full: None,
+        kind: gateway.and_then(|gateway| gateway.datapath.map(str::to_owned)),
+        dropped: gateway.map(|gateway| gateway.dropped),
+        uplink_full: gateway.map(|gateway| gateway.uplink_full),
+        mailbox_full: gateway.map(|gateway| gateway.mailbox_full),
         downlink_full: stats.link_full,
         outbox: stats.outbox,
     }

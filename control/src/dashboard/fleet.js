@@ -181,7 +181,7 @@ function healthOf(overview) {
     failed: count(store.failed_commits),
     datapath: datapath.kind ?? "–",
     dropped: count(datapath.dropped),
-    full: datapath.uplink_full === undefined ? "–" : `${count(datapath.uplink_full)} / ${count(datapath.mailbox_full)}`,
+    full: `${count(datapath.uplink_full)} / ${count(datapath.mailbox_full)}`,
     down: `${count(datapath.downlink_full)} / ${count(datapath.outbox)}`,
   };
 }
@@ -204,7 +204,7 @@ function tiles() {
       const states = processes.by_state;
       const waiting = Object.values(processes.waiting_on).reduce((sum, number) => sum + number, 0);
       const whole = latency.process;
-      all.sessions.set(count(sessions.up), "", sessions.half_open === undefined ? `of ${count(sessions.known)} that may connect` : `of ${count(sessions.known)} · ${count(sessions.half_open)} half-open`);
+      all.sessions.set(count(sessions.up), "", `of ${count(sessions.known)} · ${count(sessions.half_open)} half-open`);
       all.commands.set(rate(rates.commands), "/s", `${rate(rates.processes_finished)}/s ended`);
       all.process.set(...(whole ? split(micros(whole.p99_us)) : ["–", ""]), whole ? `p50 ${micros(whole.p50_us)}` : "none has ended");
       all.processes.set(count(states.running), "", `${count(waiting)} waiting`);
@@ -220,6 +220,7 @@ function tiles() {
 export function fleetView() {
   const head = tiles();
   const sessions = timeChart({ name: "Sessions begun, lost and refused per second", series: [{ key: "connects", label: "connects" }, { key: "losses", label: "losses" }, { key: "refusals", label: "refusals" }], format: (value) => `${rate(value)}/s`, window: KEPT, least: 1 });
+  const door = timeChart({ name: "Newcomers admitted, retried, turned away and failed per second", series: [{ key: "admitted", label: "admitted" }, { key: "retried", label: "retried" }, { key: "turned_away", label: "turned away" }, { key: "handshakes_failed", label: "failed" }], format: (value) => `${rate(value)}/s`, window: KEPT, least: 1 });
   const work = timeChart({ name: "Processes and commands per second", series: [{ key: "processes_created", label: "processes made" }, { key: "commands", label: "commands sent" }, { key: "processes_finished", label: "processes ended" }], format: (value) => `${rate(value)}/s`, window: KEPT, least: 1 });
   const percentiles = percentileChart({ name: "Latency percentiles", series: CURVES });
   const heat = heatMap({ name: "Latency over the last ten minutes" });
@@ -238,8 +239,9 @@ export function fleetView() {
   const content = h(
     "div",
     { class: "grid", hidden: true },
-    card("Sessions per second", { class: "span-6", note: "up to 10 minutes" }, sessions.node),
-    card("Work per second", { class: "span-6", note: "up to 10 minutes" }, work.node),
+    card("Sessions per second", { class: "span-4", note: "up to 10 minutes" }, sessions.node),
+    card("Handshakes per second", { class: "span-4", note: "up to 10 minutes" }, door.node),
+    card("Work per second", { class: "span-4", note: "up to 10 minutes" }, work.node),
     latencyCard,
     heatCard,
     card("Processes", { class: "span-3", note: "now" }, living.node, h("h3", {}, "Ended since the start"), ended.node),
@@ -279,6 +281,7 @@ export function fleetView() {
     const link = (state) => `#/processes?state=${state}`;
     head.set(overview, history);
     sessions.update(history);
+    door.update(history);
     work.update(history);
     living.set(LIVING.map((state) => [state, `${stateMark(state)} ${state}`, states[state], link(state)]));
     ended.set(ENDED.map((state) => [state, `${stateMark(state)} ${state}`, states[state], link(state)]));

@@ -79,6 +79,36 @@ async fn sessions_are_counted_by_group_and_shard_as_they_come_and_go() {
 }
 
 #[tokio::test]
+async fn what_the_gateway_says_is_shown() {
+    let plane = plane().await;
+    plane.agent(1, true).await;
+    let seen = once(&plane, "a session and rates", |overview| {
+        overview.sessions.up == 1 && !overview.rates.is_empty()
+    })
+    .await;
+    let shards = seen.sessions.by_shard.iter();
+    let shards: Vec<_> = shards
+        .map(|row| (row.shard, row.sessions, row.half_open))
+        .collect();
+    // A shard without a session is one nevertheless.
+    assert_eq!(shards, [(0, 1, Some(1)), (1, 0, Some(2))]);
+    assert_eq!(seen.sessions.half_open, Some(3));
+    let datapath = &seen.datapath;
+    assert_eq!(datapath.kind.as_deref(), Some("poll"));
+    assert_eq!(datapath.dropped, Some(5));
+    assert_eq!(
+        (datapath.uplink_full, datapath.mailbox_full),
+        (Some(6), Some(7))
+    );
+    let failed = seen.rates["handshakes_failed"];
+    assert!(failed > 0.0, "{:?}", seen.rates);
+    for (name, times) in [("turned_away", 2.0), ("retried", 4.0), ("admitted", 8.0)] {
+        let share = seen.rates[name] / failed;
+        assert!((share - times).abs() < 1e-9, "{name}: {:?}", seen.rates);
+    }
+}
+
+#[tokio::test]
 async fn processes_are_counted_by_state_and_by_what_they_wait_on() {
     let plane = plane().await;
     let agent = plane.agent(1, true).await;

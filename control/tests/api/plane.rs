@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use control::downlink::{Link, LinkFull, Wake};
 use control::enrol::EnrolConfig;
 use control::identity::{AGENT_CERTIFICATE_LIFE, Identity};
 use control::store::Store;
-use control::telemetry::LogConfig;
 use control::telemetry::metrics::{self, Family, Kind};
+use control::telemetry::{GatewayFigures, GatewaySource, LogConfig};
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment, JoinToken};
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, Epoch, GrantId, SessionId, ShardId};
@@ -28,6 +29,25 @@ use serde_json::{Value, json};
 
 pub(crate) const DOMAIN: &str = "cloud.example";
 pub(crate) const REMOTE: &str = "192.0.2.7:40000";
+
+/// What the made-up gateway says about itself; at its door more has come each time it is asked.
+fn gateway_figures() -> GatewaySource {
+    let asked = AtomicU64::new(0);
+    Arc::new(move || {
+        let asked = asked.fetch_add(1, Ordering::Relaxed);
+        GatewayFigures {
+            datapath: Some("poll"),
+            dropped: 5,
+            uplink_full: 6,
+            mailbox_full: 7,
+            half_open: [(ShardId(0), 1), (ShardId(1), 2)].into(),
+            admitted: asked * 8,
+            retried: asked * 4,
+            turned_away: asked * 2,
+            handshakes_failed: asked,
+        }
+    })
+}
 
 /// A gateway that is not there.
 #[derive(Default)]
@@ -180,6 +200,7 @@ pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -
             let family = Family::new(Kind::Gauge, "fake_gateway", "Made up");
             families.push(family.with(Vec::new(), metrics::Value::Number(1)));
         })],
+        gateway: Some(gateway_figures()),
         times: Vec::new(),
         histogram_log: LogConfig::default(),
     };

@@ -192,6 +192,7 @@ fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::
         },
         retention: config.retention,
         metrics: vec![figures::metrics(gateway.clone())],
+        gateway: Some(figures::overview(gateway.clone())),
         times: vec![figures::times(gateway)],
         histogram_log: config.histograms,
     }

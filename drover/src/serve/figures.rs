@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use control::telemetry::metrics::{Family, Kind, MetricsSource, Sample, Value};
-use control::telemetry::{Name, Reading, Times, TimesSource};
-use gateway::Handle;
-use gateway::telemetry::{Measure, families};
+use control::telemetry::{GatewayFigures, GatewaySource, Name, Reading, Times, TimesSource};
+use gateway::telemetry::{Counter, Figures, Level, Measure, Telemetry, families};
+use gateway::{DatapathKind, Handle};
 
 /// The gateway's histograms by the names that people know.
 const MEASURES: [(Name, Measure); 6] = [
@@ -63,5 +63,32 @@ fn sample(sample: families::Sample<'_>) -> Sample {
                 Value::Times(Box::new(times))
             }
         },
+    }
+}
+
+/// For `/v1/overview`: all shards together, but for the handshakes under way.
+pub(super) fn overview(gateway: Handle) -> GatewaySource {
+    Arc::new(move || gateway_figures(&gateway.telemetry()))
+}
+
+fn gateway_figures(telemetry: &Telemetry) -> GatewayFigures {
+    let all = telemetry.total();
+    let datapath = all.datapath();
+    let count = |counters: &[Counter]| counters.iter().map(|one| all.counter(*one)).sum();
+    let half_open = |(shard, figures): &(_, Figures)| (*shard, figures.level(Level::HalfOpen));
+    GatewayFigures {
+        datapath: match datapath.kind {
+            DatapathKind::Uring => Some("uring"),
+            DatapathKind::Poll => Some("poll"),
+            DatapathKind::Auto => None,
+        },
+        dropped: datapath.dropped_in + datapath.kernel_dropped_in + datapath.dropped_out,
+        uplink_full: all.counter(Counter::UplinkFull),
+        mailbox_full: all.counter(Counter::MailboxFull),
+        half_open: telemetry.shards.iter().map(half_open).collect(),
+        admitted: all.counter(Counter::HandshakesStarted),
+        retried: all.counter(Counter::RetriesSent),
+        turned_away: count(&[Counter::DroppedByBucket, Counter::DroppedByHalfOpen]),
+        handshakes_failed: count(&[Counter::HandshakesFailed, Counter::HandshakesTimedOut]),
     }
 }

@@ -18,7 +18,9 @@ pub struct Overview {
     /// Sessions of agents.
     pub sessions: SessionsOverview,
     /// Per second, over the last ten seconds, by name: `connects`, `losses`, `refusals`, `commands`,
-    /// `processes_created`, `processes_finished`, `commits`, and whatever else this server counts.
+    /// `processes_created`, `processes_finished`, `commits`; where the gateway says, also what came
+    /// to its door: `admitted` (handshakes begun), `retried` (asked to prove their address first),
+    /// `turned_away` (dropped without an answer), `handshakes_failed`. Others may come.
     /// Empty when nobody has looked for a while: look again.
     pub rates: BTreeMap<String, f64>,
     /// Processes.
@@ -176,8 +178,9 @@ pub struct DatapathOverview {
     /// `uring` or `poll`; absent when the gateway does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Datagrams that were dropped, by the kernel or by choice, since the server's start; absent when
-    /// the gateway does not say.
+    /// Datagrams that were lost to the server since its start: damaged ones, those that found the
+    /// kernel's buffer full, and those that the kernel refused to send. Newcomers that were turned
+    /// away are not among them: see `rates`. Absent when the gateway does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u64>,
     /// Events that found the way up to the process server full, since the server's start; absent when

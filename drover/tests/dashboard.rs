@@ -9,12 +9,13 @@ mod browser;
 #[path = "support/deployment.rs"]
 mod deployment;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use browser::Browser;
 use deployment::{Deployment, Running, said};
-use loadtest::api::{Api, Item, NewProcess};
+use loadtest::api::{Api, Created, Item, NewProcess};
 use loadtest::fleet::{Fleet, FleetSpec};
 use loadtest::ledger::Ledger;
 use serde_json::json;
@@ -23,6 +24,8 @@ use tokio::runtime::Runtime;
 const AGENTS: usize = 1000;
 /// Sessions begun in a second: what two cores do in a debug build beside everything else.
 const STEP: usize = 100;
+/// Those that can be killed alone.
+const MORTAL: Range<usize> = AGENTS - STEP..AGENTS;
 /// A name, a label and an output that would do something if they were ever read as HTML.
 const HOSTILE: &str = "<img src=x onerror=document.title='owned'>";
 const HOSTILE_OUTPUT: &str = "<script>document.title='owned'</script><b>bold</b>";
@@ -62,7 +65,12 @@ impl World {
             .expect("a thousand agents join");
         runtime.block_on(async {
             for first in (0..AGENTS).step_by(STEP) {
-                fleet.start(first..first + STEP);
+                let step = first..first + STEP;
+                if step.contains(&MORTAL.start) {
+                    fleet.start_apart(step);
+                } else {
+                    fleet.start(step);
+                }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         });
@@ -135,8 +143,10 @@ fn the_dashboard_shows_a_thousand_agents() {
     sign_in(&mut browser, &world);
     world.work();
     the_fleet(&mut browser);
+    a_minute_of_work(&mut browser, &world);
     the_dark(&mut browser);
     an_agent_by_keyboard(&mut browser);
+    an_operation_under_way(&mut browser, &world);
     hostile_text(&mut browser);
     on_a_phone(&mut browser);
     nothing_from_elsewhere(&mut browser, &world);
@@ -211,8 +221,111 @@ fn the_fleet(browser: &mut Browser) {
     );
     browser.until("curves of points", "[...document.querySelectorAll('path.line[data-points]')].every((line) => Number(line.dataset.points) >= 3)");
     browser.until("memory and processor", "/MiB/.test(document.querySelector('[data-tile=rss]').textContent) && /\\d cores/.test(document.querySelector('[data-fact=cpu]').textContent)");
+    what_the_gateway_counts(browser);
+    percentiles(browser);
     heat_map(browser);
+}
+
+/// For pictures only, which of an idle fleet would show nothing: a minute of processes that come and
+/// go, and agents that die and come back.
+fn a_minute_of_work(browser: &mut Browser, world: &World) {
+    if !browser.takes_pictures() {
+        return;
+    }
+    let fleet = world.fleet.as_ref().expect("it runs");
+    fleet.expect_losses(true);
+    let ids = fleet.ids();
+    // What happened before the page was opened is out of its rates by now.
+    std::thread::park_timeout(Duration::from_secs(11));
+    browser.eval("window.before = true; location.reload()");
+    browser.until(
+        "the page anew",
+        "!window.before && document.querySelector('[data-tile=sessions]')",
+    );
+    for second in 0..60_usize {
+        let item = |n: usize| Item {
+            idempotency_key: format!("minute-{second}-{n}"),
+            process: NewProcess {
+                agent: ids[(second * 97 + n * 7) % MORTAL.start].to_string(),
+                kind: "simulated",
+                input: json!({ "service_ms": 60, "distribution": "lognormal", "cv": 1.5 }),
+                deadline_seconds: 600,
+            },
+        };
+        let items: Vec<Item> = (0..20 + (second % 20) * 2).map(item).collect();
+        world.runtime.block_on(async {
+            world.api.create(&items).await.expect("they are made");
+            if second % 20 == 10 {
+                fleet.kill(MORTAL).await;
+                fleet.start_apart(MORTAL);
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        });
+    }
+    deployment::eventually("all sessions again", || fleet.up() == AGENTS);
+    fleet.expect_losses(false);
+    browser.eval("(() => { const chosen = document.querySelector('.card select'); chosen.value = 'process'; chosen.dispatchEvent(new Event('change')); })()");
+    browser.until(
+        "a minute of it",
+        "Number(document.querySelector('.heat').dataset.cells) > 12",
+    );
     browser.picture("fleet-light");
+}
+
+/// Handshakes, those under way, and the datapath's health: figures where there are some, and a dash
+/// where the overview has none.
+fn what_the_gateway_counts(browser: &mut Browser) {
+    let said = |selector: &str, pattern: &str, count: usize| {
+        format!(
+            "(() => {{ const all = [...document.querySelectorAll('{selector}')]; return all.length === {count} && all.every((one) => /^(?:{pattern})$/.test(one.textContent)); }})()"
+        )
+    };
+    for (selector, pattern, count) in [
+        ("[data-chart^=Newcomers] .legend-value", "<?[0-9.,]+[/]s", 4),
+        ("[data-fact=datapath] dd", "uring|poll", 1),
+        ("[data-fact=dropped] dd", "[0-9,]+", 1),
+        ("[data-fact=full] dd", "[0-9,]+ [/] [0-9,]+", 1),
+        ("[data-shard] td:last-child", "0", 2),
+        (
+            "[data-tile=sessions] .tile-sub",
+            "of 1,001 · 0 half-open",
+            1,
+        ),
+    ] {
+        browser.until(selector, &said(selector, pattern, count));
+    }
+    let without = "(async () => {
+        const { live } = await import('/ui/live.js');
+        const { fleetView } = await import('/ui/fleet.js');
+        const before = live.overview;
+        const { half_open, ...sessions } = before.sessions;
+        sessions.by_shard = sessions.by_shard.map(({ half_open, ...shard }) => shard);
+        const { kind, dropped, uplink_full, mailbox_full, ...datapath } = before.datapath;
+        live.overview = { ...before, sessions, datapath };
+        const view = fleetView();
+        live.overview = before;
+        const facts = ['datapath', 'dropped', 'full'].map((name) => view.node.querySelector(`[data-fact=${name}] dd`).textContent);
+        const said = [facts, view.node.querySelector('[data-shard]').cells[3].textContent, view.node.querySelector('[data-tile=sessions] .tile-sub').textContent];
+        view.leave();
+        return said;
+    })()";
+    assert_eq!(
+        browser.eval(without),
+        json!([["–", "–", "– / –"], "–", "of 1,001 · – half-open"])
+    );
+}
+
+/// The axis of percentiles begins where the curves do, at one half.
+fn percentiles(browser: &mut Browser) {
+    let chart = "document.querySelector('[data-chart=\"Latency percentiles\"]')";
+    let labels = browser.eval(&format!(
+        "[...{chart}.querySelectorAll('text.tick')].map((one) => one.textContent).filter((one) => one.includes('%'))"
+    ));
+    assert_eq!(labels[0], "50 %", "{labels}");
+    let starts = format!(
+        "(() => {{ const left = {chart}.querySelector('.axis').getAttribute('d').match(/M(\\d+)/)[1]; return [...{chart}.querySelectorAll('path.line')].every((line) => line.getAttribute('d').startsWith(`M${{left}}.0 `)); }})()"
+    );
+    assert!(browser.eval(&starts) == true);
 }
 
 /// What the server measured, whatever is chosen; then figures that are known, drawn by the page's own
@@ -242,6 +355,22 @@ fn heat_map(browser: &mut Browser) {
     browser.until(
         "all processes",
         &format!("{counted}.startsWith('1,002 in')"),
+    );
+    // The server is younger than ten minutes: the axis begins when it did, in whole steps.
+    let late = browser.eval("(async () => { const { live } = await import('/ui/live.js'); const began = Date.parse(live.overview.at) - live.overview.server.uptime_seconds * 1000; return began - Number(document.querySelector('.heat').dataset.start); })()");
+    assert!(
+        late.as_f64()
+            .is_some_and(|late| (0.0..=12_000.0).contains(&late)),
+        "{late}"
+    );
+    let windows = browser.eval("(async () => { const { shown } = await import('/ui/histograms.js'); return [shown(1005, 0, 600, 10), shown(1005, 777, 600, 10), shown(1005, 1001, 600, 10)]; })()");
+    assert_eq!(
+        windows,
+        json!([
+            { "start": 410, "end": 1010 },
+            { "start": 770, "end": 1010 },
+            { "start": 1000, "end": 1010 },
+        ])
     );
     let draw = "(async () => {
         const { heatMap } = await import('/ui/charts.js');
@@ -325,6 +454,59 @@ fn an_agent_by_keyboard(browser: &mut Browser) {
     browser.until("its event stream", "document.querySelector('.card-head .note').textContent && [...document.querySelectorAll('.card-head .note')].some((note) => note.textContent === 'live')");
 }
 
+/// On an agent's page: what it has under way is told from what has ended, however much has ended since.
+fn an_operation_under_way(browser: &mut Browser, world: &World) {
+    let agent = browser.eval("location.hash.split('/').pop()");
+    let agent = agent.as_str().expect("it is the page of an agent");
+    let make = |key: &str, count: usize, service_ms: u64| {
+        let item = |n| Item {
+            idempotency_key: format!("{key}-{n}"),
+            process: NewProcess {
+                agent: agent.to_owned(),
+                kind: "simulated",
+                input: json!({ "service_ms": service_ms }),
+                deadline_seconds: 3600,
+            },
+        };
+        let items: Vec<Item> = (0..count).map(item).collect();
+        let made = world.runtime.block_on(world.api.create(&items));
+        match made.expect("they are made").first() {
+            Some(Created::Accepted(id)) => id.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let rows = |card: &str, state: &str| {
+        format!(
+            "[...document.querySelectorAll('[aria-labelledby={card}] tr[data-process]')].filter((row) => row.textContent.includes('{state}'))"
+        )
+    };
+    let long = make("long", 1, 3_000_000);
+    let running = format!("{}.length === 1", rows("card-under-way", "running"));
+    browser.until("the operation under way", &running);
+    make("short", 60, 1);
+    let ended = rows("card-processes", "succeeded");
+    browser.until(
+        "the newest that have ended, and where the others are",
+        &format!("{ended}.length === 15 && document.querySelector('[aria-labelledby=card-processes] a[href*=\"?agent=\"]')"),
+    );
+    browser.until("it is still there", &running);
+    assert_eq!(
+        browser.text("[aria-labelledby=card-under-way] tr[data-process] a"),
+        format!("{}…{}", &long[..8], &long[long.len() - 6..])
+    );
+    browser.until(
+        "its one place in use",
+        "document.querySelector('[data-fact=use] dd').textContent === '1 of 16 at once'",
+    );
+    browser.picture("agent");
+    let cancelled = world.deployment.drover(&["processes", "cancel", &long]);
+    assert!(cancelled.status.success(), "{}", said(&cancelled));
+    browser.until(
+        "nothing under way",
+        "document.querySelector('[aria-labelledby=card-under-way]').textContent.includes('Nothing at the moment')",
+    );
+}
+
 /// What agents say is text, wherever it is shown.
 fn hostile_text(browser: &mut Browser) {
     browser.eval("location.hash = '#/agents?search=onerror'");
@@ -349,7 +531,6 @@ fn hostile_text(browser: &mut Browser) {
         "its processes",
         "document.querySelectorAll('tr[data-process]').length === 2",
     );
-    browser.picture("agent");
     browser.eval("[...document.querySelectorAll('tr[data-process]')].find((row) => row.textContent.includes('succeeded')).querySelector('a').click()");
     browser.until(
         "its output",
@@ -422,6 +603,21 @@ fn on_a_phone(browser: &mut Browser) {
         browser.eval(overflow),
         0,
         "an agent's page is wider than the screen"
+    );
+    browser.eval("location.hash = '#/agents?search=hv-777'");
+    browser.until(
+        "the list again",
+        "document.querySelector('a.row-link')?.textContent === 'hv-777'",
+    );
+    browser.eval("document.querySelector('a.row-link').click()");
+    browser.until(
+        "the newest of its processes",
+        "document.querySelectorAll('tr[data-process]').length === 15",
+    );
+    assert_eq!(
+        browser.eval(overflow),
+        0,
+        "a page of many processes is too wide"
     );
     browser.picture("phone-agent");
     browser.size(1440, 1000, false);

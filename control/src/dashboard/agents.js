@@ -3,7 +3,7 @@
 import { follow, get, pause } from "./api.js";
 import { attr, card, facts, h, list, notice, text } from "./dom.js";
 import { ago, clock, count, shortId } from "./format.js";
-import { eventLine, processTable } from "./processes.js";
+import { eventLine, processTables } from "./processes.js";
 
 /** Between two looks at a list that is shown. */
 const EVERY = 4000;
@@ -166,7 +166,7 @@ export function agentView(id) {
   const badge = agentBadge();
   const about = facts(FACTS);
   const labels = h("ul", { class: "chips", "aria-label": "Labels" });
-  const processes = processTable({ agent: id });
+  const processes = processTables(id);
   const events = h("ol", { class: "events", "aria-label": "Events, newest first" });
   const phase = h("span", { class: "note" }, "connecting…");
   const trouble = h("div", { hidden: true });
@@ -175,7 +175,8 @@ export function agentView(id) {
     { class: "grid" },
     card("Session", { class: "span-5" }, about.node, labels),
     card("Events", { class: "span-7", tools: phase }, events, h("p", { class: "note empty" }, "Nothing since this page was opened. Sessions and operations show up here as they happen.")),
-    card("Processes", { class: "span-12", note: "newest first" }, processes.node),
+    card("Under way", { class: "span-12", note: "what the agent has now" }, processes.active),
+    card("Processes", { class: "span-12", note: "waiting or ended, newest first" }, processes.others),
   );
   const epochs = new Map();
   const look = async (signal) => {

@@ -4,14 +4,14 @@
 // every legend carries the values as text: a chart never is the only place of a figure.
 
 import { attr, h, s, text } from "./dom.js";
-import { clock, count, micros, minute } from "./format.js";
+import { clock, count, micros, minute, span } from "./format.js";
 
 const LEFT = 56;
 const RIGHT = 12;
 const TOP = 8;
 const BOTTOM = 22;
 /** The shortest window of a chart over time, in milliseconds. */
-const LEAST_WINDOW = 120_000;
+const LEAST_WINDOW = 5_000;
 
 /** Calls `draw(width)` now and whenever the width of `node` changes. */
 function sized(node, draw) {
@@ -53,6 +53,21 @@ function above(value, least) {
   return [1, 2, 5, 10].map((step) => step * scale).find((step) => step >= wanted * 0.9999);
 }
 
+/** Between two times on an axis, in milliseconds. */
+const TIME_STEPS = [5, 10, 20, 60, 120, 300, 600].map((seconds) => seconds * 1000);
+/** Room for a time to the minute and to the second, in pixels. */
+const MINUTE_ROOM = 50;
+const SECOND_ROOM = 72;
+
+/** Times for an axis of this width, whole ones: `[milliseconds, label]`. */
+function times(start, end, room) {
+  const fits = (step) => ((end - start) / step) * (step < 60_000 ? SECOND_ROOM : MINUTE_ROOM) <= room;
+  const step = TIME_STEPS.find(fits) ?? TIME_STEPS.at(-1);
+  const all = [];
+  for (let t = Math.ceil(start / step) * step; t <= end; t += step) all.push([t, step < 60_000 ? clock(t) : minute(t)]);
+  return all;
+}
+
 function pointer(svg, onMove) {
   svg.addEventListener("pointermove", (event) => onMove(event.clientX - svg.getBoundingClientRect().left));
   svg.addEventListener("pointerleave", () => onMove(null));
@@ -72,8 +87,9 @@ export function timeChart({ name, series, format, window, least, height = 150 })
   const draw = (width) => {
     const inner = { w: width - LEFT - RIGHT, h: height - TOP - BOTTOM };
     const end = points.at(-1)?.t ?? Date.now();
-    // A page that was just opened begins with a short window.
-    const past = Math.min(window, Math.max(LEAST_WINDOW, end - (points[0]?.t ?? end)));
+    // It begins with the first figure: a page that was just opened has a short past.
+    const first = points.find((point) => series.some((one) => Number.isFinite(point[one.key])));
+    const past = Math.min(window, Math.max(LEAST_WINDOW, end - (first?.t ?? end)));
     const start = end - past;
     const shown = points.filter((point) => point.t >= start);
     const highest = Math.max(0, ...shown.flatMap((point) => series.map((one) => point[one.key] ?? 0)));
@@ -85,9 +101,8 @@ export function timeChart({ name, series, format, window, least, height = 150 })
       parts.push(s("path", { class: share ? "gridline" : "axis", d: `M${LEFT} ${crisp(y(top * share))}H${width - RIGHT}` }));
       parts.push(s("text", { class: "tick", x: LEFT - 8, y: y(top * share) + 3.5, "text-anchor": "end" }, format(top * share)));
     }
-    const every = (inner.w < 360 ? 2 : 1) * (past > 300_000 ? 120_000 : 60_000);
-    for (let t = Math.ceil(start / every) * every; t <= end; t += every) {
-      if (x(t) > LEFT + 14 && x(t) < width - RIGHT - 14) parts.push(s("text", { class: "tick", x: x(t), y: height - 6, "text-anchor": "middle" }, minute(t)));
+    for (const [t, label] of times(start, end, inner.w)) {
+      if (x(t) > LEFT + 14 && x(t) < width - RIGHT - 22) parts.push(s("text", { class: "tick", x: x(t), y: height - 6, "text-anchor": "middle" }, label));
     }
     series.forEach((one, index) => {
       parts.push(s("path", { class: `line line-${index + 1}`, d: path(shown, one.key, x, y) }));
@@ -180,7 +195,6 @@ export function spark(key, { height = 30 } = {}) {
 }
 
 const NINES = [
-  [0, "0 %"],
   [0.5, "50 %"],
   [0.9, "90 %"],
   [0.99, "99 %"],
@@ -188,6 +202,8 @@ const NINES = [
   [0.9999, "99.99 %"],
 ];
 const nines = (quantile) => -Math.log10(Math.max(1 - quantile, 1e-9));
+/** Where the axis of percentiles begins: curves say nothing of the faster half. */
+const NEAREST = nines(0.5);
 
 /** Decades of microseconds that hold these values, at least two. */
 function decades(values) {
@@ -216,7 +232,7 @@ export function percentileChart({ name, series, height = 250 }) {
     const all = series.flatMap((one) => curves[one.key] ?? []);
     const [low, high] = decades(all.map(([, value]) => value));
     const furthest = Math.min(4, Math.max(2, ...all.map(([quantile]) => (quantile < 1 ? nines(quantile) : 0))));
-    const x = (quantile) => LEFT + (Math.min(nines(quantile), furthest) / furthest) * inner.w;
+    const x = (quantile) => LEFT + ((Math.min(nines(quantile), furthest) - NEAREST) / (furthest - NEAREST)) * inner.w;
     const y = (value) => TOP + inner.h - ((Math.log10(Math.max(value, 10 ** low)) - low) / (high - low)) * inner.h;
     const parts = [];
     for (let power = low; power <= high; power += 1) {
@@ -226,8 +242,8 @@ export function percentileChart({ name, series, height = 250 }) {
     for (const [quantile, label] of NINES) {
       if (nines(quantile) > furthest + 0.01) continue;
       const place = x(quantile);
-      if (quantile > 0) parts.push(s("path", { class: "gridline", d: `M${crisp(place)} ${TOP}V${height - BOTTOM}` }));
-      const side = place > width - RIGHT - 20 ? "end" : quantile === 0 ? "start" : "middle";
+      if (quantile > 0.5) parts.push(s("path", { class: "gridline", d: `M${crisp(place)} ${TOP}V${height - BOTTOM}` }));
+      const side = place > width - RIGHT - 20 ? "end" : quantile === 0.5 ? "start" : "middle";
       parts.push(s("text", { class: "tick", x: place, y: height - 6, "text-anchor": side }, label));
     }
     let drawn = 0;
@@ -238,7 +254,7 @@ export function percentileChart({ name, series, height = 250 }) {
       const d = points.map(([quantile, value], n) => `${n ? "L" : "M"}${x(quantile).toFixed(1)} ${y(value).toFixed(1)}`).join("");
       parts.push(s("path", { class: `line line-${index + 1}`, "data-points": points.length, d }));
     });
-    const quantile = hovered === null ? null : 1 - 10 ** -(Math.min(Math.max((hovered - LEFT) / inner.w, 0), 1) * furthest);
+    const quantile = hovered === null ? null : 1 - 10 ** -(NEAREST + Math.min(Math.max((hovered - LEFT) / inner.w, 0), 1) * (furthest - NEAREST));
     if (quantile !== null && drawn) {
       parts.push(s("path", { class: "cursor", d: `M${crisp(x(quantile))} ${TOP}V${height - BOTTOM}` }), ...cursorTime(x(quantile), width, share(quantile)));
     }
@@ -279,7 +295,7 @@ export function heatMap({ name, height = 250 }) {
   const canvas = h("canvas", { class: "heat", role: "img", "aria-label": name });
   const caption = h("p", { class: "note heat-note" }, " ");
   const node = h("figure", { class: "chart", "data-chart": name }, canvas, h("figcaption", {}, caption));
-  let data = { columns: [], start: 0, step: 1, end: 1 };
+  let data = { columns: [], start: 0, step: 1, end: 0 };
   let cells = [];
   let hovered = null;
 
@@ -296,7 +312,7 @@ export function heatMap({ name, height = 250 }) {
     const bins = data.columns.flatMap((column) => column.bins);
     const [low, high] = decades(bins.flatMap(([from, to]) => [from, to]));
     const rows = (high - low) * ROWS;
-    const x = (t) => LEFT + ((t - data.start) / (data.end - data.start)) * inner.w;
+    const x = (t) => LEFT + ((t - data.start) / (data.end - data.start || 1)) * inner.w;
     const y = (row) => TOP + inner.h - (row / rows) * inner.h;
     pen.font = `11px ${style.fontFamily}`;
     pen.fillStyle = colour("--muted");
@@ -311,9 +327,8 @@ export function heatMap({ name, height = 250 }) {
       pen.fillText(decadeLabel(power), LEFT - 8, place + 3.5);
     }
     pen.textAlign = "center";
-    const every = inner.w < 360 ? 300_000 : 120_000;
-    for (let t = Math.ceil(data.start / every) * every; t <= data.end; t += every) {
-      if (x(t) > LEFT + 14 && x(t) < width - RIGHT - 14) pen.fillText(minute(t), x(t), height - 6);
+    for (const [t, label] of times(data.start, data.end, inner.w)) {
+      if (x(t) > LEFT + 14 && x(t) < width - RIGHT - 22) pen.fillText(label, x(t), height - 6);
     }
     cells = [];
     const ramp = colour("--heat").split(",").map(Number);
@@ -338,13 +353,14 @@ export function heatMap({ name, height = 250 }) {
       pen.fillRect(from, upper + 0.5, Math.max(1, to - from - 0.5), Math.max(1, lower - upper - 1));
     }
     attr(canvas, "data-cells", cells.length);
+    attr(canvas, "data-start", data.start);
     const found = hovered && cells.find((cell) => hovered.x >= cell.from && hovered.x < cell.to && hovered.y >= cell.upper && hovered.y < cell.lower);
     if (found) {
       const bound = (row) => micros(10 ** (low + row / ROWS));
       text(caption, `${clock(found.t)}: ${count(found.found)} took ${bound(found.row)} to ${bound(found.row + 1)}`);
     } else {
       const total = cells.reduce((sum, cell) => sum + cell.found, 0);
-      text(caption, total ? `${count(total)} in ${Math.round((data.end - data.start) / 60000)} minutes; darker: more. Busiest cell: ${count(most)}.` : "Nothing was measured in this time.");
+      text(caption, total ? `${count(total)} in ${span((data.end - data.start) / 1000)}; darker: more. Busiest cell: ${count(most)}.` : data.end ? "Nothing was measured in this time." : "Waiting for the first figures…");
     }
   };
   const redraw = sized(node, draw);

@@ -32,6 +32,8 @@ const WAITS = [
   ["answer", "an answer"],
 ];
 
+const perSecond = (value) => (Number.isFinite(value) ? `${rate(value)}/s` : "–");
+
 function tile(name, label, key) {
   const value = h("span", { class: "tile-value" }, "–");
   const unit = h("span", { class: "tile-unit" });
@@ -205,7 +207,7 @@ function tiles() {
       const waiting = Object.values(processes.waiting_on).reduce((sum, number) => sum + number, 0);
       const whole = latency.process;
       all.sessions.set(count(sessions.up), "", `of ${count(sessions.known)} · ${count(sessions.half_open)} half-open`);
-      all.commands.set(rate(rates.commands), "/s", `${rate(rates.processes_finished)}/s ended`);
+      all.commands.set(rate(rates.commands), Number.isFinite(rates.commands) ? "/s" : "", `${perSecond(rates.processes_finished)} ended`);
       all.process.set(...(whole ? split(micros(whole.p99_us)) : ["–", ""]), whole ? `p50 ${micros(whole.p50_us)}` : "none has ended");
       all.processes.set(count(states.running), "", `${count(waiting)} waiting`);
       all.failed.set(count(states.failed), "", `of ${count(ENDED.reduce((sum, state) => sum + states[state], 0))} since start`);
@@ -219,11 +221,11 @@ function tiles() {
 /** The page of the fleet. */
 export function fleetView() {
   const head = tiles();
-  const sessions = timeChart({ name: "Sessions begun, lost and refused per second", series: [{ key: "connects", label: "connects" }, { key: "losses", label: "losses" }, { key: "refusals", label: "refusals" }], format: (value) => `${rate(value)}/s`, window: KEPT, least: 1 });
-  const door = timeChart({ name: "Newcomers admitted, retried, turned away and failed per second", series: [{ key: "admitted", label: "admitted" }, { key: "retried", label: "retried" }, { key: "turned_away", label: "turned away" }, { key: "handshakes_failed", label: "failed" }], format: (value) => `${rate(value)}/s`, window: KEPT, least: 1 });
-  const work = timeChart({ name: "Processes and commands per second", series: [{ key: "processes_created", label: "processes made" }, { key: "commands", label: "commands sent" }, { key: "processes_finished", label: "processes ended" }], format: (value) => `${rate(value)}/s`, window: KEPT, least: 1 });
+  const sessions = timeChart({ name: "Sessions begun, lost and refused per second", series: [{ key: "connects", label: "connects" }, { key: "losses", label: "losses" }, { key: "refusals", label: "refusals" }], format: perSecond, window: KEPT, least: 1 });
+  const door = timeChart({ name: "Newcomers admitted, retried, turned away and failed per second", series: [{ key: "admitted", label: "admitted" }, { key: "retried", label: "retried" }, { key: "turned_away", label: "turned away" }, { key: "handshakes_failed", label: "failed" }], format: perSecond, window: KEPT, least: 1 });
+  const work = timeChart({ name: "Processes and commands per second", series: [{ key: "processes_created", label: "made" }, { key: "commands", label: "sent to agents" }, { key: "processes_finished", label: "ended" }], format: perSecond, window: KEPT, least: 1 });
   const percentiles = percentileChart({ name: "Latency percentiles", series: CURVES });
-  const heat = heatMap({ name: "Latency over the last ten minutes" });
+  const heat = heatMap({ name: "Latency over up to ten minutes" });
   const chosen = h("select", { "aria-label": "What the heat map shows" });
   const heatCard = card("Latency over time", { class: "span-6", tools: chosen }, heat.node);
   heatCard.hidden = true;
@@ -241,7 +243,7 @@ export function fleetView() {
     { class: "grid", hidden: true },
     card("Sessions per second", { class: "span-4", note: "up to 10 minutes" }, sessions.node),
     card("Handshakes per second", { class: "span-4", note: "up to 10 minutes" }, door.node),
-    card("Work per second", { class: "span-4", note: "up to 10 minutes" }, work.node),
+    card("Processes per second", { class: "span-4", note: "up to 10 minutes" }, work.node),
     latencyCard,
     heatCard,
     card("Processes", { class: "span-3", note: "now" }, living.node, h("h3", {}, "Ended since the start"), ended.node),

@@ -26,12 +26,22 @@ export function curves(names) {
 /** Steps of the heat map, in seconds. */
 const STEP = 10;
 
+/**
+ * The time that is shown, in whole steps, the one that is under way included: `past` milliseconds,
+ * or the life of a server that is younger.
+ */
+export function shown(now, started, past, step) {
+  const end = Math.ceil(now / step) * step;
+  return { start: Math.max(end - past, Math.floor(started / step) * step), end };
+}
+
 /** What fell where over time: `{ start, end, step, columns: [{ t, bins: [[low, high, count], …] }] }`. */
 export async function columns(name, past, signal) {
   const step = STEP * 1000;
-  // Whole steps of the server's, the one that is under way included.
-  const end = Math.ceil(Date.now() / step) * step;
-  const start = end - past;
+  // The server's clock, not the browser's. Its uptime is in whole seconds, rounded down.
+  const now = Date.parse(live.overview.at);
+  const started = now - (live.overview.server.uptime_seconds + 1) * 1000;
+  const { start, end } = shown(now, started, past, step);
   const span = { from: new Date(start).toISOString(), to: new Date(end).toISOString(), step: STEP };
   const told = await get(`/v1/histograms/${encodeURIComponent(name)}`, span, signal);
   return { start, end, step, columns: told.intervals.map((one) => ({ t: Date.parse(one.from), bins: one.bins })) };

@@ -30,13 +30,6 @@ function tell() {
   for (const listener of listeners) listener(live);
 }
 
-/** Adds what the server remembers of the time before this page. */
-export function remember(points) {
-  const first = live.history[0]?.t ?? Infinity;
-  live.history = [...points.filter((point) => point.t < first), ...live.history];
-  tell();
-}
-
 /** What is drawn over time, of one overview. */
 function point(overview) {
   const states = overview.processes.by_state;

@@ -20,6 +20,8 @@ const MARKS = {
 };
 const STATES = Object.keys(MARKS);
 const OVER = ["succeeded", "failed", "cancelled"];
+/** States of what an agent has, or may have, under way. */
+const ACTIVE = ["leased", "running", "unknown", "cancelling"];
 const PAGE_SIZE = 50;
 /** Of an agent's processes so many are shown. */
 const OF_AGENT = 15;
@@ -39,7 +41,8 @@ export const stateMark = (state) => MARKS[state] ?? "?";
 function took(process, now = Date.now()) {
   if (!process.started_at) return "–";
   const end = process.finished_at ? Date.parse(process.finished_at) : now;
-  return micros(Math.max(0, end - Date.parse(process.started_at)) * 1000);
+  const ms = end - Date.parse(process.started_at);
+  return ms < 1 ? "<1 ms" : micros(ms * 1000);
 }
 
 function processRow(process) {
@@ -74,26 +77,53 @@ function table(withAgent) {
   return { node, fill: (items) => list(body, items, (process) => process.id, processRow, (row, process) => fillRow(row, process, withAgent)) };
 }
 
-/** The newest processes of an agent, kept up to date; `changed` says that something happened. */
-export function processTable(filter) {
+/** A table and, below it, a line that says what is not in it. */
+function noted() {
   const rows = table(false);
-  const empty = h("p", { class: "note" }, "Loading…");
+  const line = h("p", { class: "note" }, "Loading…");
   rows.node.hidden = true;
+  return {
+    node: h("div", {}, rows.node, line),
+    line,
+    fill(items, said) {
+      rows.fill(items);
+      rows.node.hidden = !items.length;
+      text(line, said);
+    },
+  };
+}
+
+/**
+ * The processes of an agent, kept up to date: those that it has under way, however old, and the
+ * newest of the others. `changed` says that something happened.
+ */
+export function processTables(agent) {
+  const active = noted();
+  const others = noted();
   const look = async (signal) => {
     try {
-      const page = await get("/v1/processes", { ...filter, page_size: OF_AGENT }, signal);
-      rows.fill(page.items);
-      rows.node.hidden = !page.items.length;
-      text(empty, page.items.length ? (page.next_page_token ? `The newest ${OF_AGENT}. ` : "") : "None yet, or none that is still kept: ended processes are kept for a week.");
-      if (page.next_page_token) empty.append(h("a", { href: `#/processes?agent=${encodeURIComponent(filter.agent)}` }, "All of them"));
+      const ask = (state) => get("/v1/processes", { agent, state, page_size: PAGE_SIZE }, signal);
+      const pages = await Promise.all(ACTIVE.map(ask));
+      const held = pages.flatMap((page) => page.items);
+      const newest = await get("/v1/processes", { agent, page_size: PAGE_SIZE }, signal);
+      // Of one that is in both, what was seen last.
+      const all = [...new Map([...held, ...newest.items].map((process) => [process.id, process])).values()].sort((a, b) => (a.id < b.id ? 1 : -1));
+      const under = all.filter((process) => ACTIVE.includes(process.state));
+      const rest = all.filter((process) => !ACTIVE.includes(process.state));
+      const more = newest.next_page_token || rest.length > OF_AGENT;
+      active.fill(under, !under.length ? "Nothing at the moment." : pages.some((page) => page.next_page_token) ? `Of each state the newest ${PAGE_SIZE}.` : "");
+      others.fill(rest.slice(0, OF_AGENT), rest.length ? (more ? `The newest ${Math.min(rest.length, OF_AGENT)}. ` : "") : "None yet, or none that is still kept: ended processes are kept for a week.");
+      if (more) others.line.append(h("a", { href: `#/processes?agent=${encodeURIComponent(agent)}` }, "All of them"));
     } catch (error) {
-      if (!signal.aborted && error.status !== 404 && error.status !== 422) text(empty, `${error.message} Trying again…`);
+      if (signal.aborted || error.status === 404 || error.status === 422) return;
+      for (const { line } of [active, others]) text(line, `${error.message} Trying again…`);
     }
   };
   const looking = keepLooking(look, 5000);
   let soon = 0;
   return {
-    node: h("div", {}, rows.node, empty),
+    active: active.node,
+    others: others.node,
     changed() {
       soon ||= setTimeout(() => {
         soon = 0;

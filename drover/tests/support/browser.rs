@@ -266,6 +266,11 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({ "features": feature }));
     }
 
+    /// Whether pictures are wanted.
+    pub(crate) fn takes_pictures(&self) -> bool {
+        std::env::var_os("DROVER_SCREENSHOTS").is_some()
+    }
+
     /// Writes a picture of the page into the folder that `DROVER_SCREENSHOTS` names, if it does.
     #[track_caller]
     pub(crate) fn picture(&mut self, name: &str) {

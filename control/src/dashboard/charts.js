@@ -360,7 +360,7 @@ export function heatMap({ name, height = 250 }) {
       text(caption, `${clock(found.t)}: ${count(found.found)} took ${bound(found.row)} to ${bound(found.row + 1)}`);
     } else {
       const total = cells.reduce((sum, cell) => sum + cell.found, 0);
-      text(caption, total ? `${count(total)} in ${span((data.end - data.start) / 1000)}; darker: more. Busiest cell: ${count(most)}.` : data.end ? "Nothing was measured in this time." : "Waiting for the first figures…");
+      text(caption, total ? `${count(total)} in ${span((data.end - data.start) / 1000)}; stronger: more. Busiest cell: ${count(most)}.` : data.end ? "Nothing was measured in this time." : "Waiting for the first figures…");
     }
   };
   const redraw = sized(node, draw);

@@ -72,7 +72,8 @@ fn wrong_labels(expression: &str, served: &Labels<'_>) -> Vec<String> {
             let values = known.get(label);
             let exists = |value| values.is_some_and(|values| values.contains(value));
             let fits = wanted.contains('$') || wanted.split('|').all(exists);
-            if !ADDED.contains(&label) && !(fits && values.is_some()) {
+            let is_served = fits && values.is_some();
+            if !is_served && !ADDED.contains(&label) {
                 wrong.push(format!("{name}: {label}={wanted}"));
             }
         }

@@ -4,8 +4,8 @@
 //! How it is set up, and why:
 //! - TLS is rustls with aws-lc-rs, as for every peer that takes rustls. The library's own builders come
 //!   only together with ring, so the configuration is made by hand; they would make the same one.
-//! - The knobs that make quinn-proto lean (streams that are announced cost memory whether used or not;
-//!   no MTU probes; no datagram buffer) are set as for `quinn-tuned`.
+//! - The knobs that make quinn-proto lean (few streams announced, as they cost memory whether used or not;
+//!   no MTU probes; no datagram buffer) are set; clients may open 16 streams, of `quinn-tuned` one.
 //! - The ring is compio's default, through io_uring alone (no fallback is compiled in).
 //! - Payloads go in and out as `Bytes`, its way without a copy.
 //! - Clients are quinn's, the same as for every QUIC peer.

@@ -159,7 +159,7 @@ fn chart(comparison: &Comparison, measure: &MeasureInfo, row: &Row) -> Chart {
         matches!(against, Against::Nothing)
     });
     let notes = notes(part.is_some(), target.is_some(), &right);
-    let rounds = comparison.plan.rounds;
+    let rounds = rounds(row);
     Chart {
         title: match measure.unit.as_str() {
             "" => measure.label.clone(),
@@ -168,7 +168,7 @@ fn chart(comparison: &Comparison, measure: &MeasureInfo, row: &Row) -> Chart {
         labels,
         panels: vec![
             Panel {
-                heading: format!("median (least – greatest) of {rounds} rounds"),
+                heading: format!("median (least – greatest) of {rounds}"),
                 origin: Origin::Zero,
                 rows: left,
                 target,
@@ -181,6 +181,20 @@ fn chart(comparison: &Comparison, measure: &MeasureInfo, row: &Row) -> Chart {
             },
         ],
         notes,
+    }
+}
+
+/// How many rounds the figures are of: fewer than were planned while it runs, or where turns failed.
+fn rounds(row: &Row) -> String {
+    let counts = row.peers.values().chain(row.floors.values());
+    let counts = counts.map(|spread| spread.rounds);
+    let (least, most) = counts.fold((usize::MAX, 0), |(least, most), n| {
+        (least.min(n), most.max(n))
+    });
+    match (least, most) {
+        (_, 1) => "1 round".to_owned(),
+        (least, most) if least < most => format!("{least} to {most} rounds"),
+        _ => format!("{most} rounds"),
     }
 }
 
@@ -295,6 +309,7 @@ fn verdict(found: &Found) -> String {
 mod tests {
     use super::super::tests::comparison;
     use super::*;
+    use crate::compare::made_up;
 
     fn named(plots: &[Plot], name: &str) -> String {
         let mut plots = plots.iter();
@@ -322,6 +337,21 @@ mod tests {
         assert!(named(&plots, "handshake_cpu_net").contains("floor: in-memory"));
         assert!(named(&plots, "session_rss").contains("broken line"));
         assert!(named(&plots, "targets").contains("0.99 MISSED"));
+    }
+
+    #[test]
+    fn a_plot_tells_the_rounds_that_there_were_and_not_those_that_were_planned() {
+        let mut comparison = comparison();
+        comparison.plan.rounds = 5;
+        let tells = |comparison: &Comparison, rounds: &str| {
+            let svg = named(&all(comparison).unwrap(), "session_rss");
+            svg.contains(&format!("(least – greatest) of {rounds}<"))
+        };
+        assert!(tells(&comparison, "1 round"));
+        let second = made_up::run(DROVER, 2, &[("session_rss", 11.0)]);
+        comparison.runs.push(second);
+        comparison.summarise();
+        assert!(tells(&comparison, "1 to 2 rounds"));
     }
 
     #[test]

@@ -6,11 +6,13 @@
 //! kept a little above it. Delay alone cannot tell a target that is overloaded from operations that
 //! became slower for a reason of their own; that delay grows with the limit can.
 //!
-//! Lineage: the gradient and its √L headroom are Envoy's, the guard against growth without demand is
-//! Netflix's, the throughput test follows Uber's Cinnamon. `docs/FLOW.md` compares them.
+//! Lineage: growth by √L is Envoy's, the guard against growth without demand is Netflix's, and that
+//! delay needs a second look at another limit is the lesson of Uber's Cinnamon. `docs/FLOW.md` says what
+//! was tried before the fit.
 //!
-//! An idle controller is 8 bytes. The first end of an operation makes a box of 16 bytes and one of
-//! less than a kilobyte; after [`REST`] without work the larger one is dropped and the limit kept.
+//! An idle controller is 8 bytes. The first end of an operation makes a box of 16 bytes and one of about
+//! 600, with 40 more for each kind of operation; after [`REST`] without work only the 16 are kept, for
+//! the limit.
 
 use std::time::{Duration, Instant};
 

@@ -3,10 +3,10 @@
 //! The model of a window is `m = b + max(0, ln f − k)`: below the knee `k` an operation takes its
 //! time `b`, above it each one more in flight (`f`) makes all take longer in proportion. Every knee
 //! on a grid is tried, and the answer is the mean over all, weighted by how well each explains the
-//! windows: a posterior mean under a flat prior. Newer windows count more.
+//! windows: a posterior mean under a flat prior.
 //!
-//! The baseline `b` was known before. It is believed within [`BELIEF`], but a prior that says
-//! otherwise costs at most [`CHANGED`] nats: when windows at different limits show the same delay,
+//! The baseline `b` is known from windows below the knee that are forgotten by now. It is believed
+//! within [`BELIEF`] at best, and believing in another costs at most [`CHANGED`] nats: when windows at different limits show the same delay,
 //! that delay is not of our making, and the baseline has moved. This is how operations that became
 //! slower for a reason of their own are told from a target that is overloaded.
 
@@ -30,6 +30,8 @@ const PLACES: usize = 80;
 /// A window that makes the fit cost so many nats more does not belong to those before: the target has
 /// changed.
 const MISFIT: f64 = 10.0;
+// Otherwise another baseline would look like another target each time, and never be learnt.
+const _: () = assert!(MISFIT > CHANGED);
 /// Weight of a window in the trend of surprises, and the trend that says that the target changes.
 const TREND: f64 = 0.3;
 const SLOWER: f64 = 1.05;

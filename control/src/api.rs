@@ -45,6 +45,7 @@ pub(crate) use self::telemetry::Telemetry;
 use crate::clock;
 use crate::dispatch::Engine;
 use crate::identity::Identity;
+use crate::kinds::Kinds;
 use crate::store::Store;
 use crate::telemetry::metrics::MetricsSource;
 use crate::telemetry::{GatewaySource, Histograms};
@@ -87,6 +88,8 @@ pub struct Parts {
     pub events: watch::Receiver<u64>,
     /// The certificate authority.
     pub identity: Arc<Identity>,
+    /// The kinds that are declared.
+    pub kinds: Kinds,
     /// Figures of the rest of the program.
     pub metrics: Vec<MetricsSource>,
     /// Figures of the gateway.
@@ -119,6 +122,7 @@ struct Api {
     engine: Engine,
     events: watch::Receiver<u64>,
     identity: Arc<Identity>,
+    kinds: Kinds,
     auth: Auth,
     telemetry: Arc<Telemetry>,
     histograms: Arc<Histograms>,
@@ -171,6 +175,7 @@ impl ApiServer {
             engine: parts.engine,
             events: parts.events,
             identity: parts.identity,
+            kinds: parts.kinds,
             telemetry: parts.telemetry,
             histograms: parts.histograms,
             metrics: parts.metrics,

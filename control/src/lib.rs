@@ -17,6 +17,7 @@ pub mod dispatch;
 pub mod downlink;
 pub mod enrol;
 pub mod identity;
+pub mod kinds;
 pub mod process;
 mod retention;
 pub mod store;
@@ -37,6 +38,7 @@ use crate::dispatch::{Engine, Started};
 use crate::downlink::{Link, Wake};
 use crate::enrol::{EnrolConfig, Enroller};
 use crate::identity::Identity;
+use crate::kinds::Kinds;
 use crate::store::Store;
 use crate::store::log::Retention;
 use crate::telemetry::metrics::{Family, MetricsSource};
@@ -52,6 +54,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// What new agents are told and given.
     pub enrol: EnrolConfig,
+    /// The kinds of processes that are declared.
+    pub kinds: Kinds,
     /// How long records are kept.
     pub retention: Retention,
     /// Figures of the rest of the program, for `/metrics`.
@@ -121,15 +125,13 @@ pub async fn start(
         config.enrol,
     );
     let mut metrics = config.metrics;
-    let counted = enroller.clone();
-    metrics.push(Arc::new(move |families: &mut Vec<Family>| {
-        families.push(counted.stats().family());
-    }));
+    metrics.push(enrolments_of(enroller.clone()));
     let parts = Parts {
         store: store.clone(),
         engine: engine.clone(),
         events: recorded,
         identity,
+        kinds: config.kinds,
         metrics,
         gateway: config.gateway,
         telemetry: Arc::new(api::Telemetry::new()),
@@ -173,6 +175,11 @@ pub async fn start(
         failed,
         ending,
     })
+}
+
+/// What the enrolment service counts.
+fn enrolments_of(enroller: Enroller) -> MetricsSource {
+    Arc::new(move |families: &mut Vec<Family>| families.push(enroller.stats().family()))
 }
 
 /// The histograms of this crate's own parts.

@@ -18,10 +18,14 @@ mod enrolment;
 mod events;
 #[path = "api/histograms.rs"]
 mod histograms;
+#[path = "api/kinds.rs"]
+mod kinds;
 #[path = "api/metrics.rs"]
 mod metrics;
 #[path = "api/overview.rs"]
 mod overview;
+#[path = "api/pauses.rs"]
+mod pauses;
 #[path = "api/plane.rs"]
 mod plane;
 #[path = "api/processes.rs"]

@@ -84,8 +84,17 @@ pub(super) static ROUTES: &[(Method, &str, Access)] = &[
     (Method::POST, "/v1/processes", OPERATOR),
     (Method::GET, "/v1/processes/{id}", VIEWER),
     (Method::GET, "/v1/processes/{id}/events", VIEWER),
+    (Method::GET, "/v1/processes/{id}/history", VIEWER),
     (Method::POST, "/v1/processes/{id}/cancel", OPERATOR),
+    (Method::POST, "/v1/processes/{id}/retry", OPERATOR),
+    (Method::POST, "/v1/processes/{id}/replay", OPERATOR),
+    (Method::POST, "/v1/processes/{id}/clone", OPERATOR),
     (Method::POST, "/v1/process-batches", OPERATOR),
+    (Method::GET, "/v1/kinds", VIEWER),
+    (Method::GET, "/v1/kinds/{name}", VIEWER),
+    (Method::GET, "/v1/pauses", VIEWER),
+    (Method::POST, "/v1/pauses", OPERATOR),
+    (Method::DELETE, "/v1/pauses/{scope}/{key}", OPERATOR),
     (Method::GET, "/v1/events", VIEWER),
 ];
 

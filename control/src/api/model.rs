@@ -12,7 +12,9 @@ pub mod access;
 pub mod agents;
 pub mod events;
 pub mod histograms;
+pub mod kinds;
 pub mod overview;
+pub mod pauses;
 pub mod processes;
 
 use std::fmt;

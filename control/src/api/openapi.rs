@@ -30,6 +30,8 @@ use super::problem::PROBLEM_JSON;
     components(schemas(Problem, FieldProblem)),
     tags(
         (name = "processes", description = "Durable work on agents."),
+        (name = "kinds", description = "What processes can be made by name."),
+        (name = "pauses", description = "What is not to be started."),
         (name = "events", description = "What happened, as it happens."),
         (name = "agents", description = "Hypervisors' agents."),
         (name = "groups", description = "Groups of agents."),

@@ -7,10 +7,16 @@ mod groups;
 pub(super) mod health;
 mod histograms;
 mod join_tokens;
+mod kinds;
 mod overview;
+mod pauses;
 mod process_batches;
+mod process_dry_run;
 mod process_input;
+mod process_orders;
+mod process_steps;
 mod process_view;
+mod process_waits;
 mod processes;
 
 use std::any::Any;
@@ -57,8 +63,16 @@ fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(processes::list, processes::create))
         .routes(routes!(processes::show))
         .routes(routes!(processes::events))
-        .routes(routes!(processes::cancel))
+        .routes(routes!(process_orders::history))
+        .routes(routes!(process_orders::cancel))
+        .routes(routes!(process_orders::retry))
+        .routes(routes!(process_orders::replay))
+        .routes(routes!(process_orders::clone))
         .routes(routes!(process_batches::create))
+        .routes(routes!(kinds::list))
+        .routes(routes!(kinds::show))
+        .routes(routes!(pauses::list, pauses::create))
+        .routes(routes!(pauses::delete))
         .routes(routes!(events::stream))
         .split_for_parts()
 }

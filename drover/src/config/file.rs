@@ -40,6 +40,15 @@ pub(crate) fn read(path: &Path) -> Result<String, Fault> {
 
 /// Takes a file's text apart. `name` stands in messages.
 pub(crate) fn parse(name: &str, text: &str) -> Result<Vec<Entry>, Fault> {
+    parse_without(name, text, None)
+}
+
+/// As [`parse`], but for one section at the top that somebody else reads.
+pub(crate) fn parse_without(
+    name: &str,
+    text: &str,
+    section: Option<&str>,
+) -> Result<Vec<Entry>, Fault> {
     let table = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_at(text, span.start));
         Fault::usage(format_args!(
@@ -51,7 +60,11 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Vec<Entry>, Fault> {
         )
     })?;
     let mut entries = Vec::new();
-    flatten(name, text, "", table.get_ref(), &mut entries)?;
+    let mut table = table.into_inner();
+    if let Some(section) = section {
+        table.retain(|key, _| key.get_ref() != section);
+    }
+    flatten(name, text, "", &table, &mut entries)?;
     entries.sort_by_key(|entry| entry.line);
     Ok(entries)
 }

@@ -190,6 +190,7 @@ fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::
             addresses: config.gateway.advertise.clone(),
             certificate_life: config.certificate_life,
         },
+        kinds: config.kinds.clone(),
         retention: config.retention,
         metrics: vec![figures::metrics(gateway.clone())],
         gateway: Some(figures::overview(gateway.clone())),

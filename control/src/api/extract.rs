@@ -51,7 +51,7 @@ impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let headers = request.headers().clone();
         let bytes = read(request, BODY_BYTES_MAX).await?;
-        if bytes.is_empty() || bytes.trim_ascii() == b"null" {
+        if bytes.is_empty() {
             return Ok(Self(T::default()));
         }
         check_content_type(&headers)?;

@@ -75,7 +75,7 @@ mod tests {
         }
         let found = pace.per_second(now);
         assert!((3.8..4.2).contains(&found), "{found}");
-        assert_eq!(pace.wait_for(40, now).as_secs(), 10);
+        assert!((9..11).contains(&pace.wait_for(40, now).as_secs()));
         assert_eq!(pace.wait_for(1, now), WAIT_MIN);
         assert_eq!(pace.wait_for(100_000, now), WAIT_MAX);
         // An agent that has stopped working is slow.

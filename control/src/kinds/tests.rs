@@ -85,7 +85,7 @@ fn an_input_that_does_not_fit_is_refused_by_the_name_of_its_field() {
             ping,
             json!({"host": "h".repeat(200), "count": 1, "list": 1}),
             "input.host",
-            "205 bytes",
+            "204 bytes",
         ),
         (ping, json!([1]), "input", "takes a JSON object"),
         (
@@ -124,7 +124,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     (
         "[kinds.ping]",
         "[kinds.ping]\ncolour = 1",
-        "kinds.ping",
+        "kinds.ping.colour",
         "unknown field `colour`",
     ),
     (
@@ -148,7 +148,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     (
         "timeout = \"30s\"",
         "time = \"30s\"",
-        "kinds.ping.steps[0]",
+        "kinds.ping.steps[0].time",
         "unknown field `time`",
     ),
     (

@@ -181,7 +181,7 @@ async fn a_cancel_in_the_middle_undoes_and_force_does_not_wait() {
     let history = world.store().history(id, 0, 100).await.unwrap();
     let last = history
         .iter()
-        .rfind(|row| row.data["to"] == "cancelled")
+        .find(|row| row.kind == "process.finished")
         .unwrap();
     assert_eq!(
         (&last.data["actor"], &last.data["reason"]),

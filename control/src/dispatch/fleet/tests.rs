@@ -191,6 +191,7 @@ fn a_pause_of_a_tenant_reads_the_queues_anew_and_an_empty_answer_ends_the_asking
     let mut fleet = connected();
     add(&mut fleet, place(2, 5, 0));
     add(&mut fleet, place(2, 5, 1));
+    assert_eq!(told(&mut fleet), Some(2));
     let key = PauseKey::of_name(PauseScope::Tenant, "acme");
     assert_eq!(fleet.set_pauses(paused(&[key])), [AGENT]);
     assert_eq!(told(&mut fleet), Some(0));

@@ -211,7 +211,7 @@ pub(crate) fn load(sources: Sources) -> Result<Loaded, Fault> {
     if let Some(path) = &file {
         let name = path.display().to_string();
         let text = file::read(path)?;
-        for entry in file::parse_without(&name, &text, Some(KINDS))? {
+        for entry in file::parse(&name, &text, Some(KINDS))? {
             settings.push(layer::from_entry(&name, entry, &keys::names())?);
         }
         kinds = declared(&name, &text)?;

@@ -23,7 +23,7 @@ const GENERATED: &str = "protocol/src/generated";
 
 /// State machines and rules: no `async`, no clock, no lock, no I/O. A file, or a folder with all
 /// that is in it.
-const PURE: [&str; 21] = [
+const PURE: [&str; 25] = [
     "protocol/src",
     "gateway/src/session.rs",
     "gateway/src/session",
@@ -34,7 +34,11 @@ const PURE: [&str; 21] = [
     "gateway/src/endpoint/budget.rs",
     "control/src/process.rs",
     "control/src/process",
+    "control/src/kinds.rs",
+    "control/src/kinds",
     "control/src/dispatch/fleet.rs",
+    "control/src/dispatch/pace.rs",
+    "control/src/dispatch/tenants.rs",
     "agent/src/reconnect.rs",
     "agent/src/session.rs",
     "agent/src/session",

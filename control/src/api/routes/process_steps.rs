@@ -67,7 +67,8 @@ pub(super) fn of_plan(plan: &Plan) -> Vec<ProcessStep> {
             state: StepState::Waiting,
             operation: step.work.operation.clone(),
             input: serde_json::from_str(&step.work.input).unwrap_or_default(),
-            timeout_seconds: step.work.timeout.as_secs(),
+            timeout_seconds: step.work.timeout.as_secs()
+                + u64::from(step.work.timeout.subsec_nanos() > 0),
             class: step.class.clone(),
             resources: step.resources.clone(),
             undone_by: step.undo.as_ref().map(|undo| undo.operation.clone()),

@@ -19,6 +19,8 @@ pub(super) struct Queue {
     /// While the server is there.
     pub(super) wake: Option<Wake>,
     events: VecDeque<Event>,
+    /// Commands from this server are lost on their way.
+    loses_commands: bool,
 }
 
 /// One process server's end.
@@ -27,6 +29,9 @@ pub(crate) struct Port(pub(crate) Arc<Fleet>, pub(crate) usize);
 impl Link for Port {
     fn send(&self, request: Request) -> Result<(), LinkFull> {
         let mut world = self.0.world();
+        if world.ports[self.1].loses_commands && matches!(request, Request::Dispatch { .. }) {
+            return Ok(());
+        }
         if world.requests.len() >= QUEUE {
             return Err(LinkFull(Box::new(request)));
         }
@@ -62,7 +67,13 @@ impl Fleet {
         world.ports[port] = Queue {
             wake: Some(wake.clone()),
             events: up.into(),
+            loses_commands: false,
         };
+    }
+
+    /// From now on a process server's commands are lost on their way.
+    pub(crate) fn lose_commands_of(&self, port: usize) {
+        self.world().ports[port].loses_commands = true;
     }
 
     /// A process server is gone: what was in its queues is lost, its grants run out.

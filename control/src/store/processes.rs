@@ -32,6 +32,8 @@ use crate::process::{Class, Input, Plan, State, StepId, Tell};
 
 /// How long an idempotency key is remembered.
 pub const IDEMPOTENCY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Processes that wait for one resource at most.
+pub const BLOCKED_PER_RESOURCE_MAX: u32 = 1000;
 /// The tenant of a process whose creator names none.
 pub const TENANT_DEFAULT: &str = "default";
 
@@ -133,6 +135,11 @@ pub enum Creation {
         waiting: u32,
         /// How long these take at the agent's present pace.
         retry_after: Duration,
+    },
+    /// Too many processes wait for that resource.
+    ResourceFull {
+        /// How many.
+        waiting: u32,
     },
     /// Too many processes of that tenant wait.
     TenantFull {

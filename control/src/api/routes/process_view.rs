@@ -78,6 +78,14 @@ pub(super) fn created(creation: Creation, agent_field: &str) -> ApiResult<(Proce
             &format!("{waiting} processes wait for this agent already"),
             retry_after,
         )),
+        Creation::ResourceFull { waiting } => Err(ApiError::new(
+            Kind::TooManyRequests,
+            format!(
+                "{waiting} processes wait for this resource already, one after the other; cancel some, or \
+                 try again when some have ended."
+            ),
+        )
+        .retry_after(Duration::from_secs(60))),
         Creation::TenantFull {
             waiting,
             retry_after,

@@ -12,7 +12,8 @@ use uuid::{Builder, Uuid};
 use super::apply::{self, event};
 use super::rows::hex;
 use super::{
-    Actor, Applied, Creation, Happened, IDEMPOTENCY_LIFE, IdempotencyKey, NewProcess, Record,
+    Actor, Applied, BLOCKED_PER_RESOURCE_MAX, Creation, Happened, IDEMPOTENCY_LIFE, IdempotencyKey,
+    NewProcess, Record,
 };
 use crate::clock::UnixMs;
 use crate::process::{Input, PLAN_VERSION, Plan, PlanOperation, Shape, State, StepId};
@@ -59,11 +60,10 @@ pub(super) const KNOWN_KEYS: &str = "
     WHERE i.expires_at > $2";
 
 pub(super) const HELD: &str = "
-    SELECT r.resource FROM json_each($1) AS j
-    CROSS JOIN process_resource AS r ON r.resource = j.value
-    UNION
-    SELECT b.resource FROM json_each($1) AS j
-    CROSS JOIN process_blocked AS b ON b.resource = j.value";
+    SELECT j.value,
+        (SELECT count(*) FROM process_blocked AS b WHERE b.resource = j.value) AS waiting,
+        EXISTS (SELECT 1 FROM process_resource AS r WHERE r.resource = j.value) AS held
+    FROM json_each($1) AS j";
 
 /// Those that have not started of a kind, on a resource: $1 is an array of resource, kind and the
 /// id of who makes them needless.
@@ -77,6 +77,9 @@ pub(crate) const NEEDLESS: &str = "
     CROSS JOIN process_resource AS r ON r.resource = j.value ->> 0
     CROSS JOIN process AS p ON p.id = r.process_id
     WHERE p.kind = j.value ->> 1 AND p.started_at IS NULL AND p.finished_at IS NULL";
+
+/// Resources that somebody holds or waits for, and how many wait.
+type Held = BTreeMap<String, u32>;
 
 /// Scope and key, and what they were used for.
 type Keys = HashMap<(String, String), (Vec<u8>, ProcessId)>;
@@ -128,25 +131,51 @@ pub(super) async fn create(
             create,
         });
     }
+    let mut refused = BTreeMap::new();
     for group in independent(slots) {
         let needless = needless(db, &group).await?;
         apply::run(db, (at, worker), needless, rng, events, applied).await?;
         let mut held = held_resources(db, &group).await?;
         let mut rows = Rows::default();
         for slot in group {
-            let actor = slot.create.actor.clone();
-            let record = rows.add(at, slot.id, slot.create, &mut held);
-            events.push(event(at, &created(&record, actor.as_ref())));
-            if let Some(creation) = creations.get_mut(slot.at) {
-                *creation = Some(Creation::Created(Box::new(record)));
+            let creation = match too_many(&slot, &held) {
+                Some(waiting) => {
+                    refused.insert(slot.id, waiting);
+                    Creation::ResourceFull { waiting }
+                }
+                None => {
+                    let actor = slot.create.actor.clone();
+                    let record = rows.add(at, slot.id, slot.create, &mut held);
+                    events.push(event(at, &created(&record, actor.as_ref())));
+                    Creation::Created(Box::new(record))
+                }
+            };
+            if let Some(place) = creations.get_mut(slot.at) {
+                *place = Some(creation);
             }
         }
         rows.insert(db, at).await?;
     }
-    let mut creations: Vec<Creation> = creations.into_iter().flatten().collect();
+    let creations = creations.into_iter().flatten();
+    // A repetition of one that was refused is refused as well.
+    let mut creations: Vec<Creation> = creations
+        .map(|creation| match creation {
+            Creation::Trimmed { process } => match refused.get(&process) {
+                Some(waiting) => Creation::ResourceFull { waiting: *waiting },
+                None => creation,
+            },
+            other => other,
+        })
+        .collect();
     fill_existing(db, &mut creations).await?;
     applied.creations = creations;
     Ok(())
+}
+
+/// How many wait for its resource, if those are too many for one more.
+fn too_many(slot: &Slot, held: &Held) -> Option<u32> {
+    let waiting = held.get(slot.create.resource.as_ref()?)?;
+    (*waiting >= BLOCKED_PER_RESOURCE_MAX).then_some(*waiting)
 }
 
 /// In groups in which none can make another one needless: usually one.
@@ -240,7 +269,7 @@ impl Rows {
         at: UnixMs,
         id: ProcessId,
         create: NewProcess,
-        held: &mut BTreeSet<String>,
+        held: &mut Held,
     ) -> ProcessRecord {
         let later = create.run_at.filter(|run_at| *run_at > at);
         let mut state = match later {
@@ -248,11 +277,13 @@ impl Rows {
             None => State::Ready,
         };
         if let Some(resource) = &create.resource {
-            if held.insert(resource.clone()) {
-                self.holders.push(json!([resource, hex(id)]));
-            } else {
+            if let Some(waiting) = held.get_mut(resource) {
+                *waiting += 1;
                 self.blocked.push(json!([resource, hex(id)]));
                 state = State::Blocked;
+            } else {
+                held.insert(resource.clone(), 0);
+                self.holders.push(json!([resource, hex(id)]));
             }
         }
         let due_at = match state {
@@ -405,22 +436,26 @@ async fn known_keys(
 }
 
 /// Of the resources that new processes name, those that somebody holds or waits for.
-async fn held_resources(
-    db: &mut Connection,
-    group: &[Slot],
-) -> Result<BTreeSet<String>, StoreError> {
+async fn held_resources(db: &mut Connection, group: &[Slot]) -> Result<Held, StoreError> {
     let named: BTreeSet<&str> = group
         .iter()
         .filter_map(|slot| slot.create.resource.as_deref())
         .collect();
     if named.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(Held::new());
     }
-    let held: Vec<String> = sqlx::query_scalar(HELD)
+    let rows = sqlx::query(HELD)
         .bind(json!(named).to_string())
         .fetch_all(&mut *db)
         .await?;
-    Ok(held.into_iter().collect())
+    let mut resources = Held::new();
+    for row in &rows {
+        let (waiting, held): (u32, bool) = (row.try_get(1)?, row.try_get(2)?);
+        if held || waiting > 0 {
+            resources.insert(row.try_get(0)?, waiting);
+        }
+    }
+    Ok(resources)
 }
 
 /// A version 7 id (RFC 9562 §5.7, method 1): milliseconds, then the place in the batch, then chance.

@@ -682,3 +682,39 @@ async fn lists_filter_by_tenant_and_by_what_people_must_look_at() {
         assert_eq!(found(filter).await, expected);
     }
 }
+
+#[tokio::test]
+async fn the_line_for_one_resource_has_an_end() {
+    let (_directory, store) = open().await;
+    let full = BLOCKED_PER_RESOURCE_MAX as usize + 1;
+    let line = (0..full).map(|_| new(Some("disk"), 10_000)).collect();
+    let ids = make(&store, 10, line).await;
+    let mut keyed = new(Some("disk"), 10_000);
+    keyed.idempotency = Some(IdempotencyKey {
+        scope: "s".to_owned(),
+        key: "k".to_owned(),
+        fingerprint: [1; 32],
+    });
+    let batch = |at| Batch {
+        at: UnixMs(at),
+        creates: vec![keyed.clone(), keyed.clone(), new(Some("other"), 10_000)],
+        ..Batch::default()
+    };
+    let creations = store.apply(batch(20)).await.unwrap().creations;
+    let refused = Creation::ResourceFull {
+        waiting: BLOCKED_PER_RESOURCE_MAX,
+    };
+    assert_eq!(creations[..2], [refused.clone(), refused]);
+    assert!(matches!(creations[2], Creation::Created(_)));
+    // With one fewer in line the same request is taken: its key was not used up.
+    happen(&store, 30, vec![Happened::new(ids[5], Input::Cancel)]).await;
+    let creations = store.apply(batch(40)).await.unwrap().creations;
+    assert!(
+        matches!(creations[0], Creation::Created(_)),
+        "{creations:?}"
+    );
+    assert!(
+        matches!(creations[1], Creation::Existing(_)),
+        "{creations:?}"
+    );
+}

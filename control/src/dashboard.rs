@@ -54,6 +54,7 @@ files! {
     "fleet.js": "text/javascript; charset=utf-8",
     "format.js": "text/javascript; charset=utf-8",
     "histograms.js": "text/javascript; charset=utf-8",
+    "latency.js": "text/javascript; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
     "processes.js": "text/javascript; charset=utf-8",
 }

@@ -8,6 +8,8 @@ mod browser;
 #[expect(dead_code, reason = "end_to_end.rs uses the rest")]
 #[path = "support/deployment.rs"]
 mod deployment;
+#[path = "dashboard/latency.rs"]
+mod latency;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -222,8 +224,16 @@ fn the_fleet(browser: &mut Browser) {
     browser.until("curves of points", "[...document.querySelectorAll('path.line[data-points]')].every((line) => Number(line.dataset.points) >= 3)");
     browser.until("memory and processor", "/MiB/.test(document.querySelector('[data-tile=rss]').textContent) && /\\d cores/.test(document.querySelector('[data-fact=cpu]').textContent)");
     what_the_gateway_counts(browser);
-    percentiles(browser);
-    heat_map(browser);
+    latency::heat_map(browser);
+    latency::one_route(browser);
+    latency::percentiles(browser);
+    latency::an_hour(browser);
+    latency::by_arrow_keys(browser);
+    for tile in ["sessions", "process", "rss"] {
+        let line =
+            format!("document.querySelector('[data-tile={tile}] .spark-line').getAttribute('d')");
+        browser.until(tile, &line);
+    }
 }
 
 /// For pictures only, which of an idle fleet would show nothing: a minute of processes that come and
@@ -264,7 +274,7 @@ fn a_minute_of_work(browser: &mut Browser, world: &World) {
     }
     deployment::eventually("all sessions again", || fleet.up() == AGENTS);
     fleet.expect_losses(false);
-    browser.eval("(() => { const chosen = document.querySelector('.card select'); chosen.value = 'process'; chosen.dispatchEvent(new Event('change')); })()");
+    latency::choose(browser, "histogram", "process");
     browser.until(
         "a minute of it",
         "Number(document.querySelector('.heat').dataset.cells) > 12",
@@ -312,84 +322,6 @@ fn what_the_gateway_counts(browser: &mut Browser) {
     assert_eq!(
         browser.eval(without),
         json!([["–", "–", "– / –"], "–", "of 1,001 · – half-open"])
-    );
-}
-
-/// The axis of percentiles begins where the curves do, at one half.
-fn percentiles(browser: &mut Browser) {
-    let chart = "document.querySelector('[data-chart=\"Latency percentiles\"]')";
-    let labels = browser.eval(&format!(
-        "[...{chart}.querySelectorAll('text.tick')].map((one) => one.textContent).filter((one) => one.includes('%'))"
-    ));
-    assert_eq!(labels[0], "50 %", "{labels}");
-    let starts = format!(
-        "(() => {{ const left = {chart}.querySelector('.axis').getAttribute('d').match(/M(\\d+)/)[1]; return [...{chart}.querySelectorAll('path.line')].every((line) => line.getAttribute('d').startsWith(`M${{left}}.0 `)); }})()"
-    );
-    assert!(browser.eval(&starts) == true);
-}
-
-/// What the server measured, whatever is chosen; then figures that are known, drawn by the page's own
-/// chart: three steps with six cells between them.
-fn heat_map(browser: &mut Browser) {
-    let names = browser
-        .eval("[...document.querySelectorAll('.card select option')].map((one) => one.value)");
-    let names: Vec<String> = serde_json::from_value(names).expect("names");
-    assert!(names.contains(&"shard_turn".to_owned()), "{names:?}");
-    let counted = "document.querySelector('.heat-note').textContent";
-    for name in [
-        "handshake",
-        "command_total",
-        "store_commit",
-        "api",
-        "process",
-    ] {
-        browser.eval(&format!(
-            "(() => {{ const chosen = document.querySelector('.card select'); document.querySelector('.heat').dataset.cells = 0; chosen.value = '{name}'; chosen.dispatchEvent(new Event('change')); }})()"
-        ));
-        browser.until(
-            name,
-            &format!("Number(document.querySelector('.heat').dataset.cells) > 0 && {counted}.includes('Busiest')"),
-        );
-    }
-    // Every process has its place; the server looks once a second, the page every five.
-    browser.until(
-        "all processes",
-        &format!("{counted}.startsWith('1,002 in')"),
-    );
-    // The server is younger than ten minutes: the axis begins when it did, in whole steps.
-    let late = browser.eval("(async () => { const { live } = await import('/ui/live.js'); const began = Date.parse(live.overview.at) - live.overview.server.uptime_seconds * 1000; return began - Number(document.querySelector('.heat').dataset.start); })()");
-    assert!(
-        late.as_f64()
-            .is_some_and(|late| (0.0..=12_000.0).contains(&late)),
-        "{late}"
-    );
-    let windows = browser.eval("(async () => { const { shown } = await import('/ui/histograms.js'); return [shown(1005, 0, 600, 10), shown(1005, 777, 600, 10), shown(1005, 1001, 600, 10)]; })()");
-    assert_eq!(
-        windows,
-        json!([
-            { "start": 410, "end": 1010 },
-            { "start": 770, "end": 1010 },
-            { "start": 1000, "end": 1010 },
-        ])
-    );
-    let draw = "(async () => {
-        const { heatMap } = await import('/ui/charts.js');
-        const chart = heatMap({ name: 'A test' });
-        document.querySelector('main').append(chart.node);
-        const bins = [[100, 110, 5], [100, 120, 5], [3000, 3100, 1]];
-        const columns = [0, 10000, 20000].map((t) => ({ t, bins }));
-        chart.update(columns, 0, 30000, 10000);
-        await new Promise((done) => setTimeout(done, 200));
-        const canvas = chart.node.querySelector('canvas');
-        const said = [canvas.dataset.cells, chart.node.textContent];
-        chart.node.remove();
-        return said;
-    })()";
-    let said = browser.eval(draw);
-    assert_eq!(said[0], "6", "{said}");
-    assert!(
-        said[1].as_str().is_some_and(|text| text.contains("33 in")),
-        "{said}"
     );
 }
 
@@ -594,7 +526,12 @@ fn on_a_phone(browser: &mut Browser) {
         assert_eq!(browser.eval(overflow), 0, "{hash} is wider than the screen");
         if hash == "#/" {
             browser.until("curves", "document.querySelector('path.line[data-points]')");
+            browser.until(
+                "the tile of processes",
+                "/p50/.test(document.querySelector('[data-tile=process]').textContent)",
+            );
             browser.picture("phone");
+            latency::curves_on_a_phone(browser);
         }
     }
     browser.eval("document.querySelector('a.row-link').click()");
@@ -642,6 +579,10 @@ fn away_and_back(browser: &mut Browser, world: &mut World) {
     browser.until(
         "the fleet",
         "document.querySelector('[data-tile=sessions] .tile-value')?.textContent === '1,001'",
+    );
+    browser.until(
+        "latency over time",
+        "Number(document.querySelector('.heat').dataset.cells) > 0",
     );
     world.fleet.as_ref().expect("it runs").expect_losses(true);
     world.deployment.server.kill();

@@ -557,6 +557,15 @@ fn the_deployment_at_a_glance_is_printed_once_where_there_is_no_terminal() {
         ] {
             assert!(page.contains(part), "{part}\n{page}");
         }
+        // Every rate that it has a line for is one that the server tells.
+        let mut rates = page
+            .lines()
+            .skip_while(|line| !line.starts_with("PER SECOND"));
+        assert!(rates.next().is_some(), "{page}");
+        let rates: Vec<&str> = rates.take_while(|line| !line.is_empty()).collect();
+        assert_eq!(rates.len(), 9, "{page}");
+        let told = |line: &&str| line.ends_with(|last: char| last.is_ascii_digit());
+        assert!(rates.iter().all(told), "{page}");
         assert!(!page.contains('\u{1b}'), "{page:?}");
         // Who did not ask for one look learns how to.
         let advised = text(&top.stderr).contains("--once");

@@ -1,15 +1,23 @@
-//! What `docs/ops` asks Prometheus for is what the server serves.
+//! What `docs/ops` asks Prometheus for is what the server serves: names, labels and their values.
 
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/deployment.rs"]
 mod deployment;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use deployment::Deployment;
 
 const DASHBOARD: &str = include_str!("../../docs/ops/grafana-dashboard.json");
 const ALERTS: &str = include_str!("../../docs/ops/alerts.yml");
+
+/// Has samples only once a peer was refused.
+const REFUSALS: &str = "drover_security_events_total";
+/// Labels that Prometheus adds.
+const ADDED: [&str; 2] = ["job", "instance"];
+
+/// The values of every label, by metric.
+type Labels<'a> = BTreeMap<&'a str, BTreeMap<&'a str, BTreeSet<&'a str>>>;
 
 /// Every word that begins like one of our metrics.
 fn names(text: &str) -> BTreeSet<&str> {
@@ -24,6 +32,77 @@ fn missing<'a>(asked: &BTreeSet<&'a str>, served: &BTreeSet<&str>) -> Vec<&'a st
     names.copied().collect()
 }
 
+/// What a page of metrics has. No value of ours holds a quote, a comma or a brace that is not a pair.
+fn labels(page: &str) -> Labels<'_> {
+    let mut served = Labels::from([(REFUSALS, BTreeMap::from([("kind", BTreeSet::new())]))]);
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let (sample, _) = line.rsplit_once(' ').expect("a sample has a value");
+        let (name, told) = sample.split_once('{').unwrap_or((sample, ""));
+        let known = served.entry(name).or_default();
+        for (label, value) in pairs(told.strip_suffix('}').unwrap_or(told)) {
+            known.entry(label).or_default().insert(value);
+        }
+    }
+    served
+}
+
+/// `a="x",b=~"y"` as names and values.
+fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = text.split("\",").filter(|pair| !pair.is_empty());
+    pairs.map(|pair| {
+        let (name, value) = pair.split_once('"').expect("a value has quotes");
+        let name = name.trim_end_matches(['=', '~', '!']);
+        (name, value.strip_suffix('"').unwrap_or(value))
+    })
+}
+
+/// What an expression says of labels that the server does not have.
+fn wrong_labels(expression: &str, served: &Labels<'_>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (at, _) in expression.match_indices("drover_") {
+        let rest = &expression[at..];
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let (name, after) = rest.split_at(end.unwrap_or(rest.len()));
+        let empty = BTreeMap::new();
+        let known = served.get(name).unwrap_or(&empty);
+        let selector = after
+            .strip_prefix('{')
+            .and_then(|rest| rest.split_once('}'));
+        for (label, wanted) in pairs(selector.map_or("", |(selector, _)| selector)) {
+            let values = known.get(label);
+            let exists = |value| values.is_some_and(|values| values.contains(value));
+            let fits = wanted.contains('$') || wanted.split('|').all(exists);
+            let is_served = fits && values.is_some();
+            if !is_served && !ADDED.contains(&label) {
+                wrong.push(format!("{name}: {label}={wanted}"));
+            }
+        }
+        let grouped = expression.split("by (").skip(1);
+        for label in grouped.flat_map(|by| by.split(')').next().unwrap_or("").split(", ")) {
+            if !ADDED.contains(&label) && !known.contains_key(label) {
+                wrong.push(format!("{name} by {label}"));
+            }
+        }
+    }
+    wrong
+}
+
+/// Every expression of both files.
+fn expressions() -> Vec<String> {
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array());
+    let asked = targets
+        .flatten()
+        .filter_map(|target| target["expr"].as_str());
+    let alerts = ALERTS
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("expr: "));
+    asked.chain(alerts).map(str::to_owned).collect()
+}
+
 #[test]
 fn dashboard_and_alerts_name_only_metrics_that_are_served() {
     let deployment = Deployment::start();
@@ -36,14 +115,55 @@ fn dashboard_and_alerts_name_only_metrics_that_are_served() {
         .filter_map(|line| line.split([' ', '{']).next())
         .collect();
     let mut served: BTreeSet<&str> = samples.into_iter().collect();
-    // Has samples only once a peer was refused.
-    assert!(page.contains("# TYPE drover_security_events_total counter"));
-    served.insert("drover_security_events_total");
+    assert!(page.contains(&format!("# TYPE {REFUSALS} counter")));
+    served.insert(REFUSALS);
     for (file, text) in [("dashboard", DASHBOARD), ("alerts", ALERTS)] {
         let asked = names(text);
         assert!(asked.len() > 8, "{file} asks for {asked:?}");
         assert_eq!(missing(&asked, &served), Vec::<&str>::new(), "{file}");
     }
+    let labels = labels(&page);
+    let expressions = expressions();
+    assert!(expressions.len() > 30, "{expressions:#?}");
+    for expression in expressions {
+        assert_eq!(
+            wrong_labels(&expression, &labels),
+            Vec::<String>::new(),
+            "{expression}"
+        );
+    }
+}
+
+/// What an alert says of its labels is what its expression leaves of them.
+#[test]
+fn alerts_speak_of_labels_that_they_have() {
+    let mut alerts = 0;
+    for alert in ALERTS.split("- alert: ").skip(1) {
+        alerts += 1;
+        let expression = alert
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("expr: "));
+        let expression = expression.expect("an alert has an expression");
+        let by = expression
+            .split("by (")
+            .nth(1)
+            .and_then(|by| by.split(')').next());
+        // Without a grouping all labels stay.
+        let kept = by.unwrap_or("job, instance");
+        for spoken in alert.split("$labels.").skip(1) {
+            let end = spoken
+                .find(|c: char| !c.is_ascii_alphanumeric())
+                .expect("an end");
+            assert!(
+                kept.split(", ").any(|label| label == &spoken[..end]),
+                "{alert}"
+            );
+        }
+        for part in ["labels: {severity: ", "summary: ", "action: "] {
+            assert!(alert.contains(part), "{part}: {alert}");
+        }
+    }
+    assert!(alerts > 10);
 }
 
 #[test]
@@ -68,4 +188,24 @@ fn a_metric_that_is_not_served_is_found() {
     let served = BTreeSet::from(["drover_a", "drover_b_total"]);
     let asked = names("sum(rate(drover_b_total{x=\"y\"}[5m])) > drover_c or drover_a");
     assert_eq!(missing(&asked, &served), ["drover_c"]);
+}
+
+#[test]
+fn a_label_that_is_not_served_is_found() {
+    let page =
+        "# TYPE drover_a counter\ndrover_a{x=\"1\",y=\"GET /{id}\"} 3\ndrover_a{x=\"2\"} 4\n";
+    let served = labels(page);
+    let wrong = |expression: &str| wrong_labels(expression, &served);
+    let none = Vec::<String>::new();
+    assert_eq!(
+        wrong("sum by (instance, x) (rate(drover_a{job=~\"$job\",x=~\"1|2\"}[5m]))"),
+        none
+    );
+    assert_eq!(wrong("drover_a{x=\"3\"}"), ["drover_a: x=3"]);
+    assert_eq!(
+        wrong("drover_a{x=~\"1|3\",z=\"1\"}"),
+        ["drover_a: x=1|3", "drover_a: z=1"]
+    );
+    assert_eq!(wrong("sum by (z) (drover_a)"), ["drover_a by z"]);
+    assert_eq!(wrong("sum by (kind) (drover_security_events_total)"), none);
 }

@@ -170,6 +170,7 @@ const KEYS = [
   ["/", "search agents"],
   ["j  k", "next, previous row"],
   ["Enter", "open the row"],
+  ["← →", "read along the chart that has the focus"],
   ["Esc", "leave a field, close this"],
   ["t", "light or dark"],
   ["?", "this list"],

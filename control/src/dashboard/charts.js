@@ -26,22 +26,33 @@ function sized(node, draw) {
   return () => width > 0 && draw(width);
 }
 
-function legendOf(series) {
+/** Names and values; with `off`, each is a button that takes its line away and brings it back. */
+function legendOf(series, off, onToggle) {
   const values = new Map();
+  const button = (one, parts) => {
+    const toggle = h("button", { type: "button", class: "legend-button", "aria-pressed": String(!off.has(one.key)) }, parts);
+    toggle.addEventListener("click", () => {
+      if (!off.delete(one.key)) off.add(one.key);
+      attr(toggle, "aria-pressed", String(!off.has(one.key)));
+      onToggle();
+    });
+    return toggle;
+  };
   const node = h(
     "ul",
-    { class: "legend" },
+    { class: off ? "legend toggles" : "legend" },
     series.map((one, index) => {
       const value = h("span", { class: "legend-value" }, "–");
       values.set(one.key, value);
-      return h("li", { "data-series": one.key }, s("svg", { class: `swatch line-${index + 1}`, viewBox: "0 0 22 8", width: 22, height: 8, "aria-hidden": "true" }, s("path", { d: "M1 4H21" })), h("span", {}, one.label), value);
+      const swatch = s("svg", { class: `swatch line-${index + 1}`, viewBox: "0 0 22 8", width: 22, height: 8, "aria-hidden": "true" }, s("path", { d: "M1 4H21" }));
+      const parts = [swatch, h("span", { class: "legend-label" }, one.label), value];
+      return h("li", { "data-series": one.key }, off ? button(one, parts) : parts);
     }),
   );
   return {
     node,
     set(key, value) {
       text(values.get(key), value ?? "–");
-      values.get(key).parentNode.hidden = value === null;
     },
   };
 }
@@ -68,9 +79,29 @@ function times(start, end, room) {
   return all;
 }
 
+/** Presses of an arrow key from one end of a chart to the other. */
+const KEY_STEPS = 20;
+
+/** Where one reads: under the pointer or, once the chart has the focus, where the arrow keys lead. */
 function pointer(svg, onMove) {
-  svg.addEventListener("pointermove", (event) => onMove(event.clientX - svg.getBoundingClientRect().left));
-  svg.addEventListener("pointerleave", () => onMove(null));
+  let at = null;
+  const move = (next) => {
+    at = next;
+    onMove(at);
+  };
+  svg.addEventListener("pointermove", (event) => move(event.clientX - svg.getBoundingClientRect().left));
+  for (const end of ["pointerleave", "blur"]) svg.addEventListener(end, () => move(null));
+  attr(svg, "tabindex", 0);
+  svg.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (event.key === "Escape") move(null);
+    if (!by) return;
+    event.preventDefault();
+    const [first, last] = [LEFT, svg.getBoundingClientRect().width - RIGHT];
+    const step = (last - first) / KEY_STEPS;
+    const from = at ?? (by > 0 ? first - step : last + step);
+    move(Math.min(Math.max(from + by * step, first), last));
+  });
 }
 
 /**
@@ -217,10 +248,11 @@ const decadeLabel = (power) => micros(10 ** power).replace(/\.0+(?= )/, "");
 
 /**
  * Percentile curves: how long (logarithmic) the slowest share of operations took, over the number of
- * nines of the share. `update` takes `{ key: [[quantile, microseconds], …] }`.
+ * nines of the share. `update` takes `{ key: { curve: [[quantile, microseconds], …] } }`; the lines of
+ * the keys in the set `off` are not drawn.
  */
-export function percentileChart({ name, series, height = 250 }) {
-  const legend = legendOf(series);
+export function percentileChart({ name, series, off, height = 250 }) {
+  const legend = legendOf(series, off, () => redraw());
   const svg = s("svg", { class: "plot", height, role: "img", "aria-label": name });
   const node = h("figure", { class: "chart", "data-chart": name }, svg, h("figcaption", {}, legend.node));
   let curves = {};
@@ -229,9 +261,11 @@ export function percentileChart({ name, series, height = 250 }) {
   const at = (points, wanted) => points.find(([quantile]) => quantile >= wanted - 1e-12)?.[1] ?? points.at(-1)?.[1];
   const draw = (width) => {
     const inner = { w: width - LEFT - RIGHT, h: height - TOP - BOTTOM };
-    const all = series.flatMap((one) => curves[one.key] ?? []);
+    const pointsOf = (one) => curves[one.key]?.curve ?? [];
+    const lines = series.map((one) => (off.has(one.key) ? [] : pointsOf(one)));
+    const all = lines.flat();
     const [low, high] = decades(all.map(([, value]) => value));
-    const furthest = Math.min(4, Math.max(2, ...all.map(([quantile]) => (quantile < 1 ? nines(quantile) : 0))));
+    const furthest = Math.min(4, Math.max(2, ...all.map(([quantile]) => nines(quantile))));
     const x = (quantile) => LEFT + ((Math.min(nines(quantile), furthest) - NEAREST) / (furthest - NEAREST)) * inner.w;
     const y = (value) => TOP + inner.h - ((Math.log10(Math.max(value, 10 ** low)) - low) / (high - low)) * inner.h;
     const parts = [];
@@ -247,8 +281,8 @@ export function percentileChart({ name, series, height = 250 }) {
       parts.push(s("text", { class: "tick", x: place, y: height - 6, "text-anchor": side }, label));
     }
     let drawn = 0;
-    series.forEach((one, index) => {
-      const points = (curves[one.key] ?? []).filter(([quantile]) => nines(quantile) <= furthest + 0.01 || quantile === 1);
+    lines.forEach((line, index) => {
+      const points = line.filter(([quantile]) => nines(quantile) <= furthest + 0.01);
       if (!points.length) return;
       drawn += points.length;
       const d = points.map(([quantile, value], n) => `${n ? "L" : "M"}${x(quantile).toFixed(1)} ${y(value).toFixed(1)}`).join("");
@@ -262,7 +296,7 @@ export function percentileChart({ name, series, height = 250 }) {
     attr(svg, "viewBox", `0 0 ${width} ${height}`);
     attr(svg, "data-points", drawn);
     for (const one of series) {
-      const points = curves[one.key] ?? [];
+      const points = pointsOf(one);
       const read = quantile === null ? [at(points, 0.5), at(points, 0.99)] : [at(points, quantile)];
       legend.set(one.key, points.length ? read.map(micros).join(" / ") : null);
     }
@@ -286,18 +320,36 @@ const share = (quantile) => `${(quantile * 100).toFixed(quantile > 0.999 ? 3 : q
 /** Rows of the heat map in each factor of ten. */
 const ROWS = 6;
 
+/** By how many columns and rows an arrow key leads. */
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+/** The cell that comes next in that direction; the first press leads to the newest. */
+function neighbour(cells, from, [columns, rows]) {
+  const ahead = (cell) => {
+    if (!from) return true;
+    return columns ? (cell.t - from.t) * columns > 0 : cell.t === from.t && (cell.row - from.row) * rows > 0;
+  };
+  const distance = (cell) => (from ? [Math.abs(cell.t - from.t), Math.abs(cell.row - from.row)] : [-cell.t, cell.row]);
+  const nearer = (one, other) => {
+    const [a, b] = [distance(one), distance(other)];
+    return a[0] - b[0] || a[1] - b[1];
+  };
+  return cells.filter(ahead).sort(nearer)[0];
+}
+
 /**
  * How long operations took, over time: a column for each step, a row for each sixth of a decade,
  * darker where more fell. `update` takes `[{ t, bins: [[low, high, count], …] }, …]`, the start of
  * the window and the length of a step in milliseconds.
  */
 export function heatMap({ name, height = 250 }) {
-  const canvas = h("canvas", { class: "heat", role: "img", "aria-label": name });
+  const canvas = h("canvas", { class: "heat", role: "img", "aria-label": name, tabindex: 0 });
   const caption = h("p", { class: "note heat-note" }, " ");
   const node = h("figure", { class: "chart", "data-chart": name }, canvas, h("figcaption", {}, caption));
   let data = { columns: [], start: 0, step: 1, end: 0 };
   let cells = [];
   let hovered = null;
+  const under = () => hovered && cells.find((cell) => hovered.x >= cell.from && hovered.x < cell.to && hovered.y >= cell.upper && hovered.y < cell.lower);
 
   const draw = (width) => {
     const ratio = window.devicePixelRatio || 1;
@@ -354,8 +406,11 @@ export function heatMap({ name, height = 250 }) {
     }
     attr(canvas, "data-cells", cells.length);
     attr(canvas, "data-start", data.start);
-    const found = hovered && cells.find((cell) => hovered.x >= cell.from && hovered.x < cell.to && hovered.y >= cell.upper && hovered.y < cell.lower);
+    attr(canvas, "data-step", data.step);
+    const found = under();
     if (found) {
+      pen.strokeStyle = colour("--text");
+      pen.strokeRect(found.from + 0.5, found.upper + 1, Math.max(1, found.to - found.from - 1.5), Math.max(1, found.lower - found.upper - 2));
       const bound = (row) => micros(10 ** (low + row / ROWS));
       text(caption, `${clock(found.t)}: ${count(found.found)} took ${bound(found.row)} to ${bound(found.row + 1)}`);
     } else {
@@ -369,8 +424,18 @@ export function heatMap({ name, height = 250 }) {
     hovered = { x: event.clientX - box.left, y: event.clientY - box.top };
     redraw();
   });
-  canvas.addEventListener("pointerleave", () => {
+  const leave = () => {
     hovered = null;
+    redraw();
+  };
+  for (const end of ["pointerleave", "blur"]) canvas.addEventListener(end, leave);
+  canvas.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") leave();
+    if (!Object.hasOwn(ARROWS, event.key)) return;
+    event.preventDefault();
+    const next = neighbour(cells, under(), ARROWS[event.key]);
+    if (!next) return;
+    hovered = { x: (next.from + next.to) / 2, y: (next.upper + next.lower) / 2 };
     redraw();
   });
   return {

@@ -1,25 +1,11 @@
 // The fleet at a glance.
 
-import { heatMap, percentileChart, spark, timeChart } from "./charts.js";
+import { spark, timeChart } from "./charts.js";
 import { attr, card, facts, h, list, text } from "./dom.js";
-import { ago, bytes, count, digits, micros, rate, shortId, span, words } from "./format.js";
-import { columns, curves } from "./histograms.js";
-import { KEPT, watch } from "./live.js";
+import { ago, bytes, count, digits, micros, rate, shortId, span } from "./format.js";
+import { latencyCards } from "./latency.js";
+import { KEPT, live, watch } from "./live.js";
 import { stateMark } from "./processes.js";
-
-/** Curves and cells are asked for this often. */
-const EVERY = 5000;
-
-const CURVES = [
-  { key: "process", label: "Process" },
-  { key: "command_total", label: "Command" },
-  { key: "command_queue", label: "Queue" },
-  { key: "command_wire", label: "Wire" },
-  { key: "command_agent", label: "Agent" },
-  { key: "engine_batch", label: "Engine batch" },
-  { key: "store_commit", label: "Store commit" },
-  { key: "handshake", label: "Handshake" },
-];
 
 const LIVING = ["ready", "leased", "running", "backoff", "blocked", "scheduled", "cancelling", "unknown"];
 const ENDED = ["succeeded", "failed", "cancelled"];
@@ -169,8 +155,8 @@ const HEALTH = [
 ];
 
 function healthOf(overview) {
-  const { server, store, datapath, latency } = overview;
-  const commit = latency.store_commit;
+  const { server, store, datapath } = overview;
+  const commit = live.recent.store_commit;
   return {
     state: store.error ? `${server.state}: ${store.error}` : server.state,
     version: server.version,
@@ -178,7 +164,7 @@ function healthOf(overview) {
     uptime: span(server.uptime_seconds),
     cpu: server.cpu_cores === undefined ? "–" : `${server.cpu_cores.toFixed(2)} cores`,
     rss: server.rss_bytes === undefined ? "–" : bytes(server.rss_bytes),
-    commit: commit ? `${micros(commit.p50_us)} / ${micros(commit.p99_us)}` : "–",
+    commit: commit?.count ? `${micros(commit.p50_us)} / ${micros(commit.p99_us)}` : "–",
     commits: count(store.commits),
     failed: count(store.failed_commits),
     datapath: datapath.kind ?? "–",
@@ -202,13 +188,14 @@ function tiles() {
   return {
     node: h("div", { class: "tiles" }, Object.values(all).map((one) => one.node)),
     set(overview, history) {
-      const { sessions, processes, rates, latency, server } = overview;
+      const { sessions, processes, rates, server } = overview;
       const states = processes.by_state;
       const waiting = Object.values(processes.waiting_on).reduce((sum, number) => sum + number, 0);
-      const whole = latency.process;
+      const whole = live.recent.process;
       all.sessions.set(count(sessions.up), "", `of ${count(sessions.known)} · ${count(sessions.half_open)} half-open`);
       all.commands.set(rate(rates.commands), Number.isFinite(rates.commands) ? "/s" : "", `${perSecond(rates.processes_finished)} ended`);
-      all.process.set(...(whole ? split(micros(whole.p99_us)) : ["–", ""]), whole ? `p50 ${micros(whole.p50_us)}` : "none has ended");
+      if (whole?.count) all.process.set(...split(micros(whole.p99_us)), `p50 ${micros(whole.p50_us)} in ${live.recent.window}`);
+      else all.process.set("–", "", whole ? `none has ended in ${live.recent.window}` : " ");
       all.processes.set(count(states.running), "", `${count(waiting)} waiting`);
       all.failed.set(count(states.failed), "", `of ${count(ENDED.reduce((sum, state) => sum + states[state], 0))} since start`);
       all.cpu.set(server.cpu_cores === undefined ? "–" : server.cpu_cores.toFixed(2), "cores", `up for ${span(server.uptime_seconds)}`);
@@ -224,12 +211,7 @@ export function fleetView() {
   const sessions = timeChart({ name: "Sessions begun, lost and refused per second", series: [{ key: "connects", label: "connects" }, { key: "losses", label: "losses" }, { key: "refusals", label: "refusals" }], format: perSecond, window: KEPT, least: 1 });
   const door = timeChart({ name: "Newcomers admitted, retried, turned away and failed per second", series: [{ key: "admitted", label: "admitted" }, { key: "retried", label: "retried" }, { key: "turned_away", label: "turned away" }, { key: "handshakes_failed", label: "failed" }], format: perSecond, window: KEPT, least: 1 });
   const work = timeChart({ name: "Processes and commands per second", series: [{ key: "processes_created", label: "made" }, { key: "commands", label: "sent to agents" }, { key: "processes_finished", label: "ended" }], format: perSecond, window: KEPT, least: 1 });
-  const percentiles = percentileChart({ name: "Latency percentiles", series: CURVES });
-  const heat = heatMap({ name: "Latency over up to ten minutes" });
-  const chosen = h("select", { "aria-label": "What the heat map shows" });
-  const heatCard = card("Latency over time", { class: "span-6", tools: chosen }, heat.node);
-  heatCard.hidden = true;
-  const latencyCard = card("Latency percentiles", { class: "span-12", note: "values: p50 / p99" }, percentiles.node);
+  const latency = latencyCards();
   const living = bars("Processes that are not over, by state");
   const ended = bars("Processes that ended since the start, by state");
   const waits = bars("What processes wait on");
@@ -244,39 +226,16 @@ export function fleetView() {
     card("Sessions per second", { class: "span-4", note: "up to 10 minutes" }, sessions.node),
     card("Handshakes per second", { class: "span-4", note: "up to 10 minutes" }, door.node),
     card("Processes per second", { class: "span-4", note: "up to 10 minutes" }, work.node),
-    latencyCard,
-    heatCard,
+    ...latency.nodes,
     card("Processes", { class: "span-3", note: "now" }, living.node, h("h3", {}, "Ended since the start"), ended.node),
     card("Waiting on", { class: "span-3", note: "now" }, waits.node, h("h3", {}, "Sessions by shard"), shards.node),
     card("Newest failures", { class: "span-3" }, failures.node),
     card("Server", { class: "span-3" }, health.node),
     card("Groups", { class: "span-12", note: "sessions of each group's agents" }, groups.node),
   );
-  const gone = new AbortController();
-  const measure = async () => {
-    percentiles.update(curves(CURVES.map((one) => one.key)));
-    const cells = chosen.value && (await columns(chosen.value, KEPT, gone.signal));
-    if (cells && !gone.signal.aborted) heat.update(cells.columns, cells.start, cells.end, cells.step);
-  };
-  let measuring = 0;
-  const again = async () => {
-    clearTimeout(measuring);
-    if (!document.hidden) await measure().catch(() => {});
-    if (!gone.signal.aborted) measuring = setTimeout(again, EVERY);
-  };
-  const offer = (names) => {
-    heatCard.hidden = !names.length;
-    latencyCard.classList.toggle("span-12", !names.length);
-    latencyCard.classList.toggle("span-6", names.length > 0);
-    list(chosen, names, (name) => name, (name) => ({ node: h("option", { value: name }, words(name)) }), () => {});
-  };
-  again();
-  chosen.addEventListener("change", again);
-  addEventListener("drover-theme", heat.redraw);
   const unwatch = watch(({ overview, history }) => {
     if (!overview) return;
-    offer(overview.histograms);
-    if (loading.isConnected && !loading.hidden) again();
+    latency.offer(overview.histograms);
     loading.hidden = true;
     content.hidden = false;
     const { by_state: states, waiting_on: waiting } = overview.processes;
@@ -297,9 +256,7 @@ export function fleetView() {
     title: "Fleet",
     node: h("div", { class: "page" }, h("h1", { class: "unseen" }, "Fleet"), head.node, loading, content),
     leave() {
-      gone.abort();
-      clearTimeout(measuring);
-      removeEventListener("drover-theme", heat.redraw);
+      latency.leave();
       unwatch();
     },
   };

@@ -14,6 +14,8 @@ export const live = {
   trouble: "",
   /** `{ t, …figures }`, oldest first. */
   history: [],
+  /** What the page of the fleet has last read of the histograms: by name, and of which `window`. */
+  recent: {},
 };
 
 const listeners = new Set();
@@ -42,7 +44,7 @@ function point(overview) {
     failed: states.failed,
     cpu: overview.server.cpu_cores,
     rss: overview.server.rss_bytes,
-    process: overview.latency.process?.p99_us,
+    process: live.recent.process?.p99_us,
   };
 }
 
@@ -53,6 +55,7 @@ export function begin() {
   live.phase = "loading";
   live.overview = null;
   live.history = [];
+  live.recent = {};
   follow("/v1/overview/events", {
     signal: stopped.signal,
     quiet: 8000,

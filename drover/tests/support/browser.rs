@@ -24,6 +24,11 @@ const NAMES: [&str; 5] = [
 /// A command that is not answered for so long will not be.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
+/// What is said of an expression whose page goes away meanwhile.
+fn is_loading(error: &str) -> bool {
+    error.contains("navigated") || error.contains("context was destroyed")
+}
+
 /// A browser with one page. Ends with it.
 pub(crate) struct Browser {
     child: Child,
@@ -115,9 +120,16 @@ impl Browser {
         browser
     }
 
-    /// Sends a command and waits for its answer; what else comes is noted.
+    /// Sends a command and waits for its answer.
     #[track_caller]
     pub(crate) fn call(&mut self, method: &str, params: Value) -> Value {
+        let answer = self.exchange(method, params);
+        answer.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// Sends a command and waits for its answer, or what was wrong; what else comes is noted.
+    #[track_caller]
+    fn exchange(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.last_id += 1;
         let id = self.last_id;
         let mut command = json!({ "id": id, "method": method, "params": params });
@@ -134,8 +146,10 @@ impl Browser {
                 .recv_timeout(ANSWER_WITHIN)
                 .unwrap_or_else(|_| panic!("the browser did not answer {method}"));
             if message["id"] == id {
-                assert!(message["error"].is_null(), "{method}: {}", message["error"]);
-                return message["result"].clone();
+                return match &message["error"] {
+                    Value::Null => Ok(message["result"].clone()),
+                    error => Err(error.clone()),
+                };
             }
             self.note(&message);
         }
@@ -181,20 +195,36 @@ impl Browser {
     /// The value of an expression in the page; promises are waited for.
     #[track_caller]
     pub(crate) fn eval(&mut self, expression: &str) -> Value {
+        let value = self.evaluate(expression);
+        value.unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    #[track_caller]
+    fn evaluate(&mut self, expression: &str) -> Result<Value, Value> {
         let params =
             json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
-        let reply = self.call("Runtime.evaluate", params);
+        let reply = self.exchange("Runtime.evaluate", params)?;
         let failed = &reply["exceptionDetails"];
         assert!(failed.is_null(), "{expression}: {failed}");
-        reply["result"]["value"].clone()
+        Ok(reply["result"]["value"].clone())
     }
 
     /// Waits until an expression is true in the page.
     #[track_caller]
     pub(crate) fn until(&mut self, what: &str, expression: &str) {
+        self.until_told(what, &format!("Boolean({expression})"));
+    }
+
+    /// Waits until an expression is `true` itself, or a promise of it.
+    #[track_caller]
+    pub(crate) fn until_told(&mut self, what: &str, expression: &str) {
         for _ in 0..600 {
-            if self.eval(&format!("Boolean({expression})")) == true {
-                return;
+            match self.evaluate(expression) {
+                Ok(value) if value == true => return,
+                Ok(_) => {}
+                // A page that is just loading anew cannot answer.
+                Err(error) if error["message"].as_str().is_some_and(is_loading) => {}
+                Err(error) => panic!("{what}: {error}"),
             }
             std::thread::park_timeout(Duration::from_millis(100));
         }
@@ -216,13 +246,15 @@ impl Browser {
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Presses a key: one character, or `Enter`, `Tab`, `Escape`.
+    /// Presses a key: one character, or `Enter`, `Tab`, `Escape`, `ArrowLeft`, `ArrowRight`.
     #[track_caller]
     pub(crate) fn press(&mut self, key: &str) {
         let (code, text) = match key {
             "Enter" => (13, "\r"),
             "Tab" => (9, ""),
             "Escape" => (27, ""),
+            "ArrowLeft" => (37, ""),
+            "ArrowRight" => (39, ""),
             other => (
                 u32::from(
                     other

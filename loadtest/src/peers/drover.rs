@@ -54,7 +54,8 @@ pub(super) const DROVER_DIRECT: Peer = Peer {
     clients,
 };
 
-/// Agents that share a socket, as in the fleet of `hold`.
+/// Agents that share a socket, as in the fleet of `hold`, and a journal. An agent has a journal of
+/// its own; were all in one, each would wait at every compaction for the results of all.
 const AGENTS_PER_SOCKET: usize = 500;
 /// All agents are in this group.
 const GROUP: GroupId = GroupId(Uuid::from_u128(1));
@@ -341,7 +342,7 @@ fn clients(role: Role) -> anyhow::Result<()> {
 struct Fleet<'a> {
     material: &'a Material,
     trust: Arc<Trust>,
-    journal: Journal,
+    journals: Vec<Journal>,
     drivers: Arc<Drivers>,
     profile: Arc<Profile>,
     sockets: Vec<SilenceableEndpoint>,
@@ -355,7 +356,9 @@ impl<'a> Fleet<'a> {
         Ok(Self {
             material,
             trust: Arc::new(Trust::new(&[material.authority()])?),
-            journal: Journal::open(&place.join("journal"))?,
+            journals: (0..sockets)
+                .map(|n| Journal::open(&place.join(format!("journal-{n}"))))
+                .collect::<Result<_, _>>()?,
             drivers: Arc::new(Drivers::new().with(KIND, Echo)),
             profile: Arc::new(Profile {
                 capacity: CAPACITY_MAX,
@@ -387,7 +390,7 @@ impl<'a> Fleet<'a> {
             },
             trust: Arc::clone(&self.trust),
             endpoint: self.sockets[n / AGENTS_PER_SOCKET].endpoint().clone(),
-            journal: self.journal.clone(),
+            journal: self.journals[n / AGENTS_PER_SOCKET].clone(),
             drivers: Arc::clone(&self.drivers),
             profile: Arc::clone(&self.profile),
             servers: vec![self.server.to_string()],

@@ -169,7 +169,15 @@ fn counts<'a>(
 
 fn latency(overview: &Overview) -> String {
     print::table(
-        ["TOOK", "P50", "P90", "P99", "P99.9", "MAX", "COUNT"],
+        [
+            "SINCE THE START",
+            "P50",
+            "P90",
+            "P99",
+            "P99.9",
+            "MAX",
+            "COUNT",
+        ],
         overview.latency.iter().map(|(name, took)| {
             [
                 words(name),
@@ -213,10 +221,12 @@ mod tests {
             "19 of 21, 2 half-open; 1,204 begun, 1,185 ended",
             "uring, 0 dropped",
             "commands         1,234",
-            "handshakes       –",
+            "turned away      1.5",
+            "handshakes       0.4",
+            "commits          –",
             "rack-7  9         11",
             "permit      3",
-            "store commit  950 µs  1.40 ms  12.3 ms  54.0 ms  120 ms  4,321",
+            "store commit     950 µs  1.40 ms  12.3 ms  54.0 ms  120 ms  4,321",
             "exit code 7",
         ] {
             assert!(text.contains(part), "{part}\n{text}");

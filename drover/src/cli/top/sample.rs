@@ -39,7 +39,13 @@ pub(super) fn overview() -> Overview {
         let pairs = pairs.iter();
         pairs.map(|(name, n)| ((*name).to_owned(), *n)).collect()
     };
-    let rates = [("connects", 0.2), ("losses", 0.0), ("commands", 1234.0)];
+    let rates = [
+        ("connects", 0.2),
+        ("losses", 0.0),
+        ("turned_away", 1.5),
+        ("commands", 1234.0),
+        ("admitted", 0.4),
+    ];
     let states = [
         ("running", 12),
         ("ready", 3),

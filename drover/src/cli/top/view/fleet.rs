@@ -145,7 +145,7 @@ fn rates(figures: &Figures, paint: Paint, width: usize, most: usize) -> Vec<Line
         let now = series.of(figures.overview());
         let alarming = matches!(
             series,
-            Series::Losses | Series::AdmissionDrops | Series::Refusals
+            Series::Losses | Series::TurnedAway | Series::Refusals
         );
         let style = match now {
             Some(now) if now > 0.0 && alarming => paint.warn(),

@@ -42,12 +42,14 @@ pub use self::first_admin::{ADMIN_TOKEN_FILE, FirstAdminError};
 use self::overview::Board;
 use self::routes::health::Readiness;
 pub(crate) use self::telemetry::Telemetry;
+use crate::batches::Batches;
 use crate::clock;
 use crate::dispatch::Engine;
 use crate::identity::Identity;
 use crate::store::Store;
 use crate::telemetry::metrics::MetricsSource;
 use crate::telemetry::{GatewaySource, Histograms};
+use crate::webhooks::Webhooks;
 
 /// Event streams at once.
 const STREAMS_MAX: usize = 256;
@@ -95,6 +97,10 @@ pub struct Parts {
     pub(crate) telemetry: Arc<Telemetry>,
     /// The last hour of every histogram.
     pub(crate) histograms: Arc<Histograms>,
+    /// The deliverer of events.
+    pub(crate) webhooks: Webhooks,
+    /// The runner of batches.
+    pub(crate) batch_runner: Batches,
 }
 
 /// Why the API did not start.
@@ -122,6 +128,8 @@ struct Api {
     auth: Auth,
     telemetry: Arc<Telemetry>,
     histograms: Arc<Histograms>,
+    webhooks: Webhooks,
+    batch_runner: Batches,
     metrics: Vec<MetricsSource>,
     readiness: Readiness,
     board: Board,
@@ -173,6 +181,8 @@ impl ApiServer {
             identity: parts.identity,
             telemetry: parts.telemetry,
             histograms: parts.histograms,
+            webhooks: parts.webhooks,
+            batch_runner: parts.batch_runner,
             metrics: parts.metrics,
             readiness: Readiness::default(),
             board: Board::new(config.profile, parts.gateway, clock::monotonic()),

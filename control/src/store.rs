@@ -12,6 +12,7 @@
 pub mod agents;
 pub mod api_tokens;
 mod audit;
+pub mod batches;
 pub mod groups;
 pub mod log;
 pub mod processes;
@@ -23,6 +24,7 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 pub mod tokens;
+pub mod webhooks;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -10,6 +10,8 @@
 mod access;
 #[path = "api/bad_input.rs"]
 mod bad_input;
+#[path = "api/batches.rs"]
+mod batches;
 #[path = "api/client_model.rs"]
 mod client_model;
 #[path = "api/enrolment.rs"]
@@ -26,7 +28,11 @@ mod overview;
 mod plane;
 #[path = "api/processes.rs"]
 mod processes;
+#[path = "api/receiver.rs"]
+mod receiver;
 #[path = "api/refusals.rs"]
 mod refusals;
 #[path = "api/routes.rs"]
 mod routes;
+#[path = "api/webhooks.rs"]
+mod webhooks;

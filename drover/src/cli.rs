@@ -6,6 +6,7 @@
 mod agent;
 mod agents;
 mod api_tokens;
+mod batches;
 mod client;
 mod follow;
 mod groups;
@@ -18,6 +19,7 @@ mod run;
 mod sse;
 mod tokens;
 mod top;
+mod webhooks;
 
 use std::path::PathBuf;
 
@@ -105,6 +107,12 @@ pub(crate) enum Command {
     /// Look after processes
     #[command(subcommand)]
     Processes(processes::Command),
+    /// Do one thing to many processes
+    #[command(subcommand)]
+    Batches(batches::Command),
+    /// Look after webhooks, which tell other programs what happens
+    #[command(subcommand)]
+    Webhooks(webhooks::Command),
     /// Say whether the server is up and ready
     Health,
     /// Show the deployment at a glance, live, in this terminal
@@ -131,6 +139,8 @@ pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault>
         Command::Tokens(command) => tokens::run(&client()?, output, command).await,
         Command::ApiTokens(command) => api_tokens::run(&client()?, output, command).await,
         Command::Processes(command) => processes::run(&client()?, output, command).await,
+        Command::Batches(command) => batches::run(&client()?, output, command).await,
+        Command::Webhooks(command) => webhooks::run(&client()?, output, command).await,
         Command::Health => health::run(&client()?, output).await,
         Command::Top(arguments) => top::run(client()?, output, &arguments).await,
         Command::Serve(_) | Command::Completions { .. } => {

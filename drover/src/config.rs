@@ -23,6 +23,7 @@ use control::api::ApiConfig;
 use control::identity::AGENT_CERTIFICATE_LIFE;
 use control::store::log::Retention;
 use control::telemetry::LogConfig;
+use control::webhooks::WebhooksConfig;
 
 use self::layer::{Origin, Setting};
 pub(crate) use self::suggest::nearest;
@@ -65,6 +66,8 @@ pub(crate) struct Config {
     pub(crate) retention: Retention,
     /// How histograms are written to disk.
     pub(crate) histograms: LogConfig,
+    /// How webhooks are delivered.
+    pub(crate) webhooks: WebhooksConfig,
     /// How the server stops.
     pub(crate) drain: DrainSettings,
     /// What is logged.
@@ -160,6 +163,7 @@ impl Default for Config {
             certificate_life: AGENT_CERTIFICATE_LIFE,
             retention: Retention::default(),
             histograms: LogConfig::default(),
+            webhooks: WebhooksConfig::default(),
             drain: DrainSettings {
                 deadline: Duration::from_secs(20),
             },

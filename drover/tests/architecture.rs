@@ -23,7 +23,7 @@ const GENERATED: &str = "protocol/src/generated";
 
 /// State machines and rules: no `async`, no clock, no lock, no I/O. A file, or a folder with all
 /// that is in it.
-const PURE: [&str; 21] = [
+const PURE: [&str; 29] = [
     "protocol/src",
     "gateway/src/session.rs",
     "gateway/src/session",
@@ -35,6 +35,14 @@ const PURE: [&str; 21] = [
     "control/src/process.rs",
     "control/src/process",
     "control/src/dispatch/fleet.rs",
+    "control/src/batches/rules.rs",
+    "control/src/webhooks/address.rs",
+    "control/src/webhooks/events.rs",
+    "control/src/webhooks/plan.rs",
+    "control/src/webhooks/plan",
+    "control/src/webhooks/sign.rs",
+    "control/src/webhooks/target.rs",
+    "control/src/webhooks/verdict.rs",
     "agent/src/reconnect.rs",
     "agent/src/session.rs",
     "agent/src/session",

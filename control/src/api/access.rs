@@ -86,7 +86,24 @@ pub(super) static ROUTES: &[(Method, &str, Access)] = &[
     (Method::GET, "/v1/processes/{id}/events", VIEWER),
     (Method::POST, "/v1/processes/{id}/cancel", OPERATOR),
     (Method::POST, "/v1/process-batches", OPERATOR),
+    (Method::GET, "/v1/batches", VIEWER),
+    (Method::POST, "/v1/batches", OPERATOR),
+    (Method::GET, "/v1/batches/{id}", VIEWER),
+    (Method::POST, "/v1/batches/{id}/cancel", OPERATOR),
     (Method::GET, "/v1/events", VIEWER),
+    (Method::GET, "/v1/webhooks", OPERATOR),
+    (Method::POST, "/v1/webhooks", ADMIN),
+    (Method::GET, "/v1/webhooks/{id}", OPERATOR),
+    (Method::PATCH, "/v1/webhooks/{id}", ADMIN),
+    (Method::DELETE, "/v1/webhooks/{id}", ADMIN),
+    (Method::POST, "/v1/webhooks/{id}/rotate", ADMIN),
+    (Method::POST, "/v1/webhooks/{id}/test", ADMIN),
+    (Method::GET, "/v1/webhooks/{id}/deliveries", OPERATOR),
+    (
+        Method::POST,
+        "/v1/webhooks/{id}/deliveries/{sequence}/redeliver",
+        ADMIN,
+    ),
 ];
 
 /// Who is asking.

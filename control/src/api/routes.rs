@@ -2,7 +2,9 @@
 
 mod agents;
 mod api_tokens;
+mod batches;
 mod events;
+mod filters;
 mod groups;
 pub(super) mod health;
 mod histograms;
@@ -12,6 +14,7 @@ mod process_batches;
 mod process_input;
 mod process_view;
 mod processes;
+mod webhooks;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -59,7 +62,16 @@ fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(processes::events))
         .routes(routes!(processes::cancel))
         .routes(routes!(process_batches::create))
+        .routes(routes!(batches::list, batches::create))
+        .routes(routes!(batches::show))
+        .routes(routes!(batches::cancel))
         .routes(routes!(events::stream))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
+        .routes(routes!(webhooks::rotate))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::deliveries::list))
+        .routes(routes!(webhooks::deliveries::redeliver))
         .split_for_parts()
 }
 

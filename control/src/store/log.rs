@@ -156,7 +156,7 @@ async fn trim(db: &mut Connection, retention: Retention, now: UnixMs) -> Result<
     Ok(events >= full || keys >= full || processes >= full)
 }
 
-fn read(row: &SqliteRow) -> Result<EventRow, StoreError> {
+pub(super) fn read(row: &SqliteRow) -> Result<EventRow, StoreError> {
     let id = |column: &str| -> Result<Option<[u8; 16]>, StoreError> {
         let bytes: Option<&[u8]> = row.try_get(column)?;
         bytes.map(id_bytes).transpose()

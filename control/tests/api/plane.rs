@@ -18,6 +18,7 @@ use control::identity::{AGENT_CERTIFICATE_LIFE, Identity};
 use control::store::Store;
 use control::telemetry::metrics::{self, Family, Kind};
 use control::telemetry::{GatewayFigures, GatewaySource, LogConfig};
+use control::webhooks::WebhooksConfig;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment, JoinToken};
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, Epoch, GrantId, SessionId, ShardId};
@@ -179,6 +180,31 @@ pub(crate) async fn plane() -> Plane {
 
 /// A deployment in a directory that may have been used before.
 pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -> Plane {
+    plane_with(dir, requests_per_second, WebhooksConfig::default()).await
+}
+
+/// The same with its own way to deliver webhooks.
+pub(crate) async fn plane_with(
+    dir: tempfile::TempDir,
+    requests_per_second: u32,
+    webhooks: WebhooksConfig,
+) -> Plane {
+    start(dir, requests_per_second, webhooks).await.unwrap()
+}
+
+/// Why a deployment does not start.
+pub(crate) async fn start_error(webhooks: WebhooksConfig) -> String {
+    match start(tempfile::tempdir().unwrap(), 10_000, webhooks).await {
+        Ok(_) => panic!("it started"),
+        Err(error) => error.to_string(),
+    }
+}
+
+async fn start(
+    dir: tempfile::TempDir,
+    requests_per_second: u32,
+    webhooks: WebhooksConfig,
+) -> Result<Plane, control::StartError> {
     let identity = Identity::open_or_create(&dir.path().join("identity"), DOMAIN).unwrap();
     let ca_key = identity.root_key();
     let store = Store::open("sqlite:", dir.path()).await.unwrap();
@@ -203,13 +229,12 @@ pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -
         gateway: Some(gateway_figures()),
         times: Vec::new(),
         histogram_log: LogConfig::default(),
+        webhooks,
     };
     let link: Arc<dyn Link> = Arc::clone(&gateway) as Arc<dyn Link>;
-    let control = control::start(config, identity, store.clone(), link, wake)
-        .await
-        .unwrap();
+    let control = control::start(config, identity, store.clone(), link, wake).await?;
     let admin = std::fs::read_to_string(dir.path().join("admin.token")).unwrap();
-    Plane {
+    Ok(Plane {
         base: format!("http://{}", control.api_addr()),
         control,
         gateway,
@@ -218,7 +243,7 @@ pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -
         dir,
         client: reqwest::Client::new(),
         ca_key,
-    }
+    })
 }
 
 impl Plane {

@@ -108,6 +108,19 @@ impl Client {
         self.reply(self.send(request).await?).await
     }
 
+    /// Changes something.
+    pub(crate) async fn patch<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &B,
+    ) -> Result<T, Fault> {
+        let request = self
+            .request(Method::PATCH, path)?
+            .json(body)
+            .timeout(REQUEST_TIMEOUT);
+        self.reply(self.send(request).await?).await
+    }
+
     /// Takes something away.
     pub(crate) async fn delete(&self, path: &[&str]) -> Result<(), Fault> {
         let request = self.request(Method::DELETE, path)?.timeout(REQUEST_TIMEOUT);

@@ -195,6 +195,7 @@ fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::
         gateway: Some(figures::overview(gateway.clone())),
         times: vec![figures::times(gateway)],
         histogram_log: config.histograms,
+        webhooks: config.webhooks.clone(),
     }
 }
 

@@ -27,11 +27,11 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use self::address::Policy;
 use self::client::Client;
-use self::courier::Courier;
+use self::courier::{Changes, Courier};
 pub(crate) use self::events::{Logged, PATTERNS_MAX, check_pattern};
 pub(crate) use self::plan::Known;
 use self::plan::Receiver;
@@ -77,7 +77,7 @@ pub enum StartError {
 #[derive(Clone)]
 pub struct Webhooks {
     client: Arc<Client>,
-    changed: Arc<Notify>,
+    changes: Arc<Changes>,
     stats: Arc<Stats>,
     tests: Arc<Semaphore>,
 }
@@ -109,18 +109,18 @@ pub(crate) fn new(
         None => Vec::new(),
     };
     let client = Arc::new(Client::new(policy, roots, config.timing.timeout));
-    let changed = Arc::new(Notify::new());
+    let changes = Arc::new(Changes::default());
     let stats = Arc::new(Stats::new());
     let courier = Courier::new(
         store,
         Arc::clone(&client),
-        Arc::clone(&changed),
+        Arc::clone(&changes),
         Arc::clone(&stats),
         config.timing,
     );
     let webhooks = Webhooks {
         client,
-        changed,
+        changes,
         stats,
         tests: Arc::new(Semaphore::new(TESTS_MAX)),
     };
@@ -142,9 +142,10 @@ fn read_roots(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, St
 }
 
 impl Webhooks {
-    /// A webhook was made, changed or taken away.
+    /// A webhook was made, changed or taken away. No attempt that begins after this call knows it as
+    /// it was before.
     pub(crate) fn changed(&self) {
-        self.changed.notify_one();
+        self.changes.tell();
     }
 
     /// Whether this can be a webhook's URL.

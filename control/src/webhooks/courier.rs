@@ -8,6 +8,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -34,6 +35,25 @@ const RECOVER: Duration = Duration::from_secs(1);
 /// At the end, attempts under way get so long.
 const FAREWELL: Duration = Duration::from_secs(3);
 
+/// Tells the deliverer that webhooks have been changed.
+#[derive(Default)]
+pub(crate) struct Changes {
+    count: AtomicU64,
+    wake: Notify,
+}
+
+impl Changes {
+    /// There was a change, and it is durable.
+    pub(crate) fn tell(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+}
+
 /// What became of an attempt.
 enum Made {
     /// It was made.
@@ -48,12 +68,14 @@ enum Made {
 pub(crate) struct Courier {
     store: Store,
     client: Arc<Client>,
-    changed: Arc<Notify>,
+    changes: Arc<Changes>,
     stats: Arc<Stats>,
     timing: Timing,
     plan: Plan,
     flights: JoinSet<(Attempt, Made)>,
-    /// The webhooks in the plan may not be those of the store.
+    /// The webhooks in the plan are those of the store after so many changes.
+    seen: u64,
+    /// They are not: a webhook was disabled, or a row could not be read.
     stale: bool,
 }
 
@@ -61,18 +83,19 @@ impl Courier {
     pub(crate) fn new(
         store: Store,
         client: Arc<Client>,
-        changed: Arc<Notify>,
+        changes: Arc<Changes>,
         stats: Arc<Stats>,
         timing: Timing,
     ) -> Self {
         Self {
             store,
             client,
-            changed,
+            changes,
             stats,
             timing,
             plan: Plan::new(timing),
             flights: JoinSet::new(),
+            seen: 0,
             stale: true,
         }
     }
@@ -110,9 +133,11 @@ impl Courier {
             self.ended(ended);
         }
         self.write(false).await?;
-        if self.stale {
+        let changes = self.changes.count();
+        if self.stale || changes != self.seen {
             let all = self.store.known_webhooks().await?;
             self.plan.handle_webhooks(all, clock::now());
+            self.seen = changes;
             self.stale = false;
         }
         if !self.plan.is_empty() {
@@ -127,8 +152,11 @@ impl Courier {
         Ok(())
     }
 
-    /// Sends what can be sent.
+    /// Sends what can be sent; nothing while webhooks are other than the plan knows them.
     fn launch(&mut self) {
+        if self.changes.count() != self.seen {
+            return;
+        }
         while let Some(attempt) = self.plan.poll_attempt(clock::now()) {
             let (client, store) = (Arc::clone(&self.client), self.store.clone());
             self.flights.spawn(make(client, store, attempt));
@@ -152,15 +180,17 @@ impl Courier {
 
     /// Waits until there may be something to do.
     async fn rest(&mut self, recorded: &mut watch::Receiver<u64>, stop: &CancellationToken) {
+        // What came due meanwhile is sent now: below only what comes later is waited for.
         let now = clock::now();
+        self.launch();
         let due = self.plan.next_due(now).map(|due| now.until(due));
         let look = due.map_or(self.timing.sweep, |due| due.min(self.timing.sweep));
-        if self.plan.wants_turn() {
+        if self.plan.wants_turn() || self.changes.count() != self.seen {
             return;
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.changed.notified() => self.stale = true,
+            () = self.changes.wake.notified() => {}
             Some(ended) = self.flights.join_next() => self.ended(ended),
             Ok(()) = recorded.changed(), if !self.plan.is_empty() => {
                 self.plan.handle_recorded(None);

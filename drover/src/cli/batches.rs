@@ -261,7 +261,7 @@ mod tests {
                 ["--dry-run", "--confirm", "3"].as_slice(),
                 "cannot be used with",
             ),
-            (["--max", "-1"].as_slice(), "--max"),
+            (["--max", "many"].as_slice(), "--max"),
         ] {
             let error = parse(words).unwrap_err();
             assert!(error.contains(said), "{error}");

@@ -23,7 +23,6 @@ use bytes::Bytes;
 use control::clock;
 use control::dispatch::{self, Engine};
 use control::downlink::{Link, LinkFull, Wake};
-use control::process::Class;
 use control::store::processes::{Creation, IdempotencyKey, NewProcess};
 use control::store::{Store, StoreError};
 use protocol::ids::{AgentId, Epoch, GrantId, SessionId, ShardId};
@@ -207,20 +206,15 @@ async fn drive(engine: &Engine, targets: &[Target], rate: u64, seconds: u64) -> 
 }
 
 fn process(target: &Target, caller: u64, n: u64) -> NewProcess {
+    let deadline = clock::now().plus(Duration::from_secs(900));
+    let input = r#"{"service_ms":5}"#;
     NewProcess {
-        agent: target.agent,
-        kind: "simulated".to_owned(),
-        input: r#"{"service_ms":5}"#.to_owned(),
-        class: Class::Normal,
-        resource: None,
-        run_at: None,
-        deadline_at: clock::now().plus(Duration::from_secs(900)),
-        max_attempts: 3,
         idempotency: Some(IdempotencyKey {
             scope: "rate".to_owned(),
             key: format!("{caller}-{n}"),
             fingerprint: [1; 32],
         }),
+        ..NewProcess::of_driver(target.agent, "simulated", input, deadline)
     }
 }
 

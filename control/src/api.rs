@@ -42,12 +42,15 @@ pub use self::first_admin::{ADMIN_TOKEN_FILE, FirstAdminError};
 use self::overview::Board;
 use self::routes::health::Readiness;
 pub(crate) use self::telemetry::Telemetry;
+use crate::batches::Batches;
 use crate::clock;
 use crate::dispatch::Engine;
 use crate::identity::Identity;
+use crate::kinds::Kinds;
 use crate::store::Store;
 use crate::telemetry::metrics::MetricsSource;
 use crate::telemetry::{GatewaySource, Histograms};
+use crate::webhooks::Webhooks;
 
 /// Event streams at once.
 const STREAMS_MAX: usize = 256;
@@ -87,6 +90,8 @@ pub struct Parts {
     pub events: watch::Receiver<u64>,
     /// The certificate authority.
     pub identity: Arc<Identity>,
+    /// The kinds that are declared.
+    pub kinds: Kinds,
     /// Figures of the rest of the program.
     pub metrics: Vec<MetricsSource>,
     /// Figures of the gateway.
@@ -95,6 +100,10 @@ pub struct Parts {
     pub(crate) telemetry: Arc<Telemetry>,
     /// The last hour of every histogram.
     pub(crate) histograms: Arc<Histograms>,
+    /// The deliverer of events.
+    pub(crate) webhooks: Webhooks,
+    /// The runner of batches.
+    pub(crate) batch_runner: Batches,
 }
 
 /// Why the API did not start.
@@ -119,9 +128,12 @@ struct Api {
     engine: Engine,
     events: watch::Receiver<u64>,
     identity: Arc<Identity>,
+    kinds: Kinds,
     auth: Auth,
     telemetry: Arc<Telemetry>,
     histograms: Arc<Histograms>,
+    webhooks: Webhooks,
+    batch_runner: Batches,
     metrics: Vec<MetricsSource>,
     readiness: Readiness,
     board: Board,
@@ -171,8 +183,11 @@ impl ApiServer {
             engine: parts.engine,
             events: parts.events,
             identity: parts.identity,
+            kinds: parts.kinds,
             telemetry: parts.telemetry,
             histograms: parts.histograms,
+            webhooks: parts.webhooks,
+            batch_runner: parts.batch_runner,
             metrics: parts.metrics,
             readiness: Readiness::default(),
             board: Board::new(config.profile, parts.gateway, clock::monotonic()),

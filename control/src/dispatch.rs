@@ -16,12 +16,15 @@ mod core;
 mod driver;
 mod fleet;
 mod handle;
+mod pace;
 mod start;
 mod telemetry;
+mod tenants;
 
 pub use census::{Census, ShardSessions};
 pub use handle::{
-    AgentView, Cancellation, Engine, EngineError, EnrolmentAsked, SessionView, WaitingOn,
+    AgentView, Cancellation, Engine, EngineError, EnrolmentAsked, Order, Ordered, SessionView,
+    WaitingOn,
 };
 pub use start::{StartError, Started, start};
 pub use telemetry::EngineStats;

@@ -11,19 +11,22 @@
 //! queues; nothing else. A part that ends by itself is noticed: see [`Control::failed`].
 
 pub mod api;
+mod batches;
 pub mod clock;
 mod dashboard;
 pub mod dispatch;
 pub mod downlink;
 pub mod enrol;
 pub mod identity;
+pub mod kinds;
 pub mod process;
 mod retention;
 pub mod store;
 pub mod telemetry;
+pub mod webhooks;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +40,14 @@ use crate::dispatch::{Engine, Started};
 use crate::downlink::{Link, Wake};
 use crate::enrol::{EnrolConfig, Enroller};
 use crate::identity::Identity;
+use crate::kinds::Kinds;
 use crate::store::Store;
 use crate::store::log::Retention;
 use crate::telemetry::metrics::{Family, MetricsSource};
 use crate::telemetry::{
     GatewaySource, Histograms, Log, LogConfig, Name, Reading, Times, TimesSource,
 };
+use crate::webhooks::{Webhooks, WebhooksConfig};
 
 /// What a control plane is told.
 pub struct Config {
@@ -52,6 +57,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// What new agents are told and given.
     pub enrol: EnrolConfig,
+    /// The kinds of processes that are declared.
+    pub kinds: Kinds,
     /// How long records are kept.
     pub retention: Retention,
     /// Figures of the rest of the program, for `/metrics`.
@@ -62,6 +69,8 @@ pub struct Config {
     pub times: Vec<TimesSource>,
     /// How histograms are written to the data directory.
     pub histogram_log: LogConfig,
+    /// How webhooks are delivered.
+    pub webhooks: WebhooksConfig,
 }
 
 /// Why a control plane did not start.
@@ -73,6 +82,9 @@ pub enum StartError {
     /// The API did not start.
     #[error(transparent)]
     Api(#[from] api::StartError),
+    /// Webhooks cannot be delivered as configured.
+    #[error(transparent)]
+    Webhooks(#[from] webhooks::StartError),
 }
 
 /// A control plane that runs.
@@ -85,6 +97,9 @@ pub struct Control {
     engine_task: JoinHandle<()>,
     stop_keeping: CancellationToken,
     keeping: JoinHandle<()>,
+    /// Stops webhooks and batches, which end by themselves then.
+    stop_outward: CancellationToken,
+    outward: [JoinHandle<()>; 2],
     background: Vec<AbortHandle>,
     failed: watch::Receiver<Option<&'static str>>,
     /// Cancelled when ending is what the parts should do.
@@ -106,6 +121,7 @@ pub async fn start(
     wake: Wake,
 ) -> Result<Control, StartError> {
     let identity = Arc::new(identity);
+    let (webhooks, courier) = webhooks::new(&config.webhooks, store.clone())?;
     let Started {
         engine,
         enrolments,
@@ -114,41 +130,29 @@ pub async fn start(
         drain,
         stop,
     } = dispatch::start(store.clone(), link, wake).await?;
-    let enroller = Enroller::new(
-        store.clone(),
-        engine.clone(),
-        Arc::clone(&identity),
-        config.enrol,
-    );
-    let mut metrics = config.metrics;
-    let counted = enroller.clone();
-    metrics.push(Arc::new(move |families: &mut Vec<Family>| {
-        families.push(counted.stats().family());
-    }));
+    let enroller = {
+        let identity = Arc::clone(&identity);
+        Enroller::new(store.clone(), engine.clone(), identity, config.enrol)
+    };
+    let halt = CancellationToken::new();
+    let delivering = Box::pin(courier.run(recorded.clone(), halt.clone()));
+    let (batch_runner, batching) = batches::start(store.clone(), engine.clone(), halt.clone());
     let parts = Parts {
         store: store.clone(),
         engine: engine.clone(),
         events: recorded,
         identity,
-        metrics,
+        kinds: config.kinds,
+        metrics: with_own(config.metrics, &enroller, &webhooks),
         gateway: config.gateway,
         telemetry: Arc::new(api::Telemetry::new()),
         histograms: Arc::new(Histograms::new(clock::now())),
+        webhooks,
+        batch_runner,
     };
-    let mut times = config.times;
-    times.extend(own_times(&parts));
-    let log =
-        (config.histogram_log.files > 0).then(|| Log::new(&config.data_dir, config.histogram_log));
-    let stop_keeping = CancellationToken::new();
-    let histograms = Arc::clone(&parts.histograms);
-    let keeping = telemetry::keep(histograms, times, log, stop_keeping.clone());
-    let api = match ApiServer::start(&config.api, &config.data_dir, parts).await {
-        Ok(api) => api,
-        Err(error) => {
-            stop.cancel();
-            return Err(error.into());
-        }
-    };
+    let (keeping, end_keeping) = keep(&parts, config.times, &config.data_dir, config.histogram_log);
+    let api = ApiServer::start(&config.api, &config.data_dir, parts).await;
+    let api = api.inspect_err(|_| stop.cancel())?;
     let (failure, failed) = watch::channel(None);
     let ending = CancellationToken::new();
     let watched = |name, task| watch_over(name, task, failure.clone(), ending.clone());
@@ -160,6 +164,11 @@ pub async fn start(
     tokio::spawn(watched("the trimming of old records", trimming));
     tokio::spawn(watched("the enrolment service", enrolling));
     let keeping = tokio::spawn(watched("the keeping of histograms", keeping));
+    let outward = [
+        ("the deliverer of webhooks", tokio::spawn(delivering)),
+        ("the runner of batches", tokio::spawn(batching)),
+    ];
+    let outward = outward.map(|(name, task)| tokio::spawn(watched(name, task)));
     Ok(Control {
         api,
         engine,
@@ -167,12 +176,43 @@ pub async fn start(
         drain_engine: drain,
         stop_engine: stop,
         engine_task,
-        stop_keeping,
+        stop_keeping: end_keeping,
         keeping,
+        stop_outward: halt,
+        outward,
         background,
         failed,
         ending,
     })
+}
+
+/// The keeping of all histograms, and what stops it.
+fn keep(
+    parts: &Parts,
+    mut times: Vec<TimesSource>,
+    data_dir: &Path,
+    log: LogConfig,
+) -> (impl Future<Output = ()> + use<>, CancellationToken) {
+    times.extend(own_times(parts));
+    let log = (log.files > 0).then(|| Log::new(data_dir, log));
+    let stop = CancellationToken::new();
+    let histograms = Arc::clone(&parts.histograms);
+    let keeping = telemetry::keep(histograms, times, log, stop.clone());
+    (keeping, stop)
+}
+
+/// The figures of the rest of the program and those of this crate's parts that keep their own.
+fn with_own(
+    mut metrics: Vec<MetricsSource>,
+    enroller: &Enroller,
+    webhooks: &Webhooks,
+) -> Vec<MetricsSource> {
+    let (enroller, webhooks) = (enroller.clone(), webhooks.clone());
+    metrics.push(Arc::new(move |families: &mut Vec<Family>| {
+        families.push(enroller.stats().family());
+        families.extend(webhooks.families());
+    }));
+    metrics
 }
 
 /// The histograms of this crate's own parts.
@@ -227,6 +267,7 @@ impl Control {
         self.ending.cancel();
         // The API first: what it has accepted still needs the process server.
         self.api.drain(deadline / 2).await;
+        self.stop_outward.cancel();
         self.drain_engine.cancel();
         let mut engine = self.engine_task;
         if timeout(deadline / 2, &mut engine).await.is_err() {
@@ -240,9 +281,12 @@ impl Control {
         for task in self.background {
             task.abort();
         }
-        // Ends within seconds by itself.
+        // These end within seconds by themselves.
         self.stop_keeping.cancel();
         drop(self.keeping.await);
+        for task in self.outward {
+            drop(task.await);
+        }
         self.store.close().await;
     }
 }

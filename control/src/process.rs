@@ -3,21 +3,32 @@
 //! ```text
 //!   scheduled ─┐              ┌────────── backoff ◀── failed, may pass · refused · not delivered
 //!   blocked ───┼─▶ ready ─▶ leased ─▶ running ─▶ succeeded | failed | cancelled
-//!              │     ▲         └──┬──────┘
+//!              │     ▲         └──┬──────┘  └──▶ ready: the next step, or one to undo
 //!              │     └─ never ─ unknown (the reply was lost: its agent is asked, never guessed)
 //!   cancel: a waiting process ends at once, any other becomes `cancelling` until its agent answers
+//!   retry, replay: an ended process becomes `ready` again (`blocked`, until its resource is free)
 //! ```
+//!
+//! A process has 1 to 32 steps, one operation each, done in order. If a step fails for good, or the
+//! process is cancelled, what earlier steps did is undone in reverse where a step says how
+//! ([`Fate`]); only then it is over. What may still be in effect (`interrupted`) is left to people.
 //!
 //! Every claim raises the fence; words about an older claim are stale and change nothing. What has
 //! not been started does not count as an attempt. Time and chance are arguments; reading and
 //! writing rows, timers and messages are other people's work ([`crate::store`],
 //! [`crate::dispatch`]).
 
+pub mod budget;
+mod orders;
+pub mod pause;
+mod plan;
 mod rules;
 mod state;
+mod steps;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ids::{AgentId, Fence, ProcessId};
@@ -25,7 +36,9 @@ use protocol::link::NotDelivered;
 use protocol::operation::{OperationState, Outcome, Refusal};
 
 use crate::clock::UnixMs;
+pub use plan::{PLAN_VERSION, Plan, PlanOperation, PlanStep};
 pub use state::{Class, ParseStateError, State};
+pub use steps::{Fate, RUN_MAX, STEPS_MAX, Shape, StepId};
 
 /// Progress reports kept of one process; later ones are counted as dropped.
 pub const PROGRESS_ROWS_MAX: u32 = 10_000;
@@ -39,6 +52,8 @@ pub const RETRY_MAX: Duration = Duration::from_secs(120);
 pub const RETURN_BASE: Duration = Duration::from_millis(50);
 /// No wait after a process came back without having been started is longer, unless its agent asks.
 pub const RETURN_MAX: Duration = Duration::from_secs(5);
+/// What is undone has this long for it, from the moment that it begins: longer than hosts are away.
+pub const UNDO_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// No fence comes near this: a peer that names a higher one does not push ours over the edge.
 const FENCE_MAX: u64 = 1 << 62;
 
@@ -47,6 +62,10 @@ const FENCE_MAX: u64 = 1 << 62;
 pub struct Process {
     /// Which.
     pub id: ProcessId,
+    /// Its kind: a declared one, or the name of a driver.
+    pub kind: Arc<str>,
+    /// Whose it is.
+    pub tenant: Arc<str>,
     /// The agent that does the work.
     pub target: AgentId,
     /// Who goes first on a busy agent.
@@ -59,13 +78,16 @@ pub struct Process {
     pub due_at: Option<UnixMs>,
     /// While it is ready: its place among its like.
     pub ready_at: Option<UnixMs>,
-    /// It is not started later, and its agent ends it then.
+    /// It is not started later, and its agent ends it then. While it is undone: until when that may
+    /// take.
     pub deadline_at: UnixMs,
-    /// Attempts that an agent has started.
+    /// From its creation to its first deadline: what it gets when it is started over.
+    pub life: Duration,
+    /// Attempts at the present step that an agent has started.
     pub attempt: u32,
     /// The fence of the last attempt that was counted.
     pub counted_fence: Fence,
-    /// Attempts at most.
+    /// Attempts at each step at most.
     pub max_attempts: u32,
     /// Times that it came back without having been started, since the last start.
     pub busy_count: u32,
@@ -79,6 +101,29 @@ pub struct Process {
     pub started_at: Option<UnixMs>,
     /// When it reached a terminal state.
     pub finished_at: Option<UnixMs>,
+    /// Its steps.
+    pub shape: Shape,
+    /// The step at hand.
+    pub step: StepId,
+    /// While it is undone, and after that has failed: what it ends as, and why.
+    pub fate: Option<Fate>,
+    /// Why it is in backoff, while it is.
+    pub hold: Option<Hold>,
+    /// People must look: its end is not known, or could not be undone.
+    pub needs_attention: bool,
+    /// It ended without its agent's word on the present operation, which may still run.
+    pub unsettled: bool,
+}
+
+/// Why a process is in backoff.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// The last attempt failed in a way that may pass.
+    Retry,
+    /// It came back without having been started, for this reason.
+    Returned(String),
+    /// Too many of its kind fail at its agent: see [`budget`].
+    Budget,
 }
 
 /// What is kept of a process's progress.
@@ -126,8 +171,18 @@ pub enum Input {
     Report(Fence, OperationState),
     /// The server starts: whatever was on its way then is to be asked for.
     Orphaned,
-    /// Somebody wants it cancelled.
+    /// Somebody wants it cancelled: what runs is stopped, what was done is undone.
     Cancel,
+    /// Somebody wants it over now, without its agent's word.
+    Force,
+    /// Somebody wants an ended process to go on from the step where it ended.
+    Retry,
+    /// Somebody wants it to go on from this step (from 0), now.
+    Replay(u16),
+    /// A newer process makes it needless, if it has not started.
+    Supersede(ProcessId),
+    /// The retry budget is empty: not before this.
+    Defer(UnixMs),
     /// An operator revoked its agent: nobody will ever answer for it.
     Abandoned,
 }
@@ -137,12 +192,20 @@ pub enum Input {
 pub struct Step {
     /// The input spoke of a claim that is over, or made no sense now; nothing was changed.
     pub stale: bool,
+    /// An order was refused, for this reason; nothing was changed.
+    pub refused: Option<String>,
     /// Keep this progress report.
     pub keep_progress: bool,
     /// How the process, or its last attempt, ended: to be stored.
     pub outcome: Option<Outcome>,
+    /// How the operation of the step at hand ended: to be stored with the step.
+    pub step_ended: Option<Outcome>,
+    /// Steps from this index on begin anew: what is stored of their ends is void.
+    pub renewed_from: Option<u16>,
     /// Why, for the history.
     pub note: Option<String>,
+    /// Worth a line of the history although the state is the same.
+    pub remark: bool,
     /// What its agent must be told once this is durable.
     pub tell: Option<Tell>,
 }
@@ -163,6 +226,21 @@ impl Process {
     #[must_use]
     pub fn handle(&mut self, now: UnixMs, input: Input, chance: f64) -> Step {
         rules::handle(self, now, input, chance)
+    }
+
+    /// What follows from a word about another operation than the one at hand: nothing, but an
+    /// outcome that nobody waits for any more is forgotten.
+    #[must_use]
+    pub fn handle_other_operation(input: &Input) -> Step {
+        let over = matches!(
+            input,
+            Input::Finished(..) | Input::Report(_, OperationState::Finished(_))
+        );
+        Step {
+            stale: true,
+            tell: over.then_some(Tell::Forget),
+            ..Step::default()
+        }
     }
 }
 

@@ -12,8 +12,11 @@
 pub mod agents;
 pub mod api_tokens;
 mod audit;
+pub mod batches;
 pub mod groups;
 pub mod log;
+pub mod pauses;
+pub mod plans;
 pub mod processes;
 pub mod queries;
 pub(crate) mod recovery;
@@ -23,6 +26,8 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 pub mod tokens;
+pub(crate) mod workers;
+pub mod webhooks;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::BoxFuture;
 use sqlx::{Sqlite, SqlitePool};
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 pub use telemetry::StoreStats;
 
@@ -153,6 +159,8 @@ pub struct Store {
 
 /// What lives as long as the store is in use.
 struct Shared {
+    /// This opening of the store.
+    instance: Uuid,
     writer_task: Mutex<Option<JoinHandle<Connection>>>,
     /// Held exclusively by this process; the operating system lets go of it even after SIGKILL.
     lock: Mutex<Option<std::fs::File>>,
@@ -175,6 +183,7 @@ impl Store {
             readers: opened.readers,
             telemetry,
             shared: Arc::new(Shared {
+                instance: Uuid::new_v4(),
                 writer_task: Mutex::new(Some(task)),
                 lock: Mutex::new(Some(opened.lock)),
             }),
@@ -209,6 +218,11 @@ impl Store {
     /// None came free in time, or the store is closed.
     pub(crate) async fn reader(&self) -> Result<sqlx::pool::PoolConnection<Sqlite>, StoreError> {
         Ok(self.readers.acquire().await?)
+    }
+
+    /// This opening of the store: differs from every other one.
+    fn instance(&self) -> Uuid {
+        self.shared.instance
     }
 
     /// The store's figures.

@@ -10,6 +10,8 @@
 mod access;
 #[path = "api/bad_input.rs"]
 mod bad_input;
+#[path = "api/batches.rs"]
+mod batches;
 #[path = "api/client_model.rs"]
 mod client_model;
 #[path = "api/enrolment.rs"]
@@ -18,15 +20,23 @@ mod enrolment;
 mod events;
 #[path = "api/histograms.rs"]
 mod histograms;
+#[path = "api/kinds.rs"]
+mod kinds;
 #[path = "api/metrics.rs"]
 mod metrics;
 #[path = "api/overview.rs"]
 mod overview;
+#[path = "api/pauses.rs"]
+mod pauses;
 #[path = "api/plane.rs"]
 mod plane;
 #[path = "api/processes.rs"]
 mod processes;
+#[path = "api/receiver.rs"]
+mod receiver;
 #[path = "api/refusals.rs"]
 mod refusals;
 #[path = "api/routes.rs"]
 mod routes;
+#[path = "api/webhooks.rs"]
+mod webhooks;

@@ -10,6 +10,10 @@
 
 #[path = "engine/fleet.rs"]
 mod fleet;
+#[path = "engine/servers.rs"]
+mod servers;
+#[path = "engine/steps.rs"]
+mod steps;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +28,7 @@ use control::store::queries::ProcessFilter;
 use control::store::{Store, StoreError};
 use protocol::ids::{Epoch, ProcessId};
 
-use fleet::{Faults, Fleet};
+use fleet::{Faults, Fleet, Port};
 
 /// A server on a store, with its simulated world.
 struct World {
@@ -47,11 +51,16 @@ impl World {
     async fn start(&mut self) {
         let store = Store::open("sqlite:", self.directory.path()).await.unwrap();
         enrol(&store, &self.fleet).await;
-        let wake = Wake::new();
-        self.fleet.power_on(&wake);
-        let link: Arc<dyn control::downlink::Link> = Arc::clone(&self.fleet) as _;
-        let started = dispatch::start(store.clone(), link, wake).await.unwrap();
+        let started = self.start_server(&store, 0).await;
         self.server = Some((store, started));
+    }
+
+    /// A process server on a store that is open, with an end of the gateway of its own.
+    async fn start_server(&self, store: &Store, port: usize) -> Started {
+        let wake = Wake::new();
+        self.fleet.power_on(port, &wake);
+        let link = Arc::new(Port(Arc::clone(&self.fleet), port));
+        dispatch::start(store.clone(), link, wake).await.unwrap()
     }
 
     /// As SIGKILL does it: nothing is finished, told or flushed.
@@ -72,20 +81,17 @@ impl World {
     }
 
     fn new_process(&self, agent: usize, key: &str) -> NewProcess {
+        let agent = self.fleet.targets()[agent].agent;
+        let input = format!("{{\"key\":\"{key}\"}}");
+        let deadline = clock::now().plus(Duration::from_secs(600));
         NewProcess {
-            agent: self.fleet.targets()[agent].agent,
-            kind: "simulated".to_owned(),
-            input: format!("{{\"key\":\"{key}\"}}"),
-            class: Class::Normal,
-            resource: None,
-            run_at: None,
-            deadline_at: clock::now().plus(Duration::from_secs(600)),
             max_attempts: 20,
             idempotency: Some(IdempotencyKey {
                 scope: "test".to_owned(),
                 key: key.to_owned(),
                 fingerprint: [7; 32],
             }),
+            ..NewProcess::of_driver(agent, "simulated", &input, deadline)
         }
     }
 
@@ -110,11 +116,13 @@ impl World {
     }
 
     async fn unfinished(&self) -> usize {
-        let mut count = 0;
-        for state in State::ALL.iter().filter(|state| !state.is_terminal()) {
-            count += self.count(*state).await;
-        }
-        count
+        // One list: between two, a process may go from a state that is listed later to one before.
+        let all = self
+            .store()
+            .processes(&ProcessFilter::default(), None, 1000)
+            .await
+            .unwrap();
+        all.iter().filter(|one| !one.state.is_terminal()).count()
     }
 
     async fn settle(&self) {

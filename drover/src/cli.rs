@@ -6,11 +6,14 @@
 mod agent;
 mod agents;
 mod api_tokens;
+mod batches;
 mod client;
 mod follow;
 mod groups;
 mod health;
+mod kinds;
 mod locate;
+mod pauses;
 pub(crate) mod print;
 mod processes;
 mod resolve;
@@ -18,6 +21,7 @@ mod run;
 mod sse;
 mod tokens;
 mod top;
+mod webhooks;
 
 use std::path::PathBuf;
 
@@ -105,6 +109,18 @@ pub(crate) enum Command {
     /// Look after processes
     #[command(subcommand)]
     Processes(processes::Command),
+    /// Look at the kinds of processes that are declared
+    #[command(subcommand)]
+    Kinds(kinds::Command),
+    /// Look after pauses: what is not to be started
+    #[command(subcommand)]
+    Pauses(pauses::Command),
+    /// Do one thing to many processes
+    #[command(subcommand)]
+    Batches(batches::Command),
+    /// Look after webhooks, which tell other programs what happens
+    #[command(subcommand)]
+    Webhooks(webhooks::Command),
     /// Say whether the server is up and ready
     Health,
     /// Show the deployment at a glance, live, in this terminal
@@ -131,6 +147,10 @@ pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault>
         Command::Tokens(command) => tokens::run(&client()?, output, command).await,
         Command::ApiTokens(command) => api_tokens::run(&client()?, output, command).await,
         Command::Processes(command) => processes::run(&client()?, output, command).await,
+        Command::Kinds(command) => kinds::run(&client()?, output, command).await,
+        Command::Pauses(command) => pauses::run(&client()?, output, command).await,
+        Command::Batches(command) => batches::run(&client()?, output, command).await,
+        Command::Webhooks(command) => webhooks::run(&client()?, output, command).await,
         Command::Health => health::run(&client()?, output).await,
         Command::Top(arguments) => top::run(client()?, output, &arguments).await,
         Command::Serve(_) | Command::Completions { .. } => {

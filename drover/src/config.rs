@@ -21,8 +21,10 @@ use std::time::Duration;
 
 use control::api::ApiConfig;
 use control::identity::AGENT_CERTIFICATE_LIFE;
+use control::kinds::{Kinds, Origin as KindOrigin};
 use control::store::log::Retention;
 use control::telemetry::LogConfig;
+use control::webhooks::WebhooksConfig;
 
 use self::layer::{Origin, Setting};
 pub(crate) use self::suggest::nearest;
@@ -31,6 +33,8 @@ use crate::profile::Profile;
 
 /// Read when neither `--config` nor `DROVER_CONFIG` names a file and it exists.
 const DEFAULT_FILE: &str = "drover.toml";
+/// The section that declares kinds of processes.
+const KINDS: &str = "kinds";
 /// What every configuration variable begins with.
 const ENV_PREFIX: &str = "DROVER_";
 /// Variables of ours that are no configuration keys.
@@ -61,10 +65,14 @@ pub(crate) struct Config {
     pub(crate) gateway: GatewaySettings,
     /// How long an agent's certificate lives.
     pub(crate) certificate_life: Duration,
+    /// The kinds of processes that are declared.
+    pub(crate) kinds: Kinds,
     /// How long records are kept.
     pub(crate) retention: Retention,
     /// How histograms are written to disk.
     pub(crate) histograms: LogConfig,
+    /// How webhooks are delivered.
+    pub(crate) webhooks: WebhooksConfig,
     /// How the server stops.
     pub(crate) drain: DrainSettings,
     /// What is logged.
@@ -158,8 +166,10 @@ impl Default for Config {
                 admission: gateway::AdmissionConfig::default(),
             },
             certificate_life: AGENT_CERTIFICATE_LIFE,
+            kinds: Kinds::default(),
             retention: Retention::default(),
             histograms: LogConfig::default(),
+            webhooks: WebhooksConfig::default(),
             drain: DrainSettings {
                 deadline: Duration::from_secs(20),
             },
@@ -201,17 +211,23 @@ pub(crate) fn load(sources: Sources) -> Result<Loaded, Fault> {
         default.is_file().then_some(default)
     });
     let mut settings = Vec::new();
+    let mut kinds = Kinds::default();
     if let Some(path) = &file {
         let name = path.display().to_string();
-        for entry in file::parse(&name, &file::read(path)?)? {
+        let text = file::read(path)?;
+        for entry in file::parse(&name, &text, Some(KINDS))? {
             settings.push(layer::from_entry(&name, entry, &keys::names())?);
         }
+        kinds = declared(&name, &text)?;
     }
     let (from_environment, warnings) = read_environment(sources.environment);
     settings.extend(from_environment);
     settings.extend(sources.flags);
 
-    let mut config = Config::default();
+    let mut config = Config {
+        kinds,
+        ..Config::default()
+    };
     for setting in &settings {
         layer::apply(&mut config, &keys::KEYS, setting)?;
     }
@@ -220,6 +236,15 @@ pub(crate) fn load(sources: Sources) -> Result<Loaded, Fault> {
         file,
         warnings,
         settings,
+    })
+}
+
+/// The kinds of processes that a file declares, and the built-in ones.
+fn declared(name: &str, text: &str) -> Result<Kinds, Fault> {
+    Kinds::declare(text).map_err(|error| {
+        Fault::usage(format_args!("{name}: {error}")).advise(
+            "docs/PROCESSES.md says what a kind may be; `drover kinds show vm-create` shows a built-in one",
+        )
     })
 }
 
@@ -282,6 +307,17 @@ impl Loaded {
             text.push_str(&format!("# {}\n", key.doc));
             text.push_str(&format!("# {} ({origin})\n", variable(key.name)));
             text.push_str(&format!("{name} = {}\n", (key.show)(&self.config)));
+        }
+        let kinds = self.config.kinds.iter();
+        let declared: Vec<&str> = kinds
+            .filter(|kind| kind.origin == KindOrigin::Configured)
+            .map(|kind| kind.name.as_str())
+            .collect();
+        if !declared.is_empty() {
+            text.push_str(&format!(
+                "\n# [kinds] of the file declares: {} (`drover kinds show NAME`)\n",
+                declared.join(", ")
+            ));
         }
         text
     }

@@ -23,8 +23,10 @@ const GENERATED: &str = "protocol/src/generated";
 
 /// State machines and rules: no `async`, no clock, no lock, no I/O. A file, or a folder with all
 /// that is in it.
-const PURE: [&str; 21] = [
+const PURE: [&str; 35] = [
     "protocol/src",
+    "gateway/src/flow.rs",
+    "gateway/src/flow",
     "gateway/src/session.rs",
     "gateway/src/session",
     "gateway/src/group.rs",
@@ -34,7 +36,19 @@ const PURE: [&str; 21] = [
     "gateway/src/endpoint/budget.rs",
     "control/src/process.rs",
     "control/src/process",
+    "control/src/kinds.rs",
+    "control/src/kinds",
     "control/src/dispatch/fleet.rs",
+    "control/src/dispatch/pace.rs",
+    "control/src/dispatch/tenants.rs",
+    "control/src/batches/rules.rs",
+    "control/src/webhooks/address.rs",
+    "control/src/webhooks/events.rs",
+    "control/src/webhooks/plan.rs",
+    "control/src/webhooks/plan",
+    "control/src/webhooks/sign.rs",
+    "control/src/webhooks/target.rs",
+    "control/src/webhooks/verdict.rs",
     "agent/src/reconnect.rs",
     "agent/src/session.rs",
     "agent/src/session",

@@ -4,6 +4,7 @@
 //!   agents ⇄ runtime (sockets, threads) ⇄ shard ─┬─ endpoint: QUIC connections, admission
 //!                                                ├─ session: the agent protocol, one agent each
 //!                                                ├─ group: who may connect, permits, home shards
+//!                                                ├─ flow: limits, order of grants, credits (rules)
 //!                                                └─ uplink, mailboxes ⇄ gateway::Handle ⇄ control
 //! ```
 //!
@@ -15,6 +16,7 @@
 pub mod bench;
 mod config;
 mod endpoint;
+pub mod flow;
 mod gateway;
 mod group;
 mod runtime;

@@ -6,16 +6,18 @@
 //!     ├────▶ workload (public API, open loop) ──▶ ledger ◀── effects at the simulated hypervisors
 //!     └────▶ report (screen, JSON, bench-results/)
 //!   siege ─▶ storm (first flights that never become sessions), and honest newcomers
+//!   flow ──▶ rules of flow in a simulator; Drover's are the production code of the gateway
 //!   compare ─▶ peers (the same job on other servers; feature `peers`)
 //! ```
 //!
-//! Nothing here looks inside the server: it uses the public API, the agent protocol and `/proc`.
+//! Nothing here looks inside a running server: it uses the public API, the agent protocol and `/proc`.
 
 pub mod api;
 pub mod clock;
 pub mod compare;
 pub mod door;
 pub mod fleet;
+pub mod flow;
 pub mod hold;
 pub mod index;
 pub mod ledger;

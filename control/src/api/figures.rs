@@ -80,7 +80,7 @@ fn engine(stats: EngineStats) -> Vec<Family> {
 /// Name, help, count.
 type Figure = (&'static str, &'static str, u64);
 
-fn counters(stats: &EngineStats) -> [Figure; 12] {
+fn counters(stats: &EngineStats) -> [Figure; 13] {
     [
         (
             "drover_processes_created_total",
@@ -118,6 +118,11 @@ fn counters(stats: &EngineStats) -> [Figure; 12] {
             stats.returned,
         ),
         (
+            "drover_retries_deferred_total",
+            "Retries that waited because their budget was empty.",
+            stats.deferred,
+        ),
+        (
             "drover_permits_returned_total",
             "Permits given back unused.",
             stats.permits_returned,
@@ -145,7 +150,7 @@ fn counters(stats: &EngineStats) -> [Figure; 12] {
     ]
 }
 
-fn gauges(stats: &EngineStats) -> [Figure; 4] {
+fn gauges(stats: &EngineStats) -> [Figure; 5] {
     [
         (
             "drover_agents_connected",
@@ -161,6 +166,11 @@ fn gauges(stats: &EngineStats) -> [Figure; 4] {
             "drover_operations_active",
             "Operations claimed or running.",
             stats.active,
+        ),
+        (
+            "drover_process_servers",
+            "Process servers on the store that are alive.",
+            stats.servers,
         ),
         (
             "drover_link_outbox",

@@ -10,10 +10,14 @@
 
 pub mod access;
 pub mod agents;
+pub mod batches;
 pub mod events;
 pub mod histograms;
+pub mod kinds;
 pub mod overview;
+pub mod pauses;
 pub mod processes;
+pub mod webhooks;
 
 use std::fmt;
 use std::str::FromStr;

@@ -30,7 +30,11 @@ use super::problem::PROBLEM_JSON;
     components(schemas(Problem, FieldProblem)),
     tags(
         (name = "processes", description = "Durable work on agents."),
+        (name = "kinds", description = "What processes can be made by name."),
+        (name = "pauses", description = "What is not to be started."),
+        (name = "batches", description = "One action on many processes."),
         (name = "events", description = "What happened, as it happens."),
+        (name = "webhooks", description = "Programs that are told what happens."),
         (name = "agents", description = "Hypervisors' agents."),
         (name = "groups", description = "Groups of agents."),
         (name = "tokens", description = "Join tokens, which let agents in."),
@@ -77,6 +81,7 @@ pub(super) fn finish(mut document: utoipa::openapi::OpenApi) -> Bytes {
         for (method, operation) in [
             ("GET", &mut item.get),
             ("POST", &mut item.post),
+            ("PATCH", &mut item.patch),
             ("DELETE", &mut item.delete),
         ] {
             if let Some(operation) = operation {

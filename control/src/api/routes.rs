@@ -2,16 +2,25 @@
 
 mod agents;
 mod api_tokens;
+mod batches;
 mod events;
+mod filters;
 mod groups;
 pub(super) mod health;
 mod histograms;
 mod join_tokens;
+mod kinds;
 mod overview;
+mod pauses;
 mod process_batches;
+mod process_dry_run;
 mod process_input;
+mod process_orders;
+mod process_steps;
 mod process_view;
+mod process_waits;
 mod processes;
+mod webhooks;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -57,9 +66,26 @@ fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(processes::list, processes::create))
         .routes(routes!(processes::show))
         .routes(routes!(processes::events))
-        .routes(routes!(processes::cancel))
+        .routes(routes!(process_orders::history))
+        .routes(routes!(process_orders::cancel))
+        .routes(routes!(process_orders::retry))
+        .routes(routes!(process_orders::replay))
+        .routes(routes!(process_orders::clone))
         .routes(routes!(process_batches::create))
+        .routes(routes!(kinds::list))
+        .routes(routes!(kinds::show))
+        .routes(routes!(pauses::list, pauses::create))
+        .routes(routes!(pauses::delete))
+        .routes(routes!(batches::list, batches::create))
+        .routes(routes!(batches::show))
+        .routes(routes!(batches::cancel))
         .routes(routes!(events::stream))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))
+        .routes(routes!(webhooks::rotate))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::deliveries::list))
+        .routes(routes!(webhooks::deliveries::redeliver))
         .split_for_parts()
 }
 

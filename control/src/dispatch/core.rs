@@ -11,6 +11,7 @@
 //! the store could not write is kept and written again, in the same order.
 
 mod applied;
+mod beats;
 mod commands;
 mod events;
 
@@ -21,17 +22,23 @@ use protocol::ids::{AgentId, Epoch, GrantId, GroupId, OperationId, ProcessId};
 use protocol::limits::OPERATIONS_PER_FRAME_MAX;
 use protocol::link::{Request, Target};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::census::Living;
 use super::fleet::{Fleet, Place};
-use super::handle::{Cancellation, EnrolmentAsked};
+use super::handle::{EnrolmentAsked, Ordered};
 use super::telemetry::EngineStats;
+use super::tenants::Tenants;
 use crate::clock::UnixMs;
-use crate::process::{Input, State};
+use crate::process::budget::Budgets;
+use crate::process::pause::Pauses;
+use crate::process::{Input, State, StepId};
 use crate::store::StoreError;
 use crate::store::agents::Inventory;
 use crate::store::groups::Group;
+use crate::store::pauses::PauseTable;
 use crate::store::processes::{Batch, Creation, Happened, NewProcess};
+use crate::store::recovery::ReadyCount;
 
 /// Inputs that gather for the next batch before nothing more is taken from the gateway.
 const INPUTS_MAX: usize = 4096;
@@ -39,6 +46,8 @@ const INPUTS_MAX: usize = 4096;
 const CREATE_BYTES_MAX: usize = 32 << 20;
 /// Processes ready for one agent before newcomers are turned away.
 pub(crate) const READY_PER_AGENT_MAX: u32 = 20_000;
+/// Processes ready of one tenant before newcomers are turned away.
+pub(crate) const READY_PER_TENANT_MAX: u64 = if cfg!(test) { 100 } else { 1_000_000 };
 /// Requests that wait for room at the gateway before nothing more is claimed or read.
 const OUTBOX_MAX: usize = 4096;
 /// Bytes of commands that wait for room at the gateway before nothing more is claimed.
@@ -58,6 +67,11 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Demand is told anew this often, in case a word was lost.
 const DEMAND_AGAIN: Duration = Duration::from_secs(30);
 
+/// An empty retry budget gets a tenth of a retry by itself in so many ticks.
+const DRIP_TICKS: u32 = 6;
+/// A retry that finds its budget empty waits so long, and up to as long again.
+const DEFER: Duration = Duration::from_secs(10);
+
 /// Epochs are raised no more often than this: every raise costs a group's grants.
 const RAISE_EVERY: Duration = Duration::from_secs(5);
 
@@ -69,7 +83,7 @@ pub(super) struct Moment {
 }
 
 type CreateAnswer = oneshot::Sender<Result<Vec<Creation>, StoreError>>;
-type CancelAnswer = oneshot::Sender<Result<Cancellation, StoreError>>;
+type OrderAnswer = oneshot::Sender<Result<Ordered, StoreError>>;
 
 /// A claim on its way through the store.
 struct Claim {
@@ -89,8 +103,8 @@ struct Pending {
     /// Who waits for `creates`, in order.
     create_callers: Vec<applied::CreateCaller>,
     inputs: Vec<Happened>,
-    /// The input of each cancel.
-    cancel_answers: Vec<(usize, CancelAnswer)>,
+    /// The input of each order.
+    order_answers: Vec<(usize, OrderAnswer)>,
     claims: BTreeMap<ProcessId, Claim>,
     resources: BTreeSet<String>,
     abandoned: BTreeSet<AgentId>,
@@ -100,8 +114,20 @@ struct Pending {
 
 /// The state machine; see the module.
 pub(super) struct Core {
+    /// Who we are: every claim says so.
+    worker: Uuid,
     fleet: Fleet,
     living: Living,
+    tenants: Tenants,
+    budgets: Budgets,
+    /// Ticks until the budgets get a little by themselves.
+    drip_in: u32,
+    /// Of the pauses that the fleet knows.
+    pauses_version: u64,
+    /// Until then nobody takes our claims for a dead server's.
+    believed_until: Instant,
+    /// It is later than that: nothing is claimed.
+    overdue: bool,
     pending: Pending,
     in_flight: Option<(Pending, Instant)>,
     /// Requests in order; the front one is the next to go.
@@ -145,8 +171,10 @@ pub(super) struct Recovered {
     pub(super) targets: Vec<Target>,
     /// How many processes wait, by state.
     pub(super) waiting: Vec<(State, u64)>,
-    /// How many processes are ready for each agent.
-    pub(super) ready: Vec<(AgentId, u32)>,
+    /// How many processes are ready for each agent, of each tenant.
+    pub(super) ready: Vec<ReadyCount>,
+    /// What is not to be started.
+    pub(super) pauses: PauseTable,
     /// What agents may know something about.
     pub(super) active: Vec<crate::store::recovery::Lease>,
     /// Resources that somebody waits for and nobody holds.
@@ -158,10 +186,17 @@ pub(super) struct Recovered {
 }
 
 impl Core {
-    pub(super) fn new(now: Moment, recovered: Recovered) -> Self {
+    pub(super) fn new(now: Moment, worker: Uuid, recovered: Recovered) -> Self {
         let mut core = Self {
+            worker,
             fleet: Fleet::default(),
             living: Living::default(),
+            tenants: Tenants::default(),
+            budgets: Budgets::default(),
+            drip_in: DRIP_TICKS,
+            pauses_version: 0,
+            believed_until: now.mono + beats::BELIEF,
+            overdue: false,
             pending: Pending::default(),
             in_flight: None,
             outbox: VecDeque::new(),
@@ -187,8 +222,10 @@ impl Core {
         for target in recovered.targets {
             core.fleet.admit(target);
         }
-        for (agent, ready) in recovered.ready {
-            core.fleet.count_ready(agent, ready);
+        core.take_pauses(&recovered.pauses);
+        for count in recovered.ready {
+            core.tenants.add(&count.tenant, u64::from(count.ready));
+            core.fleet.count_ready(count.agent, count.ready);
         }
         for (state, count) in recovered.waiting {
             core.living.add(state, count);
@@ -196,7 +233,7 @@ impl Core {
         for lease in recovered.active {
             core.living.add(lease.state, 1);
             let left = now.wall.until(lease.deadline_at);
-            let known = (lease.fence, lease.state);
+            let known = (lease.fence, lease.step, lease.state);
             core.fleet
                 .activate(lease.agent, lease.process, known, left, now.mono);
         }
@@ -230,6 +267,12 @@ impl Core {
             tracing::warn!("and {unsaid} more peers refused; the metrics count each by kind");
         }
         self.security_seen = 0;
+        self.overdue = now.mono >= self.believed_until;
+        self.drip_in = self.drip_in.saturating_sub(1);
+        if self.drip_in == 0 {
+            self.drip_in = DRIP_TICKS;
+            self.budgets.drip();
+        }
         for (target, about) in self.fleet.due_questions(now.mono) {
             self.ask(target, &about);
         }
@@ -264,6 +307,7 @@ impl Core {
         let batch = Batch {
             at: now.wall,
             seed,
+            worker: Some(self.worker),
             creates: pending.creates.clone(),
             inputs: pending.inputs.clone(),
             resources: pending.resources.iter().cloned().collect(),
@@ -323,6 +367,7 @@ impl Core {
             && let Some(agent) = self.hungry.pop_first()
         {
             if self.fleet.wants_refill(agent) {
+                self.fleet.refill_begins(agent);
                 agents.push(agent);
             }
         }
@@ -335,15 +380,23 @@ impl Core {
         self.refilling = false;
         let mut by_agent: BTreeMap<AgentId, Vec<Place>> = BTreeMap::new();
         for (agent, place) in places {
+            let found = by_agent.entry(agent).or_default();
             if !self.is_claiming(place.2) {
-                by_agent.entry(agent).or_default().push(place);
+                found.push(place);
             }
         }
         for agent in agents {
-            let places = by_agent.remove(agent).unwrap_or_default();
-            self.fleet.refill(*agent, places);
+            match by_agent.remove(agent) {
+                Some(places) => self.fleet.refill(*agent, places),
+                None => self.fleet.ran_dry(*agent),
+            }
             self.wake(*agent);
         }
+    }
+
+    /// What is left out when the store is asked for queues.
+    pub(super) fn pauses(&self) -> &Pauses {
+        self.fleet.pauses()
     }
 
     /// Groups whose epoch must rise above what their agents have seen. Answer with
@@ -436,6 +489,7 @@ impl Core {
         let room = self.outbox.len() < OUTBOX_MAX && self.outbox_bytes < OUTBOX_BYTES_MAX;
         if room
             && !self.draining
+            && !self.overdue
             && let Some((target, grant, epoch, place)) = self.fleet.take_on_offer(agent)
         {
             self.claim(Claim {
@@ -508,7 +562,7 @@ impl Core {
     fn ask(&mut self, target: Target, about: &[(ProcessId, super::fleet::Active)]) {
         let mut operations = Vec::with_capacity(about.len());
         for (process, active) in about {
-            let operation = operation(*process);
+            let operation = operation(*process, active.step);
             if active.state == State::Cancelling {
                 self.send(Request::Cancel {
                     target,
@@ -541,11 +595,11 @@ impl Pending {
                 self.claims.insert(input.process, claim);
             }
         }
-        let cancels = std::mem::take(&mut taken.cancel_answers);
+        let cancels = std::mem::take(&mut taken.order_answers);
         for (at, answer) in cancels {
             match at.checked_sub(max) {
-                Some(at) => self.cancel_answers.push((at, answer)),
-                None => taken.cancel_answers.push((at, answer)),
+                Some(at) => self.order_answers.push((at, answer)),
+                None => taken.order_answers.push((at, answer)),
             }
         }
         taken
@@ -560,17 +614,19 @@ impl Pending {
             && !self.sweep
     }
 
-    fn push(&mut self, process: ProcessId, from: Option<AgentId>, input: Input) {
+    /// An agent's word about an operation.
+    fn said(&mut self, from: AgentId, operation: OperationId, input: Input) {
         self.inputs.push(Happened {
-            from,
-            ..Happened::new(process, input)
+            from: Some(from),
+            step: Some(StepId(operation.step)),
+            ..Happened::new(operation.process, input)
         });
     }
 }
 
-/// A process has one step so far.
-fn operation(process: ProcessId) -> OperationId {
-    OperationId::new(process, 0)
+/// The operation of a process's step.
+fn operation(process: ProcessId, step: StepId) -> OperationId {
+    OperationId::new(process, step.0)
 }
 
 /// What a request weighs while it waits, in bytes, about.

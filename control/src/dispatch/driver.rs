@@ -26,6 +26,7 @@ use crate::clock;
 use crate::downlink::{Link, LinkFull, Wake};
 use crate::store::groups::Group;
 use crate::store::processes::Applied;
+use crate::store::workers::{BEAT_EVERY, Beat};
 use crate::store::{Store, StoreError};
 
 /// Events taken from the gateway in one turn.
@@ -66,6 +67,7 @@ struct Waits {
     refill: Option<BoxFuture<'static, Refill>>,
     notes: Option<BoxFuture<'static, Result<(), StoreError>>>,
     raise: Option<BoxFuture<'static, Result<Vec<Group>, StoreError>>>,
+    beat: Option<BoxFuture<'static, Result<Beat, StoreError>>>,
 }
 
 impl Driver {
@@ -75,6 +77,8 @@ impl Driver {
         let mut events = Vec::with_capacity(EVENTS_PER_TURN);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = interval(BEAT_EVERY);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_batch = clock::monotonic();
         loop {
             // Under load something is always ready below, and none of it counts against tokio's
@@ -112,11 +116,16 @@ impl Driver {
                 }
                 raised = wait(&mut waits.raise) => {
                     waits.raise = None;
-                    match raised {
-                        Ok(groups) => self.core.handle_raised(groups),
-                        // The agents refuse again, and it is tried again.
-                        Err(error) => tracing::warn!(%error, "epochs were not raised"),
-                    }
+                    self.take_raised(raised);
+                }
+                beat = wait(&mut waits.beat) => {
+                    waits.beat = None;
+                    self.take_beat(beat);
+                }
+                _ = beats.tick(), if waits.beat.is_none() => {
+                    let (store, owner) = (self.store.clone(), self.owner);
+                    let beat = async move { store.beat(owner, clock::now()).await };
+                    waits.beat = Some(beat.boxed());
                 }
                 _ = ticks.tick() => self.tick(),
                 () = sleep_until(alarm.into()) => {}
@@ -125,6 +134,12 @@ impl Driver {
             }
         }
         self.tick();
+        if !self.stop.is_cancelled()
+            && let Err(error) = self.store.end_worker(self.owner).await
+        {
+            // The others find out by themselves.
+            tracing::warn!(%error, "the process server's end was not written");
+        }
     }
 
     fn tick(&mut self) {
@@ -148,13 +163,14 @@ impl Driver {
     }
 
     fn take_commands(&mut self, first: Command) {
-        self.core.handle_command(first);
+        let now = moment();
+        self.core.handle_command(now, first);
         for _ in 1..COMMANDS_PER_TURN {
             if !self.core.command_room() {
                 break;
             }
             match self.commands.try_recv() {
-                Ok(command) => self.core.handle_command(command),
+                Ok(command) => self.core.handle_command(now, command),
                 Err(_) => break,
             }
         }
@@ -191,8 +207,9 @@ impl Driver {
         {
             let store = self.store.clone();
             let limit = u32::try_from(READY_KEPT).unwrap_or(u32::MAX);
+            let pauses = self.core.pauses().clone();
             let read = async move {
-                let places = store.ready_of(&agents, limit).await;
+                let places = store.ready_of(&agents, limit, &pauses).await;
                 (agents, places)
             };
             waits.refill = Some(read.boxed());
@@ -227,6 +244,21 @@ impl Driver {
             Vec::new()
         });
         self.core.handle_refill(agents, places);
+    }
+
+    fn take_raised(&mut self, raised: Result<Vec<Group>, StoreError>) {
+        match raised {
+            Ok(groups) => self.core.handle_raised(groups),
+            // The agents refuse again, and it is tried again.
+            Err(error) => tracing::warn!(%error, "epochs were not raised"),
+        }
+    }
+
+    fn take_beat(&mut self, beat: Result<Beat, StoreError>) {
+        match beat {
+            Ok(beat) => self.core.handle_beat(moment(), beat),
+            Err(error) => tracing::warn!(%error, "the process server's beat was not written"),
+        }
     }
 
     fn pass_enrolments(&mut self) {

@@ -16,8 +16,10 @@ use protocol::link::{Request, Target};
 
 use super::census::{Census, ShardSessions};
 use super::handle::{AgentView, SessionView, WaitingOn};
+use super::pace::Pace;
 use crate::clock::UnixMs;
-use crate::process::{Class, State};
+use crate::process::pause::Pauses;
+use crate::process::{Class, State, StepId};
 
 /// Ready processes kept in memory for one agent; few in this crate's own tests, to reach the limit.
 pub(super) const READY_KEPT: usize = if cfg!(test) { 8 } else { 256 };
@@ -44,6 +46,7 @@ pub(super) type Place = (Class, UnixMs, ProcessId);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Active {
     pub(super) fence: Fence,
+    pub(super) step: StepId,
     pub(super) state: State,
     /// When to ask the agent, if it has a session then.
     ask_at: Instant,
@@ -69,6 +72,14 @@ pub(super) struct Member {
     offer: Option<(GrantId, Epoch)>,
     /// What the gateway believes to be waiting.
     demand_told: u32,
+    /// Nothing of it is to be started.
+    paused: bool,
+    /// The store is being asked for more, and nothing new has come since.
+    refilling: bool,
+    /// The store had nothing more that may be started.
+    dry: bool,
+    /// How fast its operations end.
+    pace: Pace,
     active: BTreeMap<ProcessId, Active>,
 }
 
@@ -85,13 +96,43 @@ pub(super) struct Fleet {
     by_shard: BTreeMap<ShardId, ShardSessions>,
     sessions_begun: u64,
     sessions_ended: u64,
+    pauses: Pauses,
 }
 
 impl Fleet {
     pub(super) fn admit(&mut self, target: Target) {
+        let paused = self.pauses.holds_agent(&target);
         let member = self.member(target);
         member.admitted = true;
         member.target = target;
+        member.paused = paused;
+    }
+
+    /// What is not to be started, from now on. Says which agents' queues this may change.
+    pub(super) fn set_pauses(&mut self, pauses: Pauses) -> Vec<AgentId> {
+        let queues_change = pauses.differs_within_queues(&self.pauses);
+        self.pauses = pauses;
+        let mut changed = Vec::new();
+        for (agent, member) in &mut self.members {
+            let paused = self.pauses.holds_agent(&member.target);
+            let turned = std::mem::replace(&mut member.paused, paused) != paused;
+            if queues_change {
+                // What stands here is not known by tenant and kind: it is read anew.
+                self.ready_kept -= member.ready.len();
+                member.ready.clear();
+                member.refilling = false;
+                member.dry = false;
+            }
+            if turned || (queues_change && member.ready_stored > 0) {
+                changed.push(*agent);
+            }
+        }
+        changed
+    }
+
+    /// What is not to be started.
+    pub(super) fn pauses(&self) -> &Pauses {
+        &self.pauses
     }
 
     pub(super) fn revoke(&mut self, agent: AgentId) {
@@ -116,14 +157,20 @@ impl Fleet {
             claiming_on_offer: 0,
             offer: None,
             demand_told: 0,
+            paused: false,
+            refilling: false,
+            dry: false,
+            pace: Pace::default(),
             active: BTreeMap::new(),
         })
     }
 
     /// A session began; the gateway knows nothing of its agent's demand.
     pub(super) fn connect(&mut self, target: Target, session: SessionView, now: UnixMs) {
+        let paused = self.pauses.holds_agent(&target);
         let member = self.member(target);
         member.target = target;
+        member.paused = paused;
         member.since = Some(now);
         member.demand_told = 0;
         member.offer = None;
@@ -206,6 +253,19 @@ impl Fleet {
         self.get(agent).map_or(0, |member| member.ready_stored)
     }
 
+    /// How long so many take at an agent's present pace.
+    pub(super) fn wait_for(&self, agent: AgentId, depth: u64, now: Instant) -> Duration {
+        let pace = self.get(agent).map(|member| member.pace);
+        pace.unwrap_or_default().wait_for(depth, now)
+    }
+
+    /// One more operation of an agent has ended.
+    pub(super) fn completed(&mut self, agent: AgentId, now: Instant) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.pace.one(now);
+        }
+    }
+
     /// So many more are ready in the store than was known.
     pub(super) fn count_ready(&mut self, agent: AgentId, more: u32) {
         if let Some(member) = self.members.get_mut(&agent) {
@@ -215,6 +275,30 @@ impl Fleet {
                 self.ready_without_session += u64::from(more);
             }
         }
+    }
+
+    /// So many are ready in the store, whoever has made and taken them. Says for which agents there
+    /// are any.
+    pub(super) fn correct_ready(&mut self, counts: &BTreeMap<AgentId, u32>) -> Vec<AgentId> {
+        let mut some = Vec::new();
+        for (agent, member) in &mut self.members {
+            // What is here may be newer than the count; what is not there any more shows when it is tried.
+            let here = u32::try_from(member.ready.len()).unwrap_or(u32::MAX);
+            let ready = counts.get(agent).copied().unwrap_or(0);
+            let ready = ready.max(here.saturating_add(member.claiming));
+            let before = std::mem::replace(&mut member.ready_stored, ready);
+            self.ready_stored =
+                (self.ready_stored + u64::from(ready)).saturating_sub(u64::from(before));
+            if member.session.is_none() {
+                let left = self.ready_without_session + u64::from(ready);
+                self.ready_without_session = left.saturating_sub(u64::from(before));
+            }
+            if ready > 0 {
+                member.dry = false;
+                some.push(*agent);
+            }
+        }
+        some
     }
 
     /// One fewer is ready in the store; it may still stand in the queue.
@@ -237,6 +321,8 @@ impl Fleet {
         let Some(member) = self.members.get_mut(&agent) else {
             return;
         };
+        member.refilling = false;
+        member.dry = false;
         // With more in the store than here, what comes after the last one here is for later.
         let here = member.ready.len() + member.claiming as usize + 1;
         let beyond = member.ready_stored as usize > here;
@@ -252,6 +338,29 @@ impl Fleet {
             self.ready_kept -= 1;
         }
         self.ready_kept += usize::from(member.ready.insert(place));
+    }
+
+    /// The store is being asked for an agent's queue.
+    pub(super) fn refill_begins(&mut self, agent: AgentId) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.refilling = true;
+        }
+    }
+
+    /// The store has nothing for an agent that may be started: it is asked again when something new
+    /// has come, or after a while.
+    pub(super) fn ran_dry(&mut self, agent: AgentId) {
+        let all = !self.pauses.differs_within_queues(&Pauses::default());
+        let Some(member) = self.members.get_mut(&agent) else {
+            return;
+        };
+        member.dry = std::mem::take(&mut member.refilling);
+        if member.dry && all {
+            // Nothing is paused there: others have taken what was counted.
+            let gone = member.ready_stored.saturating_sub(member.claiming);
+            member.ready_stored -= gone;
+            self.ready_stored = self.ready_stored.saturating_sub(u64::from(gone));
+        }
     }
 
     /// Adds what the store has ready for an agent, from the first on.
@@ -271,6 +380,8 @@ impl Fleet {
     pub(super) fn wants_refill(&self, agent: AgentId) -> bool {
         self.get(agent).is_some_and(|member| {
             member.session.is_some()
+                && !member.paused
+                && !member.dry
                 && member.ready.is_empty()
                 && member.ready_stored > member.claiming
         })
@@ -278,7 +389,7 @@ impl Fleet {
 
     /// Takes up to `permits` from the head of an agent's queue, to be claimed.
     pub(super) fn take(&mut self, agent: AgentId, permits: u32) -> Vec<Place> {
-        let Some(member) = self.members.get_mut(&agent) else {
+        let Some(member) = self.members.get_mut(&agent).filter(|member| !member.paused) else {
             return Vec::new();
         };
         let mut taken = Vec::new();
@@ -314,7 +425,7 @@ impl Fleet {
         agent: AgentId,
     ) -> Option<(Target, GrantId, Epoch, Place)> {
         let member = self.members.get_mut(&agent)?;
-        if member.ready.is_empty() {
+        if member.paused || member.ready.is_empty() {
             return None;
         }
         let (grant, epoch) = member.offer.take()?;
@@ -349,6 +460,7 @@ impl Fleet {
     pub(super) fn distrust_demand(&mut self, agent: AgentId) {
         if let Some(member) = self.members.get_mut(&agent) {
             member.demand_told = 0;
+            member.dry = false;
         }
     }
 
@@ -356,7 +468,10 @@ impl Fleet {
     pub(super) fn demand(&mut self, agent: AgentId) -> Option<Request> {
         let member = self.members.get_mut(&agent)?;
         member.session.as_ref()?;
-        let ready = u32::try_from(member.ready.len()).unwrap_or(u32::MAX);
+        let ready = match member.paused {
+            true => 0,
+            false => u32::try_from(member.ready.len()).unwrap_or(u32::MAX),
+        };
         let asked_for = member.claiming.saturating_sub(member.claiming_on_offer);
         let wanted = ready.saturating_add(asked_for).min(DEMAND_MAX);
         let too_low = member.demand_told < wanted.min(DEMAND_LOW);
@@ -383,7 +498,7 @@ impl Fleet {
         &mut self,
         target: AgentId,
         process: ProcessId,
-        (fence, state): (Fence, State),
+        (fence, step, state): (Fence, StepId, State),
         deadline: Duration,
         now: Instant,
     ) {
@@ -397,6 +512,7 @@ impl Fleet {
         };
         let active = Active {
             fence,
+            step,
             state,
             ask_at: now + wait,
             ask_wait: wait.min(ASK_MAX),
@@ -448,17 +564,34 @@ impl Fleet {
         }
     }
 
-    pub(super) fn waiting_on(&self, process: ProcessId, agent: AgentId) -> Option<WaitingOn> {
+    pub(super) fn waiting_on(
+        &self,
+        process: ProcessId,
+        agent: AgentId,
+        now: Instant,
+    ) -> Option<WaitingOn> {
         let member = self.get(agent)?;
         let Some(session) = &member.session else {
             return Some(WaitingOn::Session { agent });
         };
         let place = member.ready.iter().position(|(_, _, id)| *id == process);
+        let position = place.map_or(0, |at| u32::try_from(at + 1).unwrap_or(0));
+        // One that is not made yet comes last; one that is not in memory as well, at most.
+        let before = match position {
+            0 => u64::from(member.ready_stored).max(1),
+            position => u64::from(position),
+        };
+        let free = session.capacity.saturating_sub(member.in_use());
+        let eta = match before <= u64::from(free) {
+            true => Some(Duration::ZERO),
+            false => member.pace.eta(before - u64::from(free), now),
+        };
         Some(WaitingOn::Host {
             agent,
             limit: session.capacity,
             in_use: member.in_use(),
-            position: place.map_or(0, |at| u32::try_from(at + 1).unwrap_or(0)),
+            position,
+            eta,
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::enrol::{EnrolReply, EnrolRequest};
 use protocol::identity::KeyHash;
@@ -12,9 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::telemetry::{EngineStats, Telemetry};
 use crate::clock::UnixMs;
-use crate::process::State;
+use crate::process::{Input, State};
 use crate::store::groups::Group;
-use crate::store::processes::{Creation, NewProcess};
+use crate::store::pauses::{Pause, PauseAdded, PauseKey, PauseTable};
+use crate::store::processes::{Actor, Creation, NewProcess};
 use crate::store::{Store, StoreError};
 
 /// Commands that may wait for the process server.
@@ -43,6 +45,41 @@ pub enum Cancellation {
     NotFound,
     /// The state after it: `Cancelled` at once, `Cancelling` until its agent answers, or a terminal
     /// state that it had already.
+    State(State),
+}
+
+/// What somebody wants of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Stop it, undo what was done, and end it.
+    Cancel,
+    /// End it now, without its agent's word.
+    Force,
+    /// An ended one: go on from the step at which it ended.
+    Retry,
+    /// Go on from this step (from 0), now.
+    Replay(u16),
+}
+
+impl Order {
+    fn input(self) -> Input {
+        match self {
+            Self::Cancel => Input::Cancel,
+            Self::Force => Input::Force,
+            Self::Retry => Input::Retry,
+            Self::Replay(step) => Input::Replay(step),
+        }
+    }
+}
+
+/// What became of an order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ordered {
+    /// There is no such process.
+    NotFound,
+    /// The process is in a state that does not allow it; nothing was changed.
+    Refused(String),
+    /// The state after it.
     State(State),
 }
 
@@ -102,6 +139,8 @@ pub enum WaitingOn {
         in_use: u32,
         /// Its place in the agent's queue, from 1; 0: further back than what is in memory.
         position: u32,
+        /// When it starts at the agent's present pace, where that is known.
+        eta: Option<Duration>,
     },
 }
 
@@ -134,7 +173,13 @@ pub(super) enum Command {
         Vec<NewProcess>,
         oneshot::Sender<Result<Vec<Creation>, StoreError>>,
     ),
-    Cancel(ProcessId, oneshot::Sender<Result<Cancellation, StoreError>>),
+    Order {
+        process: ProcessId,
+        input: Input,
+        actor: Option<Arc<Actor>>,
+        answer: oneshot::Sender<Result<Ordered, StoreError>>,
+    },
+    Pauses(PauseTable),
     Send(Request),
     Adopt(Group),
     Admit(Target, Vec<KeyHash>),
@@ -160,9 +205,63 @@ impl Engine {
     /// # Errors
     /// Nothing was changed.
     pub async fn cancel(&self, process: ProcessId) -> Result<Cancellation, EngineError> {
+        Ok(match self.order(process, Order::Cancel, None).await? {
+            Ordered::State(state) => Cancellation::State(state),
+            // A cancel is never refused.
+            Ordered::NotFound | Ordered::Refused(_) => Cancellation::NotFound,
+        })
+    }
+
+    /// Gives an order about a process; `actor` goes into its history.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn order(
+        &self,
+        process: ProcessId,
+        order: Order,
+        actor: Option<Actor>,
+    ) -> Result<Ordered, EngineError> {
         let (answer, answered) = oneshot::channel();
-        self.submit(Command::Cancel(process, answer))?;
+        self.submit(Command::Order {
+            process,
+            input: order.input(),
+            actor: actor.map(Arc::new),
+            answer,
+        })?;
         Ok(answered.await.map_err(|_| EngineError::Stopped)??)
+    }
+
+    /// Pauses something: what is ready of it is not started from the answer on; what runs goes on.
+    ///
+    /// # Errors
+    /// The store failed, or the process server was not told: then it takes it up within seconds if it
+    /// was written.
+    pub async fn pause(&self, pause: Pause) -> Result<PauseAdded, EngineError> {
+        let added = self.store.add_pause(pause).await?;
+        self.take_up_pauses().await?;
+        Ok(added)
+    }
+
+    /// Ends a pause. False: there was none.
+    ///
+    /// # Errors
+    /// As [`Engine::pause`].
+    pub async fn resume(
+        &self,
+        key: PauseKey,
+        at: UnixMs,
+        by: String,
+        reason: String,
+    ) -> Result<bool, EngineError> {
+        let removed = self.store.remove_pause(key, at, by, reason).await?;
+        self.take_up_pauses().await?;
+        Ok(removed)
+    }
+
+    async fn take_up_pauses(&self) -> Result<(), EngineError> {
+        let table = self.store.pauses().await?;
+        self.submit(Command::Pauses(table))
     }
 
     /// Takes a new group and tells the gateway that it owns it.

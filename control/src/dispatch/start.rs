@@ -62,13 +62,17 @@ pub struct Started {
 /// group, and every operation that was on its way when the last server stopped is `unknown`, to be
 /// asked for when its agent is back.
 ///
+/// May be called several times with one store, each time with a link of its own: the servers share
+/// what is ready, and follow each other when one ends (`store/workers.rs`).
+///
 /// # Errors
 /// [`StartError`]; calling again is harmless.
 pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Started, StartError> {
     let owner = Uuid::new_v4();
     store.ensure_automatic_groups(clock::now()).await?;
     let groups = store.take_groups(owner).await?;
-    let active = orphan(&store, store.leases().await?).await?;
+    store.begin_worker(owner, clock::now()).await?;
+    let active = orphan(&store, store.leases(owner).await?).await?;
     let admissions = store.admissions().await?;
     let recovered = Recovered {
         targets: admissions
@@ -77,6 +81,7 @@ pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Star
             .collect(),
         waiting: store.waiting_by_state().await?,
         ready: store.ready_counts().await?,
+        pauses: store.pauses().await?,
         active,
         resources: store.free_resources().await?,
         abandoned: store.revoked_with_work().await?,
@@ -108,7 +113,8 @@ pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Star
         mono: clock::monotonic(),
         wall: clock::now(),
     };
-    Ok(spawn(store, link, wake, owner, Core::new(now, recovered)))
+    let core = Core::new(now, owner, recovered);
+    Ok(spawn(store, link, wake, owner, core))
 }
 
 fn spawn(store: Store, link: Arc<dyn Link>, wake: Wake, owner: Uuid, core: Core) -> Started {

@@ -25,6 +25,8 @@ pub struct EngineStats {
     pub unknown: u64,
     /// Processes that came back without having been started.
     pub returned: u64,
+    /// Retries that waited because their budget was empty.
+    pub deferred: u64,
     /// Permits that were given back unused.
     pub permits_returned: u64,
     /// Words about claims that are over.
@@ -37,6 +39,8 @@ pub struct EngineStats {
     pub enrolments_busy: u64,
     /// Who is there and what there is to do, counted as it changes.
     pub census: Census,
+    /// Process servers on the store that are alive, this one among them; 0: not known yet.
+    pub servers: u64,
     /// Agents that have a session.
     pub connected: u64,
     /// Processes ready, in the store.
@@ -74,12 +78,14 @@ impl EngineStats {
             cancelled: 0,
             unknown: 0,
             returned: 0,
+            deferred: 0,
             permits_returned: 0,
             stale: 0,
             link_full: 0,
             security: BTreeMap::new(),
             enrolments_busy: 0,
             census: Census::default(),
+            servers: 0,
             connected: 0,
             ready: 0,
             active: 0,

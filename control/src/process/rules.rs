@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use protocol::ids::Fence;
 use protocol::link::NotDelivered;
 use protocol::operation::{OperationState, Outcome, OutcomeStatus, Refusal};
 
+use super::orders::{self, plain};
 use super::{
-    FENCE_MAX, Input, PROGRESS_BYTES_MAX, PROGRESS_ROWS_MAX, Process, ProgressCount, RETRY_MAX,
-    State, Step, Tell, retry_delay, return_delay,
+    FENCE_MAX, Hold, Input, PROGRESS_BYTES_MAX, PROGRESS_ROWS_MAX, Process, ProgressCount,
+    RETRY_MAX, State, Step, StepId, Tell, retry_delay, return_delay,
 };
 use crate::clock::UnixMs;
 
@@ -19,8 +19,13 @@ pub(super) fn handle(process: &mut Process, now: UnixMs, input: Input, chance: f
         Input::Unblocked => unblocked(process, now),
         Input::Claim => claim(process, now),
         Input::Orphaned => orphaned(process),
-        Input::Cancel => cancel(process, now),
-        Input::Abandoned => abandoned(process, now),
+        Input::Cancel => orders::cancel(process, now),
+        Input::Force => orders::force(process, now),
+        Input::Retry => orders::retry(process, now),
+        Input::Replay(index) => orders::replay(process, now, index),
+        Input::Supersede(by) => orders::supersede(process, now, by),
+        Input::Defer(until) => orders::defer(process, until),
+        Input::Abandoned => orders::abandoned(process, now),
         Input::Accepted(fence) => match process.current(fence) {
             true => accepted(process, now),
             false => stale(process),
@@ -35,7 +40,7 @@ pub(super) fn handle(process: &mut Process, now: UnixMs, input: Input, chance: f
         },
         Input::Finished(fence, outcome) => match process.current(fence) {
             true => finished(process, now, outcome, chance),
-            false => stale(process),
+            false => settled(process, outcome),
         },
         Input::Refused(fence, refusal) => match process.current(fence) && !process.started() {
             true => refused(process, now, refusal, chance),
@@ -64,29 +69,34 @@ impl Process {
         self.counted_fence == self.fence
     }
 
-    fn become_ready(&mut self, place: UnixMs) {
+    pub(super) fn become_ready(&mut self, place: UnixMs) {
         self.state = State::Ready;
         self.ready_at = Some(place);
         self.due_at = Some(self.deadline_at);
+        self.hold = None;
     }
 
-    fn become_backoff(&mut self, until: UnixMs) {
+    pub(super) fn become_backoff(&mut self, until: UnixMs, hold: Hold) {
         self.state = State::Backoff;
         self.ready_at = None;
         self.due_at = Some(until.min(self.deadline_at));
+        self.hold = Some(hold);
     }
 
-    fn become_active(&mut self, state: State) {
+    pub(super) fn become_active(&mut self, state: State) {
         self.state = state;
         self.ready_at = None;
         self.due_at = None;
+        self.hold = None;
     }
 
-    fn end(&mut self, now: UnixMs, state: State, outcome: Outcome) -> Step {
+    pub(super) fn end(&mut self, now: UnixMs, state: State, outcome: Outcome) -> Step {
         self.state = state;
         self.ready_at = None;
         self.due_at = None;
+        self.hold = None;
         self.finished_at = Some(now);
+        self.needs_attention |= outcome.status == OutcomeStatus::Interrupted;
         Step {
             note: Some(outcome.message.clone()),
             outcome: Some(outcome),
@@ -110,10 +120,10 @@ impl Process {
     fn come_back(&mut self, now: UnixMs, wait: Option<Duration>, why: String) -> Step {
         self.busy_count = self.busy_count.saturating_add(1);
         if self.state == State::Cancelling {
-            return self.end(now, State::Cancelled, never_started(why));
+            return self.give_up(now, State::Cancelled, never_started(why));
         }
         match wait {
-            Some(wait) => self.become_backoff(now.plus(wait)),
+            Some(wait) => self.become_backoff(now.plus(wait), Hold::Returned(why.clone())),
             None => self.become_ready(self.created_at),
         }
         Step {
@@ -130,6 +140,21 @@ fn stale(process: &Process) -> Step {
         tell: process.state.is_terminal().then_some(Tell::Forget),
         ..Step::default()
     }
+}
+
+/// The late word on what was ended by force: now it is known, and may be forgotten.
+fn settled(process: &mut Process, outcome: Outcome) -> Step {
+    let mut step = stale(process);
+    if process.state.is_terminal() && process.unsettled {
+        process.unsettled = false;
+        step.note = Some(format!(
+            "its agent says how it ended after all: {:?}, {}",
+            outcome.status, outcome.message
+        ));
+        step.remark = true;
+        step.step_ended = Some(outcome);
+    }
+    step
 }
 
 fn due(process: &mut Process, now: UnixMs) -> Step {
@@ -154,7 +179,7 @@ fn deadline_passed(process: &mut Process, now: UnixMs) -> Step {
             process.state, process.attempt, process.max_attempts
         ),
     );
-    process.end(now, State::Failed, outcome)
+    process.give_up(now, State::Failed, outcome)
 }
 
 fn unblocked(process: &mut Process, now: UnixMs) -> Step {
@@ -194,44 +219,6 @@ fn orphaned(process: &mut Process) -> Step {
     }
 }
 
-fn cancel(process: &mut Process, now: UnixMs) -> Step {
-    if process.state.is_waiting() {
-        let outcome = plain(
-            OutcomeStatus::Cancelled,
-            format!("cancelled while it was {}", process.state),
-        );
-        return process.end(now, State::Cancelled, outcome);
-    }
-    if process.state.is_active() {
-        process.become_active(State::Cancelling);
-        return Step {
-            tell: Some(Tell::Cancel(process.fence)),
-            ..Step::default()
-        };
-    }
-    Step::default()
-}
-
-/// The one end without the agent's word, and an operator's decision: what may have been started is
-/// for people to look at.
-fn abandoned(process: &mut Process, now: UnixMs) -> Step {
-    if process.state.is_terminal() {
-        return stale(process);
-    }
-    let (status, message) = match process.state.is_active() {
-        true => (
-            OutcomeStatus::Interrupted,
-            "its agent was revoked before it said how it ended: look at the host",
-        ),
-        false => (OutcomeStatus::FailedPermanent, "its agent was revoked"),
-    };
-    let outcome = plain(status, message.to_owned());
-    Step {
-        tell: None,
-        ..process.end(now, State::Failed, outcome)
-    }
-}
-
 fn accepted(process: &mut Process, now: UnixMs) -> Step {
     process.count_attempt(now);
     if process.state != State::Cancelling {
@@ -265,24 +252,62 @@ fn progress(process: &mut Process, now: UnixMs, sequence: u32, bytes: u64) -> St
 
 fn finished(process: &mut Process, now: UnixMs, outcome: Outcome, chance: f64) -> Step {
     process.count_attempt(now);
-    let cancelling = process.state == State::Cancelling;
-    match outcome.status {
-        OutcomeStatus::Succeeded => process.end(now, State::Succeeded, outcome),
-        OutcomeStatus::Cancelled => process.end(now, State::Cancelled, outcome),
-        // No effect, and nobody wants another attempt.
-        OutcomeStatus::FailedTransient if cancelling => process.end(now, State::Cancelled, outcome),
-        OutcomeStatus::FailedTransient if process.attempt < process.max_attempts => {
-            process.become_backoff(now.plus(retry_delay(process.attempt, chance)));
-            Step {
-                note: Some(outcome.message.clone()),
-                outcome: Some(outcome),
-                ..Step::default()
-            }
-        }
-        OutcomeStatus::FailedTransient
-        | OutcomeStatus::FailedPermanent
+    let ended = outcome.clone();
+    let step = match outcome.status {
+        OutcomeStatus::Succeeded if process.step.undoes() => process.undone(now),
+        OutcomeStatus::Succeeded => succeeded(process, now, outcome),
+        OutcomeStatus::FailedTransient => failed_for_now(process, now, outcome, chance),
+        OutcomeStatus::Cancelled => process.give_up(now, State::Cancelled, outcome),
+        OutcomeStatus::FailedPermanent
         | OutcomeStatus::DeadlineExceeded
-        | OutcomeStatus::Interrupted => process.end(now, State::Failed, outcome),
+        | OutcomeStatus::Interrupted => process.give_up(now, State::Failed, outcome),
+    };
+    Step {
+        step_ended: Some(ended),
+        ..step
+    }
+}
+
+/// A step is done: on to the next one. Somebody who wants it cancelled gets it undone instead,
+/// unless it was the last one: then it has its whole effect, and has succeeded.
+fn succeeded(process: &mut Process, now: UnixMs, outcome: Outcome) -> Step {
+    let index = process.step.index();
+    if process.shape.is_last(index) {
+        return process.end(now, State::Succeeded, outcome);
+    }
+    if process.state == State::Cancelling {
+        let why = plain(
+            OutcomeStatus::Cancelled,
+            format!("cancelled during step {}", index + 1),
+        );
+        return process.give_up_below(now, State::Cancelled, why, index + 1);
+    }
+    process.turn_to(StepId::forward(index + 1, process.step.run()));
+    Step {
+        note: Some(format!(
+            "step {} of {} is done",
+            index + 1,
+            process.shape.steps()
+        )),
+        tell: Some(Tell::Forget),
+        ..Step::default()
+    }
+}
+
+fn failed_for_now(process: &mut Process, now: UnixMs, outcome: Outcome, chance: f64) -> Step {
+    // No effect, and nobody wants another attempt.
+    if process.state == State::Cancelling {
+        return process.give_up(now, State::Cancelled, outcome);
+    }
+    if process.attempt >= process.max_attempts {
+        return process.give_up(now, State::Failed, outcome);
+    }
+    let until = now.plus(retry_delay(process.attempt, chance));
+    process.become_backoff(until, Hold::Retry);
+    Step {
+        note: Some(outcome.message.clone()),
+        outcome: Some(outcome),
+        ..Step::default()
     }
 }
 
@@ -303,18 +328,18 @@ fn refused(process: &mut Process, now: UnixMs, refusal: Refusal, chance: f64) ->
             process.fence = process.fence.max(seen).min(Fence(FENCE_MAX));
             process.come_back(now, Some(wait), why)
         }
-        Refusal::UnknownKind { .. } | Refusal::InvalidInput { .. } => process.end(
+        Refusal::UnknownKind { .. } | Refusal::InvalidInput { .. } => process.give_up(
             now,
             State::Failed,
             plain(OutcomeStatus::FailedPermanent, why),
         ),
-        Refusal::DeadlinePassed => process.end(
+        Refusal::DeadlinePassed => process.give_up(
             now,
             State::Failed,
             plain(OutcomeStatus::DeadlineExceeded, why),
         ),
         Refusal::Cancelled => {
-            process.end(now, State::Cancelled, plain(OutcomeStatus::Cancelled, why))
+            process.give_up(now, State::Cancelled, plain(OutcomeStatus::Cancelled, why))
         }
     }
 }
@@ -331,7 +356,7 @@ fn not_delivered(process: &mut Process, now: UnixMs, reason: NotDelivered, chanc
             let wait = return_delay(process.busy_count, chance);
             process.come_back(now, Some(wait), why)
         }
-        NotDelivered::TooLarge => process.end(
+        NotDelivered::TooLarge => process.give_up(
             now,
             State::Failed,
             plain(OutcomeStatus::FailedPermanent, why),
@@ -358,7 +383,10 @@ fn report(
     chance: f64,
 ) -> Step {
     if !process.state.is_active() {
-        return stale(process);
+        return match state {
+            OperationState::Finished(outcome) => settled(process, outcome),
+            _ => stale(process),
+        };
     }
     if fence < process.fence {
         return report_of_older_claim(process, now, state, chance);
@@ -408,7 +436,7 @@ fn never_seen(process: &mut Process, now: UnixMs) -> Step {
              look at the host before you start it again"
                 .to_owned(),
         );
-        return process.end(now, State::Failed, outcome);
+        return process.give_up(now, State::Failed, outcome);
     }
     process.come_back(now, None, "the command did not arrive".to_owned())
 }
@@ -418,14 +446,4 @@ fn never_started(why: String) -> Outcome {
         OutcomeStatus::Cancelled,
         format!("cancelled before it started: {why}"),
     )
-}
-
-fn plain(status: OutcomeStatus, message: String) -> Outcome {
-    Outcome {
-        status,
-        exit_code: None,
-        message,
-        output: Bytes::new(),
-        service_time: Duration::ZERO,
-    }
 }

@@ -1,5 +1,8 @@
 //! The rules against what must hold whatever happens, and the table of what each word does.
 
+mod steps;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +19,8 @@ const NOW: UnixMs = UnixMs(1_000_000);
 fn process(state: State, fence: u64) -> Process {
     let mut process = Process {
         id: ProcessId(Uuid::from_u128(1)),
+        kind: "exec".into(),
+        tenant: "default".into(),
         target: AgentId(Uuid::from_u128(2)),
         class: Class::Normal,
         resource: None,
@@ -23,6 +28,7 @@ fn process(state: State, fence: u64) -> Process {
         due_at: None,
         ready_at: None,
         deadline_at: NOW.plus(Duration::from_secs(60)),
+        life: Duration::from_secs(60),
         attempt: 0,
         counted_fence: Fence(0),
         max_attempts: 3,
@@ -32,7 +38,16 @@ fn process(state: State, fence: u64) -> Process {
         created_at: UnixMs(500_000),
         started_at: None,
         finished_at: None,
+        shape: Shape::ONE,
+        step: StepId::default(),
+        fate: None,
+        hold: None,
+        needs_attention: false,
+        unsettled: false,
     };
+    if state == State::Backoff {
+        process.hold = Some(Hold::Retry);
+    }
     if state.is_waiting() {
         process.due_at = Some(process.deadline_at);
     }
@@ -430,6 +445,11 @@ fn any_input() -> impl Strategy<Value = Input> {
         1 => Just(Input::Orphaned),
         1 => Just(Input::Cancel),
         1 => Just(Input::Abandoned),
+        1 => Just(Input::Force),
+        2 => Just(Input::Retry),
+        1 => (0_u16..4).prop_map(Input::Replay),
+        1 => Just(Input::Supersede(ProcessId(Uuid::from_u128(9)))),
+        1 => (0_u64..60_000).prop_map(|ms| Input::Defer(NOW.plus(Duration::from_millis(ms)))),
         3 => fence.clone().prop_map(Input::Accepted),
         2 => (fence.clone(), 0_u32..5, 0_u64..2_000_000)
             .prop_map(|(fence, sequence, bytes)| Input::Progress { fence, sequence, bytes }),
@@ -449,8 +469,127 @@ fn check(p: &Process) {
     assert!(p.due_at.is_none_or(|due| due <= p.deadline_at), "{p:?}");
     assert!(p.progress.bytes <= PROGRESS_BYTES_MAX && p.progress.rows <= PROGRESS_ROWS_MAX);
     assert!(u64::from(p.attempt) <= p.fence.0, "{p:?}");
+    assert_eq!(p.state == State::Backoff, p.hold.is_some(), "{p:?}");
+    assert!(p.step.index() < p.shape.steps(), "{p:?}");
+    // It undoes something exactly while it knows what it ends as; and that can be undone.
+    assert_eq!(p.step.undoes(), p.fate.is_some(), "{p:?}");
+    if p.step.undoes() {
+        assert!(p.shape.undo_bits() & (1 << p.step.index()) != 0, "{p:?}");
+        assert!(
+            p.state != State::Succeeded && p.state != State::Cancelling,
+            "{p:?}"
+        );
+    }
+    assert!(!p.unsettled || p.state.is_terminal(), "{p:?}");
     if p.state.is_active() {
         assert!(p.fence > Fence(0), "{p:?}");
+    }
+}
+
+/// Which steps are done, as their agent would see it.
+#[derive(Default)]
+struct Done {
+    steps: BTreeSet<u16>,
+    /// Somebody jumped: from then on, only they know.
+    jumped: bool,
+}
+
+impl Done {
+    fn note(&mut self, before: &Process, input: &Input, step: &Step, after: &Process) {
+        let succeeded = step
+            .step_ended
+            .as_ref()
+            .is_some_and(|end| end.status == OutcomeStatus::Succeeded);
+        if succeeded && before.state.is_active() {
+            match before.step.undoes() {
+                true => self.steps.remove(&before.step.index()),
+                false => self.steps.insert(before.step.index()),
+            };
+        }
+        self.jumped |= matches!(input, Input::Replay(_)) && step.refused.is_none();
+        if self.jumped || !after.state.is_terminal() {
+            return;
+        }
+        if after.state == State::Succeeded {
+            let all: BTreeSet<u16> = (0..after.shape.steps()).collect();
+            assert_eq!(self.steps, all, "{after:?}");
+        } else if !after.needs_attention {
+            let left = self
+                .steps
+                .iter()
+                .find(|at| after.shape.undo_bits() & (1 << **at) != 0);
+            assert_eq!(
+                left, None,
+                "it ended and left a step that can be undone: {after:?}"
+            );
+        }
+    }
+}
+
+/// The parts of the proptest that speak of one input.
+fn check_step(before: &Process, input: &Input, step: &Step, p: &Process) {
+    let restarts = matches!(input, Input::Retry | Input::Replay(_)) && step.refused.is_none();
+    // Fences only rise, and only a claim, a new start or the agent's own word raises them.
+    assert!(p.fence >= before.fence);
+    if restarts {
+        assert!(!before.state.is_active(), "{before:?} was started over");
+        assert!(p.fence > before.fence && p.attempt == 0);
+    }
+    if step.refused.is_some() {
+        assert_eq!(p, before, "refused, and changed by {input:?}");
+    }
+    // The late word about what was ended by force may settle it; else the end is the end.
+    let settled = Process {
+        unsettled: p.unsettled,
+        ..before.clone()
+    };
+    if before.state.is_terminal() && !restarts {
+        assert_eq!(*p, settled, "changed after its end by {input:?}");
+        assert!(step.outcome.is_none());
+    } else if p.state.is_terminal() {
+        assert!(step.outcome.is_some());
+    }
+    // Words about another claim than the present one change nothing.
+    let about = match input {
+        Input::Accepted(fence)
+        | Input::Progress { fence, .. }
+        | Input::Finished(fence, _)
+        | Input::Refused(fence, _)
+        | Input::NotDelivered(fence, _)
+        | Input::Uncertain(fence) => Some(*fence),
+        _ => None,
+    };
+    if about.is_some_and(|fence| fence != before.fence) {
+        assert!(step.stale);
+        assert_eq!(*p, settled, "changed by {input:?}");
+    }
+    // Attempts are bounded, and success is only ever the agent's word.
+    if p.state == State::Leased {
+        assert!(p.attempt < p.max_attempts);
+    }
+    if p.state == State::Succeeded && before.state != State::Succeeded {
+        let said = matches!(
+            input,
+            Input::Finished(_, o) | Input::Report(_, OperationState::Finished(o))
+                if o.status == OutcomeStatus::Succeeded
+        );
+        assert!(said);
+    }
+    // Lost replies leave `unknown` only by the agent's word, or an order.
+    if before.state == State::Unknown && p.state != State::Unknown {
+        let word = matches!(
+            input,
+            Input::Report(..)
+                | Input::Accepted(_)
+                | Input::Progress { .. }
+                | Input::Finished(..)
+                | Input::Refused(..)
+                | Input::NotDelivered(..)
+                | Input::Cancel
+                | Input::Force
+                | Input::Abandoned
+        );
+        assert!(word, "{input:?} decided an unknown process");
     }
 }
 
@@ -458,70 +597,72 @@ proptest! {
     #[test]
     fn whatever_is_said_in_whatever_order_the_rules_hold(
         blocked in any::<bool>(),
-        inputs in prop::collection::vec((any_input(), 0_u64..30_000, 0.0_f64..1.0), 1..60),
+        resource in any::<bool>(),
+        (steps, undo) in (1_u16..5, any::<u32>()),
+        inputs in prop::collection::vec((any_input(), 0_u64..30_000, 0.0_f64..1.0), 1..80),
     ) {
         let mut p = process(if blocked { State::Blocked } else { State::Ready }, 0);
+        p.shape = Shape::new(steps, undo);
+        p.resource = (resource || blocked).then(|| "vm/1".to_owned());
         let mut now = NOW;
-        let mut ends = 0;
+        let (mut ends, mut starts) = (0, 1);
+        let mut done = Done::default();
         for (input, passed, chance) in inputs {
             now = now.plus(Duration::from_millis(passed));
             let before = p.clone();
-            let claim = input == Input::Claim;
             let step = p.handle(now, input.clone(), chance);
             check(&p);
-            // Fences only rise, and only a claim or the agent's own word raises them.
-            prop_assert!(p.fence >= before.fence);
-            if claim && !step.stale && p.state == State::Leased {
+            check_step(&before, &input, &step, &p);
+            done.note(&before, &input, &step, &p);
+            if input == Input::Claim && !step.stale && p.state == State::Leased {
                 prop_assert_eq!(p.fence.0, before.fence.0 + 1);
                 prop_assert!(now < p.deadline_at, "claimed after its deadline");
             }
-            // The end is the end, comes once, and is always said with an outcome.
-            if before.state.is_terminal() {
-                prop_assert_eq!(&p, &before, "changed after its end by {:?}", input);
-                prop_assert!(step.outcome.is_none());
-            } else if p.state.is_terminal() {
-                ends += 1;
-                prop_assert!(step.outcome.is_some());
-            }
-            // Words about another claim than the present one change nothing.
-            let about = match &input {
-                Input::Accepted(fence)
-                | Input::Progress { fence, .. }
-                | Input::Finished(fence, _)
-                | Input::Refused(fence, _)
-                | Input::NotDelivered(fence, _)
-                | Input::Uncertain(fence) => Some(*fence),
-                _ => None,
-            };
-            if about.is_some_and(|fence| fence != before.fence) {
-                prop_assert!(step.stale);
-                prop_assert_eq!(&p, &before, "changed by {:?}", input);
-            }
-            // Attempts are bounded, and success is only ever the agent's word.
-            if p.state == State::Leased {
-                prop_assert!(p.attempt < p.max_attempts);
-            }
-            if p.state == State::Succeeded && before.state != State::Succeeded {
-                let said = matches!(
-                    &input,
-                    Input::Finished(_, o) | Input::Report(_, OperationState::Finished(o))
-                        if o.status == OutcomeStatus::Succeeded
-                );
-                prop_assert!(said);
-            }
-            // Lost replies leave `unknown` only by the agent's word.
-            if before.state == State::Unknown && p.state != State::Unknown {
-                let word = matches!(
-                    input,
-                    Input::Report(..) | Input::Accepted(_) | Input::Progress { .. }
-                        | Input::Finished(..) | Input::Refused(..) | Input::NotDelivered(..)
-                        | Input::Cancel
-                    | Input::Abandoned
-                );
-                prop_assert!(word, "{:?} decided an unknown process", input);
-            }
+            ends += usize::from(p.state.is_terminal() && !before.state.is_terminal());
+            starts += usize::from(before.state.is_terminal() && !p.state.is_terminal());
         }
-        prop_assert!(ends <= 1);
+        prop_assert!(ends <= starts);
+    }
+
+    #[test]
+    fn what_is_given_up_is_undone_in_reverse_whatever_goes_wrong_on_the_way(
+        (steps, undo, fails_at) in (1_u16..33, any::<u32>(), 0_u16..33),
+        (cancel, busy) in (any::<bool>(), prop::collection::vec(any::<bool>(), 0..8)),
+    ) {
+        let fails_at = fails_at % steps;
+        let mut p = process(State::Ready, 0);
+        p.shape = Shape::new(steps, undo);
+        let mut busy = busy.into_iter();
+        let mut sequence = Vec::new();
+        while !p.state.is_terminal() {
+            apply(&mut p, [Input::Claim]);
+            let (fence, at) = (p.fence, p.step);
+            if busy.next() == Some(true) {
+                let refusal = Refusal::Busy { retry_after: Duration::ZERO };
+                apply(&mut p, [Input::Refused(fence, refusal)]);
+                p.due_at = Some(NOW);
+                apply(&mut p, [Input::Due]);
+                continue;
+            }
+            apply(&mut p, [Input::Accepted(fence)]);
+            sequence.push((at.undoes(), at.index()));
+            let dooms = at == StepId::forward(fails_at, 0);
+            let status = match (dooms, cancel) {
+                (true, true) => {
+                    apply(&mut p, [Input::Cancel]);
+                    OutcomeStatus::Cancelled
+                }
+                (true, false) => OutcomeStatus::FailedPermanent,
+                (false, _) => OutcomeStatus::Succeeded,
+            };
+            apply(&mut p, [finished(fence.0, status)]);
+        }
+        let forward = (0..=fails_at).map(|at| (false, at));
+        let back = (0..fails_at).rev().filter(|at| undo & (1 << at) != 0);
+        let wanted: Vec<_> = forward.chain(back.map(|at| (true, at))).collect();
+        prop_assert_eq!(sequence, wanted);
+        prop_assert_eq!(p.state, if cancel { State::Cancelled } else { State::Failed });
+        prop_assert!(!p.needs_attention);
     }
 
     #[test]

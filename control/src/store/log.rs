@@ -87,6 +87,30 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
+    /// What happened to a process after `after`, oldest first, at most `limit`; without its progress.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn history(
+        &self,
+        process: ProcessId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(
+            "SELECT seq, at, type, process_id, agent_id, data FROM process_event
+             WHERE process_id = $1 AND seq > $2 AND type <> 'process.progress'
+             ORDER BY seq LIMIT $3",
+        )
+        .bind(process.to_bytes().to_vec())
+        .bind(to_sql(after))
+        .bind(limit)
+        .fetch_all(&mut *reader)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
     /// Which events there are.
     ///
     /// # Errors
@@ -152,11 +176,12 @@ async fn trim(db: &mut Connection, retention: Retention, now: UnixMs) -> Result<
     .execute(&mut *db)
     .await?
     .rows_affected();
+    super::pauses::trim(db, TRIM_STEP).await?;
     let full = u64::from(TRIM_STEP);
     Ok(events >= full || keys >= full || processes >= full)
 }
 
-fn read(row: &SqliteRow) -> Result<EventRow, StoreError> {
+pub(super) fn read(row: &SqliteRow) -> Result<EventRow, StoreError> {
     let id = |column: &str| -> Result<Option<[u8; 16]>, StoreError> {
         let bytes: Option<&[u8]> = row.try_get(column)?;
         bytes.map(id_bytes).transpose()

@@ -10,31 +10,46 @@
 
 mod apply;
 mod create;
-mod rows;
+pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
+mod writes;
 
-use protocol::ids::{AgentId, Fence, GrantId, ProcessId};
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::ids::{AgentId, Fence, GrantId, OperationId, ProcessId};
 use protocol::operation::Progress;
 use serde_json::Value;
+use uuid::Uuid;
+
+pub(crate) use create::NEEDLESS;
 
 use super::queries::ProcessRecord;
-use super::{Store, StoreError};
+use super::{Connection, Store, StoreError};
 use crate::clock::UnixMs;
-use crate::process::{Class, Input, State, Tell};
+use crate::process::{Class, Input, Plan, State, StepId, Tell};
 
 /// How long an idempotency key is remembered.
-pub const IDEMPOTENCY_LIFE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+pub const IDEMPOTENCY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Processes that wait for one resource at most.
+pub const BLOCKED_PER_RESOURCE_MAX: u32 = 1000;
+/// The tenant of a process whose creator names none.
+pub const TENANT_DEFAULT: &str = "default";
 
 /// A process to be made. The caller has checked what its fields may be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewProcess {
     /// The agent that does the work.
     pub agent: AgentId,
-    /// The driver.
+    /// A declared kind, or the name of a driver.
     pub kind: String,
-    /// The driver's input: JSON text.
+    /// Its input: JSON text.
     pub input: String,
+    /// What its kind makes of the input; `None`: its kind is a driver, which gets the input as it is.
+    pub plan: Option<Plan>,
+    /// Whose it is.
+    pub tenant: String,
     /// Who goes first on a busy agent.
     pub class: Class,
     /// What it works on.
@@ -43,10 +58,45 @@ pub struct NewProcess {
     pub run_at: Option<UnixMs>,
     /// It is over then.
     pub deadline_at: UnixMs,
-    /// Attempts at most, at least 1.
+    /// Attempts at each step at most, at least 1.
     pub max_attempts: u32,
+    /// Kinds whose waiting processes on the same resource it makes needless.
+    pub supersedes: Vec<String>,
+    /// Who wants it.
+    pub actor: Option<Actor>,
     /// Makes repeating the request harmless.
     pub idempotency: Option<IdempotencyKey>,
+}
+
+impl NewProcess {
+    /// A process whose kind is a driver, with nothing but what it needs: of the default tenant and
+    /// class, three attempts.
+    pub fn of_driver(agent: AgentId, kind: &str, input: &str, deadline_at: UnixMs) -> Self {
+        Self {
+            agent,
+            kind: kind.to_owned(),
+            input: input.to_owned(),
+            plan: None,
+            tenant: TENANT_DEFAULT.to_owned(),
+            class: Class::Normal,
+            resource: None,
+            run_at: None,
+            deadline_at,
+            max_attempts: 3,
+            supersedes: Vec::new(),
+            actor: None,
+            idempotency: None,
+        }
+    }
+}
+
+/// Who ordered something, and why: for the history.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Actor {
+    /// An API token's name.
+    pub by: String,
+    /// In their words.
+    pub reason: Option<String>,
 }
 
 /// Names a request, so that repeating it is harmless.
@@ -83,6 +133,20 @@ pub enum Creation {
     QueueFull {
         /// How many.
         waiting: u32,
+        /// How long these take at the agent's present pace.
+        retry_after: Duration,
+    },
+    /// Too many processes wait for that resource.
+    ResourceFull {
+        /// How many.
+        waiting: u32,
+    },
+    /// Too many processes of that tenant wait.
+    TenantFull {
+        /// How many.
+        waiting: u64,
+        /// How long these take at the tenant's present pace.
+        retry_after: Duration,
     },
 }
 
@@ -93,6 +157,8 @@ pub(crate) struct Batch {
     pub(crate) at: UnixMs,
     /// Seeds the jitter.
     pub(crate) seed: u64,
+    /// The process server that claims.
+    pub(crate) worker: Option<Uuid>,
     /// Processes to be made.
     pub(crate) creates: Vec<NewProcess>,
     /// What happened to processes, in order.
@@ -113,6 +179,10 @@ pub(crate) struct Happened {
     pub(crate) process: ProcessId,
     /// The agent that said so; its words count only for its own processes.
     pub(crate) from: Option<AgentId>,
+    /// Of an agent's word: the step in its operation's id.
+    pub(crate) step: Option<StepId>,
+    /// Who ordered it.
+    pub(crate) actor: Option<Arc<Actor>>,
     pub(crate) input: Input,
     /// What to keep if the rules say so.
     pub(crate) progress: Option<Progress>,
@@ -125,6 +195,8 @@ impl Happened {
         Self {
             process,
             from: None,
+            step: None,
+            actor: None,
             input,
             progress: None,
             grant: GrantId(0),
@@ -146,7 +218,8 @@ pub(crate) struct Record {
 pub(crate) struct Applied {
     /// One per create, in order.
     pub(crate) creations: Vec<Creation>,
-    /// One per input, in order; after them those of the timers and resources.
+    /// One per input, in order; after them those of the timers, of resources, and of what was
+    /// superseded.
     pub(crate) steps: Vec<Effect>,
     /// Resources whose holder has ended.
     pub(crate) freed: Vec<String>,
@@ -162,18 +235,33 @@ pub(crate) struct Effect {
     pub(crate) process: ProcessId,
     /// The agent that said so.
     pub(crate) from: Option<AgentId>,
+    /// What `tell` is about: the operation that was at hand before this input.
+    pub(crate) operation: OperationId,
     /// What the process is now; `None`: the store does not know it.
     pub(crate) now: Option<Now>,
     /// The state before this input.
     pub(crate) before: Option<State>,
     /// Its place among its like before this input, if it was ready.
     pub(crate) place_before: Option<UnixMs>,
+    /// Its kind and tenant, if it is known.
+    pub(crate) names: Option<Names>,
+    /// It leaves a backoff after a failed attempt: a retry.
+    pub(crate) retries: bool,
     /// The input was about the past and changed nothing.
     pub(crate) stale: bool,
+    /// The order was refused, for this reason.
+    pub(crate) refused: Option<String>,
     /// What its agent must be told.
     pub(crate) tell: Option<Tell>,
     /// Of a claim that succeeded: what to send.
     pub(crate) work: Option<Work>,
+}
+
+/// Names of a process that counters go by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Names {
+    pub(crate) kind: Arc<str>,
+    pub(crate) tenant: Arc<str>,
 }
 
 /// A process after an input.
@@ -183,19 +271,26 @@ pub(crate) struct Now {
     pub(crate) state: State,
     pub(crate) class: Class,
     pub(crate) fence: Fence,
+    pub(crate) step: StepId,
     pub(crate) ready_at: Option<UnixMs>,
     pub(crate) due_at: Option<UnixMs>,
     pub(crate) deadline_at: UnixMs,
     pub(crate) created_at: UnixMs,
 }
 
-/// What a claimed process asks its agent to do.
+/// What a claimed process asks its agent to do at the step at hand.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Work {
+    /// The driver.
     pub(crate) kind: String,
     pub(crate) input: String,
     pub(crate) deadline_at: UnixMs,
     pub(crate) grant: GrantId,
+}
+
+/// Applies a batch within a write that does more.
+pub(crate) async fn apply_within(db: &mut Connection, batch: Batch) -> Result<Applied, StoreError> {
+    apply::apply(db, batch).await
 }
 
 impl Store {

@@ -1,14 +1,18 @@
 //! What the API reads of processes. Consistent snapshots; nothing here writes.
 
+use std::time::Duration;
+
 use protocol::ids::{AgentId, Fence, ProcessId};
 use serde_json::Value;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::pauses::PauseKey;
 use super::{Connection, Store, StoreError, from_sql, id_bytes};
 use crate::api::model::processes::ProcessOutcome;
 use crate::clock::UnixMs;
-use crate::process::{Class, State};
+use crate::process::{Class, Fate, Hold, State, StepId};
+use crate::store::processes::rows;
 
 /// Processes on one page at most.
 pub const PAGE_MAX: u32 = 1000;
@@ -18,8 +22,10 @@ pub const PAGE_MAX: u32 = 1000;
 pub struct ProcessRecord {
     /// Which. Sorts by creation time.
     pub id: ProcessId,
-    /// The driver.
+    /// A declared kind, or the name of a driver.
     pub kind: String,
+    /// Whose it is.
+    pub tenant: String,
     /// The agent that does the work.
     pub agent: AgentId,
     /// Who goes first on a busy agent.
@@ -28,9 +34,23 @@ pub struct ProcessRecord {
     pub resource: Option<String>,
     /// How far it is.
     pub state: State,
-    /// Attempts that an agent has started.
+    /// The step at hand, or at which it ended.
+    pub step: StepId,
+    /// How many steps.
+    pub steps: u16,
+    /// It has a plan: its kind is a declared one.
+    pub planned: bool,
+    /// While it is undone, and after that has failed: what it ends as, and why.
+    pub fate: Option<Fate>,
+    /// Why it is in backoff, while it is.
+    pub hold: Option<Hold>,
+    /// People must look.
+    pub needs_attention: bool,
+    /// While it is ready: what keeps it from being started.
+    pub paused: Option<PauseKey>,
+    /// Attempts at the step at hand that an agent has started.
     pub attempts: u32,
-    /// Attempts at most.
+    /// Attempts at each step at most.
     pub max_attempts: u32,
     /// Claims so far.
     pub fence: Fence,
@@ -44,6 +64,8 @@ pub struct ProcessRecord {
     pub deadline_at: UnixMs,
     /// While it waits: when it is looked at again.
     pub due_at: Option<UnixMs>,
+    /// From its creation to its first deadline.
+    pub life: Duration,
     /// Progress reports that were over the limit and not kept.
     pub progress_dropped: u64,
     /// How it, or its last attempt, ended.
@@ -57,19 +79,30 @@ pub struct ProcessFilter {
     pub state: Option<State>,
     /// Only for this agent.
     pub agent: Option<AgentId>,
-    /// Only of this driver.
+    /// Only of this kind.
     pub kind: Option<String>,
     /// Only on this resource.
     pub resource: Option<String>,
+    /// Only of this tenant.
+    pub tenant: Option<String>,
+    /// Only those at which people must look, or only the others.
+    pub needs_attention: Option<bool>,
+    /// Of those that are ready: only the paused ones, or only the others.
+    pub paused: Option<bool>,
 }
 
 /// Where a page starts: after this process, in the order of the list.
 pub type ProcessCursor = ProcessId;
 
 const COLUMNS: &str = "
-    p.id, p.kind, p.target_id, p.class, p.resource, p.state, p.attempt, p.max_attempts, p.fence,
-    p.created_at, p.started_at, p.finished_at, p.deadline_at, p.due_at, p.progress_dropped,
-    d.outcome";
+    p.id, p.kind, p.tenant, p.target_id, p.class, p.resource, p.state, p.attempt, p.max_attempts,
+    p.fence, p.created_at, p.started_at, p.finished_at, p.deadline_at, p.due_at, p.progress_dropped,
+    p.life, p.schema_version, p.steps, p.step, p.fate, p.hold, p.needs_attention, d.outcome,
+    CASE WHEN p.state = 'ready' THEN (SELECT q.scope || '/' || q.key FROM pause AS q
+        WHERE (q.scope, q.key) IN (VALUES ('process', lower(hex(p.id))),
+            ('agent', lower(hex(p.target_id))), ('tenant', p.tenant), ('kind', p.kind),
+            ('group', (SELECT lower(hex(a.group_id)) FROM agent AS a WHERE a.id = p.target_id)))
+        LIMIT 1) END AS paused";
 
 impl Store {
     /// One process.
@@ -99,6 +132,7 @@ impl Store {
             .bind(filter.kind.as_deref())
             .bind(filter.resource.as_deref())
             .bind(limit.clamp(1, PAGE_MAX))
+            .bind(filter.tenant.as_deref())
             .fetch_all(&mut *reader)
             .await?;
         rows.iter().map(read).collect()
@@ -161,11 +195,19 @@ fn list_sql(filter: &ProcessFilter) -> String {
         "SELECT {COLUMNS} FROM {from} JOIN process_payload AS d ON d.process_id = p.id
          WHERE ($1 IS NULL OR p.id < $1)"
     );
+    match filter.needs_attention {
+        Some(true) => sql.push_str(" AND p.needs_attention = 1"),
+        Some(false) => sql.push_str(" AND p.needs_attention = 0"),
+        None => {}
+    }
     for (given, clause) in [
         (filter.agent.is_some(), " AND p.target_id = $2"),
         (filter.state.is_some(), " AND p.state = $3"),
         (filter.kind.is_some(), " AND p.kind = $4"),
         (filter.resource.is_some(), " AND p.resource = $5"),
+        (filter.tenant.is_some(), " AND p.tenant = $7"),
+        (filter.paused == Some(true), " AND paused IS NOT NULL"),
+        (filter.paused == Some(false), " AND paused IS NULL"),
     ] {
         if given {
             sql.push_str(clause);
@@ -198,6 +240,9 @@ pub(crate) async fn by_ids(
 fn read(row: &SqliteRow) -> Result<ProcessRecord, StoreError> {
     let state: &str = row.try_get("state")?;
     let outcome: Option<&str> = row.try_get("outcome")?;
+    let fate: Option<&str> = row.try_get("fate")?;
+    let hold: Option<&str> = row.try_get("hold")?;
+    let paused: Option<&str> = row.try_get("paused")?;
     let moment = |column: &str| -> Result<Option<UnixMs>, StoreError> {
         let value: Option<i64> = row.try_get(column)?;
         Ok(value.map(UnixMs::from_sql))
@@ -205,12 +250,20 @@ fn read(row: &SqliteRow) -> Result<ProcessRecord, StoreError> {
     Ok(ProcessRecord {
         id: ProcessId::from_bytes(id_bytes(row.try_get("id")?)?),
         kind: row.try_get("kind")?,
+        tenant: row.try_get("tenant")?,
         agent: AgentId::from_bytes(id_bytes(row.try_get("target_id")?)?),
         class: Class::from_sql(row.try_get("class")?),
         resource: row.try_get("resource")?,
         state: state
             .parse()
             .map_err(|error| StoreError::BadRow(format!("{error}")))?,
+        step: StepId(row.try_get("step")?),
+        steps: row.try_get("steps")?,
+        planned: row.try_get::<i64, _>("schema_version")? > 0,
+        fate: fate.map(rows::read_fate).transpose()?,
+        hold: hold.map(rows::read_hold),
+        needs_attention: row.try_get("needs_attention")?,
+        paused: paused.and_then(PauseKey::from_sql),
         attempts: row.try_get("attempt")?,
         max_attempts: row.try_get("max_attempts")?,
         fence: Fence(from_sql(row.try_get("fence")?)),
@@ -219,6 +272,7 @@ fn read(row: &SqliteRow) -> Result<ProcessRecord, StoreError> {
         finished_at: moment("finished_at")?,
         deadline_at: UnixMs::from_sql(row.try_get("deadline_at")?),
         due_at: moment("due_at")?,
+        life: Duration::from_millis(from_sql(row.try_get("life")?)),
         progress_dropped: from_sql(row.try_get("progress_dropped")?),
         outcome: outcome
             .map(serde_json::from_str)

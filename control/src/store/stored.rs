@@ -29,6 +29,19 @@ pub(crate) fn status(status: OutcomeStatus) -> StoredStatus {
     }
 }
 
+/// The status that [`status`] writes.
+pub(crate) fn read_status(value: &Value) -> Option<OutcomeStatus> {
+    let stored: StoredStatus = serde_json::from_value(value.clone()).ok()?;
+    Some(match stored {
+        StoredStatus::Succeeded => OutcomeStatus::Succeeded,
+        StoredStatus::FailedPermanent => OutcomeStatus::FailedPermanent,
+        StoredStatus::FailedTransient => OutcomeStatus::FailedTransient,
+        StoredStatus::Cancelled => OutcomeStatus::Cancelled,
+        StoredStatus::DeadlineExceeded => OutcomeStatus::DeadlineExceeded,
+        StoredStatus::Interrupted => OutcomeStatus::Interrupted,
+    })
+}
+
 /// A progress report as the data of its event.
 pub(crate) fn progress(progress: &Progress) -> Value {
     let mut data = json!({ "sequence": progress.sequence });

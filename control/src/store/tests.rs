@@ -283,7 +283,7 @@ async fn groups_are_spread_over_slots_and_taken_once_per_server() {
     let taken = store.create_group("rack-7", UnixMs(6)).await;
     assert!(matches!(taken, Err(groups::CreateGroupError::NameTaken(_))));
 
-    let mine = store.take_groups(uuid::Uuid::from_u128(1)).await.unwrap();
+    let mine = store.take_groups(Uuid::from_u128(1)).await.unwrap();
     assert_eq!(mine.len(), groups.len() + 1);
     assert!(
         mine.iter()
@@ -291,11 +291,11 @@ async fn groups_are_spread_over_slots_and_taken_once_per_server() {
     );
     // With a stale epoch nothing is taken.
     let stale = store
-        .take_group(named.clone(), uuid::Uuid::from_u128(2))
+        .take_group(named.clone(), Uuid::from_u128(2))
         .await
         .unwrap();
     assert_eq!(stale, None);
-    let theirs = store.take_groups(uuid::Uuid::from_u128(2)).await.unwrap();
+    let theirs = store.take_groups(Uuid::from_u128(2)).await.unwrap();
     assert!(
         theirs
             .iter()
@@ -313,7 +313,7 @@ async fn an_epoch_rises_above_what_was_seen_for_its_owner_and_within_reason() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await.unwrap();
     let group = store.create_group("rack-7", UnixMs(6)).await.unwrap();
-    let (me, other) = (uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2));
+    let (me, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
     store.take_group(group.clone(), me).await.unwrap().unwrap();
     for (seen, owner, raised) in [
         (9, other, None),

@@ -29,6 +29,23 @@ const TABLE: &[(&str, &str, [bool; 3])] = &[
     ("POST", "/v1/processes/ID/cancel", [false, true, true]),
     ("POST", "/v1/process-batches", [false, true, true]),
     ("GET", "/v1/events", [true, true, true]),
+    ("GET", "/v1/webhooks", [false, true, true]),
+    ("POST", "/v1/webhooks", [false, false, true]),
+    ("GET", "/v1/webhooks/ID", [false, true, true]),
+    ("PATCH", "/v1/webhooks/ID", [false, false, true]),
+    ("DELETE", "/v1/webhooks/ID", [false, false, true]),
+    ("POST", "/v1/webhooks/ID/rotate", [false, false, true]),
+    ("POST", "/v1/webhooks/ID/test", [false, false, true]),
+    ("GET", "/v1/webhooks/ID/deliveries", [false, true, true]),
+    (
+        "POST",
+        "/v1/webhooks/ID/deliveries/7/redeliver",
+        [false, false, true],
+    ),
+    ("GET", "/v1/batches", [true, true, true]),
+    ("POST", "/v1/batches", [false, true, true]),
+    ("GET", "/v1/batches/ID", [true, true, true]),
+    ("POST", "/v1/batches/ID/cancel", [false, true, true]),
 ];
 
 #[tokio::test]

@@ -15,9 +15,11 @@ use control::api::model::access::{CreateApiToken, CreatedApiToken, CreatedTokens
 use control::downlink::{Link, LinkFull, Wake};
 use control::enrol::EnrolConfig;
 use control::identity::{AGENT_CERTIFICATE_LIFE, Identity};
+use control::kinds::Kinds;
 use control::store::Store;
 use control::telemetry::metrics::{self, Family, Kind};
 use control::telemetry::{GatewayFigures, GatewaySource, LogConfig};
+use control::webhooks::WebhooksConfig;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment, JoinToken};
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, Epoch, GrantId, SessionId, ShardId};
@@ -47,6 +49,39 @@ fn gateway_figures() -> GatewaySource {
             handshakes_failed: asked,
         }
     })
+}
+
+/// The built-in kinds, and two on drivers that the made-up agents know: `three` stays in its last
+/// step, `doomed` fails there.
+fn kinds() -> Kinds {
+    let kind = |name: &str, last: &str| {
+        format!(
+            r#"
+            [kinds.{name}]
+            description = "Three steps."
+            resource = "thing/${{thing}}"
+            class = "background"
+            deadline = "1h"
+            max_attempts = 2
+            supersedes = ["{name}"]
+            [[kinds.{name}.steps]]
+            name = "first"
+            operation = "exec"
+            input = {{ say = "${{thing}}" }}
+            timeout = "30s"
+            compensate = {{ operation = "exec", input = {{ undo = "first" }} }}
+            [[kinds.{name}.steps]]
+            name = "second"
+            operation = "exec"
+            class = "light"
+            resources = ["pool/${{thing}}"]
+            [[kinds.{name}.steps]]
+            name = "third"
+            operation = "{last}"
+            "#
+        )
+    };
+    Kinds::declare(&(kind("three", "hang") + &kind("doomed", "fail"))).unwrap()
 }
 
 /// A gateway that is not there.
@@ -106,7 +141,8 @@ impl FakeGateway {
         self.wake.ring();
     }
 
-    /// The agent takes the command, and unless its kind is `hang` ends it with its input as output.
+    /// The agent takes the command, and unless its kind is `hang` ends it with its input as output;
+    /// `fail` fails for good.
     fn run(&self, target: Target, command: &protocol::operation::Command) {
         let (operation, fence) = (command.operation, command.fence);
         self.say(Event::Accepted {
@@ -117,14 +153,18 @@ impl FakeGateway {
         if command.kind == "hang" {
             return;
         }
+        let fails = command.kind == "fail";
         self.say(Event::Finished {
             target,
             operation,
             fence,
             outcome: Outcome {
-                status: OutcomeStatus::Succeeded,
-                exit_code: Some(0),
-                message: String::new(),
+                status: match fails {
+                    true => OutcomeStatus::FailedPermanent,
+                    false => OutcomeStatus::Succeeded,
+                },
+                exit_code: Some(i32::from(fails)),
+                message: if fails { "it broke" } else { "" }.to_owned(),
                 output: command.input.clone(),
                 service_time: Duration::from_millis(1),
             },
@@ -179,6 +219,31 @@ pub(crate) async fn plane() -> Plane {
 
 /// A deployment in a directory that may have been used before.
 pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -> Plane {
+    plane_with(dir, requests_per_second, WebhooksConfig::default()).await
+}
+
+/// The same with its own way to deliver webhooks.
+pub(crate) async fn plane_with(
+    dir: tempfile::TempDir,
+    requests_per_second: u32,
+    webhooks: WebhooksConfig,
+) -> Plane {
+    start(dir, requests_per_second, webhooks).await.unwrap()
+}
+
+/// Why a deployment does not start.
+pub(crate) async fn start_error(webhooks: WebhooksConfig) -> String {
+    match start(tempfile::tempdir().unwrap(), 10_000, webhooks).await {
+        Ok(_) => panic!("it started"),
+        Err(error) => error.to_string(),
+    }
+}
+
+async fn start(
+    dir: tempfile::TempDir,
+    requests_per_second: u32,
+    webhooks: WebhooksConfig,
+) -> Result<Plane, control::StartError> {
     let identity = Identity::open_or_create(&dir.path().join("identity"), DOMAIN).unwrap();
     let ca_key = identity.root_key();
     let store = Store::open("sqlite:", dir.path()).await.unwrap();
@@ -195,6 +260,7 @@ pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -
             addresses: vec!["gw.cloud.example:7443".to_owned()],
             certificate_life: AGENT_CERTIFICATE_LIFE,
         },
+        kinds: kinds(),
         retention: control::store::log::Retention::default(),
         metrics: vec![Arc::new(|families: &mut Vec<Family>| {
             let family = Family::new(Kind::Gauge, "fake_gateway", "Made up");
@@ -203,13 +269,12 @@ pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -
         gateway: Some(gateway_figures()),
         times: Vec::new(),
         histogram_log: LogConfig::default(),
+        webhooks,
     };
     let link: Arc<dyn Link> = Arc::clone(&gateway) as Arc<dyn Link>;
-    let control = control::start(config, identity, store.clone(), link, wake)
-        .await
-        .unwrap();
+    let control = control::start(config, identity, store.clone(), link, wake).await?;
     let admin = std::fs::read_to_string(dir.path().join("admin.token")).unwrap();
-    Plane {
+    Ok(Plane {
         base: format!("http://{}", control.api_addr()),
         control,
         gateway,
@@ -218,7 +283,7 @@ pub(crate) async fn plane_in(dir: tempfile::TempDir, requests_per_second: u32) -
         dir,
         client: reqwest::Client::new(),
         ca_key,
-    }
+    })
 }
 
 impl Plane {

@@ -95,9 +95,9 @@ async fn a_waiting_process_says_why_and_cancel_ends_it() {
     let (_, shown) = plane.get(&path).await;
     assert_eq!(shown["waiting_on"]["scope"], "agent", "{shown}");
     assert_eq!(shown["waiting_on"]["key"], agent.to_string());
-    let (status, cancelled) = plane.post(&format!("{path}/cancel"), Value::Null).await;
+    let (status, cancelled) = plane.post(&format!("{path}/cancel"), json!({})).await;
     assert_eq!((status, &cancelled["state"]), (200, &json!("cancelled")));
-    let (status, again) = plane.post(&format!("{path}/cancel"), Value::Null).await;
+    let (status, again) = plane.post(&format!("{path}/cancel"), json!({})).await;
     assert_eq!((status, &again["state"]), (200, &json!("cancelled")));
 }
 
@@ -113,7 +113,7 @@ async fn a_running_process_is_cancelling_until_its_agent_answers() {
         (plane.get(&path).await.1["state"] == "running").then_some(())
     })
     .await;
-    let (status, cancelling) = plane.post(&format!("{path}/cancel"), Value::Null).await;
+    let (status, cancelling) = plane.post(&format!("{path}/cancel"), json!({})).await;
     assert_eq!((status, &cancelling["state"]), (202, &json!("cancelling")));
     assert_eq!(cancelling["waiting_on"]["scope"], "answer");
 }

@@ -1,16 +1,21 @@
 //! A gateway and its agents, simulated: the contract of the link with every permitted fault.
 
+#[path = "fleet/look.rs"]
+mod look;
+#[path = "fleet/ports.rs"]
+mod ports;
+
+pub(crate) use ports::Port;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use control::downlink::{Link, LinkFull, Wake};
 use protocol::ids::{
-    AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ProcessId, SessionId, ShardId, Slot,
+    AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ProcessId, SessionId, Slot,
 };
-use protocol::limits::GRANT_TTL;
-use protocol::link::{DownReason, Event, NotDelivered, Request, SessionUp, Target};
+use protocol::link::{DownReason, Event, NotDelivered, Request, Target};
 use protocol::operation::{
     Channel, Command, OpenOperation, OperationState, Outcome, OutcomeStatus, Phase, Progress,
     Refusal,
@@ -49,9 +54,16 @@ impl Faults {
 }
 
 enum Body {
-    Open { left: u32, cancelled: bool },
+    Open {
+        left: u32,
+        cancelled: bool,
+        /// It fails for good.
+        doomed: bool,
+    },
     Finished(Outcome),
-    Tombstone { cancelled: bool },
+    Tombstone {
+        cancelled: bool,
+    },
 }
 
 struct Entry {
@@ -61,9 +73,11 @@ struct Entry {
 
 struct Session {
     id: SessionId,
-    demand: u32,
-    grants: BTreeMap<GrantId, u32>,
-    offer: Option<GrantId>,
+    /// By port.
+    demand: BTreeMap<usize, u32>,
+    /// With the port that each was given to.
+    grants: BTreeMap<GrantId, (usize, u32)>,
+    offer: Option<(GrantId, usize)>,
     charged: BTreeMap<OperationId, Fence>,
     /// Operations whose command stream is open.
     lanes: BTreeSet<OperationId>,
@@ -135,41 +149,26 @@ struct World {
     rng: StdRng,
     faults: Faults,
     faults_made: usize,
-    wake: Option<Wake>,
+    ports: Vec<ports::Queue>,
     epoch: Epoch,
     /// The highest epoch that agents have seen.
     seen: Epoch,
     numbers: u64,
     agents: Vec<Agent>,
-    requests: VecDeque<Request>,
+    /// With the port that each came from.
+    requests: VecDeque<(usize, Request)>,
+    /// Of this turn: for every port.
     events: VecDeque<Event>,
     /// Words that will be said once more, much later.
     late: Vec<Event>,
     effects: BTreeMap<ProcessId, usize>,
+    step_effects: BTreeMap<OperationId, usize>,
     /// Starts (true) and ends (false), in order.
     timeline: Vec<(ProcessId, bool)>,
 }
 
 /// The simulated gateway with its agents.
 pub(crate) struct Fleet(Mutex<World>);
-
-impl Link for Fleet {
-    fn send(&self, request: Request) -> Result<(), LinkFull> {
-        let mut world = self.world();
-        if world.requests.len() >= QUEUE {
-            return Err(LinkFull(Box::new(request)));
-        }
-        world.requests.push_back(request);
-        Ok(())
-    }
-
-    fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
-        let mut world = self.world();
-        let count = max.min(world.events.len());
-        out.extend(world.events.drain(..count));
-        count
-    }
-}
 
 impl Fleet {
     pub(crate) fn new(agents: usize, seed: u64, faults: Faults) -> Arc<Self> {
@@ -191,7 +190,7 @@ impl Fleet {
             rng: StdRng::seed_from_u64(seed ^ (other << 8)),
             faults,
             faults_made: 0,
-            wake: None,
+            ports: Vec::new(),
             epoch: Epoch(0),
             seen: Epoch(0),
             numbers: 0,
@@ -200,6 +199,7 @@ impl Fleet {
             events: VecDeque::new(),
             late: Vec::new(),
             effects: BTreeMap::new(),
+            step_effects: BTreeMap::new(),
             timeline: Vec::new(),
         })));
         let weak = Arc::downgrade(&fleet);
@@ -232,108 +232,32 @@ impl Fleet {
         }
     }
 
-    pub(crate) fn power_on(&self, wake: &Wake) {
-        let mut world = self.world();
-        world.epoch.0 += 1;
-        world.wake = Some(wake.clone());
-    }
-
-    /// The gateway is gone with the server: what was in its queues is lost, agents go on.
-    pub(crate) fn power_off(&self) {
-        let mut world = self.world();
-        world.wake = None;
-        world.requests.clear();
-        world.events.clear();
-        for agent in &mut world.agents {
-            agent.session = None;
-        }
-    }
-
     /// Agents have met an owner of this epoch before.
     pub(crate) fn remember(&self, seen: Epoch) {
         self.world().seen = seen;
-    }
-
-    pub(crate) fn set_faults(&self, faults: Faults) {
-        self.world().faults = faults;
-    }
-
-    pub(crate) fn faults_made(&self) -> usize {
-        self.world().faults_made
-    }
-
-    pub(crate) fn effects(&self) -> BTreeMap<ProcessId, usize> {
-        self.world().effects.clone()
-    }
-
-    pub(crate) fn journals_are_empty(&self) -> bool {
-        self.world().agents.iter().all(|agent| {
-            agent
-                .journal
-                .values()
-                .all(|entry| matches!(entry.body, Body::Tombstone { .. }))
-        })
-    }
-
-    /// Waits until every journal is empty.
-    pub(crate) async fn idle(&self) {
-        while !self.journals_are_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// How many of these ran at once, at most.
-    pub(crate) fn most_at_once(&self, of: &[ProcessId]) -> usize {
-        let (mut now, mut most) = (0_usize, 0);
-        for (process, start) in &self.world().timeline {
-            if of.contains(process) {
-                now = if *start { now + 1 } else { now - 1 };
-                most = most.max(now);
-            }
-        }
-        most
-    }
-
-    /// How many started before this one.
-    pub(crate) fn start_order(&self, process: ProcessId) -> usize {
-        let world = self.world();
-        let mut starts = world.timeline.iter().filter(|(_, start)| *start);
-        starts.position(|(id, _)| *id == process).unwrap()
-    }
-
-    pub(crate) fn describe(&self) -> String {
-        let world = self.world();
-        let open: usize = world.agents.iter().map(|agent| agent.journal.len()).sum();
-        format!(
-            "{} faults, {open} journal entries, {} requests, {} events",
-            world.faults_made,
-            world.requests.len(),
-            world.events.len()
-        )
     }
 }
 
 impl World {
     fn turn(&mut self) {
-        if self.wake.is_none() {
+        if self.ports.iter().all(|port| port.wake.is_none()) {
             self.agents_work();
             return;
         }
         for _ in 0..self.rng.random_range(0..QUEUE) {
             match self.requests.pop_front() {
-                Some(request) => self.request(request),
+                Some((port, request)) => self.request(port, request),
                 None => break,
             }
         }
         self.sessions();
         self.agents_work();
+        self.repeat_late();
+        self.tell_all();
         for at in 0..self.agents.len() {
             self.grant(at);
         }
-        self.repeat_late();
-        if let Some(wake) = self.wake.as_ref().filter(|_| !self.events.is_empty()) {
-            wake.ring();
-        }
+        self.ring();
     }
 
     /// Whether a fault happens here; `weight` times as often as the rarest.
@@ -380,7 +304,7 @@ impl World {
             .unwrap()
     }
 
-    fn request(&mut self, request: Request) {
+    fn request(&mut self, port: usize, request: Request) {
         match request {
             Request::AssignGroup { group, epoch, .. }
                 if self.agents.iter().any(|agent| agent.target.group == group) =>
@@ -390,7 +314,7 @@ impl World {
             Request::Demand { target, ready } => {
                 let at = self.at(target);
                 if let Some(session) = &mut self.agents[at].session {
-                    session.demand = ready;
+                    session.demand.insert(port, ready);
                 }
             }
             Request::ReturnPermits {
@@ -400,12 +324,13 @@ impl World {
             } => {
                 let at = self.at(target);
                 if let Some(session) = &mut self.agents[at].session
-                    && session.offer.take_if(|offer| *offer == grant).is_none()
+                    && session.offer.take_if(|offer| offer.0 == grant).is_none()
                 {
-                    session.demand = session.demand.saturating_sub(unused);
-                    let left = session.grants.remove(&grant).unwrap_or(0);
+                    let demand = session.demand.entry(port).or_default();
+                    *demand = demand.saturating_sub(unused);
+                    let (port, left) = session.grants.remove(&grant).unwrap_or((port, 0));
                     if left > unused {
-                        session.grants.insert(grant, left - unused);
+                        session.grants.insert(grant, (port, left - unused));
                     }
                 }
             }
@@ -415,7 +340,7 @@ impl World {
                 epoch,
                 command,
             } => {
-                self.dispatch(target, grant, epoch, *command);
+                self.dispatch(port, (target, grant, epoch), *command);
             }
             Request::Cancel {
                 target,
@@ -447,7 +372,12 @@ impl World {
         }
     }
 
-    fn dispatch(&mut self, target: Target, grant: GrantId, epoch: Epoch, command: Command) {
+    fn dispatch(
+        &mut self,
+        port: usize,
+        (target, grant, epoch): (Target, GrantId, Epoch),
+        command: Command,
+    ) {
         let at = self.at(target);
         let (operation, fence) = (command.operation, command.fence);
         let busy = self.fault(20);
@@ -463,17 +393,18 @@ impl World {
                 .push_back(not_delivered(NotDelivered::NoSession));
             return;
         };
-        let offered = session.offer.take_if(|offer| *offer == grant).is_some();
-        let left = session.grants.remove(&grant).unwrap_or(0);
+        let offered = session.offer.take_if(|offer| offer.0 == grant).is_some();
+        let (_, left) = session.grants.remove(&grant).unwrap_or((port, 0));
         if epoch != epoch_now || !(offered || left > 0) {
             self.events.push_back(not_delivered(NotDelivered::NoGrant));
             return;
         }
         if left > 1 {
-            session.grants.insert(grant, left - 1);
+            session.grants.insert(grant, (port, left - 1));
         }
         if !offered {
-            session.demand = session.demand.saturating_sub(1);
+            let demand = session.demand.entry(port).or_default();
+            *demand = demand.saturating_sub(1);
         }
         if busy {
             self.events.push_back(not_delivered(NotDelivered::Busy));
@@ -488,15 +419,16 @@ impl World {
         // The session may be lost with the command on its way: it arrived, or it did not.
         let lost = self.fault(30);
         if !lost || self.rng.random() {
-            self.command(at, operation, fence);
+            self.command(at, &command);
         }
         if lost {
             self.lose(at);
         }
     }
 
-    /// The agent takes a command.
-    fn command(&mut self, at: usize, operation: OperationId, fence: Fence) {
+    /// The agent takes a command; one of the kind `fails` fails for good.
+    fn command(&mut self, at: usize, command: &Command) {
+        let (operation, fence) = (command.operation, command.fence);
         let refuse = self.fault(30);
         let left = self.rng.random_range(1..8);
         let (epoch, seen) = (self.epoch, self.seen);
@@ -536,6 +468,7 @@ impl World {
         let body = Body::Open {
             left,
             cancelled: false,
+            doomed: command.kind == "fails",
         };
         agent.journal.insert(operation, Entry { fence, body });
         self.timeline.push((operation.process, true));
@@ -566,7 +499,9 @@ impl World {
         }
         self.mark(at, operation, fence, true);
         match &mut self.agents[at].journal.get_mut(&operation).unwrap().body {
-            Body::Open { cancelled, left } => {
+            Body::Open {
+                cancelled, left, ..
+            } => {
                 *cancelled = true;
                 *left = (*left).min(2);
             }
@@ -611,23 +546,31 @@ impl World {
         for at in 0..self.agents.len() {
             let mut ended = Vec::new();
             for (operation, entry) in &mut self.agents[at].journal {
-                if let Body::Open { left, cancelled } = &mut entry.body {
+                if let Body::Open {
+                    left,
+                    cancelled,
+                    doomed,
+                } = &mut entry.body
+                {
                     if self.faults.stuck && !*cancelled {
                         continue;
                     }
                     *left -= 1;
                     if *left == 0 {
-                        ended.push((*operation, entry.fence, *cancelled));
+                        ended.push((*operation, entry.fence, *cancelled, *doomed));
                     }
                 }
             }
-            for (operation, fence, cancelled) in ended {
+            for (operation, fence, cancelled, doomed) in ended {
                 self.timeline.push((operation.process, false));
                 let status = if cancelled {
                     OutcomeStatus::Cancelled
                 } else if self.fault(20) {
                     OutcomeStatus::FailedTransient
+                } else if doomed {
+                    OutcomeStatus::FailedPermanent
                 } else {
+                    *self.step_effects.entry(operation).or_default() += 1;
                     *self.effects.entry(operation.process).or_default() += 1;
                     OutcomeStatus::Succeeded
                 };
@@ -672,43 +615,6 @@ impl World {
         self.events.push_back(event);
     }
 
-    /// Grants what is wanted, and offers one permit where there is room and nobody waits.
-    fn grant(&mut self, at: usize) {
-        let (granted, offered, epoch) =
-            (GrantId(self.number()), GrantId(self.number()), self.epoch);
-        let withdraw = self.fault(20);
-        let agent = &mut self.agents[at];
-        let (target, Some(session)) = (agent.target, &mut agent.session) else {
-            return;
-        };
-        let unused: u32 = session.grants.values().sum();
-        let charged = u32::try_from(session.charged.len()).unwrap();
-        if let Some(grant) = session.offer.take_if(|_| withdraw) {
-            self.events.push_back(Event::Withdrawn { target, grant });
-        }
-        let offers = u32::from(session.offer.is_some());
-        let free = CAPACITY.saturating_sub(charged + unused + offers);
-        let permits = free.min(session.demand.saturating_sub(unused));
-        if permits > 0 {
-            session.grants.insert(granted, permits);
-            self.events.push_back(Event::Granted {
-                target,
-                grant: granted,
-                epoch,
-                permits,
-                ttl: GRANT_TTL,
-            });
-        }
-        if free > permits && session.offer.is_none() {
-            session.offer = Some(offered);
-            self.events.push_back(Event::Offered {
-                target,
-                grant: offered,
-                epoch,
-            });
-        }
-    }
-
     fn sessions(&mut self) {
         for at in 0..self.agents.len() {
             let connected = self.agents[at].session.is_some();
@@ -750,25 +656,14 @@ impl World {
         }
         agent.session = Some(Session {
             id,
-            demand: 0,
+            demand: BTreeMap::new(),
             grants: BTreeMap::new(),
             offer: None,
             charged,
             lanes: BTreeSet::new(),
         });
-        self.events.push_back(Event::SessionUp(Box::new(SessionUp {
-            target: agent.target,
-            session: id,
-            shard: ShardId(0),
-            at_home: true,
-            remote: ([127, 0, 0, 1], 1).into(),
-            capacity: CAPACITY,
-            kinds: vec!["simulated".to_owned()],
-            open,
-            hostname: format!("host-{at}"),
-            software: "test".to_owned(),
-            labels: Vec::new(),
-        })));
+        let up = self.session_up(at, open);
+        self.events.push_back(up);
         for operation in finished {
             self.report(at, operation);
         }

@@ -100,9 +100,34 @@ impl Client {
         body: &B,
         idempotency_key: &str,
     ) -> Result<T, Fault> {
+        self.post_with(path, &[], body, idempotency_key).await
+    }
+
+    /// As [`Client::post`], with query parameters.
+    pub(crate) async fn post_with<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: &B,
+        idempotency_key: &str,
+    ) -> Result<T, Fault> {
         let request = self
             .request(Method::POST, path)?
+            .query(query)
             .header("Idempotency-Key", idempotency_key)
+            .json(body)
+            .timeout(REQUEST_TIMEOUT);
+        self.reply(self.send(request).await?).await
+    }
+
+    /// Changes something.
+    pub(crate) async fn patch<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &B,
+    ) -> Result<T, Fault> {
+        let request = self
+            .request(Method::PATCH, path)?
             .json(body)
             .timeout(REQUEST_TIMEOUT);
         self.reply(self.send(request).await?).await
@@ -110,7 +135,17 @@ impl Client {
 
     /// Takes something away.
     pub(crate) async fn delete(&self, path: &[&str]) -> Result<(), Fault> {
-        let request = self.request(Method::DELETE, path)?.timeout(REQUEST_TIMEOUT);
+        self.delete_with(path, &[]).await
+    }
+
+    /// As [`Client::delete`], with query parameters.
+    pub(crate) async fn delete_with(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<(), Fault> {
+        let request = self.request(Method::DELETE, path)?.query(query);
+        let request = request.timeout(REQUEST_TIMEOUT);
         self.checked(self.send(request).await?).await.map(drop)
     }
 

@@ -1,15 +1,21 @@
 //! `drover processes …`
 
+mod view;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use control::api::model::events::EventRecord;
-use control::api::model::processes::{Class, CreateProcess, Process, ProcessDetail};
+use control::api::model::processes::{
+    CancelMode, CancelProcess, Class, CreateProcess, DryRun, HistoryEntry, Process, ProcessDetail,
+    ReplayProcess, RetryProcess, StepName,
+};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::client::Client;
 use super::follow::{Follower, Next};
+use super::pauses::{self, ScopeName};
 use super::run::is_end;
 use super::{Output, print, resolve};
 use crate::config::value;
@@ -25,6 +31,15 @@ pub(crate) enum Command {
         /// Only this state: ready, running, succeeded, failed, …
         #[arg(long)]
         state: Option<String>,
+        /// Only this kind
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only this tenant
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Only those at which people must look
+        #[arg(long)]
+        needs_attention: bool,
         /// At most so many
         #[arg(long, default_value_t = 100)]
         limit: usize,
@@ -35,13 +50,85 @@ pub(crate) enum Command {
         #[arg(value_parser = process_id)]
         process: Uuid,
     },
+    /// Say why a process is not running, and what to do about it
+    Why {
+        /// Its id
+        #[arg(value_parser = process_id)]
+        process: Uuid,
+    },
+    /// Show who did what to a process, and when
+    History {
+        /// Its id
+        #[arg(value_parser = process_id)]
+        process: Uuid,
+        /// At most so many lines
+        #[arg(long, default_value_t = 500)]
+        limit: usize,
+    },
     /// Start a process and print its id; `drover run` also waits for it
-    Create(CreateArguments),
-    /// Ask a process to stop
+    Create {
+        #[command(flatten)]
+        arguments: CreateArguments,
+        /// Only show what would be done and what it would meet
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Ask a process to stop, and undo what it has done
     Cancel {
         /// Its id
         #[arg(value_parser = process_id)]
         process: Uuid,
+        /// End it now, without its agent's word and without undoing anything
+        #[arg(long)]
+        force: bool,
+        /// Why, for its history
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a failed or cancelled process go on
+    Retry {
+        /// Its id
+        #[arg(value_parser = process_id)]
+        process: Uuid,
+        /// Why, for its history
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a process go on from a step, now
+    Replay {
+        /// Its id
+        #[arg(value_parser = process_id)]
+        process: Uuid,
+        /// The step's number from 0, or its name [default: the one at hand]
+        #[arg(long)]
+        step: Option<String>,
+        /// Why, for its history
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Start a new process with the same input and steps, and print its id
+    Clone {
+        /// Its id
+        #[arg(value_parser = process_id)]
+        process: Uuid,
+    },
+    /// Keep a process from being started; what runs of it goes on
+    Pause {
+        /// Its id
+        #[arg(value_parser = process_id)]
+        process: Uuid,
+        /// Why, for everybody who waits for it
+        #[arg(long)]
+        reason: String,
+    },
+    /// End the pause of a process
+    Resume {
+        /// Its id
+        #[arg(value_parser = process_id)]
+        process: Uuid,
+        /// Why, for its history
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Print what happens, to one process or to all, until interrupted
     Watch {
@@ -75,9 +162,9 @@ fn process_id(text: &str) -> Result<Uuid, String> {
 pub(crate) struct CreateArguments {
     /// The agent: id, its beginning, or hostname
     pub(crate) agent: String,
-    /// The driver: exec, simulated, …
+    /// A kind (`drover kinds list`), or a driver: exec, simulated, …
     pub(crate) kind: String,
-    /// The driver's input: JSON, @FILE, or - for standard input
+    /// Its input: JSON, @FILE, or - for standard input
     #[arg(long, value_name = "JSON|@FILE")]
     pub(crate) input: Option<String>,
     /// It is over after this time, finished or not: 30s, 15m (default), at most 720h
@@ -92,6 +179,9 @@ pub(crate) struct CreateArguments {
     /// What it works on; one process per resource runs at a time
     #[arg(long, value_name = "NAME")]
     pub(crate) resource: Option<String>,
+    /// Whose it is [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
     /// A repetition with the same key starts nothing new
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<String>,
@@ -126,6 +216,9 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
         Command::List {
             agent,
             state,
+            kind,
+            tenant,
+            needs_attention,
             limit,
         } => {
             let mut query = Vec::new();
@@ -133,25 +226,93 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
                 query.push(("agent", resolve::agent(client, &agent).await?.to_string()));
             }
             query.extend(state.map(|state| ("state", state)));
+            query.extend(kind.map(|kind| ("kind", kind)));
+            query.extend(tenant.map(|tenant| ("tenant", tenant)));
+            query.extend(needs_attention.then(|| ("needs_attention", "true".to_owned())));
             let processes: Vec<Process> = client.list(&["v1", "processes"], &query, limit).await?;
-            print::value(output, &processes, |processes| list(processes))
+            print::value(output, &processes, |processes| view::list(processes))
         }
         Command::Show { process } => {
             let process = get(client, process).await?;
-            print::value(output, &process, show)
+            print::value(output, &process, view::show)
         }
-        Command::Create(arguments) => {
+        Command::Why { process } => {
+            let process = get(client, process).await?;
+            print::value(output, &process, view::why)
+        }
+        Command::History { process, limit } => {
+            let path = ["v1", "processes", &process.to_string(), "history"];
+            let entries: Vec<HistoryEntry> = client.list(&path, &[], limit).await?;
+            print::value(output, &entries, |entries| view::history(entries))
+        }
+        Command::Create { arguments, dry_run } if dry_run => {
+            let run = self::dry_run(client, &arguments).await?;
+            print::value(output, &run, view::dry_run)
+        }
+        Command::Create { arguments, .. } => {
             let process = create(client, &arguments).await?;
             print::value(output, &process, |process| format!("{}\n", process.id))
         }
-        Command::Cancel { process } => {
-            let process = cancel(client, process).await?;
-            print::value(output, &process, |process| {
-                format!("{} is {}\n", process.id, print::word(&process.state))
-            })
-        }
         Command::Watch { process, agent } => watch(client, output, process, agent).await,
+        order => self::order(client, output, order).await,
     }
+}
+
+/// What is to happen to a process that there is.
+async fn order(client: &Client, output: Output, command: Command) -> Result<Exit, Fault> {
+    let process = match command {
+        Command::Cancel {
+            process,
+            force,
+            reason,
+        } => {
+            let mode = match force {
+                true => CancelMode::Force,
+                false => CancelMode::Graceful,
+            };
+            send(client, process, "cancel", &CancelProcess { mode, reason }).await?
+        }
+        Command::Retry { process, reason } => {
+            send(client, process, "retry", &RetryProcess { reason }).await?
+        }
+        Command::Replay {
+            process,
+            step,
+            reason,
+        } => {
+            let step = step.map(|text| match text.parse() {
+                Ok(number) => StepName::Number(number),
+                Err(_) => StepName::Name(text),
+            });
+            send(client, process, "replay", &ReplayProcess { step, reason }).await?
+        }
+        Command::Clone { process } => {
+            let process = send(client, process, "clone", &serde_json::json!({})).await?;
+            return print::value(output, &process, |process| format!("{}\n", process.id));
+        }
+        Command::Pause { process, reason } => {
+            let key = process.to_string();
+            return pauses::add(client, output, ScopeName::Process, key, reason).await;
+        }
+        Command::Resume { process, reason } => {
+            let key = process.to_string();
+            return pauses::remove(client, output, ScopeName::Process, &key, reason).await;
+        }
+        _ => return Err(Fault::usage("this command is no order")),
+    };
+    print::value(output, &process, |process| {
+        format!("{} is {}\n", process.id, print::word(&process.state))
+    })
+}
+
+async fn send<B: serde::Serialize + Sync>(
+    client: &Client,
+    process: Uuid,
+    order: &str,
+    body: &B,
+) -> Result<Process, Fault> {
+    let path = ["v1", "processes", &process.to_string(), order];
+    client.post(&path, body, &super::fresh_key()).await
 }
 
 /// Reads one process.
@@ -161,10 +322,24 @@ pub(super) async fn get(client: &Client, id: Uuid) -> Result<ProcessDetail, Faul
 
 /// Starts a process.
 pub(super) async fn create(client: &Client, arguments: &CreateArguments) -> Result<Process, Fault> {
+    post(client, arguments, &[]).await
+}
+
+/// Shows what a process would be and meet.
+async fn dry_run(client: &Client, arguments: &CreateArguments) -> Result<DryRun, Fault> {
+    post(client, arguments, &[("dry_run", "true".to_owned())]).await
+}
+
+async fn post<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    arguments: &CreateArguments,
+    query: &[(&str, String)],
+) -> Result<T, Fault> {
     let mut request = CreateProcess {
         agent: arguments.agent.clone(),
         kind: arguments.kind.clone(),
         input: input(arguments)?,
+        tenant: arguments.tenant.clone(),
         deadline_seconds: arguments.deadline.map(|deadline| deadline.as_secs()),
         deadline_at: None,
         max_attempts: arguments.max_attempts,
@@ -176,7 +351,7 @@ pub(super) async fn create(client: &Client, arguments: &CreateArguments) -> Resu
         .clone()
         .unwrap_or_else(super::fresh_key);
     let path = ["v1", "processes"];
-    match client.post(&path, &request, &key).await {
+    match client.post_with(&path, query, &request, &key).await {
         // The server knows ids and hostnames. The beginning of an id, and the words about a name
         // that means nothing, need a look at the fleet.
         Err(fault) if fault.field.as_deref() == Some("agent") => {
@@ -185,7 +360,7 @@ pub(super) async fn create(client: &Client, arguments: &CreateArguments) -> Resu
             }
             let agent = resolve::agent(client, &arguments.agent).await?;
             request.agent = agent.to_string();
-            client.post(&path, &request, &key).await
+            client.post_with(&path, query, &request, &key).await
         }
         result => result,
     }
@@ -193,13 +368,7 @@ pub(super) async fn create(client: &Client, arguments: &CreateArguments) -> Resu
 
 /// Asks a process to stop.
 pub(super) async fn cancel(client: &Client, id: Uuid) -> Result<Process, Fault> {
-    client
-        .post(
-            &["v1", "processes", &id.to_string(), "cancel"],
-            &serde_json::json!({}),
-            &super::fresh_key(),
-        )
-        .await
+    send(client, id, "cancel", &CancelProcess::default()).await
 }
 
 /// The driver's input from `--input`, and from the words behind `--`.
@@ -295,84 +464,6 @@ fn event_line(event: &EventRecord) -> String {
     format!("{}  {:20} {subject}  {}", event.at, event.kind, event.data)
 }
 
-fn list(processes: &[Process]) -> String {
-    print::table(
-        [
-            "ID", "KIND", "AGENT", "STATE", "ATTEMPTS", "EXIT", "CREATED",
-        ],
-        processes.iter().map(|process| {
-            let exit = process
-                .outcome
-                .as_ref()
-                .and_then(|outcome| outcome.exit_code);
-            [
-                process.id.to_string(),
-                process.kind.clone(),
-                process.agent.to_string(),
-                print::word(&process.state),
-                format!("{}/{}", process.attempts, process.max_attempts),
-                print::or_dash(exit),
-                process.created_at.to_string(),
-            ]
-        }),
-        "no processes; start one with `drover run AGENT exec -- PROGRAM`",
-    )
-}
-
-fn show(detail: &ProcessDetail) -> String {
-    let process = &detail.process;
-    let outcome = process.outcome.as_ref();
-    let result = outcome
-        .and_then(|outcome| outcome.output.as_ref())
-        .map(|output| output.data.clone());
-    print::facts(&[
-        ("id", Some(process.id.to_string())),
-        ("kind", Some(process.kind.clone())),
-        ("agent", Some(process.agent.to_string())),
-        ("state", Some(print::word(&process.state))),
-        (
-            "attempts",
-            Some(format!("{} of {}", process.attempts, process.max_attempts)),
-        ),
-        ("class", Some(print::word(&process.class))),
-        ("resource", process.resource.clone()),
-        ("input", Some(detail.input.to_string())),
-        (
-            "waiting on",
-            process
-                .waiting_on
-                .as_ref()
-                .map(|on| format!("{} {}: {}", on.scope, on.key, on.detail)),
-        ),
-        ("created", Some(process.created_at.to_string())),
-        ("started", process.started_at.map(|at| at.to_string())),
-        ("finished", process.finished_at.map(|at| at.to_string())),
-        ("deadline", Some(process.deadline_at.to_string())),
-        (
-            "outcome",
-            outcome.map(|outcome| print::word(&outcome.status)),
-        ),
-        (
-            "exit code",
-            outcome
-                .and_then(|outcome| outcome.exit_code)
-                .map(|code| code.to_string()),
-        ),
-        (
-            "message",
-            outcome
-                .map(|outcome| outcome.message.clone())
-                .filter(|text| !text.is_empty()),
-        ),
-        ("result", result.filter(|text| !text.is_empty())),
-        (
-            "not kept",
-            (detail.progress_dropped > 0)
-                .then(|| format!("{} pieces of output", detail.progress_dropped)),
-        ),
-    ])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,6 +477,7 @@ mod tests {
             max_attempts: None,
             class: None,
             resource: None,
+            tenant: None,
             idempotency_key: None,
             program: program.iter().map(|word| (*word).to_owned()).collect(),
         }

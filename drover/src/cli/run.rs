@@ -266,8 +266,13 @@ mod tests {
         Process {
             id: Uuid::nil(),
             kind: "exec".to_owned(),
+            tenant: "default".to_owned(),
             agent: Uuid::nil(),
             state,
+            step: 0,
+            step_count: 1,
+            undoing: false,
+            needs_attention: false,
             attempts: 1,
             max_attempts: 3,
             class: Class::Normal,

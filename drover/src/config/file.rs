@@ -38,8 +38,9 @@ pub(crate) fn read(path: &Path) -> Result<String, Fault> {
     std::fs::read_to_string(path).map_err(|error| Fault::io("read", path, &error).exit(Exit::Usage))
 }
 
-/// Takes a file's text apart. `name` stands in messages.
-pub(crate) fn parse(name: &str, text: &str) -> Result<Vec<Entry>, Fault> {
+/// Takes a file's text apart. `name` stands in messages; `section`: one at the top that somebody else
+/// reads.
+pub(crate) fn parse(name: &str, text: &str, section: Option<&str>) -> Result<Vec<Entry>, Fault> {
     let table = DeTable::parse(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_at(text, span.start));
         Fault::usage(format_args!(
@@ -51,7 +52,11 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Vec<Entry>, Fault> {
         )
     })?;
     let mut entries = Vec::new();
-    flatten(name, text, "", table.get_ref(), &mut entries)?;
+    let mut table = table.into_inner();
+    if let Some(section) = section {
+        table.remove(section);
+    }
+    flatten(name, text, "", &table, &mut entries)?;
     entries.sort_by_key(|entry| entry.line);
     Ok(entries)
 }
@@ -147,7 +152,7 @@ mod tests {
     fn sections_are_flattened_and_lines_are_kept() {
         let text = "domain = 'a.b'\n\n[gateway]\nshards = 1_6 # cores\npin_threads = true\nadvertise = ['x:1', 'y:2']\n";
         assert_eq!(
-            parse("f", text).unwrap(),
+            parse("f", text, None).unwrap(),
             [
                 entry("domain", "a.b", 1),
                 entry("gateway.shards", "16", 4),
@@ -159,23 +164,23 @@ mod tests {
 
     #[test]
     fn a_section_without_keys_is_not_lost() {
-        let entries = parse("f", "[gatway]\n").unwrap();
+        let entries = parse("f", "[gatway]\n", None).unwrap();
         assert_eq!(entries[0].key, "gatway");
         assert_eq!(entries[0].value, None);
     }
 
     #[test]
     fn broken_toml_names_file_and_line() {
-        let fault = parse("drover.toml", "a = 1\nb = \n").unwrap_err();
+        let fault = parse("drover.toml", "a = 1\nb = \n", None).unwrap_err();
         assert!(fault.what.starts_with("drover.toml line 2:"), "{fault:?}");
-        let fault = parse("drover.toml", "a = 1\na = 2\n").unwrap_err();
+        let fault = parse("drover.toml", "a = 1\na = 2\n", None).unwrap_err();
         assert!(fault.what.contains("line 2"), "{fault:?}");
     }
 
     #[test]
     fn values_that_no_key_takes_are_refused() {
-        assert!(parse("f", "a = 2026-01-01\n").is_err());
-        assert!(parse("f", "a = [[1], [2]]\n").is_err());
-        assert!(parse("f", "[[a]]\nb = 1\n").is_err());
+        assert!(parse("f", "a = 2026-01-01\n", None).is_err());
+        assert!(parse("f", "a = [[1], [2]]\n", None).is_err());
+        assert!(parse("f", "[[a]]\nb = 1\n", None).is_err());
     }
 }

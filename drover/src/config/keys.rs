@@ -23,7 +23,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 26] = [
+pub(super) static KEYS: [Key<Config>; 28] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -257,6 +257,24 @@ pub(super) static KEYS: [Key<Config>; 26] = [
             value::number(text, 1, 1024).map(|mib: u64| config.histograms.file_bytes = mib << 20)
         },
         show: |config| (config.histograms.file_bytes >> 20).to_string(),
+    },
+    Key {
+        name: "webhooks.allow_insecure",
+        doc: "Lets webhooks use http:// and addresses that are not public: for tests and labs.",
+        set: |config, text| value::truth(text).map(|allow| config.webhooks.allow_insecure = allow),
+        show: |config| config.webhooks.allow_insecure.to_string(),
+    },
+    Key {
+        name: "webhooks.ca_file",
+        doc: "PEM file of authorities that webhooks trust beside this machine's; empty: none.",
+        set: |config, text| {
+            config.webhooks.ca_file = (!text.is_empty()).then(|| PathBuf::from(text));
+            Ok(())
+        },
+        show: |config| {
+            let path = config.webhooks.ca_file.as_deref();
+            value::quote(&path.unwrap_or("".as_ref()).to_string_lossy())
+        },
     },
     Key {
         name: "drain.deadline",

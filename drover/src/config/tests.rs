@@ -174,3 +174,42 @@ fn variables_that_look_like_a_slip_are_warned_of_and_others_left_alone() {
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     assert!(loaded.warnings[0].contains("DROVER_GATEWAY_SHARDS"));
 }
+
+#[test]
+fn kinds_of_the_file_are_read_beside_its_other_sections() {
+    let text = "[gateway]\nshards = 2\n\n[kinds.ping]\n\n[[kinds.ping.steps]]\nname = 'ping'\noperation = 'exec'\ninput = { program = 'ping', args = ['${host}'] }\n";
+    let loaded = load_text(text).unwrap();
+    assert_eq!(loaded.config.gateway.shards, Some(2));
+    let kind = loaded.config.kinds.get("ping").unwrap();
+    assert!(kind.fields.contains_key("host"));
+    assert!(loaded.config.kinds.get("vm-start").is_some(), "built in");
+    let printed = loaded.print();
+    assert!(printed.contains("declares: ping"), "{printed}");
+}
+
+#[test]
+fn kinds_that_cannot_be_meant_stop_the_start() {
+    let step = "[[kinds.ping.steps]]\nname = 'ping'\n";
+    for (text, what) in [
+        (
+            format!("{step}operation = 'Exec'\n"),
+            "kinds.ping.steps[0].operation: a driver's name",
+        ),
+        (
+            format!("{step}operation = 'exec'\ntimeout = '5'\n"),
+            "kinds.ping.steps[0].timeout",
+        ),
+        (
+            format!("[kinds.ping]\ncolour = 1\n{step}operation = 'exec'\n"),
+            "unknown field `colour`",
+        ),
+        ("[kinds.ping]\n".to_owned(), "missing field `steps`"),
+        ("kinds = 1\n".to_owned(), "kinds: invalid type"),
+    ] {
+        let fault = load_text(&text).unwrap_err();
+        assert!(fault.what.contains(what), "{fault:?}");
+        assert!(fault.what.contains("drover.toml"), "{fault:?}");
+        assert_eq!(fault.exit, crate::fault::Exit::Usage);
+        assert!(fault.advice.unwrap().contains("PROCESSES.md"));
+    }
+}

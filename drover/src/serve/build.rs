@@ -190,11 +190,13 @@ fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::
             addresses: config.gateway.advertise.clone(),
             certificate_life: config.certificate_life,
         },
+        kinds: config.kinds.clone(),
         retention: config.retention,
         metrics: vec![figures::metrics(gateway.clone())],
         gateway: Some(figures::overview(gateway.clone())),
         times: vec![figures::times(gateway)],
         histogram_log: config.histograms,
+        webhooks: config.webhooks.clone(),
     }
 }
 

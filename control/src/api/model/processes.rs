@@ -13,28 +13,31 @@ pub struct CreateProcess {
     /// The agent that does the work: its id, or its hostname where only one agent has it.
     #[schema(example = "hv-17.cloud.example")]
     pub agent: String,
-    /// The driver: `[a-z0-9_.-]{1,64}`.
+    /// A declared kind (`GET /v1/kinds`), or a driver: `[a-z0-9_.-]{1,64}`.
     #[schema(example = "exec")]
     pub kind: String,
-    /// The driver's input: any JSON, at most 96 KiB. Default `{}`.
+    /// The kind's input, or the driver's: any JSON, at most 96 KiB. Default `{}`.
     #[serde(default = "empty_object")]
     #[schema(value_type = Value)]
     pub input: serde_json::Value,
+    /// Whose it is: 1–64 characters of a-z, 0-9, `_`, `.` and `-`. Default `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// It is over this long after its creation, finished or not: 1 s – 30 days. Not together with
-    /// `deadline_at`. Default 900.
+    /// `deadline_at`. Default: its kind's, or 900.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u64>,
     /// It is over then, finished or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_at: Option<Timestamp>,
-    /// Attempts in all when it fails in a way that may pass: 1–100. Default 3.
+    /// Attempts at each step when it fails in a way that may pass: 1–100. Default: its kind's, or 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
-    /// Who goes first on a busy agent. Default `normal`.
+    /// Who goes first on a busy agent. Default: its kind's, or `normal`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<Class>,
     /// What it works on, such as `volume/17`: 1–128 characters without control characters. At most
-    /// one process per resource runs at a time.
+    /// one process per resource runs at a time. Not where the kind says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
 }
@@ -61,15 +64,30 @@ pub enum Class {
 pub struct Process {
     /// Its id; sorts by creation time.
     pub id: Uuid,
-    /// The driver.
+    /// Its kind, or the driver.
     pub kind: String,
+    /// Whose it is.
+    #[serde(default)]
+    pub tenant: String,
     /// The agent that does the work.
     pub agent: Uuid,
     /// How far it is.
     pub state: ProcessState,
-    /// Attempts started.
+    /// The step at hand, from 0, or the one at which it ended.
+    #[serde(default)]
+    pub step: u16,
+    /// How many steps it has.
+    #[serde(default = "one")]
+    pub step_count: u16,
+    /// What was done is being undone; once it has ended: could not be undone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undoing: bool,
+    /// People must look: its end is not known, or what was done could not be undone.
+    #[serde(default)]
+    pub needs_attention: bool,
+    /// Attempts started at the step at hand.
     pub attempts: u32,
-    /// Attempts at most.
+    /// Attempts at each step at most.
     pub max_attempts: u32,
     /// Who goes first.
     pub class: Class,
@@ -100,11 +118,72 @@ pub struct ProcessDetail {
     /// The process.
     #[serde(flatten)]
     pub process: Process,
+    /// Its input, as it was given.
+    #[schema(value_type = Value)]
+    pub input: serde_json::Value,
+    /// Its steps, if its kind is a declared one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<ProcessStep>,
+    /// Progress reports over the limit of what is kept.
+    pub progress_dropped: u64,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// A step of a process.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ProcessStep {
+    /// Its number, from 0.
+    pub step: u16,
+    /// Its name.
+    pub name: String,
+    /// How far it is.
+    pub state: StepState,
+    /// The driver.
+    pub operation: String,
     /// The driver's input.
     #[schema(value_type = Value)]
     pub input: serde_json::Value,
-    /// Progress reports over the limit of what is kept.
-    pub progress_dropped: u64,
+    /// It has so long, in seconds.
+    pub timeout_seconds: u64,
+    /// What it weighs on the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Shared things that it uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<String>,
+    /// The driver that undoes it, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone_by: Option<String>,
+    /// Attempts that its last end took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// When it ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// How it ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<ProcessOutcome>,
+}
+
+/// How far a step is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// Its turn has not come.
+    Waiting,
+    /// It is at hand.
+    Current,
+    /// It was done.
+    Done,
+    /// It failed, or was cancelled.
+    Failed,
+    /// It is being undone, or could not be.
+    Undoing,
+    /// It was done and is undone.
+    Undone,
 }
 
 /// How far a process is.
@@ -115,6 +194,8 @@ pub enum ProcessState {
     Scheduled,
     /// Waiting for its turn on its agent.
     Ready,
+    /// It would be ready; somebody has paused it, or its agent, group, tenant or kind.
+    Paused,
     /// On its way to the agent.
     Leased,
     /// The agent has durably accepted it.
@@ -178,13 +259,166 @@ pub enum OutcomeStatus {
 /// Why a process is not running.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct WaitingOn {
-    /// `agent`, `capacity`, `time`, `resource` or `answer`.
+    /// `agent` (it has no session), `capacity` (its places are taken), `time` (its own),
+    /// `resource`, `backoff`, `budget` (too many attempts of its kind fail there), `pause` or `answer`.
     #[schema(example = "agent")]
     pub scope: String,
-    /// Which one: the agent's id, the resource, the time.
+    /// Which one: the agent's id, the resource, the time, the pause.
     pub key: String,
-    /// In words, with what to do about it.
+    /// In words.
     pub detail: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+    /// How many the agent takes at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// How many of these are taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_use: Option<u32>,
+    /// Its place in line, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u32>,
+    /// When it may start, in seconds from now: from the pace of the last minute, or the time waited
+    /// for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_s: Option<u64>,
+    /// The process that holds the resource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<Uuid>,
+}
+
+/// How a process is to be cancelled.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelProcess {
+    /// Default `graceful`.
+    #[serde(default)]
+    pub mode: CancelMode,
+    /// Why, for its history: at most 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How a process is to be cancelled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CancelMode {
+    /// What runs is stopped, what was done is undone; over when that has happened.
+    #[default]
+    Graceful,
+    /// Over now, without the agent's word and without undoing anything: people must look.
+    Force,
+}
+
+/// Lets an ended process go on.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryProcess {
+    /// Why, for its history: at most 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Lets a process go on from a step.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayProcess {
+    /// The step's number, from 0, or its name. Default: the one at hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepName>,
+    /// Why, for its history: at most 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Names a step.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum StepName {
+    /// From 0.
+    Number(u16),
+    /// As the kind names it.
+    Name(String),
+}
+
+/// One line of a process's history.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HistoryEntry {
+    /// Its number in the record of events.
+    pub sequence: u64,
+    /// When.
+    pub at: Timestamp,
+    /// `process.created`, `process.state`, `process.finished`, `pause.added` or `pause.removed`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Who: an API token's name, or `system`.
+    pub actor: String,
+    /// The state before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The state after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The step at hand after it, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+    /// Attempts at that step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u64>,
+    /// Claims so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<u64>,
+    /// Why, in the actor's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What happened, in the server's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What a process would be, and what it would meet; nothing was written.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DryRun {
+    /// `ready`, `blocked`, `paused`, or `refused`: too many wait already.
+    pub state: String,
+    /// The agent that would do the work.
+    pub agent: Uuid,
+    /// Its kind.
+    pub kind: String,
+    /// Whose it would be.
+    pub tenant: String,
+    /// What it would work on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    /// When it would be over.
+    pub deadline_at: Timestamp,
+    /// Attempts at each step.
+    pub max_attempts: u32,
+    /// Who goes first.
+    pub class: Class,
+    /// What would be done.
+    pub steps: Vec<ProcessStep>,
+    /// What each step needs a permit of, each once.
+    pub permits: Vec<PermitNeeded>,
+    /// What it would meet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_on: Option<WaitingOn>,
+    /// Waiting processes that it would make needless.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<Uuid>,
+    /// How long it would wait for its start, in seconds, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted_wait_s: Option<u64>,
+}
+
+/// A permit that a process needs.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PermitNeeded {
+    /// `agent`, `class`, `resource`, `tenant` or `group`.
+    pub scope: String,
+    /// Which one.
+    pub key: String,
 }
 
 /// Starts many processes: each stands or falls by itself.

@@ -126,7 +126,11 @@ async fn check(
     let field = format!("processes[{at}].idempotency_key");
     let key = process_input::key(caller, &field, &item.idempotency_key, &item.process)?;
     let prefix = format!("processes[{at}].process.");
-    process_input::check(api, &item.process, key, now, hosts, &prefix).await
+    let process = process_input::check(api, &item.process, key, now, hosts, &prefix).await?;
+    Ok(NewProcess {
+        actor: Some(process_input::by(caller)),
+        ..process
+    })
 }
 
 fn failed(error: ApiError) -> BatchResult {

@@ -7,6 +7,7 @@ use protocol::ids::AgentId;
 use protocol::limits::{
     COMMAND_INPUT_BYTES_MAX, KIND_BYTES_MAX, NAME_BYTES_MAX, OPERATION_DEADLINE_DEFAULT,
 };
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::agents;
@@ -15,8 +16,9 @@ use crate::api::access::Caller;
 use crate::api::model::processes::{Class, CreateProcess};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock::UnixMs;
+use crate::kinds;
 use crate::process;
-use crate::store::processes::{IdempotencyKey, NewProcess};
+use crate::store::processes::{Actor, IdempotencyKey, NewProcess, TENANT_DEFAULT};
 
 const DEADLINE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const ATTEMPTS_DEFAULT: u32 = 3;
@@ -37,8 +39,22 @@ pub(super) async fn check(
     hosts: &mut Hosts,
     at: &str,
 ) -> ApiResult<NewProcess> {
+    Ok(NewProcess {
+        idempotency: Some(key),
+        ..checked(api, request, now, hosts, at).await?
+    })
+}
+
+/// As [`check`], without a key.
+pub(super) async fn checked(
+    api: &Api,
+    request: &CreateProcess,
+    now: UnixMs,
+    hosts: &mut Hosts,
+    at: &str,
+) -> ApiResult<NewProcess> {
     let field = |name: &str| format!("{at}{name}");
-    check_kind(&field("kind"), &request.kind)?;
+    check_name(&field("kind"), "a kind, such as `exec`,", &request.kind)?;
     let input = request.input.to_string();
     if input.len() > COMMAND_INPUT_BYTES_MAX {
         return Err(ApiError::field(
@@ -49,40 +65,76 @@ pub(super) async fn check(
             ),
         ));
     }
-    let deadline_at = deadline(request, now, at)?;
-    let max_attempts = request.max_attempts.unwrap_or(ATTEMPTS_DEFAULT);
+    let kind = api.kinds.get(&request.kind);
+    let resolved = kind.map(|kind| resolve(kind, request, at)).transpose()?;
+    let deadline_at = deadline(request, now, kind.and_then(|kind| kind.deadline), at)?;
+    let of_kind = kind.and_then(|kind| kind.max_attempts);
+    let max_attempts = request.max_attempts.or(of_kind).unwrap_or(ATTEMPTS_DEFAULT);
     if !(1..=ATTEMPTS_MAX).contains(&max_attempts) {
         return Err(ApiError::field(
             &field("max_attempts"),
             format!("is {max_attempts}; it must be 1 to {ATTEMPTS_MAX}"),
         ));
     }
+    let tenant = request.tenant.as_deref().unwrap_or(TENANT_DEFAULT);
+    check_name(&field("tenant"), "a tenant", tenant)?;
+    let resource = resource(request, at)?;
+    let agent = agent(api, &request.agent, hosts, &field("agent")).await?;
+    let class = request.class.map(|class| match class {
+        Class::Interactive => process::Class::Interactive,
+        Class::Normal => process::Class::Normal,
+        Class::Background => process::Class::Background,
+    });
+    let (plan, of_kind) = resolved.map_or((None, None), |made| (Some(made.plan), made.resource));
+    Ok(NewProcess {
+        agent,
+        kind: request.kind.clone(),
+        input,
+        plan,
+        tenant: tenant.to_owned(),
+        class: class.or(kind.map(|kind| kind.class)).unwrap_or_default(),
+        resource: of_kind.or(resource),
+        run_at: None,
+        deadline_at,
+        max_attempts,
+        supersedes: kind.map_or_else(Vec::new, |kind| kind.supersedes.clone()),
+        actor: None,
+        idempotency: None,
+    })
+}
+
+/// Who wants a process.
+pub(super) fn by(caller: &Caller) -> Actor {
+    Actor {
+        by: caller.name.clone(),
+        reason: None,
+    }
+}
+
+/// What a declared kind makes of a request.
+fn resolve(kind: &kinds::Kind, request: &CreateProcess, at: &str) -> ApiResult<kinds::Resolved> {
+    if kind.resource.is_some() && request.resource.is_some() {
+        return Err(ApiError::field(
+            &format!("{at}resource"),
+            format!("is said by the kind `{}`; leave it out", kind.name),
+        ));
+    }
+    kind.resolve(&request.input)
+        .map_err(|error| ApiError::field(&format!("{at}{}", error.field), error.detail))
+}
+
+fn resource(request: &CreateProcess, at: &str) -> ApiResult<Option<String>> {
     if let Some(resource) = &request.resource
         && (resource.is_empty()
             || resource.len() > NAME_BYTES_MAX
             || resource.chars().any(char::is_control))
     {
         return Err(ApiError::field(
-            &field("resource"),
+            &format!("{at}resource"),
             format!("must be 1 to {NAME_BYTES_MAX} bytes of text without control characters"),
         ));
     }
-    let agent = agent(api, &request.agent, hosts, &field("agent")).await?;
-    Ok(NewProcess {
-        agent,
-        kind: request.kind.clone(),
-        input,
-        class: match request.class.unwrap_or_default() {
-            Class::Interactive => process::Class::Interactive,
-            Class::Normal => process::Class::Normal,
-            Class::Background => process::Class::Background,
-        },
-        resource: request.resource.clone(),
-        run_at: None,
-        deadline_at,
-        max_attempts,
-        idempotency: Some(key),
-    })
+    Ok(request.resource.clone())
 }
 
 /// Makes the idempotency key of a request. `field` is where the key came from.
@@ -91,6 +143,16 @@ pub(super) fn key(
     field: &str,
     key: &str,
     request: &CreateProcess,
+) -> ApiResult<IdempotencyKey> {
+    key_of(caller, field, key, request)
+}
+
+/// As [`key`], of any request.
+pub(super) fn key_of(
+    caller: &Caller,
+    field: &str,
+    key: &str,
+    request: &impl Serialize,
 ) -> ApiResult<IdempotencyKey> {
     // The header is a quoted string in the IETF draft; most clients send it bare. Both are one.
     let bare = key
@@ -134,21 +196,26 @@ async fn agent(api: &Api, text: &str, hosts: &mut Hosts, field: &str) -> ApiResu
     found
 }
 
-fn check_kind(field: &str, kind: &str) -> ApiResult<()> {
+/// Names of kinds and tenants. `what`: how the message begins.
+pub(super) fn check_name(field: &str, what: &str, name: &str) -> ApiResult<()> {
     let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.-".contains(c);
-    if kind.is_empty() || kind.len() > KIND_BYTES_MAX || !kind.chars().all(valid) {
+    if name.is_empty() || name.len() > KIND_BYTES_MAX || !name.chars().all(valid) {
         return Err(ApiError::field(
             field,
             format!(
-                "must be 1 to {KIND_BYTES_MAX} characters of a-z, 0-9, `_`, `.` and `-`, such as \
-                 `exec`"
+                "{what} must be 1 to {KIND_BYTES_MAX} characters of a-z, 0-9, `_`, `.` and `-`"
             ),
         ));
     }
     Ok(())
 }
 
-fn deadline(request: &CreateProcess, now: UnixMs, at: &str) -> ApiResult<UnixMs> {
+fn deadline(
+    request: &CreateProcess,
+    now: UnixMs,
+    of_kind: Option<Duration>,
+    at: &str,
+) -> ApiResult<UnixMs> {
     let max = DEADLINE_MAX.as_secs();
     match (request.deadline_seconds, request.deadline_at) {
         (Some(_), Some(_)) => Err(ApiError::field(
@@ -173,6 +240,6 @@ fn deadline(request: &CreateProcess, now: UnixMs, at: &str) -> ApiResult<UnixMs>
                 ))
             }
         }
-        (None, None) => Ok(now.plus(OPERATION_DEADLINE_DEFAULT)),
+        (None, None) => Ok(now.plus(of_kind.unwrap_or(OPERATION_DEADLINE_DEFAULT))),
     }
 }

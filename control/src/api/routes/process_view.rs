@@ -1,12 +1,14 @@
 //! Processes as the API shows them.
 
+use std::time::Duration;
+
+use super::{kinds, process_waits};
 use crate::api::Api;
 use crate::api::model::Timestamp;
-use crate::api::model::processes::{Class, Process, ProcessState, WaitingOn};
+use crate::api::model::processes::{Process, ProcessState};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock::UnixMs;
-use crate::dispatch;
-use crate::process::{self, State};
+use crate::process::State;
 use crate::store::processes::Creation;
 use crate::store::queries::ProcessRecord;
 
@@ -14,18 +16,19 @@ use crate::store::queries::ProcessRecord;
 pub(super) fn describe(record: ProcessRecord) -> Process {
     let stamp = |at: UnixMs| Timestamp(at.0);
     Process {
-        waiting_on: waits_in_store(&record),
+        waiting_on: process_waits::in_store(&record),
         id: record.id.0,
         kind: record.kind,
+        tenant: record.tenant,
         agent: record.agent.0,
-        state: state(record.state),
+        state: state(record.state, record.paused.is_some()),
+        step: record.step.index(),
+        step_count: record.steps,
+        undoing: record.step.undoes(),
+        needs_attention: record.needs_attention,
         attempts: record.attempts,
         max_attempts: record.max_attempts,
-        class: match record.class {
-            process::Class::Interactive => Class::Interactive,
-            process::Class::Normal => Class::Normal,
-            process::Class::Background => Class::Background,
-        },
+        class: kinds::class(record.class),
         resource: record.resource,
         created_at: stamp(record.created_at),
         started_at: record.started_at.map(stamp),
@@ -37,12 +40,11 @@ pub(super) fn describe(record: ProcessRecord) -> Process {
 
 /// A process with why it is not running.
 pub(super) async fn describe_whole(api: &Api, record: ProcessRecord) -> ApiResult<Process> {
-    let (id, agent, ready) = (record.id, record.agent, record.state == State::Ready);
-    let mut process = describe(record);
-    if ready && let Some(waiting) = api.engine.waiting_on(id, agent).await? {
-        process.waiting_on = Some(waits_in_queue(&waiting));
-    }
-    Ok(process)
+    let waiting_on = process_waits::whole(api, &record).await?;
+    Ok(Process {
+        waiting_on,
+        ..describe(record)
+    })
 }
 
 /// The process that a creation made or found, and whether it is new.
@@ -69,21 +71,48 @@ pub(super) fn created(creation: Creation, agent_field: &str) -> ApiResult<(Proce
             agent_field,
             "there is no such agent, or it is revoked; GET /v1/agents lists those that there are",
         )),
-        Creation::QueueFull { waiting } => Err(ApiError::new(
+        Creation::QueueFull {
+            waiting,
+            retry_after,
+        } => Err(full(
+            &format!("{waiting} processes wait for this agent already"),
+            retry_after,
+        )),
+        Creation::ResourceFull { waiting } => Err(ApiError::new(
             Kind::TooManyRequests,
             format!(
-                "{waiting} processes wait for this agent already; try again when some have ended."
+                "{waiting} processes wait for this resource already, one after the other; cancel some, or \
+                 try again when some have ended."
             ),
         )
-        .retry_after(std::time::Duration::from_secs(5))),
+        .retry_after(Duration::from_secs(60))),
+        Creation::TenantFull {
+            waiting,
+            retry_after,
+        } => Err(full(
+            &format!("{waiting} processes of this tenant wait already"),
+            retry_after,
+        )),
     }
 }
 
-/// The API's word for a state.
-fn state(state: State) -> ProcessState {
+fn full(what: &str, retry_after: Duration) -> ApiError {
+    ApiError::new(
+        Kind::TooManyRequests,
+        format!(
+            "{what}; at their present pace these take about {} s. Try again then, or cancel some.",
+            retry_after.as_secs()
+        ),
+    )
+    .retry_after(retry_after)
+}
+
+/// The API's word for a state; `paused`: a pause keeps it from being started.
+fn state(state: State, paused: bool) -> ProcessState {
     match state {
         State::Scheduled => ProcessState::Scheduled,
         State::Blocked => ProcessState::Blocked,
+        State::Ready if paused => ProcessState::Paused,
         State::Ready => ProcessState::Ready,
         State::Backoff => ProcessState::Backoff,
         State::Leased => ProcessState::Leased,
@@ -96,12 +125,12 @@ fn state(state: State) -> ProcessState {
     }
 }
 
-/// The process server's word for a state.
+/// The process server's word for a state. A paused process is a ready one: see [`paused_filter`].
 pub(super) fn state_filter(state: ProcessState) -> State {
     match state {
         ProcessState::Scheduled => State::Scheduled,
         ProcessState::Blocked => State::Blocked,
-        ProcessState::Ready => State::Ready,
+        ProcessState::Ready | ProcessState::Paused => State::Ready,
         ProcessState::Backoff => State::Backoff,
         ProcessState::Leased => State::Leased,
         ProcessState::Running => State::Running,
@@ -113,100 +142,11 @@ pub(super) fn state_filter(state: ProcessState) -> State {
     }
 }
 
-fn waits_in_store(record: &ProcessRecord) -> Option<WaitingOn> {
-    let agent = record.agent.to_string();
-    let due = record
-        .due_at
-        .map_or_else(String::new, |at| Timestamp(at.0).to_string());
-    let (scope, key, detail) = match record.state {
-        State::Scheduled => ("time", due, "it is not to be started before"),
-        State::Backoff => (
-            "time",
-            due,
-            "the last attempt failed in a way that may pass; the next one starts then",
-        ),
-        State::Blocked => (
-            "resource",
-            record.resource.clone().unwrap_or_default(),
-            "another process works on this resource; this one follows when that has ended",
-        ),
-        State::Unknown => (
-            "answer",
-            agent,
-            "the reply was lost; the agent is asked as soon as it has a session",
-        ),
-        State::Cancelling => (
-            "answer",
-            agent,
-            "the agent has not confirmed the cancel; it is told as soon as it has a session",
-        ),
-        State::Ready
-        | State::Leased
-        | State::Running
-        | State::Succeeded
-        | State::Failed
-        | State::Cancelled => return None,
-    };
-    Some(WaitingOn {
-        scope: scope.to_owned(),
-        key,
-        detail: detail.to_owned(),
-    })
-}
-
-fn waits_in_queue(waiting: &dispatch::WaitingOn) -> WaitingOn {
-    match waiting {
-        dispatch::WaitingOn::Session { agent } => WaitingOn {
-            scope: "agent".to_owned(),
-            key: agent.to_string(),
-            detail: "the agent has no session; it starts when the agent is back".to_owned(),
-        },
-        dispatch::WaitingOn::Host {
-            agent,
-            limit,
-            in_use,
-            position,
-        } => WaitingOn {
-            scope: "capacity".to_owned(),
-            key: agent.to_string(),
-            detail: in_line(*limit, *in_use, *position),
-        },
-    }
-}
-
-/// Where a process stands in its agent's queue, in words; `position` 0 is further back than memory.
-fn in_line(limit: u32, in_use: u32, position: u32) -> String {
-    let free = limit.saturating_sub(in_use);
-    match position {
-        0 => format!("{in_use} of {limit} places are taken, and many are before it"),
-        place if place <= free => {
-            "the agent has a free place for it; it is about to start".to_owned()
-        }
-        place => format!("{in_use} of {limit} places are taken; it is number {place} in line"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::in_line;
-
-    #[test]
-    fn a_process_with_a_free_place_is_about_to_start() {
-        assert!(in_line(4, 0, 1).contains("about to start"));
-        assert!(in_line(4, 3, 1).contains("about to start"));
-        assert_eq!(
-            in_line(4, 3, 2),
-            "3 of 4 places are taken; it is number 2 in line"
-        );
-        assert_eq!(
-            in_line(4, 4, 1),
-            "4 of 4 places are taken; it is number 1 in line"
-        );
-        assert_eq!(
-            in_line(4, 0, 0),
-            "0 of 4 places are taken, and many are before it"
-        );
-        // An agent may lower its capacity below what it runs.
-        assert!(in_line(2, 5, 1).contains("5 of 2"));
+/// Of those in this state: only the paused ones, only the others, or both.
+pub(super) fn paused_filter(state: ProcessState) -> Option<bool> {
+    match state {
+        ProcessState::Ready => Some(false),
+        ProcessState::Paused => Some(true),
+        _ => None,
     }
 }

@@ -11,8 +11,8 @@ use protocol::ids::ProcessId;
 use serde::Deserialize;
 
 use super::process_input::{self, Hosts};
-use super::process_view::{created, describe, describe_whole, state_filter};
-use super::{agents, events as event_routes};
+use super::process_view::{created, describe, describe_whole, paused_filter, state_filter};
+use super::{agents, events as event_routes, process_dry_run, process_steps};
 use crate::api::Api;
 use crate::api::access::Caller;
 use crate::api::extract::{Body, Id, Params, header_text};
@@ -22,7 +22,6 @@ use crate::api::model::processes::{CreateProcess, Process, ProcessDetail, Proces
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock;
-use crate::dispatch::Cancellation;
 use crate::store::queries::{ProcessFilter, ProcessRecord};
 
 /// The header that makes repeating a request harmless.
@@ -41,10 +40,14 @@ pub(super) struct ListParams {
     state: Option<ProcessState>,
     /// Only for this agent (id or hostname).
     agent: Option<String>,
-    /// Only of this driver.
+    /// Only of this kind.
     kind: Option<String>,
     /// Only on this resource.
     resource: Option<String>,
+    /// Only of this tenant.
+    tenant: Option<String>,
+    /// Only those at which people must look, or only the others.
+    needs_attention: Option<bool>,
     /// Items on a page, 1–500.
     #[param(default = 50, minimum = 1, maximum = 500)]
     page_size: Option<u32>,
@@ -86,6 +89,9 @@ pub(super) async fn list(
         agent,
         kind: params.kind,
         resource: params.resource,
+        tenant: params.tenant,
+        needs_attention: params.needs_attention,
+        paused: params.state.and_then(paused_filter),
     };
     let rows = api
         .store
@@ -102,6 +108,15 @@ pub(super) async fn list(
     }))
 }
 
+/// Whether anything is to be written.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateParams {
+    /// Only say what would be done and what it would meet; needs no Idempotency-Key.
+    dry_run: Option<bool>,
+}
+
 /// Start a process
 ///
 /// Durable when the answer comes. The same key with the same request gives the process that the
@@ -115,6 +130,7 @@ pub(super) async fn list(
     operation_id = "create_process",
     request_body = CreateProcess,
     params(
+        CreateParams,
         ("Idempotency-Key" = String, Header, description = "1–255 visible ASCII characters, such \
           as a UUID: makes repeating the request harmless."),
         ("Prefer" = Option<String>, Header, description = "`wait=SECONDS`: answer when the process \
@@ -123,32 +139,36 @@ pub(super) async fn list(
     responses(
         (status = 201, description = "Made.", body = Process,
          headers(("Location" = String, description = "The process."))),
-        (status = 200, description = "Made earlier by a request with the same key.", body = Process),
+        (status = 200, description = "Made earlier by a request with the same key; with `dry_run`, a \
+          DryRun.", body = Process),
         (status = 400, description = "A field is not valid, or Idempotency-Key is missing."),
         (status = 413, description = "The body is too large."),
         (status = 415, description = "The body is not JSON."),
         (status = 422, description = "There is no such agent, or the key was used for another \
           request."),
+        (status = 429, description = "Too many processes wait for the agent, or of the tenant; see \
+          Retry-After."),
     )
 )]
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
+    Params(params): Params<CreateParams>,
     Body(request): Body<CreateProcess>,
 ) -> ApiResult<Response> {
-    let key = header_text(&headers, IDEMPOTENCY_KEY)?.ok_or_else(|| {
-        ApiError::in_field(
-            Kind::IdempotencyKeyMissing,
-            "Idempotency-Key",
-            "send a new unique value, such as a UUID, with each new request, and the same one when \
-             you repeat it",
-        )
-    })?;
+    let now = clock::now();
+    let mut hosts = Hosts::new();
+    if params.dry_run == Some(true) {
+        let process = process_input::checked(&api, &request, now, &mut hosts, "").await?;
+        let answer = process_dry_run::dry_run(&api, process).await?;
+        return Ok(Json(answer).into_response());
+    }
+    let key = idempotency_key(&headers)?;
     let wait = preferred_wait(&headers)?;
     let key = process_input::key(&caller, "Idempotency-Key", key, &request)?;
-    let now = clock::now();
-    let process = process_input::check(&api, &request, key, now, &mut Hosts::new(), "").await?;
+    let mut process = process_input::check(&api, &request, key, now, &mut hosts, "").await?;
+    process.actor = Some(process_input::by(&caller));
     let creation = api
         .engine
         .create(vec![process])
@@ -206,7 +226,12 @@ pub(super) async fn show(
     let input = api.store.process_input(record.id).await?;
     let input = input.and_then(|text| serde_json::from_str(&text).ok());
     let progress_dropped = record.progress_dropped;
+    let rows = match record.planned {
+        true => api.store.plan_rows(record.id).await?,
+        false => Vec::new(),
+    };
     Ok(Json(ProcessDetail {
+        steps: process_steps::describe(&record, rows),
         process: describe_whole(&api, record).await?,
         input: input.unwrap_or_default(),
         progress_dropped,
@@ -248,44 +273,25 @@ pub(super) async fn events(
     }))
 }
 
-/// Cancel a process
-///
-/// What waits ends at once; what an agent may be doing becomes `cancelling` until the agent has
-/// confirmed. A process that has ended stays as it is. Repeating it is harmless.
-#[utoipa::path(
-    post,
-    path = "/v1/processes/{id}/cancel",
-    tag = "processes",
-    operation_id = "cancel_process",
-    params(("id" = uuid::Uuid, Path, description = "The process.")),
-    responses(
-        (status = 200, description = "It has ended.", body = Process),
-        (status = 202, description = "Its agent is being told.", body = Process),
-        (status = 404, description = "There is no such process."),
-    )
-)]
-pub(super) async fn cancel(
-    State(api): State<Arc<Api>>,
-    Id(id): Id,
-) -> ApiResult<(StatusCode, Json<Process>)> {
-    let id = ProcessId(id);
-    if api.engine.cancel(id).await? == Cancellation::NotFound {
-        return Err(unknown(id));
-    }
-    let record = find(&api, id).await?;
-    let status = if record.state.is_terminal() {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
-    };
-    Ok((status, Json(describe(record))))
+/// The header that makes repeating a request harmless.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> ApiResult<&str> {
+    header_text(headers, IDEMPOTENCY_KEY)?.ok_or_else(|| {
+        ApiError::in_field(
+            Kind::IdempotencyKeyMissing,
+            "Idempotency-Key",
+            "send a new unique value, such as a UUID, with each new request, and the same one when \
+             you repeat it",
+        )
+    })
 }
 
-async fn find(api: &Api, id: ProcessId) -> ApiResult<ProcessRecord> {
+/// The process with this id.
+pub(super) async fn find(api: &Api, id: ProcessId) -> ApiResult<ProcessRecord> {
     api.store.process(id).await?.ok_or_else(|| unknown(id))
 }
 
-fn unknown(id: ProcessId) -> ApiError {
+/// There is no such process.
+pub(super) fn unknown(id: ProcessId) -> ApiError {
     ApiError::not_found("process", &id.to_string(), "/v1/processes")
 }
 

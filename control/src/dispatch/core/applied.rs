@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use protocol::ids::{AgentId, Fence, ProcessId};
+use protocol::ids::{AgentId, Fence, OperationId, ProcessId};
 use protocol::link::Request;
 use protocol::operation::Command;
 
-use super::{Claim, Core, CreateAnswer, Moment, Pending, operation};
+use super::{Claim, Core, CreateAnswer, DEFER, Moment, Pending, operation};
 use crate::clock::UnixMs;
-use crate::dispatch::handle::Cancellation;
+use crate::dispatch::handle::Ordered;
 use crate::process::{Input, State, Tell};
 use crate::store::StoreError;
-use crate::store::processes::{Applied, Creation, Effect, NewProcess, Now, Work};
+use crate::store::processes::{Applied, Creation, Effect, Happened, NewProcess, Now, Work};
 
 /// The first wait after the store has failed; doubles up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -75,12 +75,12 @@ impl Core {
         if batch.sweep {
             self.next_due = applied.next_due;
         }
-        let mut cancels = std::mem::take(&mut batch.cancel_answers)
+        let mut orders = std::mem::take(&mut batch.order_answers)
             .into_iter()
             .peekable();
         for (index, effect) in applied.steps.into_iter().enumerate() {
-            while let Some((_, answer)) = cancels.next_if(|(at, _)| *at == index) {
-                drop(answer.send(Ok(cancellation(&effect))));
+            while let Some((_, answer)) = orders.next_if(|(at, _)| *at == index) {
+                drop(answer.send(Ok(ordered(&effect))));
             }
             self.effect(now, effect, &mut batch.claims);
         }
@@ -98,32 +98,38 @@ impl Core {
         let process = effect.process;
         let Some(after) = effect.now else {
             if let (Some(Tell::Forget), Some(agent)) = (effect.tell, effect.from) {
-                self.forget(agent, process);
+                self.forget(agent, effect.operation);
             }
             return;
         };
         let agent = after.target;
-        if effect.before != Some(after.state) {
+        // A ready process that turns to another place in line has moved as well.
+        if effect.before != Some(after.state) || effect.place_before != after.ready_at {
             self.moved(now, process, &effect, after);
         }
+        let operation = effect.operation;
         match effect.tell {
-            Some(Tell::Forget) => self.forget(agent, process),
+            Some(Tell::Forget) => self.forget(agent, operation),
             Some(Tell::Cancel(fence)) => {
                 if let Some(target) = self.connected_target(agent) {
                     self.send(Request::Cancel {
                         target,
-                        operation: operation(process),
+                        operation,
                         fence,
                     });
                 }
             }
             Some(Tell::Query(fence)) => {
                 if let Some(target) = self.connected_target(agent) {
-                    let operations = vec![(operation(process), fence)];
+                    let operations = vec![(operation, fence)];
                     self.send(Request::Query { target, operations });
                 }
             }
             None => {}
+        }
+        // Another server may have heard of its end first.
+        if effect.stale && !after.state.is_active() {
+            self.fleet.deactivate(agent, process);
         }
         if let Some(work) = effect.work
             && let Some(claim) = claims.remove(&process)
@@ -132,9 +138,9 @@ impl Core {
         }
     }
 
-    fn forget(&mut self, agent: AgentId, process: ProcessId) {
+    fn forget(&mut self, agent: AgentId, operation: OperationId) {
         let operations = self.forget.entry(agent).or_default();
-        operations.push(operation(process));
+        operations.push(operation);
     }
 
     /// Keeps the fleet's copy in step with a change of state.
@@ -144,14 +150,16 @@ impl Core {
         if effect.before == Some(State::Ready) {
             let place = effect.place_before.map(|at| (after.class, at, process));
             self.fleet.uncount_ready(agent, place);
+            if let Some(names) = &effect.names {
+                self.tenants.remove(&names.tenant);
+            }
         }
         if after.state == State::Ready {
-            self.fleet.count_ready(agent, 1);
-            let at = after.ready_at.unwrap_or(after.created_at);
-            self.fleet.enqueue(agent, (after.class, at, process));
+            self.became_ready(now, process, effect, after);
         }
+        self.paced(now, effect, after);
         if after.state.is_active() {
-            let known = (after.fence, after.state);
+            let known = (after.fence, after.step, after.state);
             let left = now.wall.until(after.deadline_at);
             self.fleet.activate(agent, process, known, left, now.mono);
         } else if effect.before.is_some_and(State::is_active) {
@@ -160,6 +168,45 @@ impl Core {
         self.note_due(after.due_at);
         self.count(now, effect, after);
         self.wake(agent);
+    }
+
+    fn became_ready(&mut self, now: Moment, process: ProcessId, effect: &Effect, after: Now) {
+        let agent = after.target;
+        self.fleet.count_ready(agent, 1);
+        let place = (
+            after.class,
+            after.ready_at.unwrap_or(after.created_at),
+            process,
+        );
+        let Some(names) = &effect.names else {
+            self.fleet.enqueue(agent, place);
+            return;
+        };
+        self.tenants.add(&names.tenant, 1);
+        if effect.retries && !self.budgets.try_retry(agent, &names.kind) {
+            self.stats.deferred += 1;
+            let until = now.wall.plus(DEFER + DEFER.mul_f64(spread(process)));
+            let defer = Happened::new(process, Input::Defer(until));
+            self.pending.inputs.push(defer);
+        } else if !self
+            .fleet
+            .pauses()
+            .holds(process, &names.tenant, &names.kind)
+        {
+            self.fleet.enqueue(agent, place);
+        }
+    }
+
+    /// Counts what has ended at an agent, for the pace and for the retry budget.
+    fn paced(&mut self, now: Moment, effect: &Effect, after: Now) {
+        let ended = effect.before.is_some_and(State::is_active) && !after.state.is_active();
+        if let Some(names) = effect.names.as_ref().filter(|_| ended) {
+            self.fleet.completed(after.target, now.mono);
+            self.tenants.completed(&names.tenant, now.mono);
+            if after.state == State::Succeeded {
+                self.budgets.succeeded(after.target, &names.kind);
+            }
+        }
     }
 
     fn count(&mut self, now: Moment, effect: &Effect, after: Now) {
@@ -177,7 +224,11 @@ impl Core {
             State::Failed => stats.failed += 1,
             State::Cancelled => stats.cancelled += 1,
             State::Unknown => stats.unknown += 1,
-            State::Ready | State::Backoff if effect.before.is_some_and(State::is_active) => {
+            // The next step is no return.
+            State::Ready | State::Backoff
+                if effect.before.is_some_and(State::is_active)
+                    && effect.operation.step == after.step.0 =>
+            {
                 stats.returned += 1;
             }
             _ => {}
@@ -194,7 +245,7 @@ impl Core {
             grant: claim.grant,
             epoch: claim.epoch,
             command: Box::new(Command {
-                operation: operation(process),
+                operation: operation(process, after.step),
                 fence: after.fence,
                 kind: work.kind,
                 input: work.input.into_bytes().into(),
@@ -221,8 +272,12 @@ impl Core {
                     self.note_due(record.due_at);
                     if record.state == State::Ready {
                         self.fleet.count_ready(record.agent, 1);
+                        self.tenants.add(&record.tenant.as_str().into(), 1);
                         let place = (record.class, record.created_at, record.id);
-                        self.fleet.enqueue(record.agent, place);
+                        let pauses = self.fleet.pauses();
+                        if !pauses.holds(record.id, &record.tenant, &record.kind) {
+                            self.fleet.enqueue(record.agent, place);
+                        }
                         self.wake(record.agent);
                     }
                 }
@@ -231,7 +286,7 @@ impl Core {
         }
     }
 
-    fn note_due(&mut self, due: Option<UnixMs>) {
+    pub(super) fn note_due(&mut self, due: Option<UnixMs>) {
         if let Some(due) = due {
             self.next_due = Some(self.next_due.map_or(due, |earliest| earliest.min(due)));
         }
@@ -248,7 +303,7 @@ impl Core {
             drop(caller.answer.send(Err(error.clone())));
         }
         let mut forsaken = BTreeSet::new();
-        for (at, answer) in std::mem::take(&mut batch.cancel_answers) {
+        for (at, answer) in std::mem::take(&mut batch.order_answers) {
             drop(answer.send(Err(error.clone())));
             forsaken.insert(at);
         }
@@ -300,7 +355,7 @@ impl Pending {
         let shift = batch.inputs.len();
         let newer = std::mem::replace(&mut self.inputs, batch.inputs);
         self.inputs.extend(newer);
-        for (at, _) in &mut self.cancel_answers {
+        for (at, _) in &mut self.order_answers {
             *at += shift;
         }
         let newer = std::mem::replace(&mut self.records, batch.records);
@@ -331,10 +386,18 @@ fn is_about_content(error: &StoreError) -> bool {
     }
 }
 
-fn cancellation(effect: &Effect) -> Cancellation {
-    effect
-        .now
-        .map_or(Cancellation::NotFound, |now| Cancellation::State(now.state))
+fn ordered(effect: &Effect) -> Ordered {
+    match (&effect.now, &effect.refused) {
+        (None, _) => Ordered::NotFound,
+        (Some(_), Some(why)) => Ordered::Refused(why.clone()),
+        (Some(now), None) => Ordered::State(now.state),
+    }
+}
+
+/// A fraction from 0 to 1 that is the same for the same process, and spread over many.
+fn spread(process: ProcessId) -> f64 {
+    let [.., high, low] = process.to_bytes();
+    f64::from(u16::from_be_bytes([high, low])) / f64::from(u16::MAX)
 }
 
 /// Puts the refused ones back to their places.
@@ -355,41 +418,4 @@ fn merge(own: Vec<Creation>, refused: Vec<(usize, Creation)>) -> Vec<Creation> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::Class;
-
-    #[test]
-    fn a_queue_is_measured_from_becoming_ready_and_not_from_a_place_that_was_given_back() {
-        let since = |fence, place: Option<u64>| {
-            let now = Now {
-                target: AgentId(uuid::Uuid::nil()),
-                state: State::Leased,
-                class: Class::Normal,
-                fence: Fence(fence),
-                ready_at: None,
-                due_at: None,
-                deadline_at: UnixMs(900),
-                created_at: UnixMs(100),
-            };
-            let effect = Effect {
-                process: ProcessId(uuid::Uuid::nil()),
-                from: None,
-                now: Some(now),
-                before: Some(State::Ready),
-                place_before: place.map(UnixMs),
-                stale: false,
-                tell: None,
-                work: None,
-            };
-            ready_since(&effect, now).map(|at| at.0)
-        };
-        // Ready from its creation; from its scheduled time; after a backoff.
-        assert_eq!(since(1, Some(100)), Some(100));
-        assert_eq!(since(1, Some(400)), Some(400));
-        assert_eq!(since(2, Some(500)), Some(500));
-        // Back at its first place after a claim that came to nothing.
-        assert_eq!(since(2, Some(100)), None);
-        assert_eq!(since(1, None), None);
-    }
-}
+mod tests;

@@ -1,23 +1,35 @@
 //! What the rest of the control plane asks for.
 
+use std::collections::BTreeMap;
+
 use protocol::enrol::{EnrolRefusal, EnrolReply};
 use protocol::link::Request;
 
-use super::{Core, READY_PER_AGENT_MAX};
+use super::{Core, Moment, READY_PER_AGENT_MAX, READY_PER_TENANT_MAX};
 use crate::dispatch::handle::{Command, EnrolmentAsked};
-use crate::process::Input;
-use crate::store::processes::{Creation, NewProcess};
+use crate::process::pause::Pauses;
+use crate::store::pauses::PauseTable;
+use crate::store::processes::{Creation, Happened, NewProcess};
 
 impl Core {
     /// Takes one command.
-    pub(in crate::dispatch) fn handle_command(&mut self, command: Command) {
+    pub(in crate::dispatch) fn handle_command(&mut self, now: Moment, command: Command) {
         match command {
-            Command::Create(processes, answer) => self.create(processes, answer),
-            Command::Cancel(process, answer) => {
+            Command::Create(processes, answer) => self.create(now, processes, answer),
+            Command::Order {
+                process,
+                input,
+                actor,
+                answer,
+            } => {
                 let at = self.pending.inputs.len();
-                self.pending.push(process, None, Input::Cancel);
-                self.pending.cancel_answers.push((at, answer));
+                self.pending.inputs.push(Happened {
+                    actor,
+                    ..Happened::new(process, input)
+                });
+                self.pending.order_answers.push((at, answer));
             }
+            Command::Pauses(table) => self.take_pauses(&table),
             Command::Send(request) => self.send(request),
             Command::Adopt(group) => self.assign(&group),
             Command::Admit(target, keys) => {
@@ -36,7 +48,7 @@ impl Core {
             }
             Command::Connected(answer) => drop(answer.send(self.fleet.connected().clone())),
             Command::WaitingOn(process, agent, answer) => {
-                drop(answer.send(self.fleet.waiting_on(process, agent)));
+                drop(answer.send(self.fleet.waiting_on(process, agent, now.mono)));
             }
         }
     }
@@ -51,10 +63,23 @@ impl Core {
         });
     }
 
+    /// What is not to be started, unless something newer is known.
+    pub(in crate::dispatch) fn take_pauses(&mut self, table: &PauseTable) {
+        if table.version < self.pauses_version {
+            return;
+        }
+        self.pauses_version = table.version;
+        let pauses = Pauses::new(table.pauses.iter().map(|pause| &pause.key));
+        for agent in self.fleet.set_pauses(pauses) {
+            self.wake(agent);
+        }
+    }
+
     /// Whether a process may be made, as far as memory knows.
-    fn create(&mut self, processes: Vec<NewProcess>, answer: super::CreateAnswer) {
+    fn create(&mut self, now: Moment, processes: Vec<NewProcess>, answer: super::CreateAnswer) {
         let mut refused = Vec::new();
-        let mut places = std::collections::BTreeMap::new();
+        let mut places = BTreeMap::new();
+        let mut by_tenant: BTreeMap<String, u64> = BTreeMap::new();
         let total = processes.len();
         let mut kept = Vec::with_capacity(total);
         for (index, process) in processes.into_iter().enumerate() {
@@ -62,12 +87,27 @@ impl Core {
             let known = self.fleet.get(agent).is_some_and(|member| member.admitted);
             let more = places.entry(agent).or_insert(0_u32);
             let waiting = self.fleet.waiting_for(agent).saturating_add(*more);
+            let theirs = by_tenant.entry(process.tenant.clone()).or_insert(0);
+            let tenant = self.tenants.ready(&process.tenant).saturating_add(*theirs);
             if !known {
                 refused.push((index, Creation::UnknownAgent));
             } else if waiting >= READY_PER_AGENT_MAX {
-                refused.push((index, Creation::QueueFull { waiting }));
+                let retry_after = self.fleet.wait_for(agent, u64::from(waiting), now.mono);
+                let full = Creation::QueueFull {
+                    waiting,
+                    retry_after,
+                };
+                refused.push((index, full));
+            } else if tenant >= READY_PER_TENANT_MAX {
+                let retry_after = self.tenants.wait_for(&process.tenant, tenant, now.mono);
+                let full = Creation::TenantFull {
+                    waiting: tenant,
+                    retry_after,
+                };
+                refused.push((index, full));
             } else {
                 *more += 1;
+                *theirs += 1;
                 kept.push(process);
             }
         }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Claim, Core, INVENTORIES_MAX, Moment, SECURITY_LINES, operation};
 use crate::dispatch::handle::{EnrolmentAsked, SessionView};
-use crate::process::Input;
+use crate::process::{Input, StepId};
 use crate::store::agents::Inventory;
 use crate::store::processes::{Happened, Record};
 
@@ -129,13 +129,7 @@ impl Core {
     }
 
     fn said(&mut self, target: Target, operation: OperationId, input: Input) {
-        // Processes have one step so far: words about another cannot be about ours.
-        if operation.step == 0 {
-            self.pending
-                .push(operation.process, Some(target.agent), input);
-        } else {
-            self.stats.stale += 1;
-        }
+        self.pending.said(target.agent, operation, input);
     }
 
     fn progress(
@@ -145,10 +139,6 @@ impl Core {
         fence: protocol::ids::Fence,
         progress: Progress,
     ) {
-        if operation.step != 0 {
-            self.stats.stale += 1;
-            return;
-        }
         let bytes = progress.output.len() + progress.message.len();
         let input = Input::Progress {
             fence,
@@ -157,6 +147,7 @@ impl Core {
         };
         self.pending.inputs.push(Happened {
             from: Some(target.agent),
+            step: Some(StepId(operation.step)),
             progress: Some(progress),
             ..Happened::new(operation.process, input)
         });
@@ -169,7 +160,7 @@ impl Core {
         epoch: protocol::ids::Epoch,
         permits: u32,
     ) {
-        let taken = match self.draining {
+        let taken = match self.draining || self.overdue {
             true => Vec::new(),
             false => self.fleet.take(target.agent, permits),
         };
@@ -247,10 +238,10 @@ impl Core {
                     .collect()
             });
         let mut missing = known;
-        for line in open.iter().filter(|line| line.operation.step == 0) {
+        for line in open {
             let place = missing
                 .iter()
-                .position(|(process, _)| operation(*process) == line.operation);
+                .position(|(process, at)| operation(*process, at.step) == line.operation);
             if let Some(place) = place {
                 missing.swap_remove(place);
             }

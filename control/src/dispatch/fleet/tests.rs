@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock;
+use crate::process::pause::{PauseKey, PauseScope};
 
 const AGENT: AgentId = AgentId(Uuid::from_u128(1));
 
@@ -133,7 +134,7 @@ fn agents_are_asked_at_growing_intervals_while_they_have_a_session() {
     let mut fleet = connected();
     let process = ProcessId(Uuid::from_u128(5));
     let start = clock::monotonic();
-    let known = (Fence(1), State::Unknown);
+    let known = (Fence(1), StepId::default(), State::Unknown);
     fleet.activate(AGENT, process, known, Duration::ZERO, start);
     let mut asked = Vec::new();
     for second in 0..200 {
@@ -148,6 +149,65 @@ fn agents_are_asked_at_growing_intervals_while_they_have_a_session() {
     assert!(fleet.due_questions(later).is_empty());
     fleet.deactivate(AGENT, process);
     assert_eq!(fleet.active(), 0);
+}
+
+fn paused(keys: &[PauseKey]) -> Pauses {
+    Pauses::new(keys)
+}
+
+#[test]
+fn a_paused_agent_takes_nothing_and_its_demand_is_withdrawn() {
+    let mut fleet = connected();
+    add(&mut fleet, place(2, 5, 0));
+    assert_eq!(told(&mut fleet), Some(1));
+    let key = PauseKey::of_id(PauseScope::Agent, AGENT.0);
+    assert_eq!(
+        fleet.set_pauses(paused(std::slice::from_ref(&key))),
+        [AGENT]
+    );
+    assert_eq!(
+        told(&mut fleet),
+        Some(0),
+        "the gateway hears that nothing waits"
+    );
+    fleet.offered(AGENT, GrantId(7), Epoch(1));
+    assert_eq!(fleet.take_on_offer(AGENT), None);
+    assert!(fleet.take(AGENT, 3).is_empty());
+    assert_eq!(fleet.ready_stored(), 1, "nothing of it was rewritten");
+    // The pause of its group as well, and of no other one.
+    let group = PauseKey::of_id(PauseScope::Group, target().group.0);
+    assert!(
+        fleet.set_pauses(paused(&[group])).is_empty(),
+        "paused as before"
+    );
+    let other = PauseKey::of_id(PauseScope::Group, Uuid::from_u128(99));
+    assert_eq!(fleet.set_pauses(paused(&[other])), [AGENT]);
+    assert_eq!(told(&mut fleet), Some(1));
+    assert!(fleet.take_on_offer(AGENT).is_some(), "and goes on");
+}
+
+#[test]
+fn a_pause_of_a_tenant_reads_the_queues_anew_and_an_empty_answer_ends_the_asking() {
+    let mut fleet = connected();
+    add(&mut fleet, place(2, 5, 0));
+    add(&mut fleet, place(2, 5, 1));
+    assert_eq!(told(&mut fleet), Some(2));
+    let key = PauseKey::of_name(PauseScope::Tenant, "acme");
+    assert_eq!(fleet.set_pauses(paused(&[key])), [AGENT]);
+    assert_eq!(told(&mut fleet), Some(0));
+    assert!(fleet.wants_refill(AGENT));
+    // All that is stored is paused.
+    fleet.refill_begins(AGENT);
+    fleet.ran_dry(AGENT);
+    assert!(!fleet.wants_refill(AGENT), "it would ask for ever");
+    // Something new that came while the store was asked makes it ask again.
+    fleet.distrust_demand(AGENT);
+    fleet.refill_begins(AGENT);
+    add(&mut fleet, place(2, 6, 2));
+    fleet.ran_dry(AGENT);
+    assert!(fleet.wants_refill(AGENT));
+    fleet.set_pauses(Pauses::default());
+    assert!(fleet.wants_refill(AGENT));
 }
 
 #[derive(Clone, Debug)]

@@ -1,59 +1,22 @@
 //! Applies a batch: reads the rows, runs the rules over them in order, writes what changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
-use protocol::ids::{AgentId, GrantId, ProcessId};
-use protocol::operation::OperationState;
+use protocol::ids::{AgentId, GrantId, OperationId, ProcessId};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use sqlx::Row as _;
+use uuid::Uuid;
 
 use super::rows::{self, hex};
-use super::{Applied, Batch, Effect, Happened, Now, Record, Work, create};
+use super::writes::Writes;
+use super::{Actor, Applied, Batch, Effect, Happened, Names, Now, Record, Work, create};
 use crate::clock::UnixMs;
-use crate::process::{Input, Process, State, Step, Tell};
-use crate::store::{Connection, StoreError, id_bytes, stored, to_sql};
-
-/// Every write of the rules, in one go: each switch to the backend's thread costs more than a row.
-/// $1 … $10 are JSON arrays. Not `?1 … ?10`: the driver binds those by counting over all statements
-/// of a text, and gives NULL to the later ones; `$` parameters it binds by name.
-pub(super) const WRITE: &str = "
-    UPDATE process SET
-        state = j.value ->> 1, due_at = j.value ->> 2, ready_at = j.value ->> 3,
-        attempt = j.value ->> 4, counted_fence = j.value ->> 5, busy_count = j.value ->> 6,
-        fence = j.value ->> 7, progress_next = j.value ->> 8, progress_rows = j.value ->> 9,
-        progress_bytes = j.value ->> 10, progress_dropped = j.value ->> 11,
-        started_at = j.value ->> 12, finished_at = j.value ->> 13
-    FROM json_each($1) AS j
-    WHERE process.id = unhex(j.value ->> 0) AND process.fence = j.value ->> 14;
-
-    DELETE FROM process_timer WHERE (due_at, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($2) AS j);
-    INSERT OR IGNORE INTO process_timer (due_at, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($3) AS j;
-
-    DELETE FROM process_ready WHERE (target_id, class, ready_at, process_id) IN
-        (SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, unhex(j.value ->> 3)
-         FROM json_each($4) AS j);
-    INSERT OR IGNORE INTO process_ready (target_id, class, ready_at, process_id)
-        SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, unhex(j.value ->> 3)
-        FROM json_each($5) AS j;
-
-    DELETE FROM process_lease WHERE process_id IN
-        (SELECT unhex(j.value) FROM json_each($6) AS j);
-    INSERT OR REPLACE INTO process_lease (process_id, target_id, fence, grant_id, claimed_at)
-        SELECT unhex(j.value ->> 0), unhex(j.value ->> 1), j.value ->> 2, j.value ->> 3,
-               j.value ->> 4
-        FROM json_each($7) AS j;
-
-    UPDATE process_payload SET outcome = j.value ->> 1
-        FROM json_each($8) AS j WHERE process_payload.process_id = unhex(j.value ->> 0);
-
-    DELETE FROM process_blocked WHERE (resource, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($9) AS j);
-    DELETE FROM process_resource WHERE (resource, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($10) AS j)";
+use crate::process::{Hold, Input, Process, State, Step};
+use crate::store::{Connection, StoreError, from_sql, id_bytes, stored};
 
 pub(super) const WRITE_EVENTS: &str = "
     INSERT INTO process_event (at, type, process_id, agent_id, data)
@@ -79,16 +42,20 @@ pub(super) const TAKE_RESOURCE: &str = "
     ON CONFLICT (resource) DO NOTHING
     RETURNING process_id";
 
+/// 32799 is 0x801f: a step's number without its run.
 pub(super) const WORK: &str = "
-    SELECT p.id, p.kind, p.deadline_at, d.input
+    SELECT p.id, coalesce(s.operation, p.kind) AS operation, p.deadline_at, s.timeout,
+           coalesce(s.input, d.input) AS input
     FROM json_each($1) AS j
     CROSS JOIN process AS p ON p.id = unhex(j.value)
-    JOIN process_payload AS d ON d.process_id = p.id";
+    JOIN process_payload AS d ON d.process_id = p.id
+    LEFT JOIN process_plan AS s ON s.process_id = p.id AND s.step = p.step & 32799";
 
 pub(super) async fn apply(db: &mut Connection, batch: Batch) -> Result<Applied, StoreError> {
     let Batch {
         at,
         seed,
+        worker,
         creates,
         mut inputs,
         resources,
@@ -112,16 +79,10 @@ pub(super) async fn apply(db: &mut Connection, batch: Batch) -> Result<Applied, 
     }
     let mut rng = StdRng::seed_from_u64(seed);
     let mut events: Vec<Value> = records.iter().map(|record| event(at, record)).collect();
-    if !inputs.is_empty() {
-        let mut rules = Rules::load(db, &inputs).await?;
-        for happened in inputs {
-            let step = rules.step(at, happened, rng.random(), &mut events);
-            applied.steps.push(step);
-        }
-        rules.write(db, at, &mut applied).await?;
-    }
+    let moment = (at, worker);
+    run(db, moment, inputs, &mut rng, &mut events, &mut applied).await?;
     if !creates.is_empty() {
-        applied.creations = create::create(db, at, creates, &mut rng, &mut events).await?;
+        create::create(db, moment, creates, &mut rng, &mut events, &mut applied).await?;
     }
     if !events.is_empty() {
         sqlx::query(WRITE_EVENTS)
@@ -136,6 +97,27 @@ pub(super) async fn apply(db: &mut Connection, batch: Batch) -> Result<Applied, 
         applied.next_due = next.map(UnixMs::from_sql);
     }
     Ok(applied)
+}
+
+/// Runs the rules over inputs, in order, and writes what follows. `worker` is who claims.
+pub(super) async fn run(
+    db: &mut Connection,
+    (at, worker): (UnixMs, Option<Uuid>),
+    inputs: Vec<Happened>,
+    rng: &mut StdRng,
+    events: &mut Vec<Value>,
+    applied: &mut Applied,
+) -> Result<(), StoreError> {
+    if inputs.is_empty() {
+        return Ok(());
+    }
+    let mut rules = Rules::load(db, &inputs).await?;
+    let first = applied.steps.len();
+    for happened in inputs {
+        let step = rules.step(at, happened, rng.random(), events);
+        applied.steps.push(step);
+    }
+    rules.write(db, (at, worker), first, applied).await
 }
 
 async fn due(db: &mut Connection, at: UnixMs, limit: u32) -> Result<Vec<Happened>, StoreError> {
@@ -184,12 +166,54 @@ async fn take_resource(
 }
 
 /// A row, as it was read and as it is now.
-struct Row {
-    read: Process,
-    now: Process,
+pub(super) struct Row {
+    pub(super) read: Process,
+    pub(super) now: Process,
+    /// It has a plan: how steps end is stored with it.
+    pub(super) planned: bool,
     /// Of the last claim in this batch.
-    grant: GrantId,
-    outcome: Option<String>,
+    pub(super) grant: GrantId,
+    pub(super) outcome: Option<String>,
+    /// Steps that ended, by their row in the plan: attempts and outcome.
+    pub(super) ended: BTreeMap<u16, (u32, String)>,
+    /// Steps from this index on begin anew.
+    pub(super) renewed_from: Option<u16>,
+}
+
+impl Row {
+    fn new((read, planned): (Process, bool)) -> Self {
+        Self {
+            now: read.clone(),
+            read,
+            planned,
+            grant: GrantId(0),
+            outcome: None,
+            ended: BTreeMap::new(),
+            renewed_from: None,
+        }
+    }
+
+    pub(super) fn is_changed(&self) -> bool {
+        self.now != self.read || self.outcome.is_some() || !self.ended.is_empty()
+    }
+
+    /// Keeps what a step of the rules wants stored with the plan. `before` is the process then.
+    fn keep(&mut self, before: &Process, step: &Step) {
+        if !self.planned {
+            return;
+        }
+        if let Some(outcome) = &step.step_ended {
+            let uncounted = before.counted_fence != before.fence && before.state.is_active();
+            let attempts = before.attempt.saturating_add(u32::from(uncounted));
+            let outcome = stored::outcome(outcome);
+            self.ended.insert(before.step.row(), (attempts, outcome));
+        }
+        if let Some(from) = step.renewed_from {
+            self.ended.retain(|row, _| *row < from);
+            let earlier = self.renewed_from.unwrap_or(from);
+            self.renewed_from = Some(earlier.min(from));
+        }
+    }
 }
 
 /// The rows of a batch while the rules run over them.
@@ -207,13 +231,7 @@ impl Rules {
             .await?;
         let mut rows = BTreeMap::new();
         for row in &found {
-            let read = rows::read(row)?;
-            let row = Row {
-                now: read.clone(),
-                grant: GrantId(0),
-                outcome: None,
-                read,
-            };
+            let row = Row::new(rows::read(row)?);
             rows.insert(row.read.id, row);
         }
         Ok(Self { rows })
@@ -228,181 +246,124 @@ impl Rules {
     ) -> Effect {
         let id = happened.process;
         let Some(row) = self.rows.get_mut(&id) else {
-            return unknown(&happened);
+            return other(&happened, Process::handle_other_operation(&happened.input));
         };
         if happened.from.is_some_and(|from| from != row.now.target) {
             tracing::warn!(process = %id, agent = ?happened.from, "an agent spoke for another");
             return Effect {
                 tell: None,
-                ..unknown(&happened)
+                ..other(&happened, Step::default())
             };
         }
-        let before = row.now.state;
-        let place_before = row.now.ready_at;
+        if happened.step.is_some_and(|step| step != row.now.step) {
+            return Effect {
+                now: Some(Now::of(&row.now)),
+                before: Some(row.now.state),
+                place_before: row.now.ready_at,
+                ..other(&happened, Process::handle_other_operation(&happened.input))
+            };
+        }
+        let before = row.now.clone();
         let claim = happened.input == Input::Claim;
         let step = row.now.handle(at, happened.input, chance);
         if claim && row.now.state == State::Leased && !step.stale {
             row.grant = happened.grant;
         }
+        row.keep(&before, &step);
         if let Some(outcome) = &step.outcome {
             row.outcome = Some(stored::outcome(outcome));
         }
         if let Some(progress) = happened.progress.filter(|_| step.keep_progress) {
+            let mut data = stored::progress(&progress);
+            if row.planned {
+                data["step"] = json!(before.step.index());
+            }
             events.push(event(
                 at,
                 &Record {
                     kind: "process.progress",
                     process: Some(id),
                     agent: Some(row.now.target),
-                    data: stored::progress(&progress),
+                    data,
                 },
             ));
         }
-        if before != row.now.state {
-            events.push(event(at, &changed(&row.now, before, &step)));
+        if before.state != row.now.state || step.remark || step.renewed_from.is_some() {
+            let actor = happened.actor.as_deref();
+            events.push(event(at, &changed(&row.now, &before, &step, actor)));
         }
+        let waited_to_retry = matches!(before.hold, Some(Hold::Retry | Hold::Budget));
         Effect {
             process: id,
             from: happened.from,
+            operation: OperationId::new(id, before.step.0),
             now: Some(Now::of(&row.now)),
-            before: Some(before),
-            place_before,
+            before: Some(before.state),
+            place_before: before.ready_at,
+            names: Some(Names {
+                kind: Arc::clone(&row.now.kind),
+                tenant: Arc::clone(&row.now.tenant),
+            }),
+            retries: waited_to_retry && row.now.state == State::Ready,
             stale: step.stale,
+            refused: step.refused,
             tell: step.tell,
             work: None,
         }
     }
 
-    /// Writes what changed and fetches what claimed processes need.
+    /// Writes what changed and fetches what claimed processes need. `first` is the first of this
+    /// run's effects.
     async fn write(
         self,
         db: &mut Connection,
-        at: UnixMs,
+        (at, worker): (UnixMs, Option<Uuid>),
+        first: usize,
         applied: &mut Applied,
     ) -> Result<(), StoreError> {
-        let mut writes = Writes::default();
+        let mut writes = Writes::new(at, worker);
         for row in self.rows.into_values() {
-            if row.now != row.read || row.outcome.is_some() {
-                writes.add(at, row, &mut applied.freed);
+            if row.is_changed() {
+                writes.add(row, &mut applied.freed);
             }
         }
-        if writes.updates.is_empty() {
+        if writes.is_empty() {
             return Ok(());
         }
         let claimed = std::mem::take(&mut writes.claimed);
         writes.execute(db).await?;
         if !claimed.is_empty() {
-            attach_work(db, &claimed, &mut applied.steps).await?;
+            let steps = applied.steps.get_mut(first..).unwrap_or_default();
+            attach_work(db, at, &claimed, steps).await?;
         }
         Ok(())
     }
 }
 
-/// A word about a process that the store does not know (any more).
-fn unknown(happened: &Happened) -> Effect {
-    let over = matches!(
-        happened.input,
-        Input::Finished(..) | Input::Report(_, OperationState::Finished(_))
-    );
+/// A word about a process that the store does not know (any more), or about another operation of it
+/// than the one at hand.
+fn other(happened: &Happened, step: Step) -> Effect {
+    let operation = happened.step.unwrap_or_default();
     Effect {
         process: happened.process,
         from: happened.from,
+        operation: OperationId::new(happened.process, operation.0),
         now: None,
         before: None,
         place_before: None,
+        names: None,
+        retries: false,
         stale: true,
-        tell: over.then_some(Tell::Forget),
+        refused: step.refused,
+        tell: step.tell,
         work: None,
-    }
-}
-
-/// The arrays of [`WRITE`].
-#[derive(Default)]
-struct Writes {
-    updates: Vec<Value>,
-    timers: [Vec<Value>; 2],
-    ready: [Vec<Value>; 2],
-    leases: [Vec<Value>; 2],
-    outcomes: Vec<Value>,
-    unblocked: Vec<Value>,
-    released: Vec<Value>,
-    claimed: BTreeMap<ProcessId, GrantId>,
-}
-
-impl Writes {
-    fn add(&mut self, at: UnixMs, row: Row, freed: &mut Vec<String>) {
-        let Row {
-            read,
-            now,
-            grant,
-            outcome,
-        } = row;
-        let id = hex(now.id);
-        self.updates.push(rows::update(&now, read.fence));
-        if read.due_at != now.due_at {
-            let row = |due: UnixMs| json!([due.to_sql(), id]);
-            self.timers[0].extend(read.due_at.map(row));
-            self.timers[1].extend(now.due_at.map(row));
-        }
-        if read.ready_at != now.ready_at {
-            let target = now.target.0.simple().to_string();
-            let row = |at: UnixMs| json!([target, now.class.to_sql(), at.to_sql(), id]);
-            self.ready[0].extend(read.ready_at.map(row));
-            self.ready[1].extend(now.ready_at.map(row));
-        }
-        if read.state.is_active() && !now.state.is_active() {
-            self.leases[0].push(json!(id));
-        }
-        if now.state.is_active() && (!read.state.is_active() || now.fence != read.fence) {
-            let target = now.target.0.simple().to_string();
-            let (fence, grant) = (to_sql(now.fence.0), to_sql(grant.0));
-            self.leases[1].push(json!([id, target, fence, grant, at.to_sql()]));
-        }
-        if now.state == State::Leased && now.fence != read.fence {
-            self.claimed.insert(now.id, grant);
-        }
-        if let Some(outcome) = outcome {
-            self.outcomes.push(json!([id, outcome]));
-        }
-        if let Some(resource) = now.resource {
-            if read.state == State::Blocked && now.state != State::Blocked {
-                self.unblocked.push(json!([resource, id]));
-            }
-            if now.state.is_terminal() && !read.state.is_terminal() {
-                self.released.push(json!([resource, id]));
-                freed.push(resource);
-            }
-        }
-    }
-
-    async fn execute(self, db: &mut Connection) -> Result<(), StoreError> {
-        let [timers_gone, timers_new] = self.timers;
-        let [ready_gone, ready_new] = self.ready;
-        let [leases_gone, leases_new] = self.leases;
-        let arrays = [
-            self.updates,
-            timers_gone,
-            timers_new,
-            ready_gone,
-            ready_new,
-            leases_gone,
-            leases_new,
-            self.outcomes,
-            self.unblocked,
-            self.released,
-        ];
-        let mut query = sqlx::query(WRITE);
-        for array in arrays {
-            query = query.bind(Value::Array(array).to_string());
-        }
-        query.execute(&mut *db).await?;
-        Ok(())
     }
 }
 
 /// Gives each successful claim what its agent is to be sent.
 async fn attach_work(
     db: &mut Connection,
+    at: UnixMs,
     claimed: &BTreeMap<ProcessId, GrantId>,
     steps: &mut [Effect],
 ) -> Result<(), StoreError> {
@@ -414,10 +375,13 @@ async fn attach_work(
     let mut works = BTreeMap::new();
     for row in &found {
         let id = ProcessId::from_bytes(id_bytes(row.try_get("id")?)?);
+        let deadline_at = UnixMs::from_sql(row.try_get("deadline_at")?);
+        let timeout: Option<i64> = row.try_get("timeout")?;
+        let timeout = timeout.map(|ms| at.plus(Duration::from_millis(from_sql(ms))));
         let work = Work {
-            kind: row.try_get("kind")?,
+            kind: row.try_get("operation")?,
             input: row.try_get("input")?,
-            deadline_at: UnixMs::from_sql(row.try_get("deadline_at")?),
+            deadline_at: timeout.map_or(deadline_at, |end| end.min(deadline_at)),
             grant: claimed.get(&id).copied().unwrap_or_default(),
         };
         works.insert(id, work);
@@ -440,6 +404,7 @@ impl Now {
             state: process.state,
             class: process.class,
             fence: process.fence,
+            step: process.step,
             ready_at: process.ready_at,
             due_at: process.due_at,
             deadline_at: process.deadline_at,
@@ -448,14 +413,26 @@ impl Now {
     }
 }
 
-/// The record of a change of state.
-fn changed(process: &Process, before: State, step: &Step) -> Record {
+/// The record of a change of state, or of a remark.
+fn changed(process: &Process, before: &Process, step: &Step, actor: Option<&Actor>) -> Record {
     let mut data = json!({
-        "from": before.as_str(),
+        "from": before.state.as_str(),
         "to": process.state.as_str(),
         "fence": process.fence.0,
         "attempt": process.attempt,
     });
+    if process.shape.steps() > 1 {
+        data["step"] = json!(process.step.index());
+        if process.step.undoes() {
+            data["undoing"] = json!(true);
+        }
+    }
+    if let Some(Actor { by, reason }) = actor {
+        data["actor"] = json!(by);
+        if let Some(reason) = reason {
+            data["reason"] = json!(reason);
+        }
+    }
     if let Some(note) = &step.note {
         data["note"] = json!(note);
     }
@@ -467,8 +444,9 @@ fn changed(process: &Process, before: State, step: &Step) -> Record {
         data["status"] = json!(stored::status(outcome.status));
         data["exit_code"] = json!(outcome.exit_code);
     }
+    let ends = process.state.is_terminal() && !before.state.is_terminal();
     Record {
-        kind: if process.state.is_terminal() {
+        kind: if ends {
             "process.finished"
         } else {
             "process.state"

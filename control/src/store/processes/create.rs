@@ -1,39 +1,50 @@
-//! Makes processes: idempotency keys, resources, and the rows.
+//! Makes processes: idempotency keys, what they make needless, resources, and the rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use protocol::ids::{Fence, ProcessId};
 use rand::Rng;
+use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use sqlx::Row as _;
-use uuid::Builder;
+use uuid::{Builder, Uuid};
 
-use super::apply::event;
+use super::apply::{self, event};
 use super::rows::hex;
-use super::{Creation, IDEMPOTENCY_LIFE, IdempotencyKey, NewProcess, Record};
+use super::{
+    Actor, Applied, BLOCKED_PER_RESOURCE_MAX, Creation, Happened, IDEMPOTENCY_LIFE, IdempotencyKey,
+    NewProcess, Record,
+};
 use crate::clock::UnixMs;
-use crate::process::State;
+use crate::process::{Input, PLAN_VERSION, Plan, PlanOperation, Shape, State, StepId};
 use crate::store::queries::{self, ProcessRecord};
-use crate::store::{Connection, StoreError, id_bytes};
+use crate::store::{Connection, StoreError, id_bytes, to_sql};
 
-/// Every row of new processes; $1 … $5 are JSON arrays, $6 is when keys end, $7 is now. See
-/// [`super::apply::WRITE`] on `$`.
+/// Every row of new processes; $1 … $5 and $8 are JSON arrays, $6 is when keys end, $7 is now. See
+/// [`super::writes::WRITE`] on `$`.
 pub(super) const INSERT: &str = "
     INSERT INTO process (id, kind, target_id, class, resource, state, due_at, ready_at,
         deadline_at, attempt, counted_fence, max_attempts, busy_count, fence, progress_next,
-        progress_rows, progress_bytes, progress_dropped, created_at)
+        progress_rows, progress_bytes, progress_dropped, created_at, tenant, life, schema_version,
+        steps, undo)
     SELECT unhex(j.value ->> 0), j.value ->> 1, unhex(j.value ->> 2), j.value ->> 3,
            j.value ->> 4, j.value ->> 5, j.value ->> 6, j.value ->> 7, j.value ->> 8,
-           0, 0, j.value ->> 9, 0, 0, 0, 0, 0, 0, $7
+           0, 0, j.value ->> 9, 0, 0, 0, 0, 0, 0, $7, j.value ->> 10, j.value ->> 11,
+           j.value ->> 12, j.value ->> 13, j.value ->> 14
     FROM json_each($1) AS j;
 
     INSERT INTO process_payload (process_id, input)
         SELECT unhex(j.value ->> 0), j.value ->> 1 FROM json_each($2) AS j;
     INSERT INTO process_timer (due_at, process_id)
         SELECT j.value ->> 6, unhex(j.value ->> 0) FROM json_each($1) AS j;
-    INSERT INTO process_ready (target_id, class, ready_at, process_id)
-        SELECT unhex(j.value ->> 2), j.value ->> 3, j.value ->> 7, unhex(j.value ->> 0)
+    INSERT INTO process_ready (target_id, class, ready_at, process_id, tenant, kind)
+        SELECT unhex(j.value ->> 2), j.value ->> 3, j.value ->> 7, unhex(j.value ->> 0),
+               j.value ->> 10, j.value ->> 1
         FROM json_each($1) AS j WHERE j.value ->> 7 IS NOT NULL;
+    INSERT INTO process_plan (process_id, step, name, operation, input, timeout, class, resources)
+        SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, j.value ->> 3, j.value ->> 4,
+               j.value ->> 5, j.value ->> 6, j.value ->> 7
+        FROM json_each($8) AS j;
     INSERT INTO process_resource (resource, process_id)
         SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($3) AS j;
     INSERT INTO process_blocked (resource, process_id)
@@ -49,11 +60,26 @@ pub(super) const KNOWN_KEYS: &str = "
     WHERE i.expires_at > $2";
 
 pub(super) const HELD: &str = "
-    SELECT r.resource FROM json_each($1) AS j
-    CROSS JOIN process_resource AS r ON r.resource = j.value
+    SELECT j.value,
+        (SELECT count(*) FROM process_blocked AS b WHERE b.resource = j.value) AS waiting,
+        EXISTS (SELECT 1 FROM process_resource AS r WHERE r.resource = j.value) AS held
+    FROM json_each($1) AS j";
+
+/// Those that have not started of a kind, on a resource: $1 is an array of resource, kind and the
+/// id of who makes them needless.
+pub(crate) const NEEDLESS: &str = "
+    SELECT p.id, j.value ->> 2 FROM json_each($1) AS j
+    CROSS JOIN process_blocked AS b ON b.resource = j.value ->> 0
+    CROSS JOIN process AS p ON p.id = b.process_id
+    WHERE p.kind = j.value ->> 1 AND p.started_at IS NULL
     UNION
-    SELECT b.resource FROM json_each($1) AS j
-    CROSS JOIN process_blocked AS b ON b.resource = j.value";
+    SELECT p.id, j.value ->> 2 FROM json_each($1) AS j
+    CROSS JOIN process_resource AS r ON r.resource = j.value ->> 0
+    CROSS JOIN process AS p ON p.id = r.process_id
+    WHERE p.kind = j.value ->> 1 AND p.started_at IS NULL AND p.finished_at IS NULL";
+
+/// Resources that somebody holds or waits for, and how many wait.
+type Held = BTreeMap<String, u32>;
 
 /// Scope and key, and what they were used for.
 type Keys = HashMap<(String, String), (Vec<u8>, ProcessId)>;
@@ -66,44 +92,137 @@ struct Rows {
     holders: Vec<Value>,
     blocked: Vec<Value>,
     keys: Vec<Value>,
+    plans: Vec<Value>,
+}
+
+/// A process that is about to be made.
+struct Slot {
+    /// Its place in the batch.
+    at: usize,
+    id: ProcessId,
+    create: NewProcess,
 }
 
 pub(super) async fn create(
     db: &mut Connection,
-    at: UnixMs,
+    (at, worker): (UnixMs, Option<Uuid>),
     creates: Vec<NewProcess>,
-    rng: &mut impl Rng,
+    rng: &mut StdRng,
     events: &mut Vec<Value>,
-) -> Result<Vec<Creation>, StoreError> {
+    applied: &mut Applied,
+) -> Result<(), StoreError> {
     let mut keys = known_keys(db, at, &creates).await?;
-    let mut held = held_resources(db, &creates).await?;
-    let mut rows = Rows::default();
     let mut creations = Vec::with_capacity(creates.len());
+    let mut slots = Vec::with_capacity(creates.len());
     for (index, create) in creates.into_iter().enumerate() {
         if let Some(earlier) = create.idempotency.as_ref().and_then(|key| seen(&keys, key)) {
-            creations.push(earlier);
+            creations.push(Some(earlier));
             continue;
         }
         let id = new_id(at, index, rng);
-        if let Some(IdempotencyKey {
-            scope,
-            key,
-            fingerprint,
-        }) = &create.idempotency
-        {
-            keys.insert((scope.clone(), key.clone()), (fingerprint.to_vec(), id));
-            rows.keys
-                .push(json!([scope, key, bytes_hex(fingerprint), hex(id)]));
+        if let Some(key) = &create.idempotency {
+            let name = (key.scope.clone(), key.key.clone());
+            keys.insert(name, (key.fingerprint.to_vec(), id));
         }
-        let record = rows.add(at, id, create, &mut held);
-        events.push(event(at, &created(&record)));
-        creations.push(Creation::Created(Box::new(record)));
+        creations.push(None);
+        slots.push(Slot {
+            at: index,
+            id,
+            create,
+        });
     }
-    if !rows.processes.is_empty() {
+    let mut refused = BTreeMap::new();
+    for group in independent(slots) {
+        let needless = needless(db, &group).await?;
+        apply::run(db, (at, worker), needless, rng, events, applied).await?;
+        let mut held = held_resources(db, &group).await?;
+        let mut rows = Rows::default();
+        for slot in group {
+            let creation = match too_many(&slot, &held) {
+                Some(waiting) => {
+                    refused.insert(slot.id, waiting);
+                    Creation::ResourceFull { waiting }
+                }
+                None => {
+                    let actor = slot.create.actor.clone();
+                    let record = rows.add(at, slot.id, slot.create, &mut held);
+                    events.push(event(at, &created(&record, actor.as_ref())));
+                    Creation::Created(Box::new(record))
+                }
+            };
+            if let Some(place) = creations.get_mut(slot.at) {
+                *place = Some(creation);
+            }
+        }
         rows.insert(db, at).await?;
     }
+    let creations = creations.into_iter().flatten();
+    // A repetition of one that was refused is refused as well.
+    let mut creations: Vec<Creation> = creations
+        .map(|creation| match creation {
+            Creation::Trimmed { process } => match refused.get(&process) {
+                Some(waiting) => Creation::ResourceFull { waiting: *waiting },
+                None => creation,
+            },
+            other => other,
+        })
+        .collect();
     fill_existing(db, &mut creations).await?;
-    Ok(creations)
+    applied.creations = creations;
+    Ok(())
+}
+
+/// How many wait for its resource, if those are too many for one more.
+fn too_many(slot: &Slot, held: &Held) -> Option<u32> {
+    let waiting = held.get(slot.create.resource.as_ref()?)?;
+    (*waiting >= BLOCKED_PER_RESOURCE_MAX).then_some(*waiting)
+}
+
+/// In groups in which none can make another one needless: usually one.
+fn independent(slots: Vec<Slot>) -> Vec<Vec<Slot>> {
+    let mut groups: Vec<Vec<Slot>> = Vec::new();
+    let mut named: BTreeSet<String> = BTreeSet::new();
+    for slot in slots {
+        let resource = slot.create.resource.clone();
+        let meets = !slot.create.supersedes.is_empty()
+            && resource.as_ref().is_some_and(|name| named.contains(name));
+        if meets {
+            named.clear();
+        }
+        named.extend(resource);
+        match groups.last_mut() {
+            Some(group) if !meets => group.push(slot),
+            _ => groups.push(vec![slot]),
+        }
+    }
+    groups
+}
+
+/// What these make needless.
+async fn needless(db: &mut Connection, group: &[Slot]) -> Result<Vec<Happened>, StoreError> {
+    let mut asked = Vec::new();
+    for Slot { id, create, .. } in group {
+        if let Some(resource) = &create.resource {
+            let kinds = create.supersedes.iter();
+            asked.extend(kinds.map(|kind| json!([resource, kind, hex(*id)])));
+        }
+    }
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query(NEEDLESS)
+        .bind(Value::Array(asked).to_string())
+        .fetch_all(&mut *db)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let id = ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
+            let by: &str = row.try_get(1)?;
+            let by = Uuid::try_parse(by)
+                .map_err(|error| StoreError::BadRow(format!("an id: {error}")))?;
+            Ok(Happened::new(id, Input::Supersede(ProcessId(by))))
+        })
+        .collect()
 }
 
 /// What an earlier use of the key means for this one. The process is filled in later.
@@ -150,7 +269,7 @@ impl Rows {
         at: UnixMs,
         id: ProcessId,
         create: NewProcess,
-        held: &mut BTreeSet<String>,
+        held: &mut Held,
     ) -> ProcessRecord {
         let later = create.run_at.filter(|run_at| *run_at > at);
         let mut state = match later {
@@ -158,11 +277,13 @@ impl Rows {
             None => State::Ready,
         };
         if let Some(resource) = &create.resource {
-            if held.insert(resource.clone()) {
-                self.holders.push(json!([resource, hex(id)]));
-            } else {
+            if let Some(waiting) = held.get_mut(resource) {
+                *waiting += 1;
                 self.blocked.push(json!([resource, hex(id)]));
                 state = State::Blocked;
+            } else {
+                held.insert(resource.clone(), 0);
+                self.holders.push(json!([resource, hex(id)]));
             }
         }
         let due_at = match state {
@@ -170,6 +291,15 @@ impl Rows {
             _ => create.deadline_at,
         };
         let ready_at = (state == State::Ready).then_some(at);
+        if let Some(key) = &create.idempotency {
+            self.add_key(id, key);
+        }
+        let shape = create.plan.as_ref().map_or(Shape::ONE, Plan::shape);
+        let version = create.plan.as_ref().map_or(0, |_| PLAN_VERSION);
+        if let Some(plan) = &create.plan {
+            self.add_plan(id, plan);
+        }
+        let life = at.until(create.deadline_at);
         self.processes.push(json!([
             hex(id),
             create.kind,
@@ -181,25 +311,45 @@ impl Rows {
             ready_at.map(UnixMs::to_sql),
             create.deadline_at.to_sql(),
             create.max_attempts,
+            create.tenant,
+            to_sql(u64::try_from(life.as_millis()).unwrap_or(u64::MAX)),
+            version,
+            shape.steps(),
+            shape.undo_bits(),
         ]));
         self.inputs.push(json!([hex(id), create.input]));
-        ProcessRecord {
-            id,
-            kind: create.kind,
-            agent: create.agent,
-            class: create.class,
-            resource: create.resource,
-            state,
-            attempts: 0,
-            max_attempts: create.max_attempts,
-            fence: Fence(0),
-            created_at: at,
-            started_at: None,
-            finished_at: None,
-            deadline_at: create.deadline_at,
-            due_at: Some(due_at),
-            progress_dropped: 0,
-            outcome: None,
+        made(at, id, create, (state, due_at, shape))
+    }
+
+    fn add_key(&mut self, id: ProcessId, key: &IdempotencyKey) {
+        let fingerprint = bytes_hex(&key.fingerprint);
+        self.keys
+            .push(json!([key.scope, key.key, fingerprint, hex(id)]));
+    }
+
+    fn add_plan(&mut self, id: ProcessId, plan: &Plan) {
+        let mut add = |number: StepId, name: &str, work: &PlanOperation, more: (Value, Value)| {
+            let timeout = u64::try_from(work.timeout.as_millis()).unwrap_or(u64::MAX);
+            self.plans.push(json!([
+                hex(id),
+                number.row(),
+                name,
+                work.operation,
+                work.input,
+                timeout.min(1 << 53),
+                more.0,
+                more.1,
+            ]));
+        };
+        for (index, step) in plan.steps.iter().enumerate() {
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
+            let resources = json!(json!(step.resources).to_string());
+            let more = (json!(step.class), resources.clone());
+            add(StepId::forward(index, 0), &step.name, &step.work, more);
+            if let Some(undo) = &step.undo {
+                let more = (json!(step.class), resources);
+                add(StepId::undo(index, 0), &step.name, undo, more);
+            }
         }
     }
 
@@ -213,9 +363,46 @@ impl Rows {
             .bind(text(self.keys))
             .bind(at.plus(IDEMPOTENCY_LIFE).to_sql())
             .bind(at.to_sql())
+            .bind(text(self.plans))
             .execute(&mut *db)
             .await?;
         Ok(())
+    }
+}
+
+/// A new process as the API shows it.
+fn made(
+    at: UnixMs,
+    id: ProcessId,
+    create: NewProcess,
+    (state, due_at, shape): (State, UnixMs, Shape),
+) -> ProcessRecord {
+    ProcessRecord {
+        id,
+        kind: create.kind,
+        tenant: create.tenant,
+        agent: create.agent,
+        class: create.class,
+        resource: create.resource,
+        state,
+        step: StepId::default(),
+        steps: shape.steps(),
+        planned: create.plan.is_some(),
+        fate: None,
+        hold: None,
+        needs_attention: false,
+        paused: None,
+        attempts: 0,
+        max_attempts: create.max_attempts,
+        fence: Fence(0),
+        created_at: at,
+        started_at: None,
+        finished_at: None,
+        deadline_at: create.deadline_at,
+        due_at: Some(due_at),
+        life: at.until(create.deadline_at),
+        progress_dropped: 0,
+        outcome: None,
     }
 }
 
@@ -249,22 +436,26 @@ async fn known_keys(
 }
 
 /// Of the resources that new processes name, those that somebody holds or waits for.
-async fn held_resources(
-    db: &mut Connection,
-    creates: &[NewProcess],
-) -> Result<BTreeSet<String>, StoreError> {
-    let named: BTreeSet<&str> = creates
+async fn held_resources(db: &mut Connection, group: &[Slot]) -> Result<Held, StoreError> {
+    let named: BTreeSet<&str> = group
         .iter()
-        .filter_map(|create| create.resource.as_deref())
+        .filter_map(|slot| slot.create.resource.as_deref())
         .collect();
     if named.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(Held::new());
     }
-    let held: Vec<String> = sqlx::query_scalar(HELD)
+    let rows = sqlx::query(HELD)
         .bind(json!(named).to_string())
         .fetch_all(&mut *db)
         .await?;
-    Ok(held.into_iter().collect())
+    let mut resources = Held::new();
+    for row in &rows {
+        let (waiting, held): (u32, bool) = (row.try_get(1)?, row.try_get(2)?);
+        if held || waiting > 0 {
+            resources.insert(row.try_get(0)?, waiting);
+        }
+    }
+    Ok(resources)
 }
 
 /// A version 7 id (RFC 9562 §5.7, method 1): milliseconds, then the place in the batch, then chance.
@@ -275,12 +466,19 @@ fn new_id(at: UnixMs, index: usize, rng: &mut impl Rng) -> ProcessId {
     ProcessId(Builder::from_unix_timestamp_millis(at.0, &random).into_uuid())
 }
 
-fn created(record: &ProcessRecord) -> Record {
+fn created(record: &ProcessRecord, actor: Option<&Actor>) -> Record {
+    let mut data = json!({ "kind": record.kind, "state": record.state.as_str() });
+    if let Some(Actor { by, reason }) = actor {
+        data["actor"] = json!(by);
+        if let Some(reason) = reason {
+            data["reason"] = json!(reason);
+        }
+    }
     Record {
         kind: "process.created",
         process: Some(record.id),
         agent: Some(record.agent),
-        data: json!({ "kind": record.kind, "state": record.state.as_str() }),
+        data,
     }
 }
 

@@ -9,7 +9,9 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::*;
-use crate::process::Input;
+use crate::process::pause::Pauses;
+use crate::process::{Input, PlanOperation, PlanStep};
+use crate::store::pauses::{Pause, PauseAdded, PauseKey, PauseScope};
 use crate::store::{Store, queries};
 
 const AGENT: AgentId = AgentId(Uuid::from_u128(7));
@@ -21,16 +23,11 @@ async fn open() -> (tempfile::TempDir, Store) {
 }
 
 fn new(resource: Option<&str>, deadline: u64) -> NewProcess {
+    let input = r#"{"text":"with \"quotes\", \u0000 and ü"}"#;
     NewProcess {
-        agent: AGENT,
-        kind: "exec".to_owned(),
-        input: r#"{"text":"with \"quotes\", \u0000 and ü"}"#.to_owned(),
-        class: Class::Normal,
         resource: resource.map(str::to_owned),
-        run_at: None,
-        deadline_at: UnixMs(deadline),
         max_attempts: 2,
-        idempotency: None,
+        ..NewProcess::of_driver(AGENT, "exec", input, UnixMs(deadline))
     }
 }
 
@@ -90,7 +87,7 @@ fn finish(process: ProcessId, fence: u64, output: &'static [u8]) -> Happened {
 async fn no_statement_of_the_write_path_scans_a_table() {
     let (_directory, store) = open().await;
     let texts = [
-        apply::WRITE,
+        writes::WRITE,
         apply::WRITE_EVENTS,
         apply::DUE,
         apply::OF_AGENT,
@@ -101,6 +98,7 @@ async fn no_statement_of_the_write_path_scans_a_table() {
         create::INSERT,
         create::KNOWN_KEYS,
         create::HELD,
+        NEEDLESS,
     ];
     let mut seen = 0;
     for statement in texts.into_iter().flat_map(|text| text.split(';')) {
@@ -286,7 +284,7 @@ async fn lists_page_through_everything_once_with_any_filter() {
             state,
             agent: Some(AGENT),
             kind: Some("exec".to_owned()),
-            resource: None,
+            ..queries::ProcessFilter::default()
         };
         let (mut cursor, mut found) = (None, Vec::new());
         loop {
@@ -330,4 +328,393 @@ async fn a_trimmed_process_takes_its_payload_along_and_its_key_says_so() {
     };
     let creations = store.apply(again).await.unwrap().creations;
     assert_eq!(creations, [Creation::Trimmed { process: id }]);
+}
+
+/// Three steps, of which the first two can be undone.
+fn planned(resource: Option<&str>, deadline: u64) -> NewProcess {
+    let operation = |name: &str| PlanOperation {
+        operation: format!("do-{name}"),
+        input: format!("{{\"step\":\"{name}\"}}"),
+        timeout: Duration::from_millis(300),
+    };
+    let step = |name: &str, undo: Option<&str>| PlanStep {
+        name: name.to_owned(),
+        work: operation(name),
+        class: Some("light".to_owned()),
+        resources: vec!["pool/ssd".to_owned()],
+        undo: undo.map(operation),
+    };
+    NewProcess {
+        plan: Some(Plan {
+            steps: vec![
+                step("one", Some("un-one")),
+                step("two", Some("un-two")),
+                step("three", None),
+            ],
+        }),
+        kind: "life".to_owned(),
+        ..new(resource, deadline)
+    }
+}
+
+/// An agent's word about the operation of `step`.
+fn said(process: ProcessId, step: StepId, fence: u64, status: OutcomeStatus) -> Happened {
+    let Happened { input, .. } = finish(process, fence, b"");
+    let Input::Finished(fence, outcome) = input else {
+        unreachable!()
+    };
+    Happened {
+        step: Some(step),
+        from: Some(AGENT),
+        ..Happened::new(
+            process,
+            Input::Finished(fence, Outcome { status, ..outcome }),
+        )
+    }
+}
+
+#[tokio::test]
+async fn each_step_sends_what_its_plan_says_and_keeps_how_it_ended() {
+    let (_directory, store) = open().await;
+    let id = make(&store, 10, vec![planned(None, 10_000)]).await[0];
+    let record = store.process(id).await.unwrap().unwrap();
+    assert_eq!((record.steps, record.planned), (3, true));
+    assert_eq!(store.plan(id).await.unwrap(), planned(None, 0).plan);
+    let first = happen(&store, 20, vec![claim(id)]).await;
+    let work = first.steps[0].work.clone().unwrap();
+    assert_eq!(
+        (work.kind.as_str(), work.input.as_str()),
+        ("do-one", "{\"step\":\"one\"}")
+    );
+    assert_eq!(work.deadline_at, UnixMs(320), "the step's own time");
+    let done = said(id, StepId::forward(0, 0), 1, OutcomeStatus::Succeeded);
+    let applied = happen(&store, 30, vec![done]).await;
+    assert_eq!(applied.steps[0].operation.step, 0, "that one is forgotten");
+    let claimed = happen(&store, 40, vec![claim(id)]).await;
+    assert_eq!(claimed.steps[0].work.as_ref().unwrap().kind, "do-two");
+    assert_eq!(claimed.steps[0].now.unwrap().step, StepId::forward(1, 0));
+    // A word about the first step, said again, is about the past.
+    let late = said(id, StepId::forward(0, 0), 2, OutcomeStatus::FailedPermanent);
+    let applied = happen(&store, 45, vec![late]).await;
+    assert!(applied.steps[0].stale);
+    assert_eq!(applied.steps[0].tell, Some(Tell::Forget));
+    assert_eq!(applied.steps[0].operation.step, 0);
+    let fails = said(id, StepId::forward(1, 0), 2, OutcomeStatus::FailedPermanent);
+    happen(&store, 50, vec![fails]).await;
+    let claimed = happen(&store, 60, vec![claim(id)]).await;
+    let work = claimed.steps[0].work.clone().unwrap();
+    assert_eq!(work.kind, "do-un-one");
+    assert_eq!(claimed.steps[0].now.unwrap().step, StepId::undo(0, 0));
+    let undone = said(id, StepId::undo(0, 0), 3, OutcomeStatus::Succeeded);
+    happen(&store, 70, vec![undone]).await;
+    let record = store.process(id).await.unwrap().unwrap();
+    assert_eq!(
+        (record.state, record.needs_attention),
+        (State::Failed, false)
+    );
+    assert_eq!(record.outcome.unwrap().message, "fine; undone: steps 1");
+    let ends: Vec<(u16, u32)> = store
+        .plan_rows(id)
+        .await
+        .unwrap()
+        .iter()
+        .filter(|row| row.outcome.is_some())
+        .map(|row| (row.step.0, row.attempts))
+        .collect();
+    assert_eq!(ends, [(0, 1), (1, 1), (0x8000, 1)]);
+    // Started over, it knows nothing of its earlier life but its history.
+    happen(&store, 80, vec![Happened::new(id, Input::Retry)]).await;
+    let rows = store.plan_rows(id).await.unwrap();
+    assert!(
+        rows.iter()
+            .all(|row| row.outcome.is_none() && row.attempts == 0)
+    );
+    let history = store.history(id, 0, 100).await.unwrap();
+    assert_eq!(history.len(), 8);
+    assert_eq!(
+        history.last().unwrap().data["note"],
+        "started over at step 1"
+    );
+    let claimed = happen(&store, 90, vec![claim(id)]).await;
+    assert_eq!(claimed.steps[0].now.unwrap().step, StepId::forward(0, 1));
+    assert_eq!(claimed.steps[0].work.as_ref().unwrap().kind, "do-one");
+}
+
+#[tokio::test]
+async fn a_plan_goes_with_its_process() {
+    let (_directory, store) = open().await;
+    let id = make(&store, 10, vec![planned(None, 1_000)]).await[0];
+    assert_eq!(count(&store, "process_plan").await, 5);
+    happen(&store, 20, vec![Happened::new(id, Input::Cancel)]).await;
+    let retention = crate::store::log::Retention {
+        events: 100,
+        processes: Duration::from_millis(5),
+    };
+    while store.trim(retention, UnixMs(100)).await.unwrap() {}
+    assert_eq!(count(&store, "process_plan").await, 0);
+}
+
+fn superseding(kind: &str, others: &[&str]) -> NewProcess {
+    NewProcess {
+        kind: kind.to_owned(),
+        supersedes: others.iter().map(|kind| (*kind).to_owned()).collect(),
+        ..new(Some("vm/1"), 10_000)
+    }
+}
+
+#[tokio::test]
+async fn start_stop_start_collapses_in_one_batch_and_over_several() {
+    for together in [true, false] {
+        let (_directory, store) = open().await;
+        let wishes = || {
+            [
+                superseding("start", &["stop"]),
+                superseding("stop", &["start"]),
+                superseding("start", &["stop"]),
+            ]
+        };
+        let ids = match together {
+            true => make(&store, 10, wishes().into()).await,
+            false => {
+                let mut ids = Vec::new();
+                for (at, wish) in (10..).zip(wishes()) {
+                    ids.extend(make(&store, at, vec![wish]).await);
+                }
+                ids
+            }
+        };
+        let free = Batch {
+            at: UnixMs(20),
+            resources: vec!["vm/1".to_owned()],
+            ..Batch::default()
+        };
+        store.apply(free).await.unwrap();
+        let mut states = Vec::new();
+        for id in &ids {
+            states.push(store.process(*id).await.unwrap().unwrap().state);
+        }
+        assert_eq!(
+            states,
+            [State::Cancelled, State::Cancelled, State::Ready],
+            "{together}"
+        );
+        let stop = store.process(ids[1]).await.unwrap().unwrap();
+        let message = stop.outcome.unwrap().message;
+        assert_eq!(message, format!("superseded by {}", ids[2]));
+        assert_eq!(count(&store, "process_blocked").await, 0);
+        assert_eq!(count(&store, "process_resource").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn what_has_started_is_not_superseded_and_a_repeated_request_supersedes_nothing() {
+    let (_directory, store) = open().await;
+    let start = make(&store, 10, vec![superseding("start", &["stop"])]).await[0];
+    let running = Happened {
+        from: Some(AGENT),
+        ..Happened::new(start, Input::Accepted(Fence(1)))
+    };
+    happen(&store, 20, vec![claim(start), running]).await;
+    let mut keyed = superseding("stop", &["start"]);
+    keyed.idempotency = Some(IdempotencyKey {
+        scope: "s".to_owned(),
+        key: "k".to_owned(),
+        fingerprint: [1; 32],
+    });
+    let stop = make(&store, 30, vec![keyed.clone()]).await[0];
+    assert_eq!(
+        store.process(start).await.unwrap().unwrap().state,
+        State::Running
+    );
+    assert_eq!(
+        store.process(stop).await.unwrap().unwrap().state,
+        State::Blocked
+    );
+    let second = make(&store, 40, vec![superseding("start", &["none"])]).await[0];
+    let again = Batch {
+        at: UnixMs(50),
+        creates: vec![keyed],
+        ..Batch::default()
+    };
+    let creations = store.apply(again).await.unwrap().creations;
+    assert!(matches!(&creations[0], Creation::Existing(record) if record.id == stop));
+    assert_eq!(
+        store.process(second).await.unwrap().unwrap().state,
+        State::Blocked
+    );
+}
+
+#[tokio::test]
+async fn a_retried_process_gets_in_line_for_its_resource_again() {
+    let (_directory, store) = open().await;
+    let ids = make(
+        &store,
+        10,
+        vec![new(Some("disk"), 1_000), new(Some("disk"), 1_000)],
+    )
+    .await;
+    // In the very batch in which it ends, somebody wants it again.
+    let fails = said(ids[0], StepId::default(), 1, OutcomeStatus::FailedPermanent);
+    let retry = Happened::new(ids[0], Input::Retry);
+    let applied = happen(&store, 20, vec![claim(ids[0]), fails, retry]).await;
+    assert_eq!(applied.freed, ["disk"]);
+    let take = |at| Batch {
+        at: UnixMs(at),
+        resources: vec!["disk".to_owned()],
+        ..Batch::default()
+    };
+    store.apply(take(30)).await.unwrap();
+    let state = |store: Store, id| async move { store.process(id).await.unwrap().unwrap().state };
+    // The oldest comes first: that is the retried one.
+    assert_eq!(state(store.clone(), ids[0]).await, State::Ready);
+    assert_eq!(state(store.clone(), ids[1]).await, State::Blocked);
+    let step = StepId::forward(0, 1);
+    let again = said(ids[0], step, 3, OutcomeStatus::Succeeded);
+    happen(&store, 40, vec![claim(ids[0]), again]).await;
+    store.apply(take(50)).await.unwrap();
+    assert_eq!(state(store.clone(), ids[0]).await, State::Succeeded);
+    assert_eq!(state(store.clone(), ids[1]).await, State::Ready);
+    assert_eq!(count(&store, "process_blocked").await, 0);
+    assert_eq!(count(&store, "process_resource").await, 1);
+}
+
+#[tokio::test]
+async fn paused_processes_are_shown_so_and_queues_are_read_past_them() {
+    let (_directory, store) = open().await;
+    let of = |tenant: &str, kind: &str| NewProcess {
+        tenant: tenant.to_owned(),
+        kind: kind.to_owned(),
+        ..new(None, 10_000)
+    };
+    let ids = make(
+        &store,
+        10,
+        vec![of("a", "x"), of("b", "x"), of("a", "y"), of("b", "y")],
+    )
+    .await;
+    let pause = |key: PauseKey| Pause {
+        key,
+        by: "ann".to_owned(),
+        reason: "maintenance".to_owned(),
+        at: UnixMs(20),
+    };
+    let tenant = pause(PauseKey::of_name(PauseScope::Tenant, "a"));
+    assert_eq!(
+        store.add_pause(tenant.clone()).await.unwrap(),
+        PauseAdded::New(tenant.clone())
+    );
+    let again = Pause {
+        reason: "other".to_owned(),
+        ..tenant.clone()
+    };
+    assert_eq!(
+        store.add_pause(again).await.unwrap(),
+        PauseAdded::Already(tenant.clone())
+    );
+    let process = pause(PauseKey::of_id(PauseScope::Process, ids[1].0));
+    store.add_pause(process.clone()).await.unwrap();
+    let table = store.pauses().await.unwrap();
+    assert_eq!(table.pauses, [process.clone(), tenant.clone()]);
+    let pauses = Pauses::new(table.pauses.iter().map(|pause| &pause.key));
+    let places = store.ready_of(&[AGENT], 10, &pauses).await.unwrap();
+    let found: Vec<ProcessId> = places.iter().map(|(_, place)| place.2).collect();
+    assert_eq!(found, [ids[3]]);
+    let list = |paused| {
+        let (store, state) = (store.clone(), Some(State::Ready));
+        let filter = queries::ProcessFilter {
+            state,
+            paused,
+            ..queries::ProcessFilter::default()
+        };
+        async move { store.processes(&filter, None, 10).await.unwrap() }
+    };
+    assert_eq!(list(Some(true)).await.len(), 3);
+    assert_eq!(list(Some(false)).await.len(), 1);
+    assert_eq!(list(None).await.len(), 4);
+    let shown = store.process(ids[1]).await.unwrap().unwrap();
+    assert_eq!(shown.paused, Some(process.key.clone()));
+    let by = || ("bob".to_owned(), String::new());
+    for (key, there) in [(tenant.key.clone(), true), (tenant.key, false)] {
+        let (who, why) = by();
+        let gone = store.remove_pause(key, UnixMs(30), who, why).await.unwrap();
+        assert_eq!(gone, there);
+    }
+    let newer = store.pauses().await.unwrap();
+    assert!(newer.version > table.version);
+    // The pause of a process goes when the process is over.
+    happen(&store, 40, vec![Happened::new(ids[1], Input::Cancel)]).await;
+    let retention = crate::store::log::Retention::default();
+    store.trim(retention, UnixMs(50)).await.unwrap();
+    assert!(store.pauses().await.unwrap().pauses.is_empty());
+}
+
+#[tokio::test]
+async fn lists_filter_by_tenant_and_by_what_people_must_look_at() {
+    let (_directory, store) = open().await;
+    let of = |tenant: &str| NewProcess {
+        tenant: tenant.to_owned(),
+        ..new(None, 10_000)
+    };
+    let ids = make(&store, 10, vec![of("a"), of("b"), of("b")]).await;
+    happen(
+        &store,
+        20,
+        vec![claim(ids[1]), Happened::new(ids[1], Input::Force)],
+    )
+    .await;
+    let found = |filter: queries::ProcessFilter| {
+        let store = store.clone();
+        async move {
+            let list = store.processes(&filter, None, 10).await.unwrap();
+            list.into_iter().map(|record| record.id).collect::<Vec<_>>()
+        }
+    };
+    let tenant = queries::ProcessFilter {
+        tenant: Some("b".to_owned()),
+        ..queries::ProcessFilter::default()
+    };
+    assert_eq!(found(tenant.clone()).await, [ids[2], ids[1]]);
+    for (look, expected) in [(true, vec![ids[1]]), (false, vec![ids[2], ids[0]])] {
+        let filter = queries::ProcessFilter {
+            needs_attention: Some(look),
+            ..queries::ProcessFilter::default()
+        };
+        assert_eq!(found(filter).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_line_for_one_resource_has_an_end() {
+    let (_directory, store) = open().await;
+    let full = BLOCKED_PER_RESOURCE_MAX as usize + 1;
+    let line = (0..full).map(|_| new(Some("disk"), 10_000)).collect();
+    let ids = make(&store, 10, line).await;
+    let mut keyed = new(Some("disk"), 10_000);
+    keyed.idempotency = Some(IdempotencyKey {
+        scope: "s".to_owned(),
+        key: "k".to_owned(),
+        fingerprint: [1; 32],
+    });
+    let batch = |at| Batch {
+        at: UnixMs(at),
+        creates: vec![keyed.clone(), keyed.clone(), new(Some("other"), 10_000)],
+        ..Batch::default()
+    };
+    let creations = store.apply(batch(20)).await.unwrap().creations;
+    let refused = Creation::ResourceFull {
+        waiting: BLOCKED_PER_RESOURCE_MAX,
+    };
+    assert_eq!(creations[..2], [refused.clone(), refused]);
+    assert!(matches!(creations[2], Creation::Created(_)));
+    // With one fewer in line the same request is taken: its key was not used up.
+    happen(&store, 30, vec![Happened::new(ids[5], Input::Cancel)]).await;
+    let creations = store.apply(batch(40)).await.unwrap().creations;
+    assert!(
+        matches!(creations[0], Creation::Created(_)),
+        "{creations:?}"
+    );
+    assert!(
+        matches!(creations[1], Creation::Existing(_)),
+        "{creations:?}"
+    );
 }

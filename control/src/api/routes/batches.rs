@@ -1,0 +1,315 @@
+//! `/v1/batches`
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use protocol::ids::ProcessId;
+use uuid::Uuid;
+
+use super::process_view::{describe as describe_process, state_filter};
+use super::{filters, groups};
+use crate::api::Api;
+use crate::api::access::Caller;
+use crate::api::extract::{Body, Id, Params};
+use crate::api::model::batches::{Batch, BatchAction, BatchFilter, BatchPreview, CreateBatch};
+use crate::api::model::{Page, Timestamp};
+use crate::api::page::{self, PageParams};
+use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::batches::{eligible, id_bound, is_confirmed, matching};
+use crate::clock::{self, UnixMs};
+use crate::store::batches::{BatchRow, CreateBatchError, Matching, NewBatch, Range};
+
+/// Processes that a batch acts on, when nobody says.
+const MAX_DEFAULT: u32 = 10_000;
+/// Processes that a batch acts on at most.
+const MAX_MAX: u32 = 1_000_000;
+/// Processes a second, when nobody says.
+const RATE_DEFAULT: u32 = 50;
+/// Processes a second at most.
+const RATE_MAX: u32 = 1000;
+/// Processes that a dry run shows.
+const SAMPLE: usize = 20;
+/// Processes that one look counts.
+const COUNT_STEP: u32 = 10_000;
+/// Bytes of a reason.
+const REASON_BYTES_MAX: usize = 256;
+
+/// List batches
+///
+/// Newest first. The last 1000 are kept.
+#[utoipa::path(
+    get,
+    path = "/v1/batches",
+    tag = "batches",
+    operation_id = "list_batches",
+    params(PageParams),
+    responses(
+        (status = 200, description = "A page of batches.", body = Page<Batch>),
+        (status = 400, description = "A parameter is not valid."),
+    )
+)]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Params(params): Params<PageParams>,
+) -> ApiResult<Json<Page<Batch>>> {
+    let size = page::page_size(params.page_size)?;
+    let before = page::read_token("batches", params.page_token.as_deref())?;
+    let rows = api.store.batches_before(before, size + 1).await?;
+    let (rows, more) = page::cut(rows, size);
+    let next = rows
+        .last()
+        .filter(|_| more)
+        .map(|last| page::next_token("batches", last.id));
+    Ok(Json(Page {
+        items: rows.into_iter().map(describe).collect(),
+        next_page_token: next,
+    }))
+}
+
+/// Act on many processes
+///
+/// On those that match now; what is made later is left alone. First with `dry_run`, which writes
+/// nothing and says how many match; then with that figure as `confirm`. The batch is durable: it
+/// goes on after a restart of the server.
+#[utoipa::path(
+    post,
+    path = "/v1/batches",
+    tag = "batches",
+    operation_id = "create_batch",
+    request_body = CreateBatch,
+    responses(
+        (status = 200, description = "What it would do (`dry_run`).", body = BatchPreview),
+        (status = 201, description = "It runs.", body = Batch,
+         headers(("Location" = String, description = "The batch."))),
+        (status = 400, description = "A field is not valid."),
+        (status = 409, description = "`confirm` is not near what matches now, or too many batches \
+          run."),
+        (status = 422, description = "There is no such agent or group, or nothing matches."),
+    )
+)]
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Body(body): Body<CreateBatch>,
+) -> ApiResult<Response> {
+    let max = within("max", body.max, MAX_DEFAULT, MAX_MAX)?;
+    let rate = within(
+        "rate_per_second",
+        body.rate_per_second,
+        RATE_DEFAULT,
+        RATE_MAX,
+    )?;
+    let reason = filters::text("reason", body.reason.clone(), REASON_BYTES_MAX)?;
+    let filter = check_filter(&api, body.action, &body.filter).await?;
+    let dry_run = body.dry_run.unwrap_or(false);
+    if !dry_run && body.confirm.is_none() {
+        return Err(ApiError::field(
+            "confirm",
+            "is missing: ask with `\"dry_run\": true` first, and give the `matched` of its answer",
+        ));
+    }
+    let range = range(&api, &filter).await?;
+    let matching = matching(body.action, &filter);
+    let (matched, sample) = count(&api, range, &matching).await?;
+    if dry_run {
+        let sample = api.store.processes_by_ids(sample).await?;
+        let preview = BatchPreview {
+            matched,
+            sample: sample.into_iter().map(describe_process).collect(),
+        };
+        return Ok(Json(preview).into_response());
+    }
+    check_confirm(matched, body.confirm.unwrap_or(0))?;
+    let new = NewBatch {
+        action: body.action,
+        filter,
+        range,
+        max,
+        rate,
+        matched,
+        reason: reason.unwrap_or_default(),
+        by: caller.name.clone(),
+    };
+    let made = api.store.create_batch(new, clock::now()).await;
+    let row = made.map_err(|error| match error {
+        CreateBatchError::TooMany => ApiError::new(Kind::Conflict, format!("{error}.")),
+        CreateBatchError::Store(error) => error.into(),
+    })?;
+    api.batch_runner.changed();
+    tracing::info!(batch = %row.id, matched, by = caller.name, "a batch was made");
+    let location = format!("/v1/batches/{}", row.id);
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        Json(describe(row)),
+    )
+        .into_response())
+}
+
+/// Show a batch
+#[utoipa::path(
+    get,
+    path = "/v1/batches/{id}",
+    tag = "batches",
+    operation_id = "get_batch",
+    params(("id" = uuid::Uuid, Path, description = "The batch.")),
+    responses(
+        (status = 200, description = "The batch.", body = Batch),
+        (status = 404, description = "There is no such batch."),
+    )
+)]
+pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id) -> ApiResult<Json<Batch>> {
+    let row = api.store.batch(id).await?;
+    row.map(|row| Json(describe(row)))
+        .ok_or_else(|| unknown(id))
+}
+
+/// Stop a batch
+///
+/// What it has done until then stays done. One that has ended stays as it is.
+#[utoipa::path(
+    post,
+    path = "/v1/batches/{id}/cancel",
+    tag = "batches",
+    operation_id = "cancel_batch",
+    params(("id" = uuid::Uuid, Path, description = "The batch.")),
+    responses(
+        (status = 200, description = "The batch as it is now.", body = Batch),
+        (status = 404, description = "There is no such batch."),
+    )
+)]
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id,
+) -> ApiResult<Json<Batch>> {
+    let row = api.store.cancel_batch(id, clock::now()).await?;
+    let row = row.ok_or_else(|| unknown(id))?;
+    api.batch_runner.changed();
+    tracing::info!(batch = %id, by = caller.name, "a batch was cancelled");
+    Ok(Json(describe(row)))
+}
+
+fn unknown(id: Uuid) -> ApiError {
+    ApiError::not_found("batch", &id.to_string(), "/v1/batches")
+}
+
+fn within(field: &str, given: Option<u32>, default: u32, max: u32) -> ApiResult<u32> {
+    match given.unwrap_or(default) {
+        number if (1..=max).contains(&number) => Ok(number),
+        number => Err(ApiError::field(
+            field,
+            format!("is {number}; it must be 1 to {max}"),
+        )),
+    }
+}
+
+fn check_confirm(matched: u64, confirm: u64) -> ApiResult<()> {
+    if matched == 0 {
+        return Err(ApiError::in_field(
+            Kind::Unprocessable,
+            "filter",
+            "matches no process that this action can do something to; nothing was made",
+        ));
+    }
+    if !is_confirmed(matched, confirm) {
+        return Err(ApiError::in_field(
+            Kind::Conflict,
+            "confirm",
+            format!(
+                "is {confirm}, but {matched} processes match now; look again with `\"dry_run\": \
+                 true`, and give {matched} if that is what you want"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The filter with ids instead of names.
+async fn check_filter(
+    api: &Api,
+    action: BatchAction,
+    filter: &BatchFilter,
+) -> ApiResult<BatchFilter> {
+    if let Some(state) = filter.state {
+        let states = eligible(action);
+        if !states.contains(&state_filter(state)) {
+            let names: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
+            return Err(ApiError::field(
+                "filter.state",
+                format!(
+                    "is none that this action can do something to: {}",
+                    names.join(", ")
+                ),
+            ));
+        }
+    }
+    if let (Some(after), Some(before)) = (filter.created_after, filter.created_before)
+        && after >= before
+    {
+        return Err(ApiError::field(
+            "filter.created_after",
+            "must be before `filter.created_before`",
+        ));
+    }
+    let agent = filters::agent(api, "filter.agent", filter.agent.as_deref()).await?;
+    let group = match &filter.group {
+        None => None,
+        Some(text) => Some(groups::resolve(api, "filter.group", text).await?.id),
+    };
+    Ok(BatchFilter {
+        agent: agent.map(|agent| agent.to_string()),
+        group: group.map(|group| group.to_string()),
+        kind: filters::kind("filter.kind", filter.kind.clone())?,
+        ..filter.clone()
+    })
+}
+
+/// The ids that the batch walks over: processes that there are now, made within the given times.
+async fn range(api: &Api, filter: &BatchFilter) -> ApiResult<Range> {
+    let bound = |at: Timestamp| id_bound(UnixMs(at.0));
+    let first = ProcessId(Uuid::nil());
+    let newest = api.store.newest_process().await?.unwrap_or(first);
+    let before = filter.created_before.map_or(newest, bound);
+    Ok(Range {
+        after: filter.created_after.map_or(first, bound),
+        last: newest.min(before),
+    })
+}
+
+/// How many match, and the first of them. In steps: each frees its connection and its snapshot.
+async fn count(api: &Api, range: Range, matching: &Matching) -> ApiResult<(u64, Vec<ProcessId>)> {
+    let (mut matched, mut sample) = (0, Vec::new());
+    let mut from = range;
+    loop {
+        let found = api.store.find_processes(from, matching, COUNT_STEP).await?;
+        matched += u64::try_from(found.processes.len()).unwrap_or(0);
+        let room = SAMPLE.saturating_sub(sample.len());
+        sample.extend(found.processes.into_iter().take(room));
+        match found.next {
+            Some(next) => from.after = next,
+            None => return Ok((matched, sample)),
+        }
+    }
+}
+
+fn describe(row: BatchRow) -> Batch {
+    Batch {
+        id: row.id,
+        action: row.action,
+        filter: row.filter,
+        state: row.state,
+        matched: row.matched,
+        done: row.done,
+        failed: row.failed,
+        max: row.max,
+        rate_per_second: row.rate,
+        reason: row.reason,
+        by: row.by,
+        created_at: Timestamp(row.created_at.0),
+        finished_at: row.finished_at.map(|at| Timestamp(at.0)),
+    }
+}

@@ -1,0 +1,103 @@
+//! What a batch may touch, how fast it goes, and when its figure counts as confirmed.
+
+use std::time::Duration;
+
+use protocol::ids::ProcessId;
+use uuid::{Builder, Uuid};
+
+use crate::api::model::batches::BatchAction;
+use crate::clock::UnixMs;
+use crate::process::State;
+
+/// A batch that works does so about this many times a second.
+const STEPS_PER_SECOND: u32 = 10;
+
+/// The states that an action can do something to.
+pub(crate) fn eligible(action: BatchAction) -> Vec<State> {
+    let can = |state: &State| match action {
+        BatchAction::Cancel => !state.is_terminal() && *state != State::Cancelling,
+    };
+    State::ALL.iter().copied().filter(can).collect()
+}
+
+/// Processes in one step, and the time from one step to the next.
+pub(crate) fn pace(rate: u32) -> (u32, Duration) {
+    let rate = rate.max(1);
+    let size = (rate / STEPS_PER_SECOND).max(1);
+    (size, Duration::from_secs(1) * size / rate)
+}
+
+/// Whether somebody who expects `confirm` processes knows what they do when `matched` match: right
+/// to within 10 %.
+pub(crate) fn is_confirmed(matched: u64, confirm: u64) -> bool {
+    matched.abs_diff(confirm) <= matched / 10
+}
+
+/// Lies between the ids of processes that were made before `at` and those made then or later.
+pub(crate) fn id_bound(at: UnixMs) -> ProcessId {
+    // An id has its version behind the milliseconds, so none equals this.
+    let id = Builder::from_unix_timestamp_millis(at.0, &[0; 10]).into_uuid();
+    let milliseconds = id.as_u128() >> 80 << 80;
+    ProcessId(Uuid::from_u128(milliseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancel_is_for_what_has_not_ended_and_was_not_cancelled_already() {
+        let states = eligible(BatchAction::Cancel);
+        assert!(states.contains(&State::Running) && states.contains(&State::Unknown));
+        for state in [
+            State::Succeeded,
+            State::Failed,
+            State::Cancelled,
+            State::Cancelling,
+        ] {
+            assert!(!states.contains(&state), "{state}");
+        }
+        assert_eq!(states.len(), State::ALL.len() - 4);
+    }
+
+    #[test]
+    fn the_pace_is_the_rate() {
+        for rate in [1, 2, 9, 10, 50, 99, 1000] {
+            let (size, every) = pace(rate);
+            let per_second = f64::from(size) / every.as_secs_f64();
+            assert!(
+                (per_second - f64::from(rate)).abs() < 0.01,
+                "{rate}: {per_second}"
+            );
+            assert!(every <= Duration::from_secs(1) && every >= Duration::from_millis(50));
+        }
+        assert_eq!(pace(0).1, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_figure_is_confirmed_to_within_a_tenth() {
+        for (matched, confirm, good) in [
+            (100, 100, true),
+            (100, 90, true),
+            (100, 110, true),
+            (100, 89, false),
+            (100, 111, false),
+            (3, 3, true),
+            (3, 4, false),
+            (0, 0, true),
+            (0, 1, false),
+            (u64::MAX, 0, false),
+        ] {
+            assert_eq!(is_confirmed(matched, confirm), good, "{matched} {confirm}");
+        }
+    }
+
+    #[test]
+    fn a_bound_lies_before_every_id_of_its_millisecond() {
+        let bound = id_bound(UnixMs(1_795_512_600_125));
+        let id =
+            |at, fill| ProcessId(Builder::from_unix_timestamp_millis(at, &[fill; 10]).into_uuid());
+        assert!(id(1_795_512_600_124, 0xff) < bound);
+        assert!(id(1_795_512_600_125, 0) > bound);
+    }
+}

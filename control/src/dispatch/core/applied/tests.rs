@@ -1,0 +1,261 @@
+//! What follows from a batch, without a store.
+
+use std::sync::Arc;
+
+use protocol::ids::{Epoch, GroupId, SessionId, ShardId, Slot};
+use protocol::link::{Event, SessionUp, Target};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::*;
+use crate::clock;
+use crate::dispatch::core::{READY_PER_AGENT_MAX, READY_PER_TENANT_MAX, Recovered};
+use crate::dispatch::handle::Command as Order;
+use crate::process::{Class, StepId};
+use crate::store::pauses::PauseTable;
+use crate::store::processes::Names;
+use crate::store::recovery::ReadyCount;
+
+const AGENT: AgentId = AgentId(Uuid::from_u128(1));
+const OTHER: AgentId = AgentId(Uuid::from_u128(2));
+
+fn process(number: u128) -> ProcessId {
+    ProcessId(Uuid::from_u128(number))
+}
+
+fn now(state: State, fence: u64) -> Now {
+    Now {
+        target: AGENT,
+        state,
+        class: Class::Normal,
+        fence: Fence(fence),
+        step: StepId::default(),
+        ready_at: None,
+        due_at: None,
+        deadline_at: UnixMs(900),
+        created_at: UnixMs(100),
+    }
+}
+
+fn effect(number: u128, before: State, after: Now) -> Effect {
+    Effect {
+        process: process(number),
+        from: None,
+        operation: OperationId::new(process(number), 0),
+        now: Some(after),
+        before: Some(before),
+        place_before: None,
+        names: Some(Names {
+            kind: "exec".into(),
+            tenant: "acme".into(),
+        }),
+        retries: false,
+        stale: false,
+        refused: None,
+        tell: None,
+        work: None,
+    }
+}
+
+fn target(agent: AgentId) -> Target {
+    Target {
+        agent,
+        group: GroupId(Uuid::from_u128(9)),
+        slot: Slot(0),
+    }
+}
+
+fn moment() -> Moment {
+    Moment {
+        mono: clock::monotonic(),
+        wall: UnixMs(1000),
+    }
+}
+
+fn core(ready: Vec<(AgentId, &str, u32)>) -> Core {
+    let counts = ready.into_iter().map(|(agent, tenant, ready)| ReadyCount {
+        agent,
+        tenant: Arc::from(tenant),
+        ready,
+    });
+    let recovered = Recovered {
+        targets: vec![target(AGENT), target(OTHER)],
+        waiting: Vec::new(),
+        ready: counts.collect(),
+        pauses: PauseTable::default(),
+        active: Vec::new(),
+        resources: Vec::new(),
+        abandoned: Vec::new(),
+        next_due: None,
+    };
+    Core::new(moment(), Uuid::from_u128(77), recovered)
+}
+
+#[test]
+fn a_queue_is_measured_from_becoming_ready_and_not_from_a_place_that_was_given_back() {
+    let since = |fence, place: Option<u64>| {
+        let after = now(State::Leased, fence);
+        let effect = Effect {
+            place_before: place.map(UnixMs),
+            ..effect(1, State::Ready, after)
+        };
+        ready_since(&effect, after).map(|at| at.0)
+    };
+    // Ready from its creation; from its scheduled time; after a backoff.
+    assert_eq!(since(1, Some(100)), Some(100));
+    assert_eq!(since(1, Some(400)), Some(400));
+    assert_eq!(since(2, Some(500)), Some(500));
+    // Back at its first place after a claim that came to nothing.
+    assert_eq!(since(2, Some(100)), None);
+    assert_eq!(since(1, None), None);
+}
+
+fn create(core: &mut Core, agent: AgentId, tenant: &str) -> Creation {
+    let (answer, mut answered) = oneshot::channel();
+    let new = NewProcess {
+        tenant: tenant.to_owned(),
+        ..NewProcess::of_driver(agent, "exec", "{}", UnixMs(900_000))
+    };
+    core.handle_command(moment(), Order::Create(vec![new], answer));
+    let batch = core.poll_batch(moment(), 1).unwrap();
+    assert!(batch.creates.is_empty(), "it was not refused");
+    core.handle_applied(moment(), Ok(Applied::default()));
+    answered.try_recv().unwrap().unwrap().pop().unwrap()
+}
+
+#[test]
+fn a_queue_that_is_full_turns_newcomers_away_and_says_for_how_long() {
+    let tenant_max = u32::try_from(READY_PER_TENANT_MAX).unwrap();
+    let mut core = core(vec![
+        (AGENT, "big", READY_PER_AGENT_MAX),
+        (OTHER, "acme", tenant_max),
+    ]);
+    let Creation::QueueFull {
+        waiting,
+        retry_after,
+    } = create(&mut core, AGENT, "small")
+    else {
+        panic!("not refused for the agent's queue");
+    };
+    assert_eq!(waiting, READY_PER_AGENT_MAX);
+    assert_eq!(
+        retry_after,
+        Duration::from_secs(600),
+        "nothing has ended yet"
+    );
+    let full = create(&mut core, OTHER, "acme");
+    assert!(
+        matches!(full, Creation::TenantFull { waiting: 100, .. }),
+        "{full:?}"
+    );
+    // When some have ended the wait is their pace's.
+    let long_ago = moment();
+    for number in 0..50 {
+        let ended = effect(number, State::Running, now(State::Succeeded, 1));
+        core.effect(long_ago, ended, &mut BTreeMap::new());
+    }
+    let Creation::TenantFull { retry_after, .. } = create(&mut core, OTHER, "acme") else {
+        panic!("not refused for the tenant's queue");
+    };
+    assert!(retry_after < Duration::from_secs(10), "{retry_after:?}");
+}
+
+#[test]
+fn retries_over_the_budget_wait_and_first_starts_do_not() {
+    let mut core = core(Vec::new());
+    for number in 0..15 {
+        let after = Now {
+            ready_at: Some(UnixMs(100)),
+            ..now(State::Ready, 1)
+        };
+        let retry = Effect {
+            retries: true,
+            ..effect(number, State::Backoff, after)
+        };
+        core.effect(moment(), retry, &mut BTreeMap::new());
+    }
+    let waits = |core: &Core| {
+        let inputs = core.pending.inputs.iter();
+        inputs
+            .filter(|input| matches!(input.input, Input::Defer(until) if until > UnixMs(10_999)))
+            .count()
+    };
+    assert_eq!((waits(&core), core.stats.deferred), (5, 5));
+    for number in 20..30 {
+        let after = Now {
+            ready_at: Some(UnixMs(100)),
+            ..now(State::Ready, 0)
+        };
+        core.effect(
+            moment(),
+            effect(number, State::Blocked, after),
+            &mut BTreeMap::new(),
+        );
+    }
+    assert_eq!(waits(&core), 5);
+    // Ten successes pay for one.
+    for number in 30..40 {
+        let ended = effect(number, State::Running, now(State::Succeeded, 1));
+        core.effect(moment(), ended, &mut BTreeMap::new());
+    }
+    for (number, expected) in [(50, 5), (51, 6)] {
+        let after = Now {
+            ready_at: Some(UnixMs(100)),
+            ..now(State::Ready, 1)
+        };
+        let retry = Effect {
+            retries: true,
+            ..effect(number, State::Backoff, after)
+        };
+        core.effect(moment(), retry, &mut BTreeMap::new());
+        assert_eq!(waits(&core), expected);
+    }
+}
+
+#[test]
+fn a_server_that_cannot_beat_claims_nothing() {
+    let mut core = core(Vec::new());
+    let start = moment();
+    let up = SessionUp {
+        target: target(AGENT),
+        session: SessionId(1),
+        shard: ShardId(0),
+        at_home: true,
+        remote: ([127, 0, 0, 1], 1).into(),
+        capacity: 4,
+        kinds: Vec::new(),
+        open: Vec::new(),
+        hostname: String::new(),
+        software: String::new(),
+        labels: Vec::new(),
+    };
+    core.handle_event(start, Event::SessionUp(Box::new(up)));
+    let offer = |number| Event::Offered {
+        target: target(AGENT),
+        grant: protocol::ids::GrantId(number),
+        epoch: Epoch(1),
+    };
+    let ready = |core: &mut Core, number| {
+        let after = Now {
+            ready_at: Some(UnixMs(100)),
+            ..now(State::Ready, 0)
+        };
+        core.effect(
+            start,
+            effect(number, State::Blocked, after),
+            &mut BTreeMap::new(),
+        );
+    };
+    let claims = |core: &Core| core.pending.claims.len();
+    let later = Moment {
+        mono: start.mono + Duration::from_secs(9),
+        ..start
+    };
+    core.handle_tick(later);
+    core.handle_event(later, offer(1));
+    ready(&mut core, 1);
+    assert_eq!(claims(&core), 0, "somebody else may hold it by now");
+    core.handle_beat(later, crate::store::workers::Beat::default());
+    core.handle_event(later, offer(2));
+    assert_eq!(claims(&core), 1);
+}

@@ -1,0 +1,145 @@
+//! The retry budget: retries of one kind of process on one agent are at most a tenth of its
+//! successes, and ten in a burst (Google SRE Book, "Handling Overload"; the figures are
+//! THROTTLING's).
+//!
+//! ```text
+//!   success  + 0.1, at most 10        retry  − 1; with less than 1 left it waits
+//! ```
+//!
+//! A full bucket is not kept: memory holds those agents and kinds only that have failed lately.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use protocol::ids::AgentId;
+
+/// What a bucket holds at most, and at first: retries.
+pub const CAP: u32 = 10;
+/// Successes that pay for one retry.
+pub const SUCCESSES_PER_RETRY: u32 = 10;
+/// Buckets that are kept at most; beyond that, retries of new ones are let through.
+pub const BUCKETS_MAX: usize = 65_536;
+
+/// A full bucket, in successes.
+const FULL: u32 = CAP * SUCCESSES_PER_RETRY;
+
+/// The buckets of one process server.
+#[derive(Debug, Default)]
+pub struct Budgets {
+    /// In successes: integers, so that ten tenths are one.
+    buckets: BTreeMap<(AgentId, Arc<str>), u32>,
+}
+
+impl Budgets {
+    /// One of this kind has succeeded.
+    pub fn succeeded(&mut self, agent: AgentId, kind: &Arc<str>) {
+        if self.buckets.is_empty() {
+            return;
+        }
+        let key = (agent, Arc::clone(kind));
+        if let Some(left) = self.buckets.get_mut(&key) {
+            *left += 1;
+            if *left >= FULL {
+                self.buckets.remove(&key);
+            }
+        }
+    }
+
+    /// Whether one of this kind may be tried again now; that takes one retry out of its bucket.
+    pub fn try_retry(&mut self, agent: AgentId, kind: &Arc<str>) -> bool {
+        let key = (agent, Arc::clone(kind));
+        if !self.buckets.contains_key(&key) && self.buckets.len() >= BUCKETS_MAX {
+            return true;
+        }
+        let left = self.buckets.entry(key).or_insert(FULL);
+        let enough = *left >= SUCCESSES_PER_RETRY;
+        if enough {
+            *left -= SUCCESSES_PER_RETRY;
+        }
+        enough
+    }
+
+    /// After a while without work even an empty bucket lets one retry through: otherwise what only
+    /// fails could never show that it has recovered.
+    pub fn drip(&mut self) {
+        self.buckets.retain(|_, left| {
+            *left += 1;
+            *left < FULL
+        });
+    }
+
+    /// Buckets that are not full.
+    pub fn len(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// Whether all are full.
+    pub fn is_empty(&self) -> bool {
+        self.buckets.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    const AGENT: AgentId = AgentId(Uuid::from_u128(1));
+
+    #[test]
+    fn ten_retries_are_free_and_then_ten_successes_pay_for_one() {
+        let mut budgets = Budgets::default();
+        let kind: Arc<str> = "exec".into();
+        let burst = (0..20).filter(|_| budgets.try_retry(AGENT, &kind)).count();
+        assert_eq!(burst, 10);
+        for _ in 0..9 {
+            budgets.succeeded(AGENT, &kind);
+        }
+        assert!(!budgets.try_retry(AGENT, &kind));
+        budgets.succeeded(AGENT, &kind);
+        assert!(budgets.try_retry(AGENT, &kind));
+        assert!(!budgets.try_retry(AGENT, &kind));
+    }
+
+    #[test]
+    fn agents_and_kinds_have_buckets_of_their_own_and_full_ones_are_dropped() {
+        let mut budgets = Budgets::default();
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        for _ in 0..10 {
+            assert!(budgets.try_retry(AGENT, &a));
+        }
+        assert!(!budgets.try_retry(AGENT, &a));
+        assert!(budgets.try_retry(AGENT, &b));
+        assert!(budgets.try_retry(AgentId(Uuid::from_u128(2)), &a));
+        assert_eq!(budgets.len(), 3);
+        for _ in 0..10 {
+            budgets.drip();
+        }
+        assert_eq!(budgets.len(), 1, "only the empty one is left");
+        assert!(
+            budgets.try_retry(AGENT, &a),
+            "it may try again after a while"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn retries_never_exceed_the_burst_and_a_tenth_of_the_successes(
+            steps in prop::collection::vec(any::<bool>(), 0..500),
+        ) {
+            let mut budgets = Budgets::default();
+            let kind: Arc<str> = "k".into();
+            let (mut successes, mut retries) = (0, 0);
+            for success in steps {
+                if success {
+                    budgets.succeeded(AGENT, &kind);
+                    successes += 1;
+                } else if budgets.try_retry(AGENT, &kind) {
+                    retries += 1;
+                }
+                prop_assert!(retries <= CAP + successes / SUCCESSES_PER_RETRY);
+            }
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! Batches: their rows, and the processes that they come to.
+//!
+//! Ids of processes sort by time, so a batch is a walk over a range of ids that was fixed when it
+//! was made. The walk goes in steps of bounded reading, whatever the filter: each begins where the
+//! one before ended, and the place is stored with what was done.
+
+#[cfg(test)]
+mod tests;
+
+use protocol::ids::{AgentId, GroupId, ProcessId};
+use serde_json::json;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use super::queries::{self, ProcessRecord};
+use super::{Connection, Store, StoreError, audit, from_sql, id_bytes, to_sql};
+use crate::api::model::batches::{BatchAction, BatchFilter, BatchState};
+use crate::clock::UnixMs;
+use crate::process::State;
+
+/// Batches that may run at once.
+pub const RUNNING_MAX: u32 = 16;
+/// Batches that are kept; the oldest that have ended go first.
+pub const KEPT_MAX: u32 = 1000;
+/// Rows of processes that one step reads at most.
+const SCAN_MAX: u32 = 20_000;
+
+/// A batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BatchRow {
+    /// Which.
+    pub id: Uuid,
+    /// What it does.
+    pub action: BatchAction,
+    /// To which processes, as the API shows it.
+    pub filter: BatchFilter,
+    /// How far it is.
+    pub state: BatchState,
+    /// Processes up to this id are behind it.
+    pub cursor: ProcessId,
+    /// The last id that it looks at.
+    pub last: ProcessId,
+    /// Processes at most.
+    pub max: u32,
+    /// Processes a second.
+    pub rate: u32,
+    /// Processes that matched when it was made.
+    pub matched: u64,
+    /// Processes that it has dealt with.
+    pub done: u64,
+    /// Processes that it could not deal with.
+    pub failed: u64,
+    /// Why, for people.
+    pub reason: String,
+    /// Who made it.
+    pub by: String,
+    /// When it was made.
+    pub created_at: UnixMs,
+    /// When it ended.
+    pub finished_at: Option<UnixMs>,
+}
+
+/// A batch to be made. The caller has checked what its fields may be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewBatch {
+    /// What it does.
+    pub action: BatchAction,
+    /// To which processes; names are resolved to ids.
+    pub filter: BatchFilter,
+    /// Where it walks.
+    pub range: Range,
+    /// Processes at most.
+    pub max: u32,
+    /// Processes a second.
+    pub rate: u32,
+    /// Processes that match now.
+    pub matched: u64,
+    /// Why, for people.
+    pub reason: String,
+    /// Who makes it.
+    pub by: String,
+}
+
+/// Why a batch was not made.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CreateBatchError {
+    /// There are [`RUNNING_MAX`] that run.
+    #[error("{RUNNING_MAX} batches are running already; wait for one of them, or cancel one")]
+    TooMany,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Processes with ids over `after` up to `last`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// Behind this one.
+    pub after: ProcessId,
+    /// Up to this one.
+    pub last: ProcessId,
+}
+
+/// Which processes of a range; everything that is given must hold.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Matching {
+    /// Only in one of these states.
+    pub states: Vec<State>,
+    /// Only for this agent.
+    pub agent: Option<AgentId>,
+    /// Only of this driver.
+    pub kind: Option<String>,
+    /// Only for agents of this group.
+    pub group: Option<GroupId>,
+}
+
+/// One step of a walk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Processes that match, oldest first.
+    pub processes: Vec<ProcessId>,
+    /// Where the next step begins; `None`: the range is through.
+    pub next: Option<ProcessId>,
+}
+
+/// What a batch has done since the last time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Processes up to this id are behind it.
+    pub cursor: ProcessId,
+    /// Dealt with.
+    pub done: u64,
+    /// Not dealt with.
+    pub failed: u64,
+    /// It is through.
+    pub finished: bool,
+}
+
+const SELECT: &str = "
+    SELECT id, action, filter, state, cursor, last, max, rate, matched, done, failed, reason, by,
+           created_at, finished_at
+    FROM batch";
+
+impl Store {
+    /// The newest process that there is.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn newest_process(&self) -> Result<Option<ProcessId>, StoreError> {
+        let mut reader = self.reader().await?;
+        let id: Option<Vec<u8>> = sqlx::query_scalar("SELECT max(id) FROM process")
+            .fetch_one(&mut *reader)
+            .await?;
+        id.map(|id| Ok(ProcessId::from_bytes(id_bytes(&id)?)))
+            .transpose()
+    }
+
+    /// One step of a walk over `range`: at most `limit` processes, and a bounded number of rows
+    /// read.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn find_processes(
+        &self,
+        range: Range,
+        matching: &Matching,
+        limit: u32,
+    ) -> Result<Found, StoreError> {
+        let mut reader = self.reader().await?;
+        find(&mut reader, range, matching, limit).await
+    }
+
+    /// The named processes, by id; those that are not there are left out.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn processes_by_ids(
+        &self,
+        ids: Vec<ProcessId>,
+    ) -> Result<Vec<ProcessRecord>, StoreError> {
+        let mut reader = self.reader().await?;
+        let mut found = queries::by_ids(&mut reader, ids).await?;
+        found.sort_by_key(|record| record.id);
+        Ok(found)
+    }
+
+    /// Makes a batch, and says so in the log.
+    ///
+    /// # Errors
+    /// Too many run already, or the store failed.
+    pub async fn create_batch(
+        &self,
+        new: NewBatch,
+        now: UnixMs,
+    ) -> Result<BatchRow, CreateBatchError> {
+        self.write(move |db| Box::pin(create(db, new, now))).await
+    }
+
+    /// Batches, newest first, before `before`, at most `limit`.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn batches_before(
+        &self,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<BatchRow>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{SELECT} WHERE id < ?1 ORDER BY id DESC LIMIT ?2"
+        )))
+        .bind(before.unwrap_or(Uuid::max()).into_bytes().to_vec())
+        .bind(limit)
+        .fetch_all(&mut *reader)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Batches that run, oldest first.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn running_batches(&self) -> Result<Vec<BatchRow>, StoreError> {
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{SELECT} WHERE finished_at IS NULL ORDER BY id"
+        )))
+        .fetch_all(&mut *reader)
+        .await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// One batch.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn batch(&self, id: Uuid) -> Result<Option<BatchRow>, StoreError> {
+        let mut reader = self.reader().await?;
+        one(&mut reader, id).await
+    }
+
+    /// Notes what a batch has done; answers with the batch as it is then. One that was cancelled
+    /// meanwhile stays so.
+    ///
+    /// # Errors
+    /// The store failed; nothing was noted.
+    pub async fn note_batch(
+        &self,
+        id: Uuid,
+        progress: Progress,
+        now: UnixMs,
+    ) -> Result<Option<BatchRow>, StoreError> {
+        self.write(move |db| Box::pin(note(db, id, progress, now)))
+            .await
+    }
+
+    /// Stops a batch, and says so in the log; one that has ended stays as it is. `None`: there is no
+    /// such.
+    ///
+    /// # Errors
+    /// The store failed; nothing was changed.
+    pub async fn cancel_batch(
+        &self,
+        id: Uuid,
+        now: UnixMs,
+    ) -> Result<Option<BatchRow>, StoreError> {
+        self.write(move |db| Box::pin(end(db, id, BatchState::Cancelled, now)))
+            .await
+    }
+}
+
+/// Reads at most [`SCAN_MAX`] rows: first where that leads to, then what matches until there.
+async fn find(
+    db: &mut Connection,
+    range: Range,
+    matching: &Matching,
+    limit: u32,
+) -> Result<Found, StoreError> {
+    let after = range.after.to_bytes().to_vec();
+    let agent = matching.agent.map(|agent| agent.to_bytes().to_vec());
+    let of_agent = agent.as_ref().map_or("", |_| "AND target_id = ?4");
+    // With an agent the walk goes over its processes only (index process_by_target).
+    let (end, scanned): (Option<Vec<u8>>, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "SELECT max(id), count(*) FROM
+                (SELECT id FROM process WHERE id > ?1 AND id <= ?2 {of_agent}
+                 ORDER BY id LIMIT ?3)"
+    )))
+    .bind(&after)
+    .bind(range.last.to_bytes().to_vec())
+    .bind(SCAN_MAX)
+    .bind(&agent)
+    .fetch_one(&mut *db)
+    .await?;
+    let Some(end) = end else {
+        return Ok(Found {
+            processes: Vec::new(),
+            next: None,
+        });
+    };
+    let states: Vec<&str> = matching.states.iter().map(|state| state.as_str()).collect();
+    let rows: Vec<Vec<u8>> = sqlx::query_scalar(sqlx::AssertSqlSafe(matching_sql(matching)))
+        .bind(&after)
+        .bind(&end)
+        .bind(limit)
+        .bind(&agent)
+        .bind(json!(states).to_string())
+        .bind(&matching.kind)
+        .bind(matching.group.map(|group| group.to_bytes().to_vec()))
+        .fetch_all(&mut *db)
+        .await?;
+    let processes: Vec<ProcessId> = rows
+        .iter()
+        .map(|id| Ok(ProcessId::from_bytes(id_bytes(id)?)))
+        .collect::<Result<_, StoreError>>()?;
+    let full = processes.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+    let next = if full {
+        processes.last().copied()
+    } else if from_sql(scanned) >= u64::from(SCAN_MAX) {
+        Some(ProcessId::from_bytes(id_bytes(&end)?))
+    } else {
+        None
+    };
+    Ok(Found { processes, next })
+}
+
+fn matching_sql(matching: &Matching) -> String {
+    let mut sql = "SELECT p.id FROM process AS p WHERE p.id > ?1 AND p.id <= ?2
+         AND p.state IN (SELECT value FROM json_each(?5))"
+        .to_owned();
+    for (given, clause) in [
+        (matching.agent.is_some(), " AND p.target_id = ?4"),
+        (matching.kind.is_some(), " AND p.kind = ?6"),
+        (
+            matching.group.is_some(),
+            " AND (SELECT a.group_id FROM agent AS a WHERE a.id = p.target_id) = ?7",
+        ),
+    ] {
+        if given {
+            sql.push_str(clause);
+        }
+    }
+    sql.push_str(" ORDER BY p.id LIMIT ?3");
+    sql
+}
+
+async fn create(
+    db: &mut Connection,
+    new: NewBatch,
+    now: UnixMs,
+) -> Result<BatchRow, CreateBatchError> {
+    let id = Uuid::now_v7();
+    let inserted = sqlx::query(
+        "INSERT INTO batch (id, action, filter, state, cursor, last, max, rate, matched, done,
+             failed, reason, by, created_at)
+         SELECT ?1, ?2, ?3, 'running', ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, ?11
+         WHERE (SELECT count(*) FROM batch WHERE finished_at IS NULL) < ?12",
+    )
+    .bind(id.into_bytes().to_vec())
+    .bind(word(&new.action))
+    .bind(json!(new.filter).to_string())
+    .bind(new.range.after.to_bytes().to_vec())
+    .bind(new.range.last.to_bytes().to_vec())
+    .bind(new.max)
+    .bind(new.rate)
+    .bind(to_sql(new.matched))
+    .bind(&new.reason)
+    .bind(&new.by)
+    .bind(now.to_sql())
+    .bind(RUNNING_MAX)
+    .execute(&mut *db)
+    .await
+    .map_err(StoreError::from)?;
+    if inserted.rows_affected() == 0 {
+        return Err(CreateBatchError::TooMany);
+    }
+    trim(db).await?;
+    let data = json!({
+        "batch": id,
+        "action": new.action,
+        "matched": new.matched,
+        "by": new.by,
+        "reason": new.reason,
+    });
+    audit::record(db, now, "batch.started", None, &data).await?;
+    let made = one(db, id).await?;
+    made.ok_or_else(|| StoreError::BadRow("a new batch is not there".to_owned()).into())
+}
+
+async fn trim(db: &mut Connection) -> Result<(), StoreError> {
+    sqlx::query(
+        "DELETE FROM batch WHERE finished_at IS NOT NULL AND id <=
+            (SELECT id FROM batch ORDER BY id DESC LIMIT 1 OFFSET ?1)",
+    )
+    .bind(KEPT_MAX)
+    .execute(&mut *db)
+    .await?;
+    Ok(())
+}
+
+async fn note(
+    db: &mut Connection,
+    id: Uuid,
+    progress: Progress,
+    now: UnixMs,
+) -> Result<Option<BatchRow>, StoreError> {
+    // What was done counts, also when somebody stopped the batch in the meantime.
+    sqlx::query(
+        "UPDATE batch SET cursor = max(cursor, ?2), done = done + ?3, failed = failed + ?4
+         WHERE id = ?1",
+    )
+    .bind(id.into_bytes().to_vec())
+    .bind(progress.cursor.to_bytes().to_vec())
+    .bind(to_sql(progress.done))
+    .bind(to_sql(progress.failed))
+    .execute(&mut *db)
+    .await?;
+    if progress.finished {
+        return end(db, id, BatchState::Finished, now).await;
+    }
+    one(db, id).await
+}
+
+async fn end(
+    db: &mut Connection,
+    id: Uuid,
+    state: BatchState,
+    now: UnixMs,
+) -> Result<Option<BatchRow>, StoreError> {
+    let ended = sqlx::query(
+        "UPDATE batch SET state = ?2, finished_at = ?3 WHERE id = ?1 AND finished_at IS NULL",
+    )
+    .bind(id.into_bytes().to_vec())
+    .bind(word(&state))
+    .bind(now.to_sql())
+    .execute(&mut *db)
+    .await?;
+    let row = one(db, id).await?;
+    if let Some(row) = &row
+        && ended.rows_affected() == 1
+    {
+        let data = json!({
+            "batch": id,
+            "action": row.action,
+            "state": state,
+            "matched": row.matched,
+            "done": row.done,
+            "failed": row.failed,
+            "by": row.by,
+            "reason": row.reason,
+        });
+        audit::record(db, now, "batch.finished", None, &data).await?;
+    }
+    Ok(row)
+}
+
+async fn one(db: &mut Connection, id: Uuid) -> Result<Option<BatchRow>, StoreError> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE id = ?1")))
+        .bind(id.into_bytes().to_vec())
+        .fetch_optional(&mut *db)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// An enum of the API as its JSON has it.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    match json!(value) {
+        serde_json::Value::String(word) => word,
+        other => other.to_string(),
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<BatchRow, StoreError> {
+    let bad = |error: serde_json::Error| StoreError::BadRow(format!("a batch: {error}"));
+    let action: String = row.try_get("action")?;
+    let state: String = row.try_get("state")?;
+    let process = |column: &str| -> Result<ProcessId, StoreError> {
+        Ok(ProcessId::from_bytes(id_bytes(row.try_get(column)?)?))
+    };
+    let finished: Option<i64> = row.try_get("finished_at")?;
+    Ok(BatchRow {
+        id: Uuid::from_bytes(id_bytes(row.try_get("id")?)?),
+        action: serde_json::from_value(json!(action)).map_err(bad)?,
+        filter: serde_json::from_str(row.try_get("filter")?).map_err(bad)?,
+        state: serde_json::from_value(json!(state)).map_err(bad)?,
+        cursor: process("cursor")?,
+        last: process("last")?,
+        max: row.try_get("max")?,
+        rate: row.try_get("rate")?,
+        matched: from_sql(row.try_get("matched")?),
+        done: from_sql(row.try_get("done")?),
+        failed: from_sql(row.try_get("failed")?),
+        reason: row.try_get("reason")?,
+        by: row.try_get("by")?,
+        created_at: UnixMs::from_sql(row.try_get("created_at")?),
+        finished_at: finished.map(UnixMs::from_sql),
+    })
+}

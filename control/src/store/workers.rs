@@ -1,0 +1,367 @@
+//! Process servers on one store: heartbeats, and whose claims are whose.
+//!
+//! ```text
+//!   every 2 s    beat ─▶ who is alive? ─▶ the lowest id has the duty to sweep (compare-and-set)
+//!   after 10 s   without a beat a server is gone: the sweeper takes its claims over and asks its agents
+//! ```
+//!
+//! One row a server, never one a process. A server that was only slow and comes back goes on: what
+//! it still believes to be its own is decided by fences, as everything is.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use super::pauses::PauseTable;
+use super::processes::{self, Batch, Happened};
+use super::recovery::{Lease, ReadyCount};
+use super::{Connection, Store, StoreError, id_bytes};
+use crate::clock::UnixMs;
+use crate::process::Input;
+
+/// How often a process server says that it is alive.
+pub(crate) const BEAT_EVERY: Duration = Duration::from_secs(2);
+/// A process server that has said nothing for so long is gone.
+pub(crate) const BEAT_EXPIRY: Duration = Duration::from_secs(10);
+
+/// Claims that one sweep takes over.
+const SWEEP_STEP: u32 = 500;
+
+/// What a beat has found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Beat {
+    /// Process servers that are alive, this one among them.
+    pub(crate) live: u32,
+    /// This one sweeps.
+    pub(crate) sweeps: bool,
+    /// Claims of servers that are gone: this one's now, and to be asked for.
+    pub(crate) adopted: Vec<Lease>,
+    /// With several servers: what others may have changed.
+    pub(crate) shared: Option<Shared>,
+}
+
+/// What several process servers have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) ready: Vec<ReadyCount>,
+    pub(crate) pauses: PauseTable,
+    pub(crate) resources: Vec<String>,
+    pub(crate) next_due: Option<UnixMs>,
+}
+
+impl Store {
+    /// A process server begins: those of earlier processes on this store are gone, and what they had
+    /// claimed is its own, as is what a living one does not hold.
+    pub(crate) async fn begin_worker(&self, worker: Uuid, now: UnixMs) -> Result<(), StoreError> {
+        let instance = self.instance();
+        self.write(move |db| {
+            Box::pin(async move {
+                // The file's lock is held by this process: nobody else is alive on it.
+                sqlx::query("DELETE FROM worker WHERE instance <> $1")
+                    .bind(instance.into_bytes().to_vec())
+                    .execute(&mut *db)
+                    .await?;
+                enter(db, worker, instance, now).await?;
+                sqlx::query(
+                    "UPDATE process_lease SET worker_id = $1
+                     WHERE worker_id IS NULL OR worker_id NOT IN
+                        (SELECT id FROM worker WHERE beat_at > $2)",
+                )
+                .bind(worker.into_bytes().to_vec())
+                .bind(now.minus(BEAT_EXPIRY).to_sql())
+                .execute(&mut *db)
+                .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// A process server is alive. If it has the duty to, it takes over what those that are gone had
+    /// claimed.
+    pub(crate) async fn beat(&self, worker: Uuid, now: UnixMs) -> Result<Beat, StoreError> {
+        let instance = self.instance();
+        let mut beat = self
+            .write(move |db| {
+                Box::pin(async move {
+                    enter(db, worker, instance, now).await?;
+                    sweep(db, worker, now).await
+                })
+            })
+            .await?;
+        if beat.live > 1 || !beat.adopted.is_empty() {
+            beat.shared = Some(Shared {
+                ready: self.ready_counts().await?,
+                pauses: self.pauses().await?,
+                resources: self.free_resources().await?,
+                next_due: self.earliest_timer().await?,
+            });
+        }
+        Ok(beat)
+    }
+
+    /// A process server ends in order: whoever sweeps takes over what it leaves, at once.
+    pub(crate) async fn end_worker(&self, worker: Uuid) -> Result<(), StoreError> {
+        self.write(move |db| {
+            Box::pin(async move {
+                sqlx::query("UPDATE worker SET beat_at = 0 WHERE id = $1")
+                    .bind(worker.into_bytes().to_vec())
+                    .execute(&mut *db)
+                    .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+/// Writes the beat. A server that was taken for gone gets a later epoch.
+async fn enter(
+    db: &mut Connection,
+    worker: Uuid,
+    instance: Uuid,
+    now: UnixMs,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO worker (id, instance, epoch, started_at, beat_at) VALUES ($1, $2, 1, $3, $3)
+         ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at,
+            epoch = epoch + (beat_at <= $4)",
+    )
+    .bind(worker.into_bytes().to_vec())
+    .bind(instance.into_bytes().to_vec())
+    .bind(now.to_sql())
+    .bind(now.minus(BEAT_EXPIRY).to_sql())
+    .execute(&mut *db)
+    .await?;
+    Ok(())
+}
+
+async fn sweep(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<Beat, StoreError> {
+    let rows = sqlx::query("SELECT id, beat_at FROM worker ORDER BY id")
+        .fetch_all(&mut *db)
+        .await?;
+    let gone_before = now.minus(BEAT_EXPIRY).to_sql();
+    let (mut live, mut gone) = (Vec::new(), Vec::new());
+    for row in &rows {
+        let id = Uuid::from_bytes(id_bytes(row.try_get(0)?)?);
+        let beat_at: i64 = row.try_get(1)?;
+        match beat_at > gone_before {
+            true => live.push(id),
+            false => gone.push(id),
+        }
+    }
+    let mut beat = Beat {
+        live: u32::try_from(live.len()).unwrap_or(u32::MAX),
+        ..Beat::default()
+    };
+    beat.sweeps = live.first() == Some(&worker) && take_duty(db, worker, now).await?;
+    if beat.sweeps {
+        for dead in gone {
+            let adopted = adopt(db, worker, dead, now).await?;
+            beat.adopted.extend(adopted);
+        }
+    }
+    Ok(beat)
+}
+
+/// Takes the duty to sweep, or keeps it. Whoever has it keeps it until its time is over.
+async fn take_duty(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<bool, StoreError> {
+    let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM worker_duty WHERE name = 'sweep'")
+        .fetch_one(&mut *db)
+        .await?;
+    let taken = sqlx::query(
+        "UPDATE worker_duty SET worker_id = $1, epoch = epoch + 1, until = $3
+         WHERE name = 'sweep' AND epoch = $4
+           AND (worker_id IS NULL OR worker_id = $1 OR until <= $2
+                OR worker_id NOT IN (SELECT id FROM worker WHERE beat_at > $5))",
+    )
+    .bind(worker.into_bytes().to_vec())
+    .bind(now.to_sql())
+    .bind(now.plus(BEAT_EXPIRY).to_sql())
+    .bind(epoch)
+    .bind(now.minus(BEAT_EXPIRY).to_sql())
+    .execute(&mut *db)
+    .await?;
+    Ok(taken.rows_affected() == 1)
+}
+
+/// Takes over what a server that is gone had claimed: never sent again, always asked for.
+async fn adopt(
+    db: &mut Connection,
+    worker: Uuid,
+    dead: Uuid,
+    now: UnixMs,
+) -> Result<Vec<Lease>, StoreError> {
+    let rows = sqlx::query(
+        "UPDATE process_lease SET worker_id = $1 WHERE process_id IN
+            (SELECT process_id FROM process_lease WHERE worker_id = $2 LIMIT $3)
+         RETURNING process_id",
+    )
+    .bind(worker.into_bytes().to_vec())
+    .bind(dead.into_bytes().to_vec())
+    .bind(SWEEP_STEP)
+    .fetch_all(&mut *db)
+    .await?;
+    if rows.len() < usize::try_from(SWEEP_STEP).unwrap_or(usize::MAX) {
+        sqlx::query("DELETE FROM worker WHERE id = $1")
+            .bind(dead.into_bytes().to_vec())
+            .execute(&mut *db)
+            .await?;
+    }
+    let mut inputs = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let id = protocol::ids::ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
+        inputs.push(Happened::new(id, Input::Orphaned));
+    }
+    let count = inputs.len();
+    let batch = Batch {
+        at: now,
+        inputs,
+        ..Batch::default()
+    };
+    let applied = processes::apply_within(db, batch).await?;
+    if count > 0 {
+        tracing::warn!(%worker, %dead, count, "a process server is gone; its agents are asked");
+        record(db, now, worker, dead, count).await?;
+    }
+    let leases = applied.steps.into_iter().filter_map(|effect| {
+        let now = effect.now.filter(|now| now.state.is_active())?;
+        Some(Lease {
+            process: effect.process,
+            agent: now.target,
+            fence: now.fence,
+            step: now.step,
+            state: now.state,
+            deadline_at: now.deadline_at,
+        })
+    });
+    Ok(leases.collect())
+}
+
+async fn record(
+    db: &mut Connection,
+    now: UnixMs,
+    worker: Uuid,
+    dead: Uuid,
+    count: usize,
+) -> Result<(), StoreError> {
+    let data = serde_json::json!({
+        "server": dead.to_string(),
+        "taken_over_by": worker.to_string(),
+        "claims": Value::from(count),
+    });
+    super::audit::record(db, now, "server.gone", None, &data).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::State;
+    use crate::store::processes::{Creation, NewProcess};
+    use protocol::ids::{AgentId, ProcessId};
+
+    const AGENT: AgentId = AgentId(Uuid::from_u128(7));
+
+    fn worker(number: u128) -> Uuid {
+        Uuid::from_u128(number)
+    }
+
+    async fn open() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open("sqlite:", directory.path()).await.unwrap();
+        (directory, store)
+    }
+
+    /// A process that this server has claimed.
+    async fn claimed(store: &Store, by: Uuid) -> ProcessId {
+        let new = NewProcess::of_driver(AGENT, "exec", "{}", UnixMs(1_000_000));
+        let batch = Batch {
+            at: UnixMs(1),
+            creates: vec![new],
+            ..Batch::default()
+        };
+        let made = store.apply(batch).await.unwrap().creations;
+        let [Creation::Created(record)] = &made[..] else {
+            panic!("{made:?}");
+        };
+        let batch = Batch {
+            at: UnixMs(2),
+            worker: Some(by),
+            inputs: vec![Happened::new(record.id, Input::Claim)],
+            ..Batch::default()
+        };
+        store.apply(batch).await.unwrap();
+        record.id
+    }
+
+    #[tokio::test]
+    async fn the_lowest_living_server_sweeps_and_takes_over_what_a_dead_one_had_claimed() {
+        let (_directory, store) = open().await;
+        for number in [1, 2, 3] {
+            store
+                .begin_worker(worker(number), UnixMs(1000))
+                .await
+                .unwrap();
+        }
+        let id = claimed(&store, worker(1)).await;
+        for (number, sweeps) in [(2, false), (1, true), (3, false)] {
+            let beat = store.beat(worker(number), UnixMs(3000)).await.unwrap();
+            assert_eq!((beat.live, beat.sweeps), (3, sweeps), "{number}");
+            assert!(beat.adopted.is_empty() && beat.shared.is_some());
+        }
+        // The first one falls silent. As long as it may be alive, nobody takes anything.
+        let early = store.beat(worker(2), UnixMs(12_000)).await.unwrap();
+        assert_eq!((early.live, early.adopted.len()), (3, 0));
+        store.beat(worker(3), UnixMs(13_500)).await.unwrap();
+        let late = store.beat(worker(2), UnixMs(13_600)).await.unwrap();
+        assert_eq!((late.live, late.sweeps), (2, true));
+        let adopted: Vec<_> = late.adopted.iter().map(|l| (l.process, l.state)).collect();
+        assert_eq!(adopted, [(id, State::Unknown)]);
+        assert!(
+            store
+                .beat(worker(2), UnixMs(14_000))
+                .await
+                .unwrap()
+                .adopted
+                .is_empty()
+        );
+        // It was only slow: it is counted again, and gets nothing back.
+        let back = store.beat(worker(1), UnixMs(15_000)).await.unwrap();
+        assert_eq!((back.live, back.adopted.len()), (3, 0));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_in_order_is_followed_at_once() {
+        let (_directory, store) = open().await;
+        for number in [1, 2] {
+            store
+                .begin_worker(worker(number), UnixMs(1000))
+                .await
+                .unwrap();
+        }
+        let id = claimed(&store, worker(2)).await;
+        store.end_worker(worker(2)).await.unwrap();
+        let beat = store.beat(worker(1), UnixMs(1500)).await.unwrap();
+        assert_eq!(beat.adopted[0].process, id);
+        assert_eq!(beat.live, 1);
+    }
+
+    #[tokio::test]
+    async fn a_server_in_a_new_process_takes_everything_and_one_beside_it_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open("sqlite:", directory.path()).await.unwrap();
+        store.begin_worker(worker(1), UnixMs(1000)).await.unwrap();
+        let id = claimed(&store, worker(1)).await;
+        store.begin_worker(worker(2), UnixMs(1001)).await.unwrap();
+        assert!(store.leases(worker(2)).await.unwrap().is_empty());
+        store.close().await;
+        let store = Store::open("sqlite:", directory.path()).await.unwrap();
+        // The clock says that the first one may be alive; the file's lock knows better.
+        store.begin_worker(worker(3), UnixMs(1002)).await.unwrap();
+        let leases = store.leases(worker(3)).await.unwrap();
+        assert_eq!(leases[0].process, id);
+        assert_eq!(store.beat(worker(3), UnixMs(1003)).await.unwrap().live, 1);
+    }
+}

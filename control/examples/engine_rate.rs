@@ -54,7 +54,12 @@ impl Link for Mirror {
     fn send(&self, request: Request) -> Result<(), LinkFull> {
         let mut events = self.events.lock().unwrap();
         match request {
-            Request::Demand { target, ready } => {
+            Request::Demand {
+                target,
+                server,
+                lines,
+            } => {
+                let ready: u32 = lines.iter().map(|line| line.ready).sum();
                 let granted = self.granted(target.agent, |count| count);
                 let permits = ready.saturating_sub(granted);
                 if permits == 0 {
@@ -63,6 +68,8 @@ impl Link for Mirror {
                 self.granted(target.agent, |count| count + permits);
                 events.push_back(Event::Granted {
                     target,
+                    server,
+                    line: 0,
                     grant: GrantId(self.grants.fetch_add(1, Ordering::Relaxed)),
                     epoch: Epoch(1),
                     permits,

@@ -26,8 +26,8 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 pub mod tokens;
-pub(crate) mod workers;
 pub mod webhooks;
+pub(crate) mod workers;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -97,6 +97,8 @@ pub(crate) struct GatewaySettings {
     /// Agents that lost their session come back spread over this time; `None`: over what the
     /// admission takes for all of them.
     pub(crate) reconnect_spread: Option<Duration>,
+    /// Whether an agent's limit follows what it can take.
+    pub(crate) adaptive_limits: bool,
     /// How fast newcomers are let in.
     pub(crate) admission: gateway::AdmissionConfig,
 }
@@ -163,6 +165,7 @@ impl Default for Config {
                 pin_threads: true,
                 advertise: Vec::new(),
                 reconnect_spread: None,
+                adaptive_limits: true,
                 admission: gateway::AdmissionConfig::default(),
             },
             certificate_life: AGENT_CERTIFICATE_LIFE,

@@ -24,7 +24,10 @@ use gateway::telemetry::{Counter, Figures, Measure};
 use gateway::{
     AdmissionConfig, Config, DatapathKind, Gateway, Handle, ParkKind, Secrets, TlsMaterial,
 };
-use protocol::ids::{AgentId, Epoch, Fence, GatewayId, GroupId, OperationId, ProcessId, Slot};
+use protocol::flow::Demand;
+use protocol::ids::{
+    AgentId, Epoch, Fence, GatewayId, GroupId, OperationId, ProcessId, ServerId, Slot,
+};
 use protocol::link::{Event, Request, Target};
 use protocol::operation::Command;
 use rand::rngs::SmallRng;
@@ -114,7 +117,11 @@ impl Control {
             .or_insert((n, Default::default()));
         wanted.push_back(Instant::now());
         let ready = u32::try_from(wanted.len()).unwrap();
-        self.send(Request::Demand { target, ready });
+        self.send(Request::Demand {
+            target,
+            server: ServerId(1),
+            lines: vec![Demand::of("exec", ready)],
+        });
     }
 
     /// Handles what has come; waits for it until `until`.
@@ -213,6 +220,7 @@ fn start(
         },
         advertise: Vec::new(),
         reconnect_spread: Some(Duration::from_secs(5)),
+        adaptive_limits: true,
     };
     let (wake, wakes): (SyncSender<()>, _) = sync_channel(1);
     let wake = move || {

@@ -42,6 +42,8 @@ pub struct Config {
     /// Agents that lose their session wait a random part of this before they come back. `None`: as
     /// long as the admission takes to let all known agents in.
     pub reconnect_spread: Option<Duration>,
+    /// Whether an agent's limit follows what it can take; if not, it is the agent's own capacity.
+    pub adaptive_limits: bool,
 }
 
 /// The gateway's own certificate, and whom it believes.

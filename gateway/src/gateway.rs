@@ -111,6 +111,7 @@ pub fn start(config: Config, wake_control: Wake) -> Result<Gateway, StartError> 
                 admission: config.admission,
                 advertise: Arc::clone(&advertise),
                 reconnect_spread: config.reconnect_spread,
+                adaptive_limits: config.adaptive_limits,
                 sessions: Arc::clone(&sessions),
                 afloat: Arc::clone(&afloat),
             },

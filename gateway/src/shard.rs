@@ -23,7 +23,7 @@ use quinn_proto::{EndpointConfig, ServerConfig};
 
 use crate::config::AdmissionConfig;
 use crate::endpoint::{Endpoint, Panicked, TokenBucket, fleet_spread};
-use crate::group::{Directory, Home, HomeOutput, Location, SessionCommand};
+use crate::group::{Directory, Home, HomeConfig, HomeOutput, Location, SessionCommand};
 use crate::runtime::launch::{self, Seat};
 use crate::runtime::mailbox::Receiver;
 use crate::runtime::{Datagram, Datapath, Park, clock};
@@ -66,6 +66,8 @@ pub(crate) struct ShardConfig {
     pub advertise: Arc<[String]>,
     /// For Welcome.
     pub reconnect_spread: Option<Duration>,
+    /// See [`Config`](crate::Config).
+    pub adaptive_limits: bool,
     /// Counts sessions of all shards.
     pub sessions: Arc<AtomicU64>,
     /// Bytes about operations on their way to each shard.
@@ -160,13 +162,17 @@ impl Worker {
         } = task;
         let (endpoint, server) = (Arc::clone(&config.endpoint), Arc::clone(&config.server));
         let sessions_max = SESSIONS_MAX.div_ceil(usize::from(shards.max(1)));
+        let home = HomeConfig {
+            adaptive: config.adaptive_limits,
+            ..HomeConfig::default()
+        };
         Self {
             shard,
             shards,
             endpoint: Endpoint::new(now, endpoint, server, config.admission, sessions_max),
-            config,
             directory: Directory::default(),
-            home: Home::new(shard, shards, crate::group::HomeConfig::default()),
+            home: Home::new(now, shard, shards, home),
+            config,
             uplink,
             recorder,
             sessions: 0,

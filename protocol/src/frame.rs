@@ -18,6 +18,7 @@ mod check;
 mod codec;
 mod enrol;
 mod event;
+mod flow;
 mod lists;
 mod operation;
 #[cfg(test)]

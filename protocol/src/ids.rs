@@ -105,6 +105,11 @@ number_id!(
     /// One core of a gateway: 0, 1, …
     ShardId(u16)
 );
+number_id!(
+    /// A process server, as the gateways that it speaks with tell it from others. Given by whoever
+    /// joins their links.
+    ServerId(u32)
+);
 
 impl Slot {
     /// The shard that is home to this slot on a gateway of `shards` shards (at least one).

@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod close;
 pub mod enrol;
+pub mod flow;
 pub mod frame;
 mod generated;
 pub mod identity;

@@ -103,6 +103,14 @@ pub const HALF_OPEN_MAX: usize = 512;
 pub const HALF_OPEN_RETRY: usize = 128;
 /// Unused permits return to their owner after this long.
 pub const GRANT_TTL: Duration = Duration::from_secs(2);
+/// Lines of demand that one process server states for one agent at once.
+pub const LINES_MAX: usize = 64;
+/// Shared resources that one operation uses.
+pub const RESOURCES_MAX: usize = 4;
+/// The weight of a tenant is from 1 to this.
+pub const WEIGHT_MAX: u32 = 1000;
+/// Limits that operators set.
+pub const LIMITS_MAX: usize = 8192;
 /// An operation without a deadline of its own gets this one.
 pub const OPERATION_DEADLINE_DEFAULT: Duration = Duration::from_secs(15 * 60);
 

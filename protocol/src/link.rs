@@ -13,8 +13,11 @@ use std::time::Duration;
 
 use crate::close::CloseCode;
 use crate::enrol::{EnrolReply, EnrolRequest};
+use crate::flow::{AgentFlow, Demand, Limit};
 use crate::identity::KeyHash;
-use crate::ids::{AgentId, Epoch, Fence, GrantId, GroupId, OperationId, SessionId, ShardId, Slot};
+use crate::ids::{
+    AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ServerId, SessionId, ShardId, Slot,
+};
 use crate::operation::{Command, OpenOperation, OperationState, Outcome, Progress, Refusal};
 
 /// An agent and the group that leads to it.
@@ -62,15 +65,30 @@ pub enum Request {
         /// The agent.
         agent: AgentId,
     },
-    /// Home shard: so many operations are ready for this agent. Absolute: replaces the earlier
-    /// figure; 0 withdraws. Answered with `Granted` whenever permits are free. A permit that is
-    /// dispatched, returned or expires lowers the figure. It is lost with the session: say it again
-    /// after `SessionUp`.
+    /// Home shard: what is ready for this agent, line by line. Absolute: replaces all that this server
+    /// said of the agent before; no line withdraws. Answered with `Granted` whenever permits of a line
+    /// are free. A permit that is dispatched, returned or expires lowers the line's figure. It is lost
+    /// with the session: say it again after `SessionUp`.
     Demand {
         /// For whom.
         target: Target,
-        /// Operations not dispatched yet, those for which permits have been granted included.
-        ready: u32,
+        /// Who asks. Process servers read one store, so they state the same processes: what counts
+        /// is the greatest demand of a line, and its grants go to them in turn.
+        server: ServerId,
+        /// At most [`LINES_MAX`](crate::limits::LINES_MAX).
+        lines: Vec<Demand>,
+    },
+    /// Home shard: say what the agent is given and why no more. Answered with `FlowTold`.
+    AskFlow {
+        /// Of whom.
+        target: Target,
+        /// Comes back in the answer.
+        ticket: u64,
+    },
+    /// Every shard: the limits that operators set. Replaces all of them.
+    SetLimits {
+        /// At most [`LIMITS_MAX`](crate::limits::LIMITS_MAX), each key once.
+        limits: Vec<Limit>,
     },
     /// Home shard: these permits of a grant will not be used.
     ReturnPermits {
@@ -155,8 +173,10 @@ impl Request {
             | Self::ReleaseGroup { .. }
             | Self::AdmitAgent { .. }
             | Self::RevokeAgent { .. }
+            | Self::SetLimits { .. }
             | Self::Drain { .. } => Route::Every,
             Self::Demand { target, .. }
+            | Self::AskFlow { target, .. }
             | Self::ReturnPermits { target, .. }
             | Self::Dispatch { target, .. }
             | Self::Cancel { target, .. }
@@ -181,11 +201,15 @@ pub enum Event {
         /// Who ended it and why.
         reason: DownReason,
     },
-    /// Permits for an agent: claim at most so many operations and dispatch them on this grant
-    /// within its life.
+    /// Permits for a line of an agent: claim at most so many of its operations and dispatch them on
+    /// this grant within its life.
     Granted {
         /// For whom.
         target: Target,
+        /// To whom.
+        server: ServerId,
+        /// That server's number of the line.
+        line: u32,
         /// The grant.
         grant: GrantId,
         /// The owner's epoch; goes into every dispatch.
@@ -298,6 +322,15 @@ pub enum Event {
         remote: SocketAddr,
         /// What was asked.
         request: Box<EnrolRequest>,
+    },
+    /// The answer to `AskFlow`.
+    FlowTold {
+        /// Of whom.
+        target: Target,
+        /// From the question.
+        ticket: u64,
+        /// Nothing where the agent has no session here.
+        flow: Option<Box<AgentFlow>>,
     },
     /// Something was refused that people should know of.
     Security {

@@ -11,7 +11,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use protocol::ids::{AgentId, Epoch, Fence, GrantId, GroupId, ProcessId, ShardId};
+use protocol::flow::Demand;
+use protocol::ids::{AgentId, Epoch, Fence, GrantId, GroupId, ProcessId, ServerId, ShardId};
 use protocol::link::{Request, Target};
 
 use super::census::{Census, ShardSessions};
@@ -30,6 +31,10 @@ pub(super) const READY_KEPT_TOTAL: usize = 1 << 18;
 const DEMAND_MAX: u32 = 64;
 /// Demand is told anew when the gateway may be left with less than this.
 const DEMAND_LOW: u32 = 16;
+/// This process server, to the gateways.
+const SERVER: ServerId = ServerId(1);
+/// All ready processes of an agent wait in one line.
+const ANY_KIND: &str = "any";
 /// The first wait before an agent is asked again.
 const ASK_FIRST: Duration = Duration::from_secs(5);
 /// An agent is asked again after this at the latest.
@@ -481,7 +486,8 @@ impl Fleet {
         member.demand_told = wanted;
         Some(Request::Demand {
             target: member.target,
-            ready: wanted,
+            server: SERVER,
+            lines: vec![Demand::of(ANY_KIND, wanted)],
         })
     }
 

@@ -109,13 +109,20 @@ impl Link for FakeGateway {
             Request::RevokeAgent { agent } => {
                 self.admitted.lock().unwrap().remove(&agent);
             }
-            Request::Demand { target, ready } if ready > 0 => {
+            Request::Demand {
+                target,
+                server,
+                lines,
+            } if lines.iter().any(|line| line.ready > 0) => {
+                let line = &lines[0];
                 let epoch = self.epochs.lock().unwrap()[&target.group.0];
                 self.say(Event::Granted {
                     target,
+                    server,
+                    line: line.number,
                     grant: GrantId(1),
                     epoch,
-                    permits: ready.min(8),
+                    permits: line.ready.min(8),
                     ttl: Duration::from_secs(2),
                 });
             }

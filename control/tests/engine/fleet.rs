@@ -311,9 +311,10 @@ impl World {
             {
                 self.epoch = self.epoch.max(epoch);
             }
-            Request::Demand { target, ready } => {
+            Request::Demand { target, lines, .. } => {
                 let at = self.at(target);
                 if let Some(session) = &mut self.agents[at].session {
+                    let ready = lines.iter().map(|line| line.ready).sum();
                     session.demand.insert(port, ready);
                 }
             }

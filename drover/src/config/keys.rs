@@ -23,7 +23,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 28] = [
+pub(super) static KEYS: [Key<Config>; 29] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -170,6 +170,14 @@ pub(super) static KEYS: [Key<Config>; 28] = [
             let spread = config.gateway.reconnect_spread;
             value::quote(&spread.map_or("auto".to_owned(), value::show_duration))
         },
+    },
+    Key {
+        name: "gateway.adaptive_limits",
+        doc: "Whether operations at once on an agent follow what it can take, up to its capacity: true, false.",
+        set: |config, text| {
+            value::truth(text).map(|adaptive| config.gateway.adaptive_limits = adaptive)
+        },
+        show: |config| config.gateway.adaptive_limits.to_string(),
     },
     Key {
         name: "gateway.handshakes_per_second",

@@ -179,6 +179,7 @@ fn gateway_config(
         },
         advertise: settings.advertise.clone(),
         reconnect_spread: settings.reconnect_spread,
+        adaptive_limits: settings.adaptive_limits,
     })
 }
 

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use protocol::agent::AgentMessage;
+use protocol::flow::Demand;
 use protocol::identity::{GATEWAY_SERVER_NAME, KeyHash};
-use protocol::ids::{AgentId, GrantId, ShardId};
+use protocol::ids::{AgentId, GrantId, ServerId, ShardId};
 use protocol::link::{Event, Request};
 use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
@@ -85,6 +86,7 @@ impl Line {
             admission: AdmissionConfig::default(),
             advertise: Arc::from(Vec::new()),
             reconnect_spread: Some(Duration::ZERO),
+            adaptive_limits: true,
             sessions: Arc::new(AtomicU64::new(1)),
             afloat: Arc::clone(&afloat),
         };
@@ -144,7 +146,8 @@ impl Line {
         for n in 0..self.count() {
             self.request(Request::Demand {
                 target: target(n),
-                ready: 1,
+                server: ServerId(1),
+                lines: vec![Demand::of("exec", 1)],
             });
         }
         self.turn();

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use protocol::ids::{GrantId, SessionId, ShardId};
+use protocol::flow::Demand;
+use protocol::ids::{GrantId, ServerId, SessionId, ShardId};
 use protocol::link::{Event, Request, SessionUp};
 
 use super::{CAPACITY, EPOCH, FENCE, command, operation, outcome, target};
@@ -23,7 +24,7 @@ impl Permits {
     /// Prepares so many operations.
     pub fn new(operations: u16) -> Self {
         let (now, shard) = (clock::now(), ShardId(0));
-        let mut home = Home::new(shard, 1, HomeConfig::default());
+        let mut home = Home::new(now, shard, 1, HomeConfig::default());
         let location = Location {
             shard,
             index: 0,
@@ -70,7 +71,8 @@ impl Permits {
         for (n, mut request) in (0..).zip(std::mem::take(&mut self.requests)) {
             let demand = Request::Demand {
                 target: target(AGENT),
-                ready: 1,
+                server: ServerId(1),
+                lines: vec![Demand::of("exec", 1)],
             };
             self.home.handle_request(self.now, demand);
             while let Some(output) = self.home.poll_output() {

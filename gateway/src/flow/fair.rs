@@ -140,7 +140,7 @@ pub enum Fit {
 }
 
 /// Seconds that a grant was charged with when it was given; keep it for the end.
-#[derive(Clone, Copy, PartialEq, PartialOrd, Debug)]
+#[derive(Clone, Copy, PartialEq, PartialOrd, Default, Debug)]
 pub struct Cost(f32);
 
 /// The next permit.

@@ -88,16 +88,23 @@ pub struct Vector {
     len: u8,
 }
 
+impl Default for Vector {
+    /// Without a key.
+    fn default() -> Self {
+        Self {
+            keys: [Key(0); KEYS_MAX],
+            len: 0,
+        }
+    }
+}
+
 impl Vector {
     /// Sorts the keys and drops repeated ones.
     ///
     /// # Errors
     /// [`TooManyKeys`].
     pub fn new(keys: impl IntoIterator<Item = Key>) -> Result<Self, TooManyKeys> {
-        let mut vector = Self {
-            keys: [Key(0); KEYS_MAX],
-            len: 0,
-        };
+        let mut vector = Self::default();
         for key in keys {
             let Err(place) = vector.keys().binary_search(&key) else {
                 continue;

@@ -2,7 +2,10 @@
 //!
 //! ```text
 //!   AssignGroup ──▶ group ◀─ member ◀── session up (newest wins) … session down
-//!   Demand ──▶ ledger of the member ──▶ Granted ──▶ Dispatch ──▶ session ──▶ Accepted … Finished
+//!   Demand ──▶ lines of the member ──▶ Granted ──▶ Dispatch ──▶ session ──▶ Accepted … Finished
+//!                 │ whose turn (`flow::fair`)                              │ how long it took
+//!                 ▼                                                        ▼
+//!              room in the agent's ledger, and in all other limits ◀── the agent's limit (`flow::controller`)
 //! ```
 //!
 //! What the control plane sees of one agent is strictly in turns: `SessionUp`, then words about
@@ -15,13 +18,13 @@
 //! after `SessionUp`, and repeats a `Cancel` or `Query` that met no session. The next inventory
 //! tells what the agent is still busy with.
 //!
-//! An agent costs 127 bytes here (measured with 100,000), and one with work some hundred more. A
-//! command costs 0.8 µs on its way from demand to end.
+//! An agent costs about 150 bytes here, and one with work some hundred more, or a thousand as long as its
+//! limit is learnt.
 //!
 //! It does not decide who may connect (`Directory`), does not hold connections, and does not close
 //! them: it tells the session's shard to.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use protocol::close::CloseCode;
@@ -31,16 +34,31 @@ use protocol::link::{DownReason, Event, Request, SessionUp, Target};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
+use self::away::Away;
+use self::demand::Statements;
+use self::limits::Limits;
+pub(super) use self::lines::LineId;
+use self::lines::Lines;
 use super::permits::Ledger;
 use super::{HomeOutput, Location, SessionCommand};
+use crate::flow::controller::Controller;
+use crate::flow::fair::Queues;
+use crate::flow::ledger;
 
+mod away;
+mod demand;
 #[cfg(test)]
 mod fleet;
+mod limits;
+mod lines;
 mod operations;
+#[cfg(test)]
+mod sharing;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod told;
 
 /// What a home shard must know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +67,8 @@ pub(crate) struct HomeConfig {
     pub grant_ttl: Duration,
     /// Whether agents with room are offered a permit before anybody asks.
     pub offers: bool,
+    /// Whether an agent's limit follows what it can take; if not, it is the agent's capacity.
+    pub adaptive: bool,
     /// When a group is released, its members leave spread over this.
     pub release_spread: Duration,
     /// When a group is released, its sessions are closed after this.
@@ -62,6 +82,7 @@ impl Default for HomeConfig {
         Self {
             grant_ttl: protocol::limits::GRANT_TTL,
             offers: true,
+            adaptive: true,
             release_spread: Duration::from_secs(10),
             release_deadline: Duration::from_secs(60),
             members_max: SESSIONS_MAX,
@@ -82,6 +103,8 @@ pub(crate) struct PermitCounts {
     pub expired: u64,
     /// Dispatches without a valid permit.
     pub refused: u64,
+    /// Demands that were not taken up because an agent had too many lines already.
+    pub overflowed: u64,
     /// Dispatches that were not delivered because of what the home knows, those without a valid
     /// permit included; what sessions turned away is not here.
     pub turned_away: u64,
@@ -105,6 +128,21 @@ pub(crate) struct Home {
     expiries: VecDeque<Expiry>,
     expiries_max: usize,
     grants_made: u64,
+    /// Lines that are in use.
+    lines: Lines,
+    limits: Limits,
+    /// Permits of limits besides the agents' own. Who asks is a line of a member.
+    shared: ledger::Ledger<(u32, LineId)>,
+    /// The last limit of agents without a session that have worked; at most one an agent that is
+    /// admitted, about 24 bytes.
+    known_limits: FxHashMap<AgentId, u32>,
+    /// What operations hold whose agents have no session.
+    away: BTreeMap<AgentId, Away>,
+    /// When idle controllers are told that they are.
+    rest_at: Option<Instant>,
+    /// What deadlines, which come as milliseconds since the Unix epoch, are counted from: they are only
+    /// compared with each other.
+    began: Instant,
     outputs: VecDeque<HomeOutput>,
     counts: PermitCounts,
 }
@@ -123,10 +161,13 @@ struct Member {
     location: Location,
     session_count: u64,
     ledger: Ledger,
+    controller: Controller,
+    queues: Queues,
+    statements: Statements,
     group: u32,
 }
 
-const _: () = assert!(size_of::<Member>() <= 72);
+const _: () = assert!(size_of::<Member>() <= 96);
 
 struct Expiry {
     at: Instant,
@@ -139,7 +180,7 @@ const OUTPUTS_KEPT: usize = 1024;
 
 impl Home {
     /// The home of the groups whose slot leads to `shard` of `shards`.
-    pub(crate) fn new(shard: ShardId, shards: u16, config: HomeConfig) -> Self {
+    pub(crate) fn new(now: Instant, shard: ShardId, shards: u16, config: HomeConfig) -> Self {
         Self {
             shard,
             shards,
@@ -152,6 +193,13 @@ impl Home {
             expiries: VecDeque::new(),
             expiries_max: 64,
             grants_made: 0,
+            lines: Lines::default(),
+            limits: Limits::default(),
+            shared: ledger::Ledger::default(),
+            known_limits: FxHashMap::default(),
+            away: BTreeMap::new(),
+            rest_at: None,
+            began: now,
             outputs: VecDeque::new(),
             counts: PermitCounts::default(),
         }
@@ -171,7 +219,13 @@ impl Home {
             } => self.release(group, epoch, &addresses),
             Request::AdmitAgent { target, .. } => self.move_member(target),
             Request::RevokeAgent { agent } => self.revoke_agent(agent),
-            Request::Demand { target, ready } => self.demand(now, target, ready),
+            Request::SetLimits { limits } => self.set_limits(now, limits),
+            Request::AskFlow { target, ticket } => self.tell_flow(now, target, ticket),
+            Request::Demand {
+                target,
+                server,
+                lines,
+            } => self.demand(now, target, server, &lines),
             Request::ReturnPermits {
                 target,
                 grant,
@@ -197,6 +251,7 @@ impl Home {
             Request::Drain { .. } => self.drain(),
             Request::EnrolReply { .. } => {}
         }
+        self.serve_woken(now);
     }
 
     /// Takes a session whose agent was admitted and has said Hello. Of two sessions of one agent
@@ -223,29 +278,36 @@ impl Home {
             let old_location = old_member.location;
             self.tell(old_location, SessionCommand::Close(CloseCode::Superseded));
             self.remove_member(old, DownReason::ClosedHere(CloseCode::Superseded));
+            self.serve_woken(now);
         }
         if self.members.len() >= self.config.members_max {
             self.tell(location, SessionCommand::Close(CloseCode::Overloaded));
             return;
         }
+        let known = self.known_limits.remove(&agent);
         let index = index_u32(self.members.insert(Member {
             agent,
             location,
             session_count,
             ledger: Ledger::new(up.capacity, &up.open),
+            controller: known.map_or(Controller::new(), Controller::warm),
+            queues: Queues::new(),
+            statements: Statements::default(),
             group,
         }));
         self.member_names.insert(agent, index);
         self.groups[group as usize].members += 1;
+        self.come_back(index);
         self.event(Event::SessionUp(up));
         self.top_up(now, index);
+        self.serve_woken(now);
     }
 
     /// Takes the end of a session. Its shard has already said, by `handle_operation`, which
     /// operations were certainly not delivered; every other one becomes uncertain here.
     pub(crate) fn handle_session_down(
         &mut self,
-        _now: Instant,
+        now: Instant,
         location: Location,
         agent: AgentId,
         reason: DownReason,
@@ -254,26 +316,31 @@ impl Home {
             && self.members[index as usize].location == location
         {
             self.remove_member(index, reason);
+            self.serve_woken(now);
         }
     }
 
     /// Takes back the permits of grants that are over.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while let Some(expiry) = self.expiries.pop_front_if(|expiry| expiry.at <= now) {
-            if let Some(member) = self.members.get_mut(expiry.member as usize) {
-                let expired = member.ledger.take_back(expiry.grant, u32::MAX);
-                self.counts.expired += u64::from(expired);
-                if expired > 0 {
-                    self.top_up(now, expiry.member);
-                }
+            if !self.members.contains(expiry.member as usize) {
+                continue;
+            }
+            let expired = self.take_back_permits(expiry.member, expiry.grant, u32::MAX);
+            self.counts.expired += u64::from(expired);
+            if expired > 0 {
+                self.top_up(now, expiry.member);
             }
         }
         self.sweep_front();
+        self.rest(now);
+        self.serve_woken(now);
     }
 
     /// When `handle_timeout` is wanted.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.expiries.front().map(|expiry| expiry.at)
+        let expiry = self.expiries.front().map(|expiry| expiry.at);
+        expiry.into_iter().chain(self.rest_at).min()
     }
 
     /// The next thing to do, in order; call until `None` after every `handle_*`.
@@ -320,7 +387,7 @@ impl Home {
         for member in self.members_of(index) {
             // Grants of the earlier epoch could only lead to refused dispatches. The demand is
             // still there, so its permits are granted anew.
-            self.members[member as usize].ledger.revoke();
+            self.revoke_grants(now, member);
             self.withdraw_offer(member);
             let location = self.members[member as usize].location;
             self.tell(location, SessionCommand::NewEpoch(epoch));
@@ -372,6 +439,8 @@ impl Home {
     }
 
     fn revoke_agent(&mut self, agent: AgentId) {
+        self.known_limits.remove(&agent);
+        self.drop_away(agent);
         if let Some(index) = self.member_names.get(&agent).copied() {
             let location = self.members[index as usize].location;
             self.withdraw(index);
@@ -390,16 +459,19 @@ impl Home {
     /// Takes back the offer and the grants of a member and forgets its demand; it gets no new ones.
     fn withdraw(&mut self, index: u32) {
         self.withdraw_offer(index);
-        let ledger = &mut self.members[index as usize].ledger;
-        ledger.revoke();
-        ledger.set_demand(0);
-        ledger.set_capacity(0);
+        self.forget_demand(index);
+        self.members[index as usize].ledger.set_capacity(0);
     }
 
     fn remove_member(&mut self, index: u32, reason: DownReason) {
         let target = self.target(index);
+        self.forget_demand(index);
+        self.keep_away(index);
         let member = self.members.remove(index as usize);
         self.member_names.remove(&member.agent);
+        if let Some(limit) = member.controller.known_limit() {
+            self.known_limits.insert(member.agent, limit);
+        }
         self.event(Event::SessionDown {
             target,
             session: member.location.session,
@@ -422,6 +494,7 @@ impl Home {
         let group = &self.groups[index as usize];
         if !group.owned && group.members == 0 {
             self.group_names.remove(&group.id);
+            self.drop_away_of_group(index);
             self.groups.remove(index as usize);
         }
     }

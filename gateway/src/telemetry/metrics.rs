@@ -95,7 +95,7 @@ metrics! {
             /// Their session or stream was lost.
             CommandsUncertain = "event": "uncertain",
         }
-        "permits", "Permits granted, offered unasked, withdrawn, expired unused, and dispatches refused for want of one": {
+        "permits", "Permits granted, offered unasked, withdrawn, expired unused; dispatches refused for want of one; lines of demand beyond an agent's limit": {
             /// Granted.
             PermitsGranted = "event": "granted",
             /// Offered before anybody asked.
@@ -106,6 +106,8 @@ metrics! {
             PermitsExpired = "event": "expired",
             /// Dispatches without a valid permit.
             PermitsRefused = "event": "refused",
+            /// Lines of demand that were not taken up.
+            PermitsOverflowed = "event": "overflowed",
         }
         "handler_panics", "Panics caught; each closed one session": {
             /// A handler panicked.

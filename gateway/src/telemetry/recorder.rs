@@ -86,6 +86,7 @@ impl Recorder {
         self.count_many(Counter::PermitsWithdrawn, counts.withdrawn);
         self.count_many(Counter::PermitsExpired, counts.expired);
         self.count_many(Counter::PermitsRefused, counts.refused);
+        self.count_many(Counter::PermitsOverflowed, counts.overflowed);
         self.count_many(Counter::CommandsNotDelivered, counts.turned_away);
     }
 

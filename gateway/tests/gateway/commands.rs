@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use protocol::agent::{AgentMessage, GatewayMessage};
 use protocol::close::CloseCode;
-use protocol::ids::Fence;
+use protocol::flow::Demand;
+use protocol::ids::{Fence, ServerId};
 use protocol::limits::{
     COMMAND_INPUT_BYTES_MAX, COMMAND_REPLY_BYTES_MAX, OUTPUT_BYTES_MAX, UPLINK_MAX,
 };
@@ -250,7 +251,8 @@ fn a_lost_session_leaves_its_commands_uncertain(setup: Setup) {
     assert_eq!(lost, operation(1));
     world.send(Request::Demand {
         target: world.target(1),
-        ready: 1,
+        server: ServerId(1),
+        lines: vec![Demand::of("exec", 1)],
     });
     let late = world.events();
     assert!(

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gateway::{AdmissionConfig, DatapathKind, ParkKind};
-use protocol::ids::{Fence, GrantId, GroupId, Slot};
+use protocol::flow::Demand;
+use protocol::ids::{Fence, GrantId, GroupId, ServerId, Slot};
 use protocol::link::{Event, Request, Target};
 use protocol::operation::Command;
 use serde_json::Value;
@@ -96,7 +97,11 @@ fn run_command(world: &mut World, agent: &mut Agent, n: u128) {
         agent: agent.id,
         ..target(0)
     };
-    world.send(Request::Demand { target, ready: 1 });
+    world.send(Request::Demand {
+        target,
+        server: ServerId(1),
+        lines: vec![Demand::of("exec", 1)],
+    });
     let grant: GrantId = world.event(|event| match event {
         Event::Granted {
             target: of, grant, ..

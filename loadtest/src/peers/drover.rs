@@ -22,8 +22,9 @@ use gateway::{
     AdmissionConfig, Config, DatapathKind, Handle, ParkKind, Secrets, SendError, TlsMaterial,
 };
 use protocol::agent::Welcome;
+use protocol::flow::Demand;
 use protocol::ids::{
-    AgentId, Epoch, Fence, GatewayId, GrantId, GroupId, OperationId, ProcessId, Slot,
+    AgentId, Epoch, Fence, GatewayId, GrantId, GroupId, OperationId, ProcessId, ServerId, Slot,
 };
 use protocol::limits::CAPACITY_MAX;
 use protocol::link::{Event, Request, Target};
@@ -138,6 +139,7 @@ fn config(material: &Material, dir: &Path, listen: SocketAddr, park: ParkKind) -
         },
         advertise: Vec::new(),
         reconnect_spread: Some(Duration::from_secs(5)),
+        adaptive_limits: true,
     }
 }
 
@@ -310,7 +312,11 @@ impl Held for Control {
         let queue = waiting.entry(target.agent).or_default();
         queue.push_back(ticket);
         let ready = u32::try_from(queue.len()).unwrap_or(u32::MAX);
-        self.send_now(Request::Demand { target, ready });
+        self.send_now(Request::Demand {
+            target,
+            server: ServerId(1),
+            lines: vec![Demand::of(KIND, ready)],
+        });
     }
 }
 

@@ -10,6 +10,7 @@ use super::codec::{
     uuid,
 };
 use super::enrol::{read_request, write_request};
+use super::flow::{read_flow, write_flow_told};
 use super::lists::{read_kinds, read_labels, read_open, write_kinds, write_labels, write_open};
 use super::operation::{
     read_finished, read_progress, read_refused, read_report, write_accepted, write_finished,
@@ -19,7 +20,7 @@ use super::request::{read_target, write_target};
 use super::{DecodeError, EncodeError};
 use crate::close::CloseCode;
 use crate::generated::link as fb;
-use crate::ids::{Epoch, Fence, GrantId, OperationId, SessionId, ShardId};
+use crate::ids::{AgentId, Epoch, Fence, GrantId, OperationId, ServerId, SessionId, ShardId};
 use crate::limits::{FRAME_BYTES_MAX, NAME_BYTES_MAX};
 use crate::link::{DownReason, Event, NotDelivered, SecurityEvent, SessionUp, Target};
 
@@ -71,6 +72,7 @@ fn target_of(event: &Event) -> Option<Target> {
         | Event::Granted { target, .. }
         | Event::Offered { target, .. }
         | Event::Withdrawn { target, .. }
+        | Event::FlowTold { target, .. }
         | Event::Accepted { target, .. }
         | Event::Progress { target, .. }
         | Event::Finished { target, .. }
@@ -94,6 +96,8 @@ fn write_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
             write_session_down(b, *session, *reason).as_union_value(),
         ),
         Event::Granted {
+            server,
+            line,
             grant,
             epoch,
             permits,
@@ -101,6 +105,8 @@ fn write_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
             ..
         } => {
             let args = fb::GrantedArgs {
+                server: server.0,
+                line: *line,
                 grant: grant.0,
                 epoch: epoch.0,
                 permits: *permits,
@@ -115,6 +121,10 @@ fn write_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
         Event::Withdrawn { grant, .. } => {
             let body = fb::Withdrawn::create(b, &fb::WithdrawnArgs { grant: grant.0 });
             (Kind::Withdrawn, body.as_union_value())
+        }
+        Event::FlowTold { ticket, flow, .. } => {
+            let body = write_flow_told(b, *ticket, flow.as_deref())?;
+            (Kind::FlowTold, body.as_union_value())
         }
         Event::Enrol {
             shard,
@@ -134,18 +144,7 @@ fn write_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
             kind,
             agent,
             remote,
-        } => {
-            let agent = agent.map(|id| uuid(id.to_bytes()));
-            let args = fb::SecurityArgs {
-                kind: write_kind(*kind),
-                agent: agent.as_ref(),
-                remote: Some(&write_socket_address(*remote)),
-            };
-            (
-                Kind::Security,
-                fb::Security::create(b, &args).as_union_value(),
-            )
-        }
+        } => write_security(b, *kind, *agent, *remote),
         about_an_operation => write_operation_body(b, about_an_operation)?,
     })
 }
@@ -194,16 +193,7 @@ fn write_operation_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
         } => write_not_delivered(b, *operation, *fence, *reason),
         Event::Uncertain {
             operation, fence, ..
-        } => {
-            let args = fb::UncertainArgs {
-                operation: Some(&operation_id(*operation)),
-                fence: fence.0,
-            };
-            (
-                Kind::Uncertain,
-                fb::Uncertain::create(b, &args).as_union_value(),
-            )
-        }
+        } => write_uncertain(b, *operation, *fence),
         Event::Report {
             operation,
             fence,
@@ -218,9 +208,35 @@ fn write_operation_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
         | Event::Granted { .. }
         | Event::Offered { .. }
         | Event::Withdrawn { .. }
+        | Event::FlowTold { .. }
         | Event::Enrol { .. }
         | Event::Security { .. } => return Err(Fault::unknown("body")),
     })
+}
+
+fn write_security(
+    b: &mut Builder,
+    kind: SecurityEvent,
+    agent: Option<AgentId>,
+    remote: SocketAddr,
+) -> Body {
+    let agent = agent.map(|id| uuid(id.to_bytes()));
+    let args = fb::SecurityArgs {
+        kind: write_kind(kind),
+        agent: agent.as_ref(),
+        remote: Some(&write_socket_address(remote)),
+    };
+    let body = fb::Security::create(b, &args);
+    (fb::EventBody::Security, body.as_union_value())
+}
+
+fn write_uncertain(b: &mut Builder, operation: OperationId, fence: Fence) -> Body {
+    let args = fb::UncertainArgs {
+        operation: Some(&operation_id(operation)),
+        fence: fence.0,
+    };
+    let body = fb::Uncertain::create(b, &args);
+    (fb::EventBody::Uncertain, body.as_union_value())
 }
 
 fn write_offered(b: &mut Builder, grant: GrantId, epoch: Epoch) -> Body {
@@ -267,6 +283,8 @@ fn read_body(root: fb::Event<'_>) -> Result<Event, Fault> {
             let granted = root.body_as_granted().ok_or_else(missing)?;
             Event::Granted {
                 target: read_target(root.target())?,
+                server: ServerId(granted.server()),
+                line: granted.line(),
                 grant: GrantId(granted.grant()),
                 epoch: Epoch(granted.epoch()),
                 permits: granted.permits(),
@@ -286,6 +304,14 @@ fn read_body(root: fb::Event<'_>) -> Result<Event, Fault> {
             Event::Withdrawn {
                 target: read_target(root.target())?,
                 grant: GrantId(withdrawn.grant()),
+            }
+        }
+        Kind::FlowTold => {
+            let told = root.body_as_flow_told().ok_or_else(missing)?;
+            Event::FlowTold {
+                target: read_target(root.target())?,
+                ticket: told.ticket(),
+                flow: read_flow(told)?.map(Box::new),
             }
         }
         Kind::Enrol => {

@@ -38,7 +38,7 @@ pub(super) fn read_kinds(list: ReadList<'_, &str>) -> Result<Vec<String>, Fault>
     read_strings(list, "kinds", KINDS_MAX, check::kind)
 }
 
-fn write_strings(
+pub(super) fn write_strings(
     b: &mut Builder,
     texts: &[String],
     check: impl for<'t> Fn(&'t str) -> Result<&'t str, Fault>,
@@ -53,7 +53,7 @@ fn write_strings(
     Ok(Some(b.create_vector(&offsets)))
 }
 
-fn read_strings(
+pub(super) fn read_strings(
     list: ReadList<'_, &str>,
     field: &'static str,
     max: usize,

@@ -408,7 +408,7 @@ fn an_enrolment_over_a_limit_names_the_field() {
 #[test]
 fn a_link_message_without_its_target_is_refused() {
     let mut b = FlatBufferBuilder::new();
-    let body = link::Demand::create(&mut b, &link::DemandArgs { ready: 1 });
+    let body = link::Demand::create(&mut b, &link::DemandArgs::default());
     let args = link::RequestArgs {
         target: None,
         body_type: link::RequestBody::Demand,

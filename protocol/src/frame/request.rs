@@ -9,6 +9,7 @@ use super::codec::{
     self, Builder, Kind, agent_id, group_id, operation_id, read_millis, read_operation_id, uuid,
 };
 use super::enrol::{read_reply, write_reply};
+use super::flow::{read_demand, read_limits, write_demand, write_limits};
 use super::lists::{read_addresses, write_addresses};
 use super::operation::{
     read_command, read_forget, read_query, write_command, write_forget, write_query,
@@ -74,9 +75,11 @@ fn target_of(request: &Request) -> Option<Target> {
         | Request::ReleaseGroup { .. }
         | Request::RevokeAgent { .. }
         | Request::EnrolReply { .. }
+        | Request::SetLimits { .. }
         | Request::Drain { .. } => None,
         Request::AdmitAgent { target, .. }
         | Request::Demand { target, .. }
+        | Request::AskFlow { target, .. }
         | Request::ReturnPermits { target, .. }
         | Request::Dispatch { target, .. }
         | Request::Cancel { target, .. }
@@ -97,9 +100,17 @@ fn write_body(b: &mut Builder, request: &Request) -> Result<Body, Fault> {
         } => write_release(b, *group, *epoch, addresses)?,
         Request::AdmitAgent { keys, .. } => write_admit(b, keys)?,
         Request::RevokeAgent { agent } => write_revoke(b, *agent),
-        Request::Demand { ready, .. } => {
-            let body = fb::Demand::create(b, &fb::DemandArgs { ready: *ready });
+        Request::Demand { server, lines, .. } => {
+            let body = write_demand(b, *server, lines)?;
             (fb::RequestBody::Demand, body.as_union_value())
+        }
+        Request::AskFlow { ticket, .. } => {
+            let body = fb::AskFlow::create(b, &fb::AskFlowArgs { ticket: *ticket });
+            (fb::RequestBody::AskFlow, body.as_union_value())
+        }
+        Request::SetLimits { limits } => {
+            let body = write_limits(b, limits)?;
+            (fb::RequestBody::SetLimits, body.as_union_value())
         }
         Request::ReturnPermits { grant, unused, .. } => {
             let (grant, unused) = (grant.0, *unused);
@@ -226,9 +237,17 @@ fn read_body(root: fb::Request<'_>) -> Result<Request, Fault> {
             target: target()?,
             keys: read_keys(root.body_as_admit_agent().ok_or_else(missing)?)?,
         },
-        fb::RequestBody::Demand => Request::Demand {
+        fb::RequestBody::Demand => {
+            let (server, lines) = read_demand(root.body_as_demand().ok_or_else(missing)?)?;
+            Request::Demand {
+                target: target()?,
+                server,
+                lines,
+            }
+        }
+        fb::RequestBody::AskFlow => Request::AskFlow {
             target: target()?,
-            ready: root.body_as_demand().ok_or_else(missing)?.ready(),
+            ticket: root.body_as_ask_flow().ok_or_else(missing)?.ticket(),
         },
         fb::RequestBody::ReturnPermits => {
             let permits = root.body_as_return_permits().ok_or_else(missing)?;
@@ -302,6 +321,9 @@ fn read_untargeted_body(root: fb::Request<'_>) -> Result<Request, Fault> {
                 reply: read_reply(answer.reply())?,
             }
         }
+        fb::RequestBody::SetLimits => Request::SetLimits {
+            limits: read_limits(root.body_as_set_limits().ok_or_else(missing)?)?,
+        },
         fb::RequestBody::Drain => {
             let drain = root.body_as_drain().ok_or_else(missing)?;
             Request::Drain {

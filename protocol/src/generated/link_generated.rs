@@ -5129,12 +5129,212 @@ pub mod link {
 
 
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
+pub const ENUM_MIN_CLASS: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REQUEST_BODY: u8 = 12;
+pub const ENUM_MAX_CLASS: u8 = 4;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 13] = [
+pub const ENUM_VALUES_CLASS: [Class; 5] = [
+  Class::Unset,
+  Class::System,
+  Class::Interactive,
+  Class::Normal,
+  Class::Background,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Class(pub u8);
+#[allow(non_upper_case_globals)]
+impl Class {
+  pub const Unset: Self = Self(0);
+  pub const System: Self = Self(1);
+  pub const Interactive: Self = Self(2);
+  pub const Normal: Self = Self(3);
+  pub const Background: Self = Self(4);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Unset,
+    Self::System,
+    Self::Interactive,
+    Self::Normal,
+    Self::Background,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Unset => Some("Unset"),
+      Self::System => Some("System"),
+      Self::Interactive => Some("Interactive"),
+      Self::Normal => Some("Normal"),
+      Self::Background => Some("Background"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Class {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Class {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Class {
+    type Output = Class;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Class {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Class {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Class {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_LIMIT_SCOPE: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_LIMIT_SCOPE: u8 = 6;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_LIMIT_SCOPE: [LimitScope; 7] = [
+  LimitScope::Unset,
+  LimitScope::Agent,
+  LimitScope::Work,
+  LimitScope::Resource,
+  LimitScope::Tenant,
+  LimitScope::Group,
+  LimitScope::Global,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct LimitScope(pub u8);
+#[allow(non_upper_case_globals)]
+impl LimitScope {
+  pub const Unset: Self = Self(0);
+  pub const Agent: Self = Self(1);
+  pub const Work: Self = Self(2);
+  pub const Resource: Self = Self(3);
+  pub const Tenant: Self = Self(4);
+  pub const Group: Self = Self(5);
+  pub const Global: Self = Self(6);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 6;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Unset,
+    Self::Agent,
+    Self::Work,
+    Self::Resource,
+    Self::Tenant,
+    Self::Group,
+    Self::Global,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Unset => Some("Unset"),
+      Self::Agent => Some("Agent"),
+      Self::Work => Some("Work"),
+      Self::Resource => Some("Resource"),
+      Self::Tenant => Some("Tenant"),
+      Self::Group => Some("Group"),
+      Self::Global => Some("Global"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for LimitScope {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for LimitScope {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for LimitScope {
+    type Output = LimitScope;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for LimitScope {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for LimitScope {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for LimitScope {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_REQUEST_BODY: u8 = 14;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 15] = [
   RequestBody::NONE,
   RequestBody::AssignGroup,
   RequestBody::ReleaseGroup,
@@ -5148,6 +5348,8 @@ pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 13] = [
   RequestBody::Forget,
   RequestBody::AnswerEnrolment,
   RequestBody::Drain,
+  RequestBody::SetLimits,
+  RequestBody::AskFlow,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -5168,9 +5370,11 @@ impl RequestBody {
   pub const Forget: Self = Self(10);
   pub const AnswerEnrolment: Self = Self(11);
   pub const Drain: Self = Self(12);
+  pub const SetLimits: Self = Self(13);
+  pub const AskFlow: Self = Self(14);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 12;
+  pub const ENUM_MAX: u8 = 14;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::AssignGroup,
@@ -5185,6 +5389,8 @@ impl RequestBody {
     Self::Forget,
     Self::AnswerEnrolment,
     Self::Drain,
+    Self::SetLimits,
+    Self::AskFlow,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -5202,6 +5408,8 @@ impl RequestBody {
       Self::Forget => Some("Forget"),
       Self::AnswerEnrolment => Some("AnswerEnrolment"),
       Self::Drain => Some("Drain"),
+      Self::SetLimits => Some("SetLimits"),
+      Self::AskFlow => Some("AskFlow"),
       _ => None,
     }
   }
@@ -5354,6 +5562,122 @@ impl<'a> ::flatbuffers::Verifiable for DownCause {
 }
 
 impl ::flatbuffers::SimpleToVerifyInSlice for DownCause {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_LIMIT_WHY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_LIMIT_WHY: u8 = 9;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_LIMIT_WHY: [LimitWhy; 10] = [
+  LimitWhy::Unset,
+  LimitWhy::Doubled,
+  LimitWhy::Found,
+  LimitWhy::NoDemand,
+  LimitWhy::Calm,
+  LimitWhy::Followed,
+  LimitWhy::Jumped,
+  LimitWhy::NotOurs,
+  LimitWhy::Busy,
+  LimitWhy::TimedOut,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct LimitWhy(pub u8);
+#[allow(non_upper_case_globals)]
+impl LimitWhy {
+  pub const Unset: Self = Self(0);
+  pub const Doubled: Self = Self(1);
+  pub const Found: Self = Self(2);
+  pub const NoDemand: Self = Self(3);
+  pub const Calm: Self = Self(4);
+  pub const Followed: Self = Self(5);
+  pub const Jumped: Self = Self(6);
+  pub const NotOurs: Self = Self(7);
+  pub const Busy: Self = Self(8);
+  pub const TimedOut: Self = Self(9);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 9;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Unset,
+    Self::Doubled,
+    Self::Found,
+    Self::NoDemand,
+    Self::Calm,
+    Self::Followed,
+    Self::Jumped,
+    Self::NotOurs,
+    Self::Busy,
+    Self::TimedOut,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Unset => Some("Unset"),
+      Self::Doubled => Some("Doubled"),
+      Self::Found => Some("Found"),
+      Self::NoDemand => Some("NoDemand"),
+      Self::Calm => Some("Calm"),
+      Self::Followed => Some("Followed"),
+      Self::Jumped => Some("Jumped"),
+      Self::NotOurs => Some("NotOurs"),
+      Self::Busy => Some("Busy"),
+      Self::TimedOut => Some("TimedOut"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for LimitWhy {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for LimitWhy {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for LimitWhy {
+    type Output = LimitWhy;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for LimitWhy {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for LimitWhy {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for LimitWhy {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_NOT_DELIVERED_REASON: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
@@ -5581,10 +5905,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for SecurityKind {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_EVENT_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_EVENT_BODY: u8 = 14;
+pub const ENUM_MAX_EVENT_BODY: u8 = 15;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_EVENT_BODY: [EventBody; 15] = [
+pub const ENUM_VALUES_EVENT_BODY: [EventBody; 16] = [
   EventBody::NONE,
   EventBody::SessionUp,
   EventBody::SessionDown,
@@ -5600,6 +5924,7 @@ pub const ENUM_VALUES_EVENT_BODY: [EventBody; 15] = [
   EventBody::Security,
   EventBody::Offered,
   EventBody::Withdrawn,
+  EventBody::FlowTold,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -5622,9 +5947,10 @@ impl EventBody {
   pub const Security: Self = Self(12);
   pub const Offered: Self = Self(13);
   pub const Withdrawn: Self = Self(14);
+  pub const FlowTold: Self = Self(15);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 14;
+  pub const ENUM_MAX: u8 = 15;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::SessionUp,
@@ -5641,6 +5967,7 @@ impl EventBody {
     Self::Security,
     Self::Offered,
     Self::Withdrawn,
+    Self::FlowTold,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -5660,6 +5987,7 @@ impl EventBody {
       Self::Security => Some("Security"),
       Self::Offered => Some("Offered"),
       Self::Withdrawn => Some("Withdrawn"),
+      Self::FlowTold => Some("FlowTold"),
       _ => None,
     }
   }
@@ -6505,6 +6833,239 @@ impl ::core::fmt::Debug for RevokeAgent<'_> {
       ds.finish()
   }
 }
+pub enum DemandLineOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct DemandLine<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for DemandLine<'a> {
+  type Inner = DemandLine<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> DemandLine<'a> {
+  pub const VT_NUMBER: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CLASS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TENANT: ::flatbuffers::VOffsetT = 8;
+  pub const VT_KIND: ::flatbuffers::VOffsetT = 10;
+  pub const VT_WORK: ::flatbuffers::VOffsetT = 12;
+  pub const VT_RESOURCES: ::flatbuffers::VOffsetT = 14;
+  pub const VT_READY: ::flatbuffers::VOffsetT = 16;
+  pub const VT_DEADLINE_MS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_WEIGHT: ::flatbuffers::VOffsetT = 20;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    DemandLine { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DemandLineArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<DemandLine<'bldr>> {
+    let mut builder = DemandLineBuilder::new(_fbb);
+    builder.add_deadline_ms(args.deadline_ms);
+    builder.add_weight(args.weight);
+    builder.add_ready(args.ready);
+    if let Some(x) = args.resources { builder.add_resources(x); }
+    if let Some(x) = args.work { builder.add_work(x); }
+    if let Some(x) = args.kind { builder.add_kind(x); }
+    if let Some(x) = args.tenant { builder.add_tenant(x); }
+    builder.add_number(args.number);
+    builder.add_class(args.class);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn number(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DemandLine::VT_NUMBER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn class(&self) -> Class {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Class>(DemandLine::VT_CLASS, Some(Class::Unset)).unwrap()}
+  }
+  #[inline]
+  pub fn tenant(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(DemandLine::VT_TENANT, None)}
+  }
+  #[inline]
+  pub fn kind(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(DemandLine::VT_KIND, None).unwrap()}
+  }
+  #[inline]
+  pub fn work(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(DemandLine::VT_WORK, None)}
+  }
+  #[inline]
+  pub fn resources(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(DemandLine::VT_RESOURCES, None)}
+  }
+  #[inline]
+  pub fn ready(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DemandLine::VT_READY, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn deadline_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(DemandLine::VT_DEADLINE_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn weight(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DemandLine::VT_WEIGHT, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for DemandLine<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("number", Self::VT_NUMBER, false)?
+     .visit_field::<Class>("class", Self::VT_CLASS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("tenant", Self::VT_TENANT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("kind", Self::VT_KIND, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("work", Self::VT_WORK, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("resources", Self::VT_RESOURCES, false)?
+     .visit_field::<u32>("ready", Self::VT_READY, false)?
+     .visit_field::<u64>("deadline_ms", Self::VT_DEADLINE_MS, false)?
+     .visit_field::<u32>("weight", Self::VT_WEIGHT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DemandLineArgs<'a> {
+    pub number: u32,
+    pub class: Class,
+    pub tenant: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub kind: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub work: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub resources: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
+    pub ready: u32,
+    pub deadline_ms: u64,
+    pub weight: u32,
+}
+impl<'a> Default for DemandLineArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    DemandLineArgs {
+      number: 0,
+      class: Class::Unset,
+      tenant: None,
+      kind: None, // required field
+      work: None,
+      resources: None,
+      ready: 0,
+      deadline_ms: 0,
+      weight: 0,
+    }
+  }
+}
+
+pub struct DemandLineBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DemandLineBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_number(&mut self, number: u32) {
+    self.fbb_.push_slot::<u32>(DemandLine::VT_NUMBER, number, 0);
+  }
+  #[inline]
+  pub fn add_class(&mut self, class: Class) {
+    self.fbb_.push_slot::<Class>(DemandLine::VT_CLASS, class, Class::Unset);
+  }
+  #[inline]
+  pub fn add_tenant(&mut self, tenant: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DemandLine::VT_TENANT, tenant);
+  }
+  #[inline]
+  pub fn add_kind(&mut self, kind: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DemandLine::VT_KIND, kind);
+  }
+  #[inline]
+  pub fn add_work(&mut self, work: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DemandLine::VT_WORK, work);
+  }
+  #[inline]
+  pub fn add_resources(&mut self, resources: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DemandLine::VT_RESOURCES, resources);
+  }
+  #[inline]
+  pub fn add_ready(&mut self, ready: u32) {
+    self.fbb_.push_slot::<u32>(DemandLine::VT_READY, ready, 0);
+  }
+  #[inline]
+  pub fn add_deadline_ms(&mut self, deadline_ms: u64) {
+    self.fbb_.push_slot::<u64>(DemandLine::VT_DEADLINE_MS, deadline_ms, 0);
+  }
+  #[inline]
+  pub fn add_weight(&mut self, weight: u32) {
+    self.fbb_.push_slot::<u32>(DemandLine::VT_WEIGHT, weight, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DemandLineBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DemandLineBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<DemandLine<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, DemandLine::VT_KIND,"kind");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for DemandLine<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("DemandLine");
+      ds.field("number", &self.number());
+      ds.field("class", &self.class());
+      ds.field("tenant", &self.tenant());
+      ds.field("kind", &self.kind());
+      ds.field("work", &self.work());
+      ds.field("resources", &self.resources());
+      ds.field("ready", &self.ready());
+      ds.field("deadline_ms", &self.deadline_ms());
+      ds.field("weight", &self.weight());
+      ds.finish()
+  }
+}
 pub enum DemandOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -6521,7 +7082,8 @@ impl<'a> ::flatbuffers::Follow<'a> for Demand<'a> {
 }
 
 impl<'a> Demand<'a> {
-  pub const VT_READY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SERVER: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LINES: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -6530,20 +7092,28 @@ impl<'a> Demand<'a> {
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args DemandArgs
+    args: &'args DemandArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Demand<'bldr>> {
     let mut builder = DemandBuilder::new(_fbb);
-    builder.add_ready(args.ready);
+    if let Some(x) = args.lines { builder.add_lines(x); }
+    builder.add_server(args.server);
     builder.finish()
   }
 
 
   #[inline]
-  pub fn ready(&self) -> u32 {
+  pub fn server(&self) -> u32 {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<u32>(Demand::VT_READY, Some(0)).unwrap()}
+    unsafe { self._tab.get::<u32>(Demand::VT_SERVER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn lines(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<DemandLine<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<DemandLine>>>>(Demand::VT_LINES, None)}
   }
 }
 
@@ -6553,19 +7123,22 @@ impl ::flatbuffers::Verifiable for Demand<'_> {
     v: &mut ::flatbuffers::Verifier, pos: usize
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
-     .visit_field::<u32>("ready", Self::VT_READY, false)?
+     .visit_field::<u32>("server", Self::VT_SERVER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<DemandLine>>>>("lines", Self::VT_LINES, false)?
      .finish();
     Ok(())
   }
 }
-pub struct DemandArgs {
-    pub ready: u32,
+pub struct DemandArgs<'a> {
+    pub server: u32,
+    pub lines: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<DemandLine<'a>>>>>,
 }
-impl<'a> Default for DemandArgs {
+impl<'a> Default for DemandArgs<'a> {
   #[inline]
   fn default() -> Self {
     DemandArgs {
-      ready: 0,
+      server: 0,
+      lines: None,
     }
   }
 }
@@ -6576,8 +7149,12 @@ pub struct DemandBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
 }
 impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DemandBuilder<'a, 'b, A> {
   #[inline]
-  pub fn add_ready(&mut self, ready: u32) {
-    self.fbb_.push_slot::<u32>(Demand::VT_READY, ready, 0);
+  pub fn add_server(&mut self, server: u32) {
+    self.fbb_.push_slot::<u32>(Demand::VT_SERVER, server, 0);
+  }
+  #[inline]
+  pub fn add_lines(&mut self, lines: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<DemandLine<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Demand::VT_LINES, lines);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DemandBuilder<'a, 'b, A> {
@@ -6597,7 +7174,381 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DemandBuilder<'a, 'b, A> {
 impl ::core::fmt::Debug for Demand<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Demand");
-      ds.field("ready", &self.ready());
+      ds.field("server", &self.server());
+      ds.field("lines", &self.lines());
+      ds.finish()
+  }
+}
+pub enum LimitOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Limit<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Limit<'a> {
+  type Inner = Limit<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Limit<'a> {
+  pub const VT_SCOPE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ID: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 8;
+  pub const VT_MIN: ::flatbuffers::VOffsetT = 10;
+  pub const VT_MAX: ::flatbuffers::VOffsetT = 12;
+  pub const VT_PIN: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Limit { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args LimitArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Limit<'bldr>> {
+    let mut builder = LimitBuilder::new(_fbb);
+    if let Some(x) = args.pin { builder.add_pin(x); }
+    builder.add_max(args.max);
+    builder.add_min(args.min);
+    if let Some(x) = args.name { builder.add_name(x); }
+    if let Some(x) = args.id { builder.add_id(x); }
+    builder.add_scope(args.scope);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn scope(&self) -> LimitScope {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<LimitScope>(Limit::VT_SCOPE, Some(LimitScope::Unset)).unwrap()}
+  }
+  #[inline]
+  pub fn id(&self) -> Option<&'a super::agent::Uuid> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<super::agent::Uuid>(Limit::VT_ID, None)}
+  }
+  #[inline]
+  pub fn name(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Limit::VT_NAME, None)}
+  }
+  #[inline]
+  pub fn min(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Limit::VT_MIN, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn max(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Limit::VT_MAX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn pin(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Limit::VT_PIN, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Limit<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<LimitScope>("scope", Self::VT_SCOPE, false)?
+     .visit_field::<super::agent::Uuid>("id", Self::VT_ID, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, false)?
+     .visit_field::<u32>("min", Self::VT_MIN, false)?
+     .visit_field::<u32>("max", Self::VT_MAX, false)?
+     .visit_field::<u32>("pin", Self::VT_PIN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LimitArgs<'a> {
+    pub scope: LimitScope,
+    pub id: Option<&'a super::agent::Uuid>,
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub min: u32,
+    pub max: u32,
+    pub pin: Option<u32>,
+}
+impl<'a> Default for LimitArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    LimitArgs {
+      scope: LimitScope::Unset,
+      id: None,
+      name: None,
+      min: 0,
+      max: 0,
+      pin: None,
+    }
+  }
+}
+
+pub struct LimitBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LimitBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_scope(&mut self, scope: LimitScope) {
+    self.fbb_.push_slot::<LimitScope>(Limit::VT_SCOPE, scope, LimitScope::Unset);
+  }
+  #[inline]
+  pub fn add_id(&mut self, id: &super::agent::Uuid) {
+    self.fbb_.push_slot_always::<&super::agent::Uuid>(Limit::VT_ID, id);
+  }
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Limit::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_min(&mut self, min: u32) {
+    self.fbb_.push_slot::<u32>(Limit::VT_MIN, min, 0);
+  }
+  #[inline]
+  pub fn add_max(&mut self, max: u32) {
+    self.fbb_.push_slot::<u32>(Limit::VT_MAX, max, 0);
+  }
+  #[inline]
+  pub fn add_pin(&mut self, pin: u32) {
+    self.fbb_.push_slot_always::<u32>(Limit::VT_PIN, pin);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LimitBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    LimitBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Limit<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Limit<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Limit");
+      ds.field("scope", &self.scope());
+      ds.field("id", &self.id());
+      ds.field("name", &self.name());
+      ds.field("min", &self.min());
+      ds.field("max", &self.max());
+      ds.field("pin", &self.pin());
+      ds.finish()
+  }
+}
+pub enum SetLimitsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SetLimits<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SetLimits<'a> {
+  type Inner = SetLimits<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SetLimits<'a> {
+  pub const VT_LIMITS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SetLimits { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SetLimitsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SetLimits<'bldr>> {
+    let mut builder = SetLimitsBuilder::new(_fbb);
+    if let Some(x) = args.limits { builder.add_limits(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn limits(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Limit<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Limit>>>>(SetLimits::VT_LIMITS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SetLimits<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Limit>>>>("limits", Self::VT_LIMITS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SetLimitsArgs<'a> {
+    pub limits: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Limit<'a>>>>>,
+}
+impl<'a> Default for SetLimitsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SetLimitsArgs {
+      limits: None,
+    }
+  }
+}
+
+pub struct SetLimitsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SetLimitsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_limits(&mut self, limits: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Limit<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SetLimits::VT_LIMITS, limits);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SetLimitsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SetLimitsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SetLimits<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SetLimits<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SetLimits");
+      ds.field("limits", &self.limits());
+      ds.finish()
+  }
+}
+pub enum AskFlowOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AskFlow<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AskFlow<'a> {
+  type Inner = AskFlow<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AskFlow<'a> {
+  pub const VT_TICKET: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AskFlow { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AskFlowArgs
+  ) -> ::flatbuffers::WIPOffset<AskFlow<'bldr>> {
+    let mut builder = AskFlowBuilder::new(_fbb);
+    builder.add_ticket(args.ticket);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ticket(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AskFlow::VT_TICKET, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AskFlow<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ticket", Self::VT_TICKET, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AskFlowArgs {
+    pub ticket: u64,
+}
+impl<'a> Default for AskFlowArgs {
+  #[inline]
+  fn default() -> Self {
+    AskFlowArgs {
+      ticket: 0,
+    }
+  }
+}
+
+pub struct AskFlowBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AskFlowBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ticket(&mut self, ticket: u64) {
+    self.fbb_.push_slot::<u64>(AskFlow::VT_TICKET, ticket, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AskFlowBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AskFlowBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AskFlow<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AskFlow<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AskFlow");
+      ds.field("ticket", &self.ticket());
       ds.finish()
   }
 }
@@ -7429,6 +8380,34 @@ impl<'a> Request<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_set_limits(&self) -> Option<SetLimits<'a>> {
+    if self.body_type() == RequestBody::SetLimits {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { SetLimits::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_ask_flow(&self) -> Option<AskFlow<'a>> {
+    if self.body_type() == RequestBody::AskFlow {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { AskFlow::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -7452,6 +8431,8 @@ impl ::flatbuffers::Verifiable for Request<'_> {
           RequestBody::Forget => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<super::agent::Forget>>("RequestBody::Forget", pos),
           RequestBody::AnswerEnrolment => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AnswerEnrolment>>("RequestBody::AnswerEnrolment", pos),
           RequestBody::Drain => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Drain>>("RequestBody::Drain", pos),
+          RequestBody::SetLimits => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetLimits>>("RequestBody::SetLimits", pos),
+          RequestBody::AskFlow => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskFlow>>("RequestBody::AskFlow", pos),
           _ => Ok(()),
         }
      })?
@@ -7593,6 +8574,20 @@ impl ::core::fmt::Debug for Request<'_> {
         },
         RequestBody::Drain => {
           if let Some(x) = self.body_as_drain() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::SetLimits => {
+          if let Some(x) = self.body_as_set_limits() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::AskFlow => {
+          if let Some(x) = self.body_as_ask_flow() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -8002,10 +8997,12 @@ impl<'a> ::flatbuffers::Follow<'a> for Granted<'a> {
 }
 
 impl<'a> Granted<'a> {
-  pub const VT_GRANT: ::flatbuffers::VOffsetT = 4;
-  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 6;
-  pub const VT_PERMITS: ::flatbuffers::VOffsetT = 8;
-  pub const VT_TTL_MS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SERVER: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LINE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_GRANT: ::flatbuffers::VOffsetT = 8;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 10;
+  pub const VT_PERMITS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_TTL_MS: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -8021,10 +9018,26 @@ impl<'a> Granted<'a> {
     builder.add_grant(args.grant);
     builder.add_ttl_ms(args.ttl_ms);
     builder.add_permits(args.permits);
+    builder.add_line(args.line);
+    builder.add_server(args.server);
     builder.finish()
   }
 
 
+  #[inline]
+  pub fn server(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Granted::VT_SERVER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn line(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Granted::VT_LINE, Some(0)).unwrap()}
+  }
   #[inline]
   pub fn grant(&self) -> u64 {
     // Safety:
@@ -8061,6 +9074,8 @@ impl ::flatbuffers::Verifiable for Granted<'_> {
     v: &mut ::flatbuffers::Verifier, pos: usize
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
+     .visit_field::<u32>("server", Self::VT_SERVER, false)?
+     .visit_field::<u32>("line", Self::VT_LINE, false)?
      .visit_field::<u64>("grant", Self::VT_GRANT, false)?
      .visit_field::<u64>("epoch", Self::VT_EPOCH, false)?
      .visit_field::<u32>("permits", Self::VT_PERMITS, false)?
@@ -8070,6 +9085,8 @@ impl ::flatbuffers::Verifiable for Granted<'_> {
   }
 }
 pub struct GrantedArgs {
+    pub server: u32,
+    pub line: u32,
     pub grant: u64,
     pub epoch: u64,
     pub permits: u32,
@@ -8079,6 +9096,8 @@ impl<'a> Default for GrantedArgs {
   #[inline]
   fn default() -> Self {
     GrantedArgs {
+      server: 0,
+      line: 0,
       grant: 0,
       epoch: 0,
       permits: 0,
@@ -8092,6 +9111,14 @@ pub struct GrantedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
   start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
 }
 impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GrantedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_server(&mut self, server: u32) {
+    self.fbb_.push_slot::<u32>(Granted::VT_SERVER, server, 0);
+  }
+  #[inline]
+  pub fn add_line(&mut self, line: u32) {
+    self.fbb_.push_slot::<u32>(Granted::VT_LINE, line, 0);
+  }
   #[inline]
   pub fn add_grant(&mut self, grant: u64) {
     self.fbb_.push_slot::<u64>(Granted::VT_GRANT, grant, 0);
@@ -8126,6 +9153,8 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GrantedBuilder<'a, 'b, A> {
 impl ::core::fmt::Debug for Granted<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Granted");
+      ds.field("server", &self.server());
+      ds.field("line", &self.line());
       ds.field("grant", &self.grant());
       ds.field("epoch", &self.epoch());
       ds.field("permits", &self.permits());
@@ -8339,6 +9368,679 @@ impl ::core::fmt::Debug for Withdrawn<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Withdrawn");
       ds.field("grant", &self.grant());
+      ds.finish()
+  }
+}
+pub enum LineFlowOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct LineFlow<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for LineFlow<'a> {
+  type Inner = LineFlow<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> LineFlow<'a> {
+  pub const VT_SERVER: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NUMBER: ::flatbuffers::VOffsetT = 6;
+  pub const VT_WAITING: ::flatbuffers::VOffsetT = 8;
+  pub const VT_PARKED: ::flatbuffers::VOffsetT = 10;
+  pub const VT_IN_USE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_BEFORE: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    LineFlow { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args LineFlowArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<LineFlow<'bldr>> {
+    let mut builder = LineFlowBuilder::new(_fbb);
+    builder.add_before(args.before);
+    builder.add_in_use(args.in_use);
+    if let Some(x) = args.parked { builder.add_parked(x); }
+    builder.add_waiting(args.waiting);
+    builder.add_number(args.number);
+    builder.add_server(args.server);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn server(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(LineFlow::VT_SERVER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn number(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(LineFlow::VT_NUMBER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn waiting(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(LineFlow::VT_WAITING, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn parked(&self) -> Option<Limit<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Limit>>(LineFlow::VT_PARKED, None)}
+  }
+  #[inline]
+  pub fn in_use(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(LineFlow::VT_IN_USE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn before(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(LineFlow::VT_BEFORE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for LineFlow<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("server", Self::VT_SERVER, false)?
+     .visit_field::<u32>("number", Self::VT_NUMBER, false)?
+     .visit_field::<u32>("waiting", Self::VT_WAITING, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Limit>>("parked", Self::VT_PARKED, false)?
+     .visit_field::<u32>("in_use", Self::VT_IN_USE, false)?
+     .visit_field::<u32>("before", Self::VT_BEFORE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LineFlowArgs<'a> {
+    pub server: u32,
+    pub number: u32,
+    pub waiting: u32,
+    pub parked: Option<::flatbuffers::WIPOffset<Limit<'a>>>,
+    pub in_use: u32,
+    pub before: u32,
+}
+impl<'a> Default for LineFlowArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    LineFlowArgs {
+      server: 0,
+      number: 0,
+      waiting: 0,
+      parked: None,
+      in_use: 0,
+      before: 0,
+    }
+  }
+}
+
+pub struct LineFlowBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LineFlowBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_server(&mut self, server: u32) {
+    self.fbb_.push_slot::<u32>(LineFlow::VT_SERVER, server, 0);
+  }
+  #[inline]
+  pub fn add_number(&mut self, number: u32) {
+    self.fbb_.push_slot::<u32>(LineFlow::VT_NUMBER, number, 0);
+  }
+  #[inline]
+  pub fn add_waiting(&mut self, waiting: u32) {
+    self.fbb_.push_slot::<u32>(LineFlow::VT_WAITING, waiting, 0);
+  }
+  #[inline]
+  pub fn add_parked(&mut self, parked: ::flatbuffers::WIPOffset<Limit<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Limit>>(LineFlow::VT_PARKED, parked);
+  }
+  #[inline]
+  pub fn add_in_use(&mut self, in_use: u32) {
+    self.fbb_.push_slot::<u32>(LineFlow::VT_IN_USE, in_use, 0);
+  }
+  #[inline]
+  pub fn add_before(&mut self, before: u32) {
+    self.fbb_.push_slot::<u32>(LineFlow::VT_BEFORE, before, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LineFlowBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    LineFlowBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<LineFlow<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for LineFlow<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("LineFlow");
+      ds.field("server", &self.server());
+      ds.field("number", &self.number());
+      ds.field("waiting", &self.waiting());
+      ds.field("parked", &self.parked());
+      ds.field("in_use", &self.in_use());
+      ds.field("before", &self.before());
+      ds.finish()
+  }
+}
+pub enum DecisionOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Decision<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Decision<'a> {
+  type Inner = Decision<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Decision<'a> {
+  pub const VT_AGE_MS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_WHY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_FROM: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TO: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SLOWDOWN: ::flatbuffers::VOffsetT = 12;
+  pub const VT_BASELINE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_RATE: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Decision { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DecisionArgs
+  ) -> ::flatbuffers::WIPOffset<Decision<'bldr>> {
+    let mut builder = DecisionBuilder::new(_fbb);
+    builder.add_rate(args.rate);
+    builder.add_baseline(args.baseline);
+    builder.add_slowdown(args.slowdown);
+    builder.add_to(args.to);
+    builder.add_from(args.from);
+    builder.add_age_ms(args.age_ms);
+    builder.add_why(args.why);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn age_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Decision::VT_AGE_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn why(&self) -> LimitWhy {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<LimitWhy>(Decision::VT_WHY, Some(LimitWhy::Unset)).unwrap()}
+  }
+  #[inline]
+  pub fn from(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Decision::VT_FROM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn to(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Decision::VT_TO, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn slowdown(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Decision::VT_SLOWDOWN, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn baseline(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Decision::VT_BASELINE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn rate(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Decision::VT_RATE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Decision<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("age_ms", Self::VT_AGE_MS, false)?
+     .visit_field::<LimitWhy>("why", Self::VT_WHY, false)?
+     .visit_field::<u32>("from", Self::VT_FROM, false)?
+     .visit_field::<u32>("to", Self::VT_TO, false)?
+     .visit_field::<u32>("slowdown", Self::VT_SLOWDOWN, false)?
+     .visit_field::<u32>("baseline", Self::VT_BASELINE, false)?
+     .visit_field::<u32>("rate", Self::VT_RATE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DecisionArgs {
+    pub age_ms: u32,
+    pub why: LimitWhy,
+    pub from: u32,
+    pub to: u32,
+    pub slowdown: u32,
+    pub baseline: u32,
+    pub rate: u32,
+}
+impl<'a> Default for DecisionArgs {
+  #[inline]
+  fn default() -> Self {
+    DecisionArgs {
+      age_ms: 0,
+      why: LimitWhy::Unset,
+      from: 0,
+      to: 0,
+      slowdown: 0,
+      baseline: 0,
+      rate: 0,
+    }
+  }
+}
+
+pub struct DecisionBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DecisionBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_age_ms(&mut self, age_ms: u32) {
+    self.fbb_.push_slot::<u32>(Decision::VT_AGE_MS, age_ms, 0);
+  }
+  #[inline]
+  pub fn add_why(&mut self, why: LimitWhy) {
+    self.fbb_.push_slot::<LimitWhy>(Decision::VT_WHY, why, LimitWhy::Unset);
+  }
+  #[inline]
+  pub fn add_from(&mut self, from: u32) {
+    self.fbb_.push_slot::<u32>(Decision::VT_FROM, from, 0);
+  }
+  #[inline]
+  pub fn add_to(&mut self, to: u32) {
+    self.fbb_.push_slot::<u32>(Decision::VT_TO, to, 0);
+  }
+  #[inline]
+  pub fn add_slowdown(&mut self, slowdown: u32) {
+    self.fbb_.push_slot::<u32>(Decision::VT_SLOWDOWN, slowdown, 0);
+  }
+  #[inline]
+  pub fn add_baseline(&mut self, baseline: u32) {
+    self.fbb_.push_slot::<u32>(Decision::VT_BASELINE, baseline, 0);
+  }
+  #[inline]
+  pub fn add_rate(&mut self, rate: u32) {
+    self.fbb_.push_slot::<u32>(Decision::VT_RATE, rate, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DecisionBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DecisionBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Decision<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Decision<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Decision");
+      ds.field("age_ms", &self.age_ms());
+      ds.field("why", &self.why());
+      ds.field("from", &self.from());
+      ds.field("to", &self.to());
+      ds.field("slowdown", &self.slowdown());
+      ds.field("baseline", &self.baseline());
+      ds.field("rate", &self.rate());
+      ds.finish()
+  }
+}
+pub enum AgentFlowOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AgentFlow<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AgentFlow<'a> {
+  type Inner = AgentFlow<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AgentFlow<'a> {
+  pub const VT_CAPACITY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LIMIT: ::flatbuffers::VOffsetT = 6;
+  pub const VT_RUNNING: ::flatbuffers::VOffsetT = 8;
+  pub const VT_GRANTED: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LINES: ::flatbuffers::VOffsetT = 12;
+  pub const VT_DECISION: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AgentFlow { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AgentFlowArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<AgentFlow<'bldr>> {
+    let mut builder = AgentFlowBuilder::new(_fbb);
+    if let Some(x) = args.decision { builder.add_decision(x); }
+    if let Some(x) = args.lines { builder.add_lines(x); }
+    builder.add_granted(args.granted);
+    builder.add_running(args.running);
+    builder.add_limit(args.limit);
+    builder.add_capacity(args.capacity);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn capacity(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AgentFlow::VT_CAPACITY, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn limit(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AgentFlow::VT_LIMIT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn running(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AgentFlow::VT_RUNNING, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn granted(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AgentFlow::VT_GRANTED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn lines(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<LineFlow<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<LineFlow>>>>(AgentFlow::VT_LINES, None)}
+  }
+  #[inline]
+  pub fn decision(&self) -> Option<Decision<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Decision>>(AgentFlow::VT_DECISION, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AgentFlow<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("capacity", Self::VT_CAPACITY, false)?
+     .visit_field::<u32>("limit", Self::VT_LIMIT, false)?
+     .visit_field::<u32>("running", Self::VT_RUNNING, false)?
+     .visit_field::<u32>("granted", Self::VT_GRANTED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<LineFlow>>>>("lines", Self::VT_LINES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Decision>>("decision", Self::VT_DECISION, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AgentFlowArgs<'a> {
+    pub capacity: u32,
+    pub limit: u32,
+    pub running: u32,
+    pub granted: u32,
+    pub lines: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<LineFlow<'a>>>>>,
+    pub decision: Option<::flatbuffers::WIPOffset<Decision<'a>>>,
+}
+impl<'a> Default for AgentFlowArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AgentFlowArgs {
+      capacity: 0,
+      limit: 0,
+      running: 0,
+      granted: 0,
+      lines: None,
+      decision: None,
+    }
+  }
+}
+
+pub struct AgentFlowBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AgentFlowBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_capacity(&mut self, capacity: u32) {
+    self.fbb_.push_slot::<u32>(AgentFlow::VT_CAPACITY, capacity, 0);
+  }
+  #[inline]
+  pub fn add_limit(&mut self, limit: u32) {
+    self.fbb_.push_slot::<u32>(AgentFlow::VT_LIMIT, limit, 0);
+  }
+  #[inline]
+  pub fn add_running(&mut self, running: u32) {
+    self.fbb_.push_slot::<u32>(AgentFlow::VT_RUNNING, running, 0);
+  }
+  #[inline]
+  pub fn add_granted(&mut self, granted: u32) {
+    self.fbb_.push_slot::<u32>(AgentFlow::VT_GRANTED, granted, 0);
+  }
+  #[inline]
+  pub fn add_lines(&mut self, lines: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<LineFlow<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(AgentFlow::VT_LINES, lines);
+  }
+  #[inline]
+  pub fn add_decision(&mut self, decision: ::flatbuffers::WIPOffset<Decision<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Decision>>(AgentFlow::VT_DECISION, decision);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AgentFlowBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AgentFlowBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AgentFlow<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AgentFlow<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AgentFlow");
+      ds.field("capacity", &self.capacity());
+      ds.field("limit", &self.limit());
+      ds.field("running", &self.running());
+      ds.field("granted", &self.granted());
+      ds.field("lines", &self.lines());
+      ds.field("decision", &self.decision());
+      ds.finish()
+  }
+}
+pub enum FlowToldOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct FlowTold<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for FlowTold<'a> {
+  type Inner = FlowTold<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> FlowTold<'a> {
+  pub const VT_TICKET: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FLOW: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    FlowTold { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args FlowToldArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<FlowTold<'bldr>> {
+    let mut builder = FlowToldBuilder::new(_fbb);
+    builder.add_ticket(args.ticket);
+    if let Some(x) = args.flow { builder.add_flow(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ticket(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(FlowTold::VT_TICKET, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn flow(&self) -> Option<AgentFlow<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<AgentFlow>>(FlowTold::VT_FLOW, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for FlowTold<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ticket", Self::VT_TICKET, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<AgentFlow>>("flow", Self::VT_FLOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FlowToldArgs<'a> {
+    pub ticket: u64,
+    pub flow: Option<::flatbuffers::WIPOffset<AgentFlow<'a>>>,
+}
+impl<'a> Default for FlowToldArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    FlowToldArgs {
+      ticket: 0,
+      flow: None,
+    }
+  }
+}
+
+pub struct FlowToldBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FlowToldBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ticket(&mut self, ticket: u64) {
+    self.fbb_.push_slot::<u64>(FlowTold::VT_TICKET, ticket, 0);
+  }
+  #[inline]
+  pub fn add_flow(&mut self, flow: ::flatbuffers::WIPOffset<AgentFlow<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<AgentFlow>>(FlowTold::VT_FLOW, flow);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FlowToldBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FlowToldBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<FlowTold<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for FlowTold<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("FlowTold");
+      ds.field("ticket", &self.ticket());
+      ds.field("flow", &self.flow());
       ds.finish()
   }
 }
@@ -9121,6 +10823,20 @@ impl<'a> Event<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_flow_told(&self) -> Option<FlowTold<'a>> {
+    if self.body_type() == EventBody::FlowTold {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { FlowTold::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Event<'_> {
@@ -9146,6 +10862,7 @@ impl ::flatbuffers::Verifiable for Event<'_> {
           EventBody::Security => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Security>>("EventBody::Security", pos),
           EventBody::Offered => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Offered>>("EventBody::Offered", pos),
           EventBody::Withdrawn => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Withdrawn>>("EventBody::Withdrawn", pos),
+          EventBody::FlowTold => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FlowTold>>("EventBody::FlowTold", pos),
           _ => Ok(()),
         }
      })?
@@ -9301,6 +11018,13 @@ impl ::core::fmt::Debug for Event<'_> {
         },
         EventBody::Withdrawn => {
           if let Some(x) = self.body_as_withdrawn() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        EventBody::FlowTold => {
+          if let Some(x) = self.body_as_flow_told() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

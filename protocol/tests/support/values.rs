@@ -4,18 +4,22 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use bytes::Bytes;
-use proptest::collection::vec;
+use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use protocol::agent::{AgentMessage, GatewayMessage, Hello, Welcome};
 use protocol::close::CloseCode;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment};
+use protocol::flow::{
+    AgentFlow, Class, Decision, Demand, Limit, LimitKey, Line, LineFlow, Parked, Why,
+};
 use protocol::identity::KeyHash;
 use protocol::ids::{
-    AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ProcessId, SessionId, ShardId, Slot,
+    AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ProcessId, ServerId, SessionId, ShardId,
+    Slot,
 };
-use protocol::limits::{CAPACITY_MAX, PINNED_KEYS_MAX};
+use protocol::limits::{CAPACITY_MAX, LINES_MAX, PINNED_KEYS_MAX, RESOURCES_MAX, WEIGHT_MAX};
 use protocol::link::{DownReason, Event, NotDelivered, Request, SecurityEvent, SessionUp, Target};
 use protocol::operation::{
     Channel, Command, OpenOperation, OperationState, Outcome, OutcomeStatus, Phase, Progress,
@@ -358,12 +362,118 @@ fn group_request() -> impl Strategy<Value = Request> {
     ]
 }
 
+fn demand() -> impl Strategy<Value = Demand> {
+    let class = select(vec![
+        Class::System,
+        Class::Interactive,
+        Class::Normal,
+        Class::Background,
+    ]);
+    let resources = btree_set(name(), 0..=RESOURCES_MAX);
+    let line = (
+        class,
+        name(),
+        kind(),
+        prop_oneof![Just(String::new()), kind()],
+        resources,
+    );
+    let line = line.prop_map(|(class, tenant, kind, work, resources)| Line {
+        class,
+        tenant,
+        kind,
+        work,
+        resources: resources.into_iter().collect(),
+    });
+    let figures = (any::<u32>(), any::<u32>(), any::<u64>(), 1..=WEIGHT_MAX);
+    (line, figures).prop_map(|(line, (number, ready, deadline_ms, weight))| Demand {
+        number,
+        line,
+        ready,
+        deadline_ms,
+        weight,
+    })
+}
+
+fn agent_flow() -> impl Strategy<Value = AgentFlow> {
+    let parked = (limit(), any::<u32>(), any::<u32>());
+    let parked = parked.prop_map(|(limit, in_use, before)| Parked {
+        key: limit.key,
+        limit: limit.max,
+        in_use,
+        before,
+    });
+    let line = (any::<[u32; 3]>(), option::of(parked));
+    let line = line.prop_map(|([server, number, waiting], parked)| LineFlow {
+        server: ServerId(server),
+        number,
+        waiting,
+        parked,
+    });
+    let why = select(vec![
+        Why::Doubled,
+        Why::Found,
+        Why::NoDemand,
+        Why::Calm,
+        Why::Followed,
+        Why::Jumped,
+        Why::NotOurs,
+        Why::Busy,
+        Why::TimedOut,
+    ]);
+    let decision = (millis(), why, any::<[u32; 5]>());
+    let decision = decision.prop_map(
+        |(age, why, [from, to, slowdown, baseline, rate])| Decision {
+            age,
+            why,
+            from,
+            to,
+            slowdown,
+            baseline,
+            rate,
+        },
+    );
+    let figures = (0..=CAPACITY_MAX, any::<[u32; 3]>());
+    let rest = (vec(line, 0..=8), option::of(decision));
+    (figures, rest).prop_map(
+        |((capacity, [limit, running, granted]), (lines, decision))| AgentFlow {
+            capacity,
+            limit,
+            running,
+            granted,
+            lines,
+            decision,
+        },
+    )
+}
+
+fn limit() -> impl Strategy<Value = Limit> {
+    let named = || name().prop_filter("a name", |name| !name.is_empty());
+    let key = prop_oneof![
+        agent_id().prop_map(LimitKey::Agent),
+        kind().prop_map(LimitKey::Work),
+        named().prop_map(LimitKey::Resource),
+        named().prop_map(LimitKey::Tenant),
+        group_id().prop_map(LimitKey::Group),
+        Just(LimitKey::Global),
+    ];
+    let figures = (any::<u32>(), any::<u32>(), option::of(any::<u32>()));
+    (key, figures).prop_map(|(key, (min, max, pin))| Limit { key, min, max, pin })
+}
+
 fn target_request() -> impl Strategy<Value = Request> {
     let keys = vec(any::<[u8; 32]>().prop_map(KeyHash), 0..=PINNED_KEYS_MAX);
     let dispatch = (target(), any::<u64>(), epoch(), command());
     prop_oneof![
         (target(), keys).prop_map(|(target, keys)| Request::AdmitAgent { target, keys }),
-        (target(), any::<u32>()).prop_map(|(target, ready)| Request::Demand { target, ready }),
+        (target(), any::<u32>(), vec(demand(), 0..=LINES_MAX)).prop_map(
+            |(target, server, lines)| Request::Demand {
+                target,
+                server: ServerId(server),
+                lines,
+            }
+        ),
+        vec(limit(), 0..=8).prop_map(|limits| Request::SetLimits { limits }),
+        (target(), any::<u64>()).prop_map(|(target, ticket)| Request::AskFlow { target, ticket }),
         (target(), any::<u64>(), any::<u32>()).prop_map(|(target, grant, unused)| {
             Request::ReturnPermits {
                 target,
@@ -457,7 +567,6 @@ fn gateway_event() -> impl Strategy<Value = Event> {
         SecurityEvent::LimitExceeded,
         SecurityEvent::HandlerPanicked,
     ]);
-    let granted = (target(), any::<u64>(), epoch(), any::<u32>(), millis());
     let enrol = (
         any::<u16>(),
         any::<u64>(),
@@ -473,22 +582,7 @@ fn gateway_event() -> impl Strategy<Value = Event> {
                 reason,
             }
         }),
-        granted.prop_map(|(target, grant, epoch, permits, ttl)| Event::Granted {
-            target,
-            grant: GrantId(grant),
-            epoch,
-            permits,
-            ttl,
-        }),
-        (target(), any::<u64>(), any::<u64>()).prop_map(|(target, grant, epoch)| Event::Offered {
-            target,
-            grant: GrantId(grant),
-            epoch: Epoch(epoch),
-        }),
-        (target(), any::<u64>()).prop_map(|(target, grant)| Event::Withdrawn {
-            target,
-            grant: GrantId(grant),
-        }),
+        permit_event(),
         enrol.prop_map(|(shard, ticket, remote, request)| Event::Enrol {
             shard: ShardId(shard),
             ticket,
@@ -501,6 +595,40 @@ fn gateway_event() -> impl Strategy<Value = Event> {
                 agent,
                 remote,
             }
+        }),
+    ]
+}
+
+fn permit_event() -> impl Strategy<Value = Event> {
+    let named = (any::<u32>(), any::<u32>(), any::<u64>());
+    let granted = (target(), named, epoch(), any::<u32>(), millis());
+    prop_oneof![
+        (target(), any::<u64>(), option::of(agent_flow())).prop_map(|(target, ticket, flow)| {
+            Event::FlowTold {
+                target,
+                ticket,
+                flow: flow.map(Box::new),
+            }
+        }),
+        granted.prop_map(
+            |(target, (server, line, grant), epoch, permits, ttl)| Event::Granted {
+                target,
+                server: ServerId(server),
+                line,
+                grant: GrantId(grant),
+                epoch,
+                permits,
+                ttl,
+            }
+        ),
+        (target(), any::<u64>(), any::<u64>()).prop_map(|(target, grant, epoch)| Event::Offered {
+            target,
+            grant: GrantId(grant),
+            epoch: Epoch(epoch),
+        }),
+        (target(), any::<u64>()).prop_map(|(target, grant)| Event::Withdrawn {
+            target,
+            grant: GrantId(grant),
         }),
     ]
 }

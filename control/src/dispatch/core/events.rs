@@ -26,6 +26,8 @@ impl Core {
                 grant,
                 epoch,
                 permits,
+                server: _,
+                line: _,
                 ttl: _,
             } => self.granted(target, grant, epoch, permits),
             Event::Offered {
@@ -123,6 +125,7 @@ impl Core {
             | Event::Granted { .. }
             | Event::Offered { .. }
             | Event::Withdrawn { .. }
+            | Event::FlowTold { .. }
             | Event::Enrol { .. }
             | Event::Security { .. } => {}
         }

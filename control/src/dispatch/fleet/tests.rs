@@ -51,7 +51,7 @@ fn add(fleet: &mut Fleet, place: Place) {
 
 fn told(fleet: &mut Fleet) -> Option<u32> {
     fleet.demand(AGENT).map(|request| match request {
-        Request::Demand { ready, .. } => ready,
+        Request::Demand { lines, .. } => lines.iter().map(|line| line.ready).sum(),
         other => panic!("{other:?}"),
     })
 }

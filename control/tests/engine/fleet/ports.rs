@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use control::downlink::{Link, LinkFull, Wake};
-use protocol::ids::{GrantId, ShardId};
+use protocol::ids::{GrantId, ServerId, ShardId};
 use protocol::limits::GRANT_TTL;
 use protocol::link::{Event, Request, SessionUp};
 use protocol::operation::{OpenOperation, Phase};
@@ -156,6 +156,8 @@ impl World {
             session.grants.insert(granted, (port, permits));
             events.push_back(Event::Granted {
                 target,
+                server: ServerId(1),
+                line: 0,
                 grant: granted,
                 epoch,
                 permits,

@@ -12,7 +12,9 @@ use protocol::operation::{Command, OpenOperation, OperationState, Phase, Refusal
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::tests::{SHARD, assign, command, location, operation, outcome, outputs, target, up};
+use super::tests::{
+    SHARD, assign, command, demand, location, operation, outcome, outputs, target, up,
+};
 use super::*;
 use crate::group::OperationEvent;
 use crate::runtime::clock;
@@ -87,7 +89,11 @@ impl Fleet {
     fn new(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let now = clock::now();
-        let mut home = Home::new(SHARD, 1, HomeConfig::default());
+        let config = HomeConfig {
+            adaptive: false,
+            ..HomeConfig::default()
+        };
+        let mut home = Home::new(clock::now(), SHARD, 1, config);
         home.handle_request(now, assign(1));
         let agents = (0..AGENTS).map(|agent| {
             let capacity = rng.random_range(1..4);
@@ -286,10 +292,7 @@ impl Fleet {
             .filter(|process| process.known == Known::Ready)
             .count();
         let ready = u32::try_from(ready).unwrap();
-        self.ask(Request::Demand {
-            target: target(id),
-            ready,
-        });
+        self.ask(demand(target(id), ready));
         let unknown = self
             .processes
             .iter()
@@ -513,8 +516,7 @@ impl Fleet {
         }
         for id in 0..AGENTS {
             let (target, ready) = (target(id), u32::MAX);
-            self.home
-                .handle_request(self.now, Request::Demand { target, ready });
+            self.home.handle_request(self.now, demand(target, ready));
             let granted = outputs(&mut self.home)
                 .into_iter()
                 .find_map(|output| match output {

@@ -13,17 +13,70 @@
 //! | `Uncertain`    | `Uncertain`, stays charged          | nothing: it was told               |
 //! | `Report`       | `Report`; permit free if it was never seen or has finished, for this fence or a lower one |
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::ids::{AgentId, Epoch, Fence, GrantId, OperationId};
 use protocol::limits::OPERATIONS_PER_FRAME_MAX;
 use protocol::link::{Event, NotDelivered, Target};
-use protocol::operation::{Command, OperationState};
+use protocol::operation::{Command, OperationState, Outcome, OutcomeStatus, Refusal};
 use slab::Slab;
 
-use super::super::permits::Ledger;
+use super::super::permits::{Charge, Ledger, NotCovered, Sent};
 use super::super::{HomeOutput, Location, OperationEvent, SessionCommand};
-use super::{Expiry, Home, Member};
+use super::{Expiry, Home, Member, lines};
+use crate::flow::controller::{End, Sample};
+
+/// What takes less is taken to have taken this: durations are compared as multiples.
+const SERVICE_MIN: Duration = Duration::from_micros(1);
+
+/// How an operation that took a permit came to be over.
+#[derive(Clone, Copy)]
+struct Over {
+    /// How long it was on the agent.
+    service: Duration,
+    /// What that says about the agent; nothing where it failed: failing takes its own time.
+    end: Option<End>,
+}
+
+impl Over {
+    const UNSEEN: Self = Self {
+        service: Duration::ZERO,
+        end: None,
+    };
+
+    fn with(outcome: &Outcome) -> Self {
+        Self {
+            service: outcome.service_time,
+            end: match outcome.status {
+                OutcomeStatus::Succeeded => Some(End::Ran),
+                OutcomeStatus::DeadlineExceeded => Some(End::TimedOut),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Whether this word ends what its operation is charged for, and how.
+fn is_over(event: &OperationEvent, expected: bool) -> Option<Over> {
+    match event {
+        OperationEvent::Finished { outcome, .. } => Some(Over::with(outcome)),
+        OperationEvent::Refused { refusal, .. } if expected => Some(Over {
+            end: matches!(refusal, Refusal::Busy { .. }).then_some(End::Busy),
+            ..Over::UNSEEN
+        }),
+        OperationEvent::NotDelivered { .. } if expected => Some(Over::UNSEEN),
+        OperationEvent::Report { state, .. } => match state {
+            OperationState::NeverSeen => Some(Over::UNSEEN),
+            // It may have ended long ago: that says nothing about now.
+            OperationState::Finished(outcome) => Some(Over {
+                end: None,
+                ..Over::with(outcome)
+            }),
+            OperationState::Accepted | OperationState::Running => None,
+        },
+        _ => None,
+    }
+}
 
 impl Home {
     /// Takes what a session says about operations. Words of a session whose agent is not a member
@@ -39,24 +92,30 @@ impl Home {
             return;
         };
         let current = self.members[index as usize].location == location;
-        if let OperationEvent::Capacity(capacity) = event {
-            if current {
+        match event {
+            OperationEvent::Capacity(_) if !current => return,
+            OperationEvent::Capacity(capacity) => {
                 self.members[index as usize].ledger.set_capacity(capacity);
-                self.top_up(now, index);
             }
-            return;
+            event => self.pass_on(now, index, current, event),
         }
-        self.pass_on(index, current, event);
         self.top_up(now, index);
+        self.serve_woken(now);
     }
 
-    fn pass_on(&mut self, index: u32, current: bool, event: OperationEvent) {
+    fn pass_on(&mut self, now: Instant, index: u32, current: bool, event: OperationEvent) {
         let target = self.target(index);
         let ledger = &mut self.members[index as usize].ledger;
+        let in_flight = ledger.charged();
         let expected = current
             && event
                 .dispatch()
                 .is_some_and(|(operation, fence)| ledger.expects(operation, fence));
+        let over = is_over(&event, expected);
+        let settled = over.and_then(|over| {
+            let (operation, fence) = event.dispatch()?;
+            Some((ledger.settle(operation, fence)?, over))
+        });
         let told = match event {
             OperationEvent::Report {
                 operation,
@@ -74,21 +133,39 @@ impl Home {
                 progress,
             }),
             event if expected => first_hand(ledger, target, event),
-            event => second_hand(ledger, target, event),
+            event => second_hand(target, event),
         };
         self.outputs.extend(told.map(HomeOutput::Event));
+        if let Some((charge, over)) = settled {
+            self.learn(now, index, &charge, over, in_flight);
+        }
     }
 
-    pub(super) fn demand(&mut self, now: Instant, target: Target, ready: u32) {
-        if let Some(index) = self.member(target) {
-            self.members[index as usize].ledger.set_demand(ready);
-            self.top_up(now, index);
+    /// An operation that took a permit is over: its time counts for the order of grants, and for the
+    /// agent's limit.
+    fn learn(&mut self, now: Instant, index: u32, charge: &Charge, over: Over, in_flight: u32) {
+        if let Some(purpose) = charge.purpose {
+            self.give_back(index, purpose, over.service);
         }
+        let (true, Some(kind), Some(end)) = (self.config.adaptive, charge.kind, over.end) else {
+            return;
+        };
+        let member = &mut self.members[index as usize];
+        let capacity = member.ledger.capacity();
+        let bounds = self.limits.bounds(member.agent, capacity, true);
+        let sample = Sample {
+            kind,
+            service: over.service.max(SERVICE_MIN),
+            end,
+            in_flight,
+        };
+        member.controller.handle_end(now, &bounds, &sample);
+        self.wake_rest(now);
     }
 
     pub(super) fn take_back(&mut self, now: Instant, target: Target, grant: GrantId, unused: u32) {
         if let Some(index) = self.member(target) {
-            self.members[index as usize].ledger.take_back(grant, unused);
+            self.take_back_permits(index, grant, unused);
             self.top_up(now, index);
         }
     }
@@ -137,11 +214,20 @@ impl Home {
             return Err(NotDelivered::StaleEpoch);
         }
         let index = self.member(target).ok_or(NotDelivered::NoSession)?;
-        self.members[index as usize]
-            .ledger
-            .dispatch(grant, command.operation, command.fence)
-            .map_err(|_| NotDelivered::NoGrant)?;
-        Ok(index)
+        let kind = lines::number(&command.kind);
+        let ledger = &mut self.members[index as usize].ledger;
+        let covered = ledger.dispatch(grant, command.operation, command.fence, kind);
+        let (used, freed, covered) = match covered {
+            Ok(Sent { used, freed }) => (used, freed, Ok(index)),
+            Err(NotCovered { freed }) => (freed, freed, Err(NotDelivered::NoGrant)),
+        };
+        if let Some(purpose) = used {
+            self.lower(index, purpose.line, 1);
+        }
+        if let Some(purpose) = freed {
+            self.free(index, 1, purpose);
+        }
+        covered
     }
 
     pub(super) fn cancel(&mut self, target: Target, operation: OperationId, fence: Fence) {
@@ -175,53 +261,8 @@ impl Home {
         }
     }
 
-    /// Grants what is free and wanted, and offers a permit where nobody waits. Called after everything
-    /// that can free a permit or raise the demand, so that nothing ever waits while there is room.
-    pub(super) fn top_up(&mut self, now: Instant, index: u32) {
-        self.sweep_front();
-        let member = &self.members[index as usize];
-        let group = &self.groups[member.group as usize];
-        if self.draining || !group.owned {
-            return;
-        }
-        let (target, epoch) = (self.target(index), group.epoch);
-        self.withdraw_outgrown(index);
-        let permits = self.members[index as usize].ledger.grantable();
-        if permits > 0 {
-            self.grant(now, index, epoch, permits);
-        }
-        if self.config.offers && self.members[index as usize].ledger.is_offerable() {
-            let grant = self.next_grant();
-            self.members[index as usize].ledger.offer(grant);
-            self.counts.offered += 1;
-            self.event(Event::Offered {
-                target,
-                grant,
-                epoch,
-            });
-        }
-    }
-
-    fn grant(&mut self, now: Instant, index: u32, epoch: Epoch, permits: u32) {
-        let (target, grant) = (self.target(index), self.next_grant());
-        self.members[index as usize].ledger.grant(grant, permits);
-        self.counts.granted += u64::from(permits);
-        self.event(Event::Granted {
-            target,
-            grant,
-            epoch,
-            permits,
-            ttl: self.config.grant_ttl,
-        });
-        self.remember_expiry(Expiry {
-            at: now + self.config.grant_ttl,
-            grant,
-            member: index,
-        });
-    }
-
     /// Unique in the run of a gateway: every shard counts in its own residue class.
-    fn next_grant(&mut self) -> GrantId {
+    pub(super) fn next_grant(&mut self) -> GrantId {
         let grant = GrantId((self.grants_made << 16) | u64::from(self.shard.0));
         self.grants_made += 1;
         grant
@@ -233,7 +274,7 @@ impl Home {
         self.tell_withdrawn(index, withdrawn);
     }
 
-    fn withdraw_outgrown(&mut self, index: u32) {
+    pub(super) fn withdraw_outgrown(&mut self, index: u32) {
         let withdrawn = self.members[index as usize].ledger.outgrown_offer();
         self.tell_withdrawn(index, withdrawn);
     }
@@ -247,7 +288,7 @@ impl Home {
     }
 
     /// The member that a target names, if it is in that group.
-    fn member(&self, target: Target) -> Option<u32> {
+    pub(super) fn member(&self, target: Target) -> Option<u32> {
         let index = *self.member_names.get(&target.agent)?;
         let group = self.members[index as usize].group;
         (self.groups[group as usize].id == target.group).then_some(index)
@@ -264,7 +305,7 @@ impl Home {
         {}
     }
 
-    fn remember_expiry(&mut self, expiry: Expiry) {
+    pub(super) fn remember_expiry(&mut self, expiry: Expiry) {
         if self.expiries.len() >= self.expiries_max {
             let members = &self.members;
             self.expiries.retain(|expiry| is_live(members, expiry));
@@ -299,36 +340,27 @@ fn first_hand(ledger: &mut Ledger, target: Target, event: OperationEvent) -> Opt
             operation,
             fence,
             outcome,
-        } => {
-            ledger.settle(operation, fence);
-            Event::Finished {
-                target,
-                operation,
-                fence,
-                outcome,
-            }
-        }
+        } => Event::Finished {
+            target,
+            operation,
+            fence,
+            outcome,
+        },
         OperationEvent::Refused {
             operation,
             fence,
             refusal,
-        } => {
-            ledger.settle(operation, fence);
-            Event::Refused {
-                target,
-                operation,
-                fence,
-                refusal,
-            }
-        }
+        } => Event::Refused {
+            target,
+            operation,
+            fence,
+            refusal,
+        },
         OperationEvent::NotDelivered {
             operation,
             fence,
             reason,
-        } => {
-            ledger.settle(operation, fence);
-            not_delivered(target, operation, fence, reason)
-        }
+        } => not_delivered(target, operation, fence, reason),
         OperationEvent::Progress { .. }
         | OperationEvent::Report { .. }
         | OperationEvent::Capacity(_) => return None,
@@ -337,7 +369,7 @@ fn first_hand(ledger: &mut Ledger, target: Target, event: OperationEvent) -> Opt
 }
 
 /// The words of the last column of the table.
-fn second_hand(ledger: &mut Ledger, target: Target, event: OperationEvent) -> Option<Event> {
+fn second_hand(target: Target, event: OperationEvent) -> Option<Event> {
     match event {
         OperationEvent::Accepted { operation, fence } => {
             Some(report(target, operation, fence, OperationState::Accepted))
@@ -347,7 +379,6 @@ fn second_hand(ledger: &mut Ledger, target: Target, event: OperationEvent) -> Op
             fence,
             outcome,
         } => {
-            ledger.settle(operation, fence);
             let state = OperationState::Finished(outcome);
             Some(report(target, operation, fence, state))
         }
@@ -364,14 +395,13 @@ fn reported(
     current: bool,
 ) -> Event {
     match state {
-        OperationState::NeverSeen | OperationState::Finished(_) => ledger.settle(operation, fence),
         // It lives: should the session be lost, it becomes uncertain anew. A report never charges:
         // the end of the operation comes on another stream and may overtake it, and the permit
         // would be lost.
         OperationState::Accepted | OperationState::Running if current => {
             ledger.set_uncertain(operation, fence, false);
         }
-        OperationState::Accepted | OperationState::Running => {}
+        _ => {}
     }
     report(target, operation, fence, state)
 }

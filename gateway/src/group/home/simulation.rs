@@ -7,7 +7,9 @@ use protocol::ids::{Fence, OperationId};
 use protocol::link::NotDelivered;
 use protocol::operation::{OpenOperation, OperationState, Phase, Refusal};
 
-use super::tests::{SHARD, assign, command, location, operation, outcome, outputs, target, up};
+use super::tests::{
+    SHARD, assign, command, demand, location, operation, outcome, outputs, target, up,
+};
 use super::*;
 use crate::group::OperationEvent;
 use crate::runtime::clock;
@@ -209,8 +211,13 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let mut home = Home::new(SHARD, 1, HomeConfig::default());
         let now = clock::now();
+        // The agent's limit is its capacity: what the controller makes of it is proved elsewhere.
+        let config = HomeConfig {
+            adaptive: false,
+            ..HomeConfig::default()
+        };
+        let mut home = Home::new(now, SHARD, 1, config);
         home.handle_request(now, assign(1));
         Self {
             home,
@@ -235,10 +242,7 @@ impl Pair {
                 if self.model.session.is_some() {
                     self.model.demand = ready;
                 }
-                self.ask(Request::Demand {
-                    target: target(1),
-                    ready,
-                });
+                self.ask(demand(target(1), ready));
             }
             Step::Return { nth, unused } => {
                 let grant = self.grant(nth);

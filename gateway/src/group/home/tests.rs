@@ -1,7 +1,8 @@
 //! The rules of a home, one by one.
 
 use bytes::Bytes;
-use protocol::ids::{Fence, OperationId, ProcessId, SessionId};
+use protocol::flow::Demand;
+use protocol::ids::{Fence, OperationId, ProcessId, ServerId, SessionId};
 use protocol::link::NotDelivered;
 use protocol::operation::{
     Command, OpenOperation, OperationState, Outcome, OutcomeStatus, Phase, Refusal,
@@ -82,6 +83,15 @@ pub(super) fn assign(epoch: u64) -> Request {
     }
 }
 
+/// What the first server has ready, all in one line.
+pub(super) fn demand(target: Target, ready: u32) -> Request {
+    Request::Demand {
+        target,
+        server: ServerId(1),
+        lines: vec![Demand::of("exec", ready)],
+    }
+}
+
 pub(super) fn outputs(home: &mut Home) -> Vec<HomeOutput> {
     std::iter::from_fn(|| home.poll_output()).collect()
 }
@@ -114,10 +124,11 @@ impl Scene {
     fn with(offers: bool) -> Self {
         let config = HomeConfig {
             offers,
+            adaptive: false,
             ..HomeConfig::default()
         };
-        let mut home = Home::new(SHARD, 2, config);
         let now = clock::now();
+        let mut home = Home::new(now, SHARD, 2, config);
         home.handle_request(now, assign(5));
         Self { home, now }
     }
@@ -142,7 +153,7 @@ impl Scene {
 
     fn demand(&mut self, ready: u32) -> Option<(GrantId, u32)> {
         let target = target(AGENT);
-        granted(&self.ask(Request::Demand { target, ready }))
+        granted(&self.ask(demand(target, ready)))
     }
 
     fn dispatch(&mut self, grant: GrantId, number: u8) -> Vec<HomeOutput> {
@@ -297,10 +308,7 @@ fn an_offer_keeps_its_place_whatever_the_demand() {
     let mut scene = Scene::with_offers();
     scene.up(1, 1, Vec::new());
     let offer = offered(&scene.outputs()).unwrap();
-    let told = scene.ask(Request::Demand {
-        target: target(AGENT),
-        ready: 9,
-    });
+    let told = scene.ask(demand(target(AGENT), 9));
     assert_eq!(granted(&told).unwrap().1, 1);
     assert_eq!(withdrawn(&told), None);
     let told = scene.dispatch(offer, 1);
@@ -363,7 +371,7 @@ fn every_reason_not_to_deliver_has_its_word() {
     scene.ask(drain);
     let draining = scene.dispatch(grant, 1);
     assert_eq!(refused(&draining), Some(NotDelivered::Draining));
-    let mut other = Home::new(SHARD, 2, HomeConfig::default());
+    let mut other = Home::new(clock::now(), SHARD, 2, HomeConfig::default());
     other.handle_request(scene.now, dispatch(grant, 5, 1));
     let foreign = outputs(&mut other);
     assert_eq!(refused(&foreign), Some(NotDelivered::NotOwner));

@@ -186,6 +186,7 @@ impl Network {
             admission: AdmissionConfig::default(),
             advertise: Arc::from(Vec::new()),
             reconnect_spread: Some(Duration::ZERO),
+            adaptive_limits: false,
             sessions: Arc::new(AtomicU64::new(1)),
             afloat: Arc::from([AtomicUsize::new(0)]),
         };

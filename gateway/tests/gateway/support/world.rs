@@ -9,7 +9,10 @@ use gateway::telemetry::Figures;
 use gateway::{
     AdmissionConfig, Config, DatapathKind, Gateway, Handle, ParkKind, Secrets, TlsMaterial,
 };
-use protocol::ids::{AgentId, Epoch, Fence, GatewayId, GrantId, GroupId, OperationId, Slot};
+use protocol::flow::Demand;
+use protocol::ids::{
+    AgentId, Epoch, Fence, GatewayId, GrantId, GroupId, OperationId, ServerId, Slot,
+};
 use protocol::link::{Event, Request, SessionUp, Target};
 use protocol::operation::Command;
 use protocol::steering::initial_destination_id;
@@ -84,6 +87,7 @@ impl World {
             admission: setup.admission,
             advertise: vec!["gateway.test:7443".to_owned()],
             reconnect_spread: Some(Duration::from_secs(5)),
+            adaptive_limits: false,
         };
         let (wake, wakes): (SyncSender<()>, _) = sync_channel(1);
         let wake = move || {
@@ -221,7 +225,11 @@ impl World {
 
     pub(crate) fn permits(&mut self, n: u8, ready: u32) -> GrantId {
         let target = self.target(n);
-        self.send(Request::Demand { target, ready });
+        self.send(Request::Demand {
+            target,
+            server: ServerId(1),
+            lines: vec![Demand::of("exec", ready)],
+        });
         self.event(|event| match event {
             Event::Granted {
                 target: of, grant, ..

@@ -6,10 +6,13 @@
 //!
 //! A woken asker has a claim on the place that woke it, until it asks again or declines. So no
 //! newcomer overtakes it, and no wake is lost: where somebody is parked, use and claims fill the key.
+//! Only those that come later in turn are bound by a claim. So the first in turn of those that are woken meets
+//! nothing but what is in use, and takes its permits or waits for their end; were claims binding for all, three
+//! askers could pass the places of two keys around for ever.
 //!
 //! A limit may change at any time. One that shrinks below what is in use drains: nothing is cancelled.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hash;
 
 use rustc_hash::FxHashMap;
@@ -137,22 +140,25 @@ pub enum Denied {
     Full(Key),
 }
 
+/// Rank, then ticket: the lower goes first.
+type Turn = (u64, u64);
+
 /// Where an asker is.
 #[derive(Clone, Copy)]
 enum Place {
     /// Parked, under its rank and ticket.
-    Parked(Key, (u64, u64)),
-    /// Woken by this key, with the ticket it had.
-    Woken(Key, u64),
+    Parked(Key, Turn),
+    /// Woken by this key, with the turn that it had.
+    Woken(Key, Turn),
 }
 
 #[derive(Debug)]
 struct Count<A> {
     used: u32,
     limit: Option<u32>,
-    /// Places that woken askers have a claim on.
-    claims: u32,
-    waiting: BTreeMap<(u64, u64), A>,
+    /// The turns of woken askers, which have a claim on a place.
+    claims: BTreeSet<Turn>,
+    waiting: BTreeMap<Turn, A>,
 }
 
 impl<A> Default for Count<A> {
@@ -160,20 +166,30 @@ impl<A> Default for Count<A> {
         Self {
             used: 0,
             limit: None,
-            claims: 0,
+            claims: BTreeSet::new(),
             waiting: BTreeMap::new(),
         }
     }
 }
 
 impl<A> Count<A> {
+    /// Whether there is room besides what is in use and claimed.
     fn has_room(&self) -> bool {
-        let taken = self.used.saturating_add(self.claims);
-        self.limit.is_none_or(|limit| taken < limit)
+        self.fits(self.claims.len())
+    }
+
+    /// Whether there is room besides what is in use and claimed by those before.
+    fn has_room_at(&self, turn: Turn) -> bool {
+        self.fits(self.claims.range(..turn).count())
+    }
+
+    fn fits(&self, claims: usize) -> bool {
+        let taken = (self.used as usize).saturating_add(claims);
+        self.limit.is_none_or(|limit| taken < limit as usize)
     }
 
     fn is_forgettable(&self) -> bool {
-        self.used == 0 && self.limit.is_none() && self.claims == 0 && self.waiting.is_empty()
+        self.used == 0 && self.limit.is_none() && self.claims.is_empty() && self.waiting.is_empty()
     }
 }
 
@@ -217,7 +233,8 @@ impl<A: Copy + Eq + Hash> Ledger<A> {
             self.tickets += 1;
             self.tickets
         });
-        let denied = match self.exhausted(vector) {
+        let turn = (rank, ticket);
+        let denied = match self.exhausted(vector, |count| count.has_room_at(turn)) {
             None => {
                 self.charge(vector);
                 self.settle(asker);
@@ -225,7 +242,6 @@ impl<A: Copy + Eq + Hash> Ledger<A> {
             }
             Some(key) if self.parked() >= PARKED_MAX => Denied::Full(key),
             Some(key) => {
-                let turn = (rank, ticket);
                 let count = self.counts.entry(key).or_default();
                 count.waiting.insert(turn, asker);
                 self.settle_at(asker, Some(Place::Parked(key, turn)));
@@ -241,7 +257,7 @@ impl<A: Copy + Eq + Hash> Ledger<A> {
     /// # Errors
     /// The key without room; nothing was taken.
     pub fn try_acquire(&mut self, vector: &Vector) -> Result<(), Key> {
-        match self.exhausted(vector) {
+        match self.exhausted(vector, Count::has_room) {
             Some(key) => Err(key),
             None => {
                 self.charge(vector);
@@ -328,8 +344,8 @@ impl<A: Copy + Eq + Hash> Ledger<A> {
         self.places.len()
     }
 
-    fn exhausted(&self, vector: &Vector) -> Option<Key> {
-        let has_room = |key: &Key| self.counts.get(key).is_none_or(Count::has_room);
+    fn exhausted(&self, vector: &Vector, room: impl Fn(&Count<A>) -> bool) -> Option<Key> {
+        let has_room = |key: &Key| self.counts.get(key).is_none_or(&room);
         vector.keys().iter().copied().find(|key| !has_room(key))
     }
 
@@ -342,11 +358,11 @@ impl<A: Copy + Eq + Hash> Ledger<A> {
                 }
                 Some(turn.1)
             }
-            Place::Woken(key, ticket) => {
+            Place::Woken(key, turn) => {
                 if let Some(count) = self.counts.get_mut(&key) {
-                    count.claims = count.claims.saturating_sub(1);
+                    count.claims.remove(&turn);
                 }
-                Some(ticket)
+                Some(turn.1)
             }
         }
     }
@@ -372,11 +388,11 @@ impl<A: Copy + Eq + Hash> Ledger<A> {
             return;
         };
         while count.has_room() {
-            let Some(((_, ticket), asker)) = count.waiting.pop_first() else {
+            let Some((turn, asker)) = count.waiting.pop_first() else {
                 return;
             };
-            count.claims += 1;
-            self.places.insert(asker, Place::Woken(key, ticket));
+            count.claims.insert(turn);
+            self.places.insert(asker, Place::Woken(key, turn));
             self.wakes.push_back(asker);
         }
     }

@@ -7,7 +7,7 @@
 use protocol::ids::{AgentId, OperationId};
 
 use super::super::permits::Purpose;
-use super::{Home, limits};
+use super::Home;
 
 /// What the operations of one agent hold.
 pub(super) struct Away {
@@ -87,34 +87,25 @@ impl Home {
     /// Charges what is away, after the counts were begun anew.
     pub(super) fn charge_away(&mut self) {
         for away in self.away.values() {
-            let group = (away.group, self.groups[away.group as usize].id);
             for held in &away.held {
-                if let Some(line) = self.lines.get(held.purpose.line) {
-                    let vector = limits::vector(self.limits.of(None, group, line));
-                    self.shared.charge(&vector);
-                }
+                let keys = self.keys(None, away.group, held.purpose.line);
+                self.shared.charge(&keys);
             }
         }
     }
 
     fn release_away(&mut self, purpose: Purpose, group: u32) {
-        let group = (group, self.groups[group as usize].id);
-        if let Some(line) = self.lines.get(purpose.line) {
-            let vector = limits::vector(self.limits.of(None, group, line));
-            self.shared.release(&vector);
-        }
+        let keys = self.keys(None, group, purpose.line);
+        self.shared.release(&keys);
         self.lines.leave(purpose.line, 1);
     }
 
     /// Counts a permit's keys as of another member; `None` is an agent without a session.
     fn move_shared(&mut self, purpose: Purpose, group: u32, from: Option<u32>, to: Option<u32>) {
-        let group = (group, self.groups[group as usize].id);
-        if let Some(line) = self.lines.get(purpose.line) {
-            let to = limits::vector(self.limits.of(to, group, line));
-            let from = limits::vector(self.limits.of(from, group, line));
-            // First the one, so that nobody is woken for room that is not there.
-            self.shared.charge(&to);
-            self.shared.release(&from);
-        }
+        let to = self.keys(to, group, purpose.line);
+        let from = self.keys(from, group, purpose.line);
+        // First the one, so that nobody is woken for room that is not there.
+        self.shared.charge(&to);
+        self.shared.release(&from);
     }
 }

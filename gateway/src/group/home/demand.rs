@@ -15,6 +15,7 @@ use super::super::permits::{Ledger, Purpose};
 use super::limits::{self, Limits};
 use super::{Expiry, Home, LineId};
 use crate::flow::fair::{self, Cost, Fit, Room};
+use crate::flow::ledger::Vector;
 
 /// Idle controllers are looked for this often.
 const REST_EVERY: Duration = Duration::from_secs(60);
@@ -313,17 +314,25 @@ impl Home {
         }
     }
 
+    /// What a permit of a line takes besides the agent's own, at a member or at an agent without a
+    /// session.
+    pub(super) fn keys(&self, member: Option<u32>, group: u32, line: LineId) -> Vector {
+        let of_group = (group, self.groups[group as usize].id);
+        match self.lines.get(line) {
+            Some(line) => limits::vector(self.limits.of(member, of_group, line)),
+            None => Vector::default(),
+        }
+    }
+
     /// One permit is over after so long on the agent.
     pub(super) fn give_back(&mut self, index: u32, purpose: Purpose, service: Duration) {
         let member = &mut self.members[index as usize];
-        let group = (member.group, self.groups[member.group as usize].id);
+        let group = member.group;
         if let Some(flow) = self.lines.flow(purpose.line) {
             member.queues.handle_end(&flow, purpose.cost, service);
         }
-        if let Some(line) = self.lines.get(purpose.line) {
-            let vector = limits::vector(self.limits.of(Some(index), group, line));
-            self.shared.release(&vector);
-        }
+        let keys = self.keys(Some(index), group, purpose.line);
+        self.shared.release(&keys);
         self.lines.leave(purpose.line, 1);
     }
 
@@ -367,15 +376,12 @@ impl Home {
         let members = self.all_members();
         for index in &members {
             let member = &self.members[*index as usize];
-            let group = (member.group, self.groups[member.group as usize].id);
             let charged = member.ledger.charges().filter_map(|charge| charge.purpose);
             let granted = member.ledger.unused();
             let held = charged.map(|purpose| (1, purpose)).chain(granted);
             for (permits, purpose) in held {
-                if let Some(line) = self.lines.get(purpose.line) {
-                    let vector = limits::vector(self.limits.of(Some(*index), group, line));
-                    (0..permits).for_each(|_| self.shared.charge(&vector));
-                }
+                let keys = self.keys(Some(*index), member.group, purpose.line);
+                (0..permits).for_each(|_| self.shared.charge(&keys));
             }
         }
         self.charge_away();
@@ -408,9 +414,7 @@ impl Home {
                 self.top_up(now, index);
             }
             // Whoever cannot use the room leaves it to the next.
-            if self.shared.position((index, line)).is_none() {
-                self.shared.withdraw((index, line));
-            }
+            self.shared.decline((index, line));
         }
     }
 

@@ -4,7 +4,6 @@
 //!   controller ── L ──▶ ledger (counts by key, all or nothing) ◀── sub-credits ── escrow
 //!                          ▲ fits?                                   (limits that span groups)
 //!   demand of servers ──▶ fair (class, tenant, kind, deadline) ──▶ grants
-//!   retry: when an attempt that failed may be made again
 //! ```
 //!
 //! All of it is pure: `now` and randomness are arguments, nothing waits, nothing locks. No type of
@@ -16,4 +15,3 @@ pub mod controller;
 pub mod escrow;
 pub mod fair;
 pub mod ledger;
-pub mod retry;

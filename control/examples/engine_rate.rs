@@ -25,7 +25,7 @@ use control::dispatch::{self, Engine};
 use control::downlink::{Link, LinkFull, Wake};
 use control::store::processes::{Creation, IdempotencyKey, NewProcess};
 use control::store::{Store, StoreError};
-use protocol::ids::{AgentId, Epoch, GrantId, SessionId, ShardId};
+use protocol::ids::{AgentId, Epoch, GrantId, ServerId, SessionId, ShardId};
 use protocol::limits::GRANT_TTL;
 use protocol::link::{Event, Request, SessionUp, Target};
 use protocol::operation::{Outcome, OutcomeStatus};
@@ -135,7 +135,9 @@ async fn main() {
     });
     wake.ring();
     let link = Arc::clone(&mirror) as Arc<dyn Link>;
-    let started = dispatch::start(store.clone(), link, wake).await.unwrap();
+    let started = dispatch::start(store.clone(), ServerId(1), link, wake)
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (begun, cpu) = (clock::monotonic(), cpu_seconds());
     let made = drive(&started.engine, &targets, rate, seconds).await;

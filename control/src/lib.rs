@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::ids::ServerId;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
@@ -48,6 +49,9 @@ use crate::telemetry::{
     GatewaySource, Histograms, Log, LogConfig, Name, Reading, Times, TimesSource,
 };
 use crate::webhooks::{Webhooks, WebhooksConfig};
+
+/// The only process server of this control plane, to its gateways.
+const SERVER: ServerId = ServerId(1);
 
 /// What a control plane is told.
 pub struct Config {
@@ -129,7 +133,7 @@ pub async fn start(
         task,
         drain,
         stop,
-    } = dispatch::start(store.clone(), link, wake).await?;
+    } = dispatch::start(store.clone(), SERVER, link, wake).await?;
     let enroller = {
         let identity = Arc::clone(&identity);
         Enroller::new(store.clone(), engine.clone(), identity, config.enrol)

@@ -26,7 +26,7 @@ use control::process::{Class, State};
 use control::store::processes::{Creation, IdempotencyKey, NewProcess};
 use control::store::queries::ProcessFilter;
 use control::store::{Store, StoreError};
-use protocol::ids::{Epoch, ProcessId};
+use protocol::ids::{Epoch, ProcessId, ServerId};
 
 use fleet::{Faults, Fleet, Port};
 
@@ -60,7 +60,9 @@ impl World {
         let wake = Wake::new();
         self.fleet.power_on(port, &wake);
         let link = Arc::new(Port(Arc::clone(&self.fleet), port));
-        dispatch::start(store.clone(), link, wake).await.unwrap()
+        dispatch::start(store.clone(), fleet::server(port), link, wake)
+            .await
+            .unwrap()
     }
 
     /// As SIGKILL does it: nothing is finished, told or flushed.
@@ -622,7 +624,7 @@ async fn a_gateway_that_never_falls_silent_does_not_keep_the_store_waiting() {
     let store = Store::open("sqlite:", directory.path()).await.unwrap();
     let wake = Wake::new();
     let link = Arc::new(Chatter(wake.clone()));
-    let started = dispatch::start(store.clone(), link, wake.clone())
+    let started = dispatch::start(store.clone(), ServerId(1), link, wake.clone())
         .await
         .unwrap();
     wake.ring();

@@ -18,7 +18,7 @@ mod events;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use protocol::ids::{AgentId, Epoch, GrantId, GroupId, OperationId, ProcessId};
+use protocol::ids::{AgentId, Epoch, GrantId, GroupId, OperationId, ProcessId, ServerId};
 use protocol::limits::OPERATIONS_PER_FRAME_MAX;
 use protocol::link::{Request, Target};
 use tokio::sync::oneshot;
@@ -186,10 +186,14 @@ pub(super) struct Recovered {
 }
 
 impl Core {
-    pub(super) fn new(now: Moment, worker: Uuid, recovered: Recovered) -> Self {
+    pub(super) fn new(
+        now: Moment,
+        (server, worker): (ServerId, Uuid),
+        recovered: Recovered,
+    ) -> Self {
         let mut core = Self {
             worker,
-            fleet: Fleet::default(),
+            fleet: Fleet::new(server),
             living: Living::default(),
             tenants: Tenants::default(),
             budgets: Budgets::default(),

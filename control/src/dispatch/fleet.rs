@@ -31,8 +31,6 @@ pub(super) const READY_KEPT_TOTAL: usize = 1 << 18;
 const DEMAND_MAX: u32 = 64;
 /// Demand is told anew when the gateway may be left with less than this.
 const DEMAND_LOW: u32 = 16;
-/// This process server, to the gateways.
-const SERVER: ServerId = ServerId(1);
 /// All ready processes of an agent wait in one line.
 const ANY_KIND: &str = "any";
 /// The first wait before an agent is asked again.
@@ -91,6 +89,8 @@ pub(super) struct Member {
 /// All agents.
 #[derive(Debug, Default)]
 pub(super) struct Fleet {
+    /// This process server, to the gateways.
+    server: ServerId,
     members: BTreeMap<AgentId, Member>,
     ready_kept: usize,
     ready_stored: u64,
@@ -105,6 +105,14 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
+    /// No agents; `server` is this process server, to the gateways.
+    pub(super) fn new(server: ServerId) -> Self {
+        Self {
+            server,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn admit(&mut self, target: Target) {
         let paused = self.pauses.holds_agent(&target);
         let member = self.member(target);
@@ -486,7 +494,7 @@ impl Fleet {
         member.demand_told = wanted;
         Some(Request::Demand {
             target: member.target,
-            server: SERVER,
+            server: self.server,
             lines: vec![Demand::of(ANY_KIND, wanted)],
         })
     }

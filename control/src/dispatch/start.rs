@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::ids::ProcessId;
+use protocol::ids::{ProcessId, ServerId};
 use protocol::link::Request;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -62,12 +62,18 @@ pub struct Started {
 /// group, and every operation that was on its way when the last server stopped is `unknown`, to be
 /// asked for when its agent is back.
 ///
-/// May be called several times with one store, each time with a link of its own: the servers share
-/// what is ready, and follow each other when one ends (`store/workers.rs`).
+/// May be called several times with one store, each time with a link and a `server` of its own, by which
+/// gateways tell the servers apart: they share what is ready, and follow each other when one ends
+/// (`store/workers.rs`).
 ///
 /// # Errors
 /// [`StartError`]; calling again is harmless.
-pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Started, StartError> {
+pub async fn start(
+    store: Store,
+    server: ServerId,
+    link: Arc<dyn Link>,
+    wake: Wake,
+) -> Result<Started, StartError> {
     let owner = Uuid::new_v4();
     store.ensure_automatic_groups(clock::now()).await?;
     let groups = store.take_groups(owner).await?;
@@ -113,7 +119,7 @@ pub async fn start(store: Store, link: Arc<dyn Link>, wake: Wake) -> Result<Star
         mono: clock::monotonic(),
         wall: clock::now(),
     };
-    let core = Core::new(now, owner, recovered);
+    let core = Core::new(now, (server, owner), recovered);
     Ok(spawn(store, link, wake, owner, core))
 }
 

@@ -5,7 +5,7 @@ mod look;
 #[path = "fleet/ports.rs"]
 mod ports;
 
-pub(crate) use ports::Port;
+pub(crate) use ports::{Port, server};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};

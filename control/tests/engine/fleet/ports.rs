@@ -23,6 +23,11 @@ pub(super) struct Queue {
     loses_commands: bool,
 }
 
+/// How the gateway tells a process server from others.
+pub(crate) fn server(port: usize) -> ServerId {
+    ServerId(1 + u32::try_from(port).unwrap())
+}
+
 /// One process server's end.
 pub(crate) struct Port(pub(crate) Arc<Fleet>, pub(crate) usize);
 
@@ -156,7 +161,7 @@ impl World {
             session.grants.insert(granted, (port, permits));
             events.push_back(Event::Granted {
                 target,
-                server: ServerId(1),
+                server: server(port),
                 line: 0,
                 grant: granted,
                 epoch,

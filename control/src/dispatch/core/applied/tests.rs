@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::ids::{Epoch, GroupId, SessionId, ShardId, Slot};
+use protocol::ids::{Epoch, GroupId, ServerId, SessionId, ShardId, Slot};
 use protocol::link::{Event, SessionUp, Target};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -88,7 +88,7 @@ fn core(ready: Vec<(AgentId, &str, u32)>) -> Core {
         abandoned: Vec::new(),
         next_due: None,
     };
-    Core::new(moment(), Uuid::from_u128(77), recovered)
+    Core::new(moment(), (ServerId(1), Uuid::from_u128(77)), recovered)
 }
 
 #[test]

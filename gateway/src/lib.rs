@@ -5,7 +5,7 @@
 //!                                                ├─ session: the agent protocol, one agent each
 //!                                                ├─ group: who may connect, permits, home shards
 //!                                                ├─ flow: limits, order of grants, credits (rules)
-//!                                                └─ uplink, mailboxes ⇄ gateway::Handle ⇄ control
+//!                                                └─ uplink, mailboxes ⇄ gateway::Handle ⇄ (hub ⇄) control
 //! ```
 //!
 //! It speaks with the control plane in values of [`protocol::link`] only, keeps nothing on disk, and
@@ -19,6 +19,7 @@ mod endpoint;
 pub mod flow;
 mod gateway;
 mod group;
+pub mod hub;
 mod runtime;
 mod session;
 mod shard;

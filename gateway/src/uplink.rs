@@ -100,7 +100,7 @@ impl Uplink {
 }
 
 /// Bytes that an agent made an event hold, besides the event itself.
-fn weight(event: &Event) -> usize {
+pub(crate) fn weight(event: &Event) -> usize {
     match event {
         Event::Progress { progress, .. } => progress_bytes(progress),
         Event::Finished { outcome, .. } => outcome_bytes(outcome),

@@ -1,0 +1,437 @@
+//! Several process servers on one gateway: what each says goes to the gateway, what the gateway says
+//! goes to whom it concerns.
+//!
+//! ```text
+//!   server 1 ─ Request ─▶ ┌───────────── Hub ─────────────┐ ─ Request ─▶ gateway
+//!   server 2 ─ Request ─▶ │ whose operation, whose demand │
+//!        …   ◀─ Event ─── └───────────────────────────────┘ ◀─ Event ───
+//! ```
+//!
+//! | event | goes to |
+//! |---|---|
+//! | `SessionUp`, `SessionDown` | all |
+//! | `Granted` | the server that it names; if that is gone, the permits go back |
+//! | words about an operation | the server that dispatched it or asked for it last; all, where nobody is known to have |
+//! | `FlowTold` | the asker |
+//! | `Offered`, `Enrol`, `Security` | the leader: the server with the lowest number that does not drain |
+//! | `Withdrawn` | who was offered it |
+//!
+//! Whoever hears of an operation that is not its own changes nothing by it: the store decides by fences.
+//! Epochs belong to the gateway, so several servers assign the same ones.
+//!
+//! A server that drains hears nothing more and states no demand; one that leaves gives back what it was
+//! offered, and its grants expire. What it had not read is given to the others.
+//!
+//! Pure: `handle_*` takes something in, `poll_*` gives something out. Everything is bounded: a server's
+//! events by [`EVENTS_MAX`] and [`EVENT_BYTES_MAX`] (the gateway is not read while one has no room), requests by
+//! [`REQUESTS_MAX`], the rest by sessions and by [`ROUTES_MAX`].
+
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use protocol::flow::Limit;
+use protocol::ids::{AgentId, GrantId, ServerId};
+use protocol::link::{Event, Request, SessionUp, Target};
+
+use self::tables::{Offers, Questions, Routes, Sessions, Targets};
+use crate::uplink;
+
+/// Events that wait for one process server before the gateway is not read any more.
+pub const EVENTS_MAX: usize = 8192;
+/// Bytes in those events.
+pub const EVENT_BYTES_MAX: usize = 16 << 20;
+/// Requests that wait for room at the gateway before servers are told to come again.
+pub const REQUESTS_MAX: usize = 1024;
+/// Process servers on one gateway.
+pub const SERVERS_MAX: usize = 64;
+/// Operations whose server is known. Words about further ones go to all.
+pub const ROUTES_MAX: usize = 1 << 18;
+/// Questions about flow that wait for their answer. More push out the oldest, which is not answered then.
+pub const QUESTIONS_MAX: usize = 4096;
+
+/// Why a process server could not join.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The number is taken.
+    #[error("process server {0} is on this gateway already; give each a number of its own")]
+    Taken(ServerId),
+    /// There are too many.
+    #[error("this gateway has {SERVERS_MAX} process servers, its limit; use another gateway")]
+    TooMany,
+}
+
+/// The state machine; see the module.
+#[derive(Default)]
+pub struct Hub {
+    ends: BTreeMap<ServerId, End>,
+    routes: Routes,
+    questions: Questions,
+    offers: Offers,
+    sessions: Sessions,
+    /// What the gateway was told last: several servers say the same.
+    limits: Option<Vec<Limit>>,
+    requests: VecDeque<Request>,
+}
+
+/// One process server's end.
+#[derive(Default)]
+struct End {
+    events: VecDeque<Event>,
+    bytes: usize,
+    /// Sessions that were up when it joined and that it has not been told of.
+    to_meet: VecDeque<AgentId>,
+    /// Agents for which it states a demand.
+    demand: Targets,
+    draining: bool,
+}
+
+impl End {
+    fn push(&mut self, event: Event) {
+        self.bytes += uplink::weight(&event);
+        self.events.push_back(event);
+    }
+
+    fn room(&self) -> usize {
+        match self.bytes < EVENT_BYTES_MAX {
+            true => EVENTS_MAX.saturating_sub(self.events.len()),
+            false => 0,
+        }
+    }
+}
+
+impl Hub {
+    /// A process server is there. It is told of all sessions that are up, with empty inventories: it
+    /// asks about whatever it takes over.
+    ///
+    /// # Errors
+    /// [`JoinError`]; nothing has changed.
+    pub fn handle_join(&mut self, server: ServerId) -> Result<(), JoinError> {
+        if self.ends.contains_key(&server) {
+            return Err(JoinError::Taken(server));
+        }
+        if self.ends.len() >= SERVERS_MAX {
+            return Err(JoinError::TooMany);
+        }
+        let end = End {
+            to_meet: self.sessions.agents().collect(),
+            ..End::default()
+        };
+        self.ends.insert(server, end);
+        Ok(())
+    }
+
+    /// A process server reads no more events and claims nothing more; what it still says is passed on.
+    pub fn handle_drain(&mut self, server: ServerId) {
+        let Some(end) = self.ends.get_mut(&server) else {
+            return;
+        };
+        end.draining = true;
+        end.to_meet.clear();
+        let (unread, demand) = (end.take_events(), std::mem::take(&mut end.demand));
+        self.routes.forget_server(server);
+        self.withdraw(server, demand);
+        self.hand_over(unread);
+    }
+
+    /// A process server is gone, in whatever way.
+    pub fn handle_leave(&mut self, server: ServerId) {
+        let Some(mut end) = self.ends.remove(&server) else {
+            return;
+        };
+        self.routes.forget_server(server);
+        self.questions.forget_server(server);
+        self.withdraw(server, std::mem::take(&mut end.demand));
+        for (target, grant) in self.offers.take_of(server) {
+            self.give_back(target, grant, 1);
+        }
+        self.hand_over(end.take_events());
+    }
+
+    /// Takes a request of a process server, to be passed on in order.
+    ///
+    /// # Errors
+    /// Too many wait: here it is again, whole.
+    pub fn handle_request(&mut self, from: ServerId, request: Request) -> Result<(), Box<Request>> {
+        let Some(end) = self.ends.get_mut(&from) else {
+            // Whoever has left has nothing more to say.
+            return Ok(());
+        };
+        if self.requests.len() >= REQUESTS_MAX {
+            return Err(Box::new(request));
+        }
+        let passed_on = match request {
+            Request::Demand { target, lines, .. } => {
+                if end.draining {
+                    return Ok(());
+                }
+                end.demand.note(target, !lines.is_empty());
+                Request::Demand {
+                    target,
+                    server: from,
+                    lines,
+                }
+            }
+            Request::AskFlow { target, ticket } => Request::AskFlow {
+                target,
+                ticket: self.questions.ask(from, ticket),
+            },
+            Request::SetLimits { limits } => {
+                if self.limits.as_ref() == Some(&limits) {
+                    return Ok(());
+                }
+                self.limits = Some(limits.clone());
+                Request::SetLimits { limits }
+            }
+            request => {
+                self.note(from, &request);
+                request
+            }
+        };
+        self.requests.push_back(passed_on);
+        Ok(())
+    }
+
+    /// What a request that is passed on as it is says about operations and offers.
+    fn note(&mut self, from: ServerId, request: &Request) {
+        // Whoever drains hears nothing: words about what it still sends are for the others.
+        let hears = self.ends.get(&from).is_some_and(|end| !end.draining);
+        match request {
+            Request::Dispatch {
+                target,
+                grant,
+                command,
+                ..
+            } => {
+                if hears {
+                    self.routes.learn(command.operation, from, target.agent);
+                }
+                self.offers.used(target.agent, *grant);
+            }
+            Request::Query { target, operations } if hears => {
+                for (operation, _) in operations {
+                    self.routes.learn(*operation, from, target.agent);
+                }
+            }
+            Request::Forget { operations, .. } => {
+                for operation in operations {
+                    self.routes.forget(*operation);
+                }
+            }
+            Request::ReturnPermits { target, grant, .. } => {
+                self.offers.used(target.agent, *grant);
+            }
+            Request::RevokeAgent { agent } => self.routes.forget_agent(*agent),
+            Request::AssignGroup { .. }
+            | Request::ReleaseGroup { .. }
+            | Request::AdmitAgent { .. }
+            | Request::Demand { .. }
+            | Request::AskFlow { .. }
+            | Request::SetLimits { .. }
+            | Request::Cancel { .. }
+            | Request::Query { .. }
+            | Request::EnrolReply { .. }
+            | Request::Drain { .. } => {}
+        }
+    }
+
+    /// How many events may be taken from the gateway now: as many as everybody has room for, and none
+    /// while nobody is there.
+    pub fn room(&self) -> usize {
+        let rooms = self
+            .ends
+            .values()
+            .filter(|end| !end.draining)
+            .map(End::room);
+        rooms.min().unwrap_or(0)
+    }
+
+    /// Takes an event of the gateway; see the module for where it goes.
+    pub fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::SessionUp(up) => self.session_up(up),
+            Event::SessionDown {
+                target, session, ..
+            } => {
+                if self.sessions.down(target.agent, session) {
+                    self.session_over(target.agent);
+                }
+                self.tell_all(event);
+            }
+            Event::Granted {
+                target,
+                server,
+                grant,
+                permits,
+                ..
+            } => match self.ends.get_mut(&server) {
+                Some(end) if !end.draining => end.push(event),
+                _ => self.give_back(target, grant, permits),
+            },
+            Event::Offered { target, grant, .. } => match self.leader() {
+                Some(leader) => {
+                    self.offers.offered(target, grant, leader);
+                    self.tell(leader, event);
+                }
+                None => self.give_back(target, grant, 1),
+            },
+            Event::Withdrawn { target, grant } => {
+                if let Some(server) = self.offers.used(target.agent, grant) {
+                    self.tell(server, event);
+                }
+            }
+            Event::FlowTold {
+                target,
+                ticket,
+                flow,
+            } => {
+                if let Some((server, ticket)) = self.questions.answered(ticket) {
+                    let told = Event::FlowTold {
+                        target,
+                        ticket,
+                        flow,
+                    };
+                    self.tell(server, told);
+                }
+            }
+            Event::Enrol { .. } | Event::Security { .. } => {
+                if let Some(leader) = self.leader() {
+                    self.tell(leader, event);
+                }
+            }
+            Event::Accepted { operation, .. }
+            | Event::Progress { operation, .. }
+            | Event::Uncertain { operation, .. } => {
+                self.tell_of(self.routes.server(operation), event);
+            }
+            Event::Finished { operation, .. }
+            | Event::Refused { operation, .. }
+            | Event::NotDelivered { operation, .. } => {
+                let server = self.routes.forget(operation);
+                self.tell_of(server, event);
+            }
+            Event::Report {
+                operation,
+                ref state,
+                ..
+            } => {
+                use protocol::operation::OperationState::{Accepted, Finished, NeverSeen, Running};
+                let server = match state {
+                    Accepted | Running => self.routes.server(operation),
+                    Finished(_) | NeverSeen => self.routes.forget(operation),
+                };
+                self.tell_of(server, event);
+            }
+        }
+    }
+
+    /// The next event for a process server.
+    pub fn poll_event(&mut self, server: ServerId) -> Option<Event> {
+        let end = self.ends.get_mut(&server)?;
+        while let Some(agent) = end.to_meet.pop_front() {
+            if let Some(up) = self.sessions.up(agent) {
+                return Some(Event::SessionUp(Box::new(up)));
+            }
+        }
+        let event = end.events.pop_front()?;
+        end.bytes -= uplink::weight(&event);
+        Some(event)
+    }
+
+    /// Whether something waits for a process server.
+    pub fn has_event(&self, server: ServerId) -> bool {
+        let end = self.ends.get(&server);
+        end.is_some_and(|end| !end.events.is_empty() || !end.to_meet.is_empty())
+    }
+
+    /// The next request for the gateway. If it has no room, give it back with [`Hub::unsent`].
+    pub fn poll_request(&mut self) -> Option<Request> {
+        self.requests.pop_front()
+    }
+
+    /// The gateway had no room for it: it goes first next time.
+    pub fn unsent(&mut self, request: Request) {
+        self.requests.push_front(request);
+    }
+
+    /// The server that speaks for all: the one with the lowest number that does not drain.
+    pub fn leader(&self) -> Option<ServerId> {
+        let mut ends = self.ends.iter();
+        ends.find_map(|(server, end)| (!end.draining).then_some(*server))
+    }
+
+    fn session_up(&mut self, up: Box<SessionUp>) {
+        self.session_over(up.target.agent);
+        self.sessions.begin(&up);
+        self.tell_all(Event::SessionUp(up));
+    }
+
+    /// Demand and offers end with a session.
+    fn session_over(&mut self, agent: AgentId) {
+        self.offers.forget(agent);
+        for end in self.ends.values_mut() {
+            end.demand.forget(agent);
+        }
+    }
+
+    fn tell(&mut self, server: ServerId, event: Event) {
+        if let Some(end) = self.ends.get_mut(&server).filter(|end| !end.draining) {
+            end.push(event);
+        }
+    }
+
+    fn tell_all(&mut self, event: Event) {
+        let mut ends = self.ends.values_mut().filter(|end| !end.draining);
+        let Some(last) = ends.next_back() else {
+            return;
+        };
+        for end in ends {
+            end.push(event.clone());
+        }
+        last.push(event);
+    }
+
+    fn tell_of(&mut self, server: Option<ServerId>, event: Event) {
+        match server {
+            Some(server) => self.tell(server, event),
+            None => self.tell_all(event),
+        }
+    }
+
+    /// What one server has not read, for the others. Sessions they know of.
+    fn hand_over(&mut self, unread: VecDeque<Event>) {
+        for event in unread {
+            match event {
+                Event::SessionUp(_) | Event::SessionDown { .. } => {}
+                event => self.handle_event(event),
+            }
+        }
+    }
+
+    fn withdraw(&mut self, server: ServerId, demand: Targets) {
+        for target in demand {
+            self.requests.push_back(Request::Demand {
+                target,
+                server,
+                lines: Vec::new(),
+            });
+        }
+    }
+
+    fn give_back(&mut self, target: Target, grant: GrantId, unused: u32) {
+        self.requests.push_back(Request::ReturnPermits {
+            target,
+            grant,
+            unused,
+        });
+    }
+}
+
+impl End {
+    fn take_events(&mut self) -> VecDeque<Event> {
+        self.bytes = 0;
+        std::mem::take(&mut self.events)
+    }
+}

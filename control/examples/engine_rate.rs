@@ -22,10 +22,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use control::clock;
 use control::dispatch::{self, Engine};
-use control::downlink::{Link, LinkFull, Wake};
+use control::downlink::{End, Link, LinkFull, Wake};
 use control::store::processes::{Creation, IdempotencyKey, NewProcess};
 use control::store::{Store, StoreError};
-use protocol::ids::{AgentId, Epoch, GrantId, ServerId, SessionId, ShardId};
+use protocol::ids::{AgentId, Epoch, GatewayId, GrantId, ServerId, SessionId, ShardId};
 use protocol::limits::GRANT_TTL;
 use protocol::link::{Event, Request, SessionUp, Target};
 use protocol::operation::{Outcome, OutcomeStatus};
@@ -51,6 +51,10 @@ impl Mirror {
 }
 
 impl Link for Mirror {
+    fn gateway(&self) -> GatewayId {
+        GatewayId(Uuid::from_u128(1))
+    }
+
     fn send(&self, request: Request) -> Result<(), LinkFull> {
         let mut events = self.events.lock().unwrap();
         match request {
@@ -135,9 +139,14 @@ async fn main() {
     });
     wake.ring();
     let link = Arc::clone(&mirror) as Arc<dyn Link>;
-    let started = dispatch::start(store.clone(), ServerId(1), link, wake)
-        .await
-        .unwrap();
+    let started = {
+        let end = End {
+            server: ServerId(1),
+            link,
+            wake,
+        };
+        dispatch::start(store.clone(), end).await.unwrap()
+    };
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (begun, cpu) = (clock::monotonic(), cpu_seconds());
     let made = drive(&started.engine, &targets, rate, seconds).await;

@@ -10,11 +10,34 @@
 
 use std::sync::Arc;
 
+use protocol::ids::{GatewayId, ServerId};
 use protocol::link::{Event, Request};
 use tokio::sync::Notify;
 
-/// A gateway's queues.
+/// One process server's way to a gateway.
+pub struct End {
+    /// The process server, as the gateway tells it from others.
+    pub server: ServerId,
+    /// The gateway's queues.
+    pub link: Arc<dyn Link>,
+    /// Rung when the gateway has events.
+    pub wake: Wake,
+}
+
+/// A gateway's queues, as one process server sees them. Dropping it is leaving.
 pub trait Link: Send + Sync + 'static {
+    /// This run of the gateway: it owns the groups, so it is what their epochs follow.
+    fn gateway(&self) -> GatewayId;
+
+    /// Whether this process server speaks for all that share the gateway: it records what is to be
+    /// recorded once, such as the beginnings and ends of sessions.
+    fn leads(&self) -> bool {
+        true
+    }
+
+    /// This process server drains: it takes no more events, which are the others' now.
+    fn drain(&self) {}
+
     /// Hands a request over.
     ///
     /// # Errors

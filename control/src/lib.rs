@@ -21,6 +21,7 @@ pub mod identity;
 pub mod kinds;
 pub mod process;
 mod retention;
+mod servers;
 pub mod store;
 pub mod telemetry;
 pub mod webhooks;
@@ -30,18 +31,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::ids::ServerId;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{ApiConfig, ApiServer, Parts};
-use crate::dispatch::{Engine, Started};
-use crate::downlink::{Link, Wake};
+use crate::dispatch::Engine;
+use crate::downlink::End;
 use crate::enrol::{EnrolConfig, Enroller};
 use crate::identity::Identity;
 use crate::kinds::Kinds;
+use crate::servers::Servers;
 use crate::store::Store;
 use crate::store::log::Retention;
 use crate::telemetry::metrics::{Family, MetricsSource};
@@ -49,9 +49,6 @@ use crate::telemetry::{
     GatewaySource, Histograms, Log, LogConfig, Name, Reading, Times, TimesSource,
 };
 use crate::webhooks::{Webhooks, WebhooksConfig};
-
-/// The only process server of this control plane, to its gateways.
-const SERVER: ServerId = ServerId(1);
 
 /// What a control plane is told.
 pub struct Config {
@@ -96,8 +93,7 @@ pub struct Control {
     api: ApiServer,
     engine: Engine,
     store: Store,
-    drain_engine: CancellationToken,
-    stop_engine: CancellationToken,
+    servers: Servers,
     engine_task: JoinHandle<()>,
     stop_keeping: CancellationToken,
     keeping: JoinHandle<()>,
@@ -112,8 +108,8 @@ pub struct Control {
 
 /// Starts the control plane on a store and a gateway.
 ///
-/// Before it returns, this server owns every agent group, the gateway has been told who may come
-/// in, and the API answers.
+/// Before it returns, the gateway owns every agent group and has been told who may come in, and the API
+/// answers. There are as many process servers as ends: the API's is the `first`.
 ///
 /// # Errors
 /// [`StartError`]; nothing runs then.
@@ -121,19 +117,13 @@ pub async fn start(
     config: Config,
     identity: Identity,
     store: Store,
-    link: Arc<dyn Link>,
-    wake: Wake,
+    first: End,
+    others: Vec<End>,
 ) -> Result<Control, StartError> {
     let identity = Arc::new(identity);
     let (webhooks, courier) = webhooks::new(&config.webhooks, store.clone())?;
-    let Started {
-        engine,
-        enrolments,
-        recorded,
-        task,
-        drain,
-        stop,
-    } = dispatch::start(store.clone(), SERVER, link, wake).await?;
+    let (front, servers) = servers::start(&store, first, others).await?;
+    let (engine, recorded) = (front.engine, front.recorded);
     let enroller = {
         let identity = Arc::clone(&identity);
         Enroller::new(store.clone(), engine.clone(), identity, config.enrol)
@@ -156,13 +146,13 @@ pub async fn start(
     };
     let (keeping, end_keeping) = keep(&parts, config.times, &config.data_dir, config.histogram_log);
     let api = ApiServer::start(&config.api, &config.data_dir, parts).await;
-    let api = api.inspect_err(|_| stop.cancel())?;
+    let api = api.inspect_err(|_| servers.stop())?;
     let (failure, failed) = watch::channel(None);
     let ending = CancellationToken::new();
     let watched = |name, task| watch_over(name, task, failure.clone(), ending.clone());
-    let engine_task = tokio::spawn(watched("the process server", task));
+    let engine_task = tokio::spawn(watched("the process server", front.first));
     let trimming = tokio::spawn(retention::keep_trimmed(store.clone(), config.retention));
-    let enrolling = tokio::spawn(enroller.run(enrolments));
+    let enrolling = tokio::spawn(enroller.run(front.enrolments));
     let keeping = tokio::spawn(keeping);
     let background = vec![trimming.abort_handle(), enrolling.abort_handle()];
     tokio::spawn(watched("the trimming of old records", trimming));
@@ -177,8 +167,7 @@ pub async fn start(
         api,
         engine,
         store,
-        drain_engine: drain,
-        stop_engine: stop,
+        servers,
         engine_task,
         stop_keeping: end_keeping,
         keeping,
@@ -254,6 +243,12 @@ impl Control {
         &self.engine
     }
 
+    /// The last of the process servers beside the first, if there is one: aborting it is a crash, after which
+    /// the others take over. For tests of just that.
+    pub fn last_process_server(&self) -> Option<AbortHandle> {
+        self.servers.last()
+    }
+
     /// Returns when a part has ended by itself, with its name. Nothing accepted is lost, but the
     /// program should exit and be started again.
     pub async fn failed(&self) -> &'static str {
@@ -272,16 +267,7 @@ impl Control {
         // The API first: what it has accepted still needs the process server.
         self.api.drain(deadline / 2).await;
         self.stop_outward.cancel();
-        self.drain_engine.cancel();
-        let mut engine = self.engine_task;
-        if timeout(deadline / 2, &mut engine).await.is_err() {
-            tracing::warn!(
-                "the process server did not come to rest; its queue is left to the next start"
-            );
-            self.stop_engine.cancel();
-            // Ends at its next turn.
-            drop(engine.await);
-        }
+        self.servers.drain(self.engine_task, deadline / 2).await;
         for task in self.background {
             task.abort();
         }

@@ -217,6 +217,7 @@ impl Store {
     /// # Errors
     /// None came free in time, or the store is closed.
     pub(crate) async fn reader(&self) -> Result<sqlx::pool::PoolConnection<Sqlite>, StoreError> {
+        self.telemetry.reads();
         Ok(self.readers.acquire().await?)
     }
 

@@ -21,12 +21,12 @@ use std::time::Duration;
 
 use control::clock;
 use control::dispatch::{self, Cancellation, Engine, Started};
-use control::downlink::Wake;
+use control::downlink::{End, Wake};
 use control::process::{Class, State};
 use control::store::processes::{Creation, IdempotencyKey, NewProcess};
 use control::store::queries::ProcessFilter;
 use control::store::{Store, StoreError};
-use protocol::ids::{Epoch, ProcessId, ServerId};
+use protocol::ids::{Epoch, GatewayId, ProcessId, ServerId};
 
 use fleet::{Faults, Fleet, Port};
 
@@ -60,9 +60,12 @@ impl World {
         let wake = Wake::new();
         self.fleet.power_on(port, &wake);
         let link = Arc::new(Port(Arc::clone(&self.fleet), port));
-        dispatch::start(store.clone(), fleet::server(port), link, wake)
-            .await
-            .unwrap()
+        let end = End {
+            server: fleet::server(port),
+            link,
+            wake,
+        };
+        dispatch::start(store.clone(), end).await.unwrap()
     }
 
     /// As SIGKILL does it: nothing is finished, told or flushed.
@@ -602,6 +605,10 @@ async fn revoking_an_agent_ends_its_processes_even_if_the_server_stops_in_betwee
 struct Chatter(Wake);
 
 impl control::downlink::Link for Chatter {
+    fn gateway(&self) -> GatewayId {
+        GatewayId(uuid::Uuid::from_u128(1))
+    }
+
     fn send(&self, _: protocol::link::Request) -> Result<(), control::downlink::LinkFull> {
         Ok(())
     }
@@ -624,9 +631,12 @@ async fn a_gateway_that_never_falls_silent_does_not_keep_the_store_waiting() {
     let store = Store::open("sqlite:", directory.path()).await.unwrap();
     let wake = Wake::new();
     let link = Arc::new(Chatter(wake.clone()));
-    let started = dispatch::start(store.clone(), ServerId(1), link, wake.clone())
-        .await
-        .unwrap();
+    let end = End {
+        server: ServerId(1),
+        link,
+        wake: wake.clone(),
+    };
+    let started = dispatch::start(store.clone(), end).await.unwrap();
     wake.ring();
     let written = store.ensure_automatic_groups(clock::now());
     tokio::time::timeout(Duration::from_secs(20), written)

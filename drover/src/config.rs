@@ -59,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) domain: String,
     /// The store's URL.
     pub(crate) store: String,
+    /// Process servers in this process.
+    pub(crate) process_servers: u32,
     /// The API.
     pub(crate) api: ApiConfig,
     /// The agent server.
@@ -75,6 +77,8 @@ pub(crate) struct Config {
     pub(crate) webhooks: WebhooksConfig,
     /// How the server stops.
     pub(crate) drain: DrainSettings,
+    /// After so long the last of several process servers dies; `None`: never.
+    pub(crate) process_server_dies_after: Option<Duration>,
     /// What is logged.
     pub(crate) log: LogSettings,
 }
@@ -153,6 +157,7 @@ impl Default for Config {
             profile: Profile::default(),
             domain: "drover.internal".to_owned(),
             store: "sqlite:".to_owned(),
+            process_servers: 1,
             api: ApiConfig {
                 listen: SocketAddr::from(([127, 0, 0, 1], 7440)),
                 ..ApiConfig::default()
@@ -176,6 +181,7 @@ impl Default for Config {
             drain: DrainSettings {
                 deadline: Duration::from_secs(20),
             },
+            process_server_dies_after: None,
             log: LogSettings {
                 filter: "info".to_owned(),
                 format: LogFormat::Human,

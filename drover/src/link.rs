@@ -1,26 +1,57 @@
 //! The link between the control plane and the gateway where both live in one process: the gateway's
-//! own queues, nothing between.
+//! own queues, and nothing between where there is one process server; where there are several, a
+//! [`hub`](shared) says whose is what.
 
-use control::downlink::{Link, LinkFull};
+mod shared;
+
+use std::sync::Arc;
+
+use control::downlink::{End, Link, LinkFull, Wake};
 use gateway::{Handle, SendError};
+use protocol::ids::{GatewayId, ServerId};
 use protocol::link::{Event, Request};
 
-/// A gateway in this process.
-pub(crate) struct LocalLink(pub(crate) Handle);
+pub(crate) use self::shared::share;
+
+/// The first process server's number.
+const FIRST: ServerId = ServerId(1);
+
+/// A gateway in this process, of one process server.
+struct LocalLink {
+    gateway: GatewayId,
+    handle: Handle,
+}
+
+/// The end of a gateway's only process server; `wake` is rung by the gateway.
+pub(crate) fn only(gateway: GatewayId, handle: Handle, wake: Wake) -> End {
+    End {
+        server: FIRST,
+        link: Arc::new(LocalLink { gateway, handle }),
+        wake,
+    }
+}
 
 impl Link for LocalLink {
+    fn gateway(&self) -> GatewayId {
+        self.gateway
+    }
+
     fn send(&self, request: Request) -> Result<(), LinkFull> {
-        if self.0.is_stopped() {
-            return Err(LinkFull(Box::new(request)));
-        }
-        match self.0.send(request) {
-            Err(SendError::Full(request)) => Err(LinkFull(request)),
-            // A gateway that stopped this very moment ends the process; nothing here is durable.
-            Ok(()) | Err(SendError::Stopped) => Ok(()),
-        }
+        send(&self.handle, request)
     }
 
     fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
-        self.0.receive(out, max)
+        self.handle.receive(out, max)
+    }
+}
+
+fn send(handle: &Handle, request: Request) -> Result<(), LinkFull> {
+    if handle.is_stopped() {
+        return Err(LinkFull(Box::new(request)));
+    }
+    match handle.send(request) {
+        Err(SendError::Full(request)) => Err(LinkFull(request)),
+        // A gateway that stopped this very moment ends the process; nothing here is durable.
+        Ok(()) | Err(SendError::Stopped) => Ok(()),
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn collect(api: &Api) -> Vec<Family> {
     families
 }
 
-fn store(stats: StoreStats) -> [Family; 4] {
+fn store(stats: StoreStats) -> [Family; 5] {
     let counter = |name, help, count| Family::number(Kind::Counter, name, help, count);
     [
         counter(
@@ -36,6 +36,11 @@ fn store(stats: StoreStats) -> [Family; 4] {
             "drover_store_writes_total",
             "Writes in all commits.",
             stats.jobs,
+        ),
+        counter(
+            "drover_store_reads_total",
+            "Read-only connections taken, each for one read or a few.",
+            stats.reads,
         ),
         Family::times(
             "drover_store_commit_seconds",

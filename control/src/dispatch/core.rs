@@ -149,6 +149,8 @@ pub(super) struct Core {
     outdated: BTreeMap<GroupId, Epoch>,
     raise_at: Instant,
     draining: bool,
+    /// Of the process servers that share the gateway this one records what is to be recorded once.
+    leads: bool,
     /// No batch before this: the store has just failed.
     not_before: Option<Instant>,
     failures: u32,
@@ -217,6 +219,7 @@ impl Core {
             outdated: BTreeMap::new(),
             raise_at: now.mono,
             draining: false,
+            leads: true,
             not_before: None,
             failures: 0,
             security_seen: 0,
@@ -341,6 +344,11 @@ impl Core {
     /// Claims nothing more from now on.
     pub(super) fn drain(&mut self) {
         self.draining = true;
+    }
+
+    /// Whether this process server records what is to be recorded once, from now on.
+    pub(super) fn set_leads(&mut self, leads: bool) {
+        self.leads = leads;
     }
 
     /// The next request for the gateway. Give it back with [`Core::unsent`] if there is no room.

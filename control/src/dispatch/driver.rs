@@ -47,8 +47,8 @@ type Refill = (Vec<AgentId>, Result<Places, StoreError>);
 pub(super) struct Driver {
     pub(super) core: Core,
     pub(super) store: Store,
-    /// Who we are to the store, as the owner of groups.
-    pub(super) owner: Uuid,
+    /// Who we are to the store.
+    pub(super) worker: Uuid,
     pub(super) link: Arc<dyn Link>,
     pub(super) wake: Wake,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -123,19 +123,22 @@ impl Driver {
                     self.take_beat(beat);
                 }
                 _ = beats.tick(), if waits.beat.is_none() => {
-                    let (store, owner) = (self.store.clone(), self.owner);
-                    let beat = async move { store.beat(owner, clock::now()).await };
+                    let (store, worker) = (self.store.clone(), self.worker);
+                    let beat = async move { store.beat(worker, clock::now()).await };
                     waits.beat = Some(beat.boxed());
                 }
                 _ = ticks.tick() => self.tick(),
                 () = sleep_until(alarm.into()) => {}
-                () = self.drain.cancelled(), if !self.core.is_draining() => self.core.drain(),
+                () = self.drain.cancelled(), if !self.core.is_draining() => {
+                    self.core.drain();
+                    self.link.drain();
+                }
                 () = self.stop.cancelled() => break,
             }
         }
         self.tick();
         if !self.stop.is_cancelled()
-            && let Err(error) = self.store.end_worker(self.owner).await
+            && let Err(error) = self.store.end_worker(self.worker).await
         {
             // The others find out by themselves.
             tracing::warn!(%error, "the process server's end was not written");
@@ -155,6 +158,7 @@ impl Driver {
             return false;
         }
         let taken = self.link.receive(events, room);
+        self.core.set_leads(self.link.leads());
         let now = moment();
         for event in events.drain(..) {
             self.core.handle_event(now, event);
@@ -232,7 +236,7 @@ impl Driver {
         if waits.raise.is_none()
             && let Some(seen) = self.core.poll_outdated(moment())
         {
-            let (store, owner) = (self.store.clone(), self.owner);
+            let (store, owner) = (self.store.clone(), self.link.gateway().0);
             waits.raise = Some(async move { store.raise_epochs(seen, owner).await }.boxed());
         }
     }

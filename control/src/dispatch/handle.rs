@@ -164,7 +164,10 @@ pub struct Engine {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) store: Store,
+    /// The run of the gateway that groups are taken for.
     pub(super) owner: uuid::Uuid,
+    /// Process servers beside this one, whose figures are added to its own.
+    pub(super) beside: Arc<[Arc<Telemetry>]>,
 }
 
 /// A command in the queue, with where to answer.
@@ -353,9 +356,23 @@ impl Engine {
         answered.await.map_err(|_| EngineError::Stopped)
     }
 
-    /// The process server's figures.
+    /// The process server's figures, those of the ones beside it included.
     pub fn stats(&self) -> EngineStats {
-        self.telemetry.snapshot()
+        let mut stats = self.telemetry.snapshot();
+        for other in &*self.beside {
+            stats.add(&other.snapshot());
+        }
+        stats
+    }
+
+    /// The same front door, with the figures of others beside it.
+    #[must_use]
+    pub(crate) fn with_beside<'a>(self, others: impl Iterator<Item = &'a Self>) -> Self {
+        let others = others.map(|other| Arc::clone(&other.telemetry));
+        Self {
+            beside: others.collect(),
+            ..self
+        }
     }
 
     fn submit(&self, command: Command) -> Result<(), EngineError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::ids::{ProcessId, ServerId};
+use protocol::ids::ProcessId;
 use protocol::link::Request;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -15,7 +15,7 @@ use super::driver::Driver;
 use super::handle::{COMMANDS_MAX, ENROLMENTS_MAX, Engine, EnrolmentAsked};
 use super::telemetry::Telemetry;
 use crate::clock;
-use crate::downlink::{Link, LinkFull, Wake};
+use crate::downlink::{End, Link, LinkFull};
 use crate::process::{Input, State};
 use crate::store::processes::{Batch, Happened};
 use crate::store::recovery::Lease;
@@ -58,27 +58,22 @@ pub struct Started {
 
 /// Starts a process server on the store and the gateway.
 ///
-/// Before it returns, this server owns every group (epoch + 1), the gateway knows every agent and
-/// group, and every operation that was on its way when the last server stopped is `unknown`, to be
-/// asked for when its agent is back.
+/// Before it returns, the gateway owns every group (epoch + 1 where another run of a gateway owned it) and
+/// knows every agent, and every operation that was on its way when the last server stopped is `unknown`,
+/// to be asked for when its agent is back.
 ///
-/// May be called several times with one store, each time with a link and a `server` of its own, by which
-/// gateways tell the servers apart: they share what is ready, and follow each other when one ends
-/// (`store/workers.rs`).
+/// May be called several times with one store, each time with an end of its own of the gateway: the servers
+/// share what is ready, and follow each other when one ends (`store/workers.rs`).
 ///
 /// # Errors
 /// [`StartError`]; calling again is harmless.
-pub async fn start(
-    store: Store,
-    server: ServerId,
-    link: Arc<dyn Link>,
-    wake: Wake,
-) -> Result<Started, StartError> {
-    let owner = Uuid::new_v4();
+pub async fn start(store: Store, end: End) -> Result<Started, StartError> {
+    let worker = Uuid::new_v4();
+    let link = &end.link;
     store.ensure_automatic_groups(clock::now()).await?;
-    let groups = store.take_groups(owner).await?;
-    store.begin_worker(owner, clock::now()).await?;
-    let active = orphan(&store, store.leases(owner).await?).await?;
+    let groups = store.take_groups(link.gateway().0).await?;
+    store.begin_worker(worker, clock::now()).await?;
+    let active = orphan(&store, store.leases(worker).await?).await?;
     let admissions = store.admissions().await?;
     let recovered = Recovered {
         targets: admissions
@@ -96,7 +91,7 @@ pub async fn start(
     // Agents first: a group without its agents would turn them away as strangers.
     for admission in admissions {
         tell(
-            &*link,
+            &**link,
             Request::AdmitAgent {
                 target: admission.target,
                 keys: admission.keys,
@@ -106,7 +101,7 @@ pub async fn start(
     }
     for group in &groups {
         tell(
-            &*link,
+            &**link,
             Request::AssignGroup {
                 group: group.id,
                 slot: group.slot,
@@ -119,11 +114,12 @@ pub async fn start(
         mono: clock::monotonic(),
         wall: clock::now(),
     };
-    let core = Core::new(now, (server, owner), recovered);
-    Ok(spawn(store, link, wake, owner, core))
+    let core = Core::new(now, (end.server, worker), recovered);
+    Ok(spawn(store, end, worker, core))
 }
 
-fn spawn(store: Store, link: Arc<dyn Link>, wake: Wake, owner: Uuid, core: Core) -> Started {
+fn spawn(store: Store, end: End, worker: Uuid, core: Core) -> Started {
+    let owner = end.link.gateway().0;
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let (enrolments, enrolment_queue) = mpsc::channel(ENROLMENTS_MAX);
     let (recorded, recorded_watch) = watch::channel(0);
@@ -133,9 +129,9 @@ fn spawn(store: Store, link: Arc<dyn Link>, wake: Wake, owner: Uuid, core: Core)
     let driver = Driver {
         core,
         store: store.clone(),
-        owner,
-        link,
-        wake,
+        worker,
+        link: end.link,
+        wake: end.wake,
         commands: command_queue,
         enrolments,
         telemetry: Arc::clone(&telemetry),
@@ -149,6 +145,7 @@ fn spawn(store: Store, link: Arc<dyn Link>, wake: Wake, owner: Uuid, core: Core)
             telemetry,
             store,
             owner,
+            beside: Arc::default(),
         },
         enrolments: enrolment_queue,
         recorded: recorded_watch,

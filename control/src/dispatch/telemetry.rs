@@ -102,6 +102,48 @@ impl EngineStats {
     }
 }
 
+impl EngineStats {
+    /// Adds what another process server on the same store and gateway has done. What all of them see alike
+    /// (sessions, what waits, who is alive) stays as it is.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (own, more) in [
+            (&mut self.created, other.created),
+            (&mut self.claimed, other.claimed),
+            (&mut self.succeeded, other.succeeded),
+            (&mut self.failed, other.failed),
+            (&mut self.cancelled, other.cancelled),
+            (&mut self.unknown, other.unknown),
+            (&mut self.returned, other.returned),
+            (&mut self.deferred, other.deferred),
+            (&mut self.permits_returned, other.permits_returned),
+            (&mut self.stale, other.stale),
+            (&mut self.link_full, other.link_full),
+            (&mut self.enrolments_busy, other.enrolments_busy),
+            (&mut self.active, other.active),
+            (&mut self.outbox, other.outbox),
+            (&mut self.failed_batches, other.failed_batches),
+            (&mut self.unwritable, other.unwritable),
+        ] {
+            *own += more;
+        }
+        for (kind, count) in &other.security {
+            *self.security.entry(kind).or_default() += count;
+        }
+        if self.store_error.is_none() {
+            self.store_error.clone_from(&other.store_error);
+        }
+        for value in other.batch_size.iter_recorded() {
+            let count = value.count_since_last_iteration();
+            self.batch_size
+                .saturating_record_n(value.value_iterated_to(), count);
+        }
+        self.batch.merge(&other.batch);
+        self.queue.merge(&other.queue);
+        self.start.merge(&other.start);
+        self.total.merge(&other.total);
+    }
+}
+
 /// The figures as they were at the last tick, for whoever shows them.
 pub(super) struct Telemetry(Mutex<EngineStats>);
 

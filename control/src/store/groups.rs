@@ -99,8 +99,9 @@ impl Store {
             .await
     }
 
-    /// Takes every group for `owner`: epoch + 1 each, by compare-and-set. Returns them with their
-    /// new epochs; a group that another server took meanwhile is left out.
+    /// Takes every group for `owner`, by compare-and-set: epoch + 1 where another one owned it, so that
+    /// several process servers of one gateway take nothing from each other. Returns them with their
+    /// epochs; a group that another owner took meanwhile is left out.
     ///
     /// # Errors
     /// The store failed; nothing was taken.
@@ -219,16 +220,16 @@ async fn take(
     let mut taken = Vec::with_capacity(groups.len());
     for mut group in groups {
         let changed = sqlx::query(
-            "UPDATE group_owner SET epoch = epoch + 1, owner_id = $3
-             WHERE group_id = $1 AND epoch = $2",
+            "UPDATE group_owner SET epoch = epoch + (owner_id IS NOT $3), owner_id = $3
+             WHERE group_id = $1 AND epoch = $2 RETURNING epoch",
         )
         .bind(group.id.to_bytes().to_vec())
         .bind(super::to_sql(group.epoch.0))
         .bind(owner.into_bytes().to_vec())
-        .execute(&mut *db)
+        .fetch_optional(&mut *db)
         .await?;
-        if changed.rows_affected() == 1 {
-            group.epoch = Epoch(group.epoch.0 + 1);
+        if let Some(row) = changed {
+            group.epoch = Epoch(super::from_sql(row.try_get(0)?));
             taken.push(group);
         }
     }

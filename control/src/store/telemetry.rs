@@ -11,6 +11,7 @@ pub(super) struct Telemetry {
     commits: AtomicU64,
     failed_commits: AtomicU64,
     jobs: AtomicU64,
+    reads: AtomicU64,
     commit: Mutex<Times>,
 }
 
@@ -23,6 +24,8 @@ pub struct StoreStats {
     pub failed_commits: u64,
     /// Jobs in all commits.
     pub jobs: u64,
+    /// Read-only connections taken, each for one read or a few.
+    pub reads: u64,
     /// From BEGIN to the end of COMMIT.
     pub commit: Times,
 }
@@ -33,6 +36,7 @@ impl Telemetry {
             commits: AtomicU64::new(0),
             failed_commits: AtomicU64::new(0),
             jobs: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             commit: Mutex::new(Times::new()),
         }
     }
@@ -50,12 +54,17 @@ impl Telemetry {
         commit.record(took);
     }
 
+    pub(super) fn reads(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn snapshot(&self) -> StoreStats {
         let commit = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
         StoreStats {
             commits: self.commits.load(Ordering::Relaxed),
             failed_commits: self.failed_commits.load(Ordering::Relaxed),
             jobs: self.jobs.load(Ordering::Relaxed),
+            reads: self.reads.load(Ordering::Relaxed),
             commit: commit.clone(),
         }
     }

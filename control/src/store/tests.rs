@@ -295,6 +295,9 @@ async fn groups_are_spread_over_slots_and_taken_once_per_server() {
         .await
         .unwrap();
     assert_eq!(stale, None);
+    // Who owns them already takes nothing from itself.
+    let again = store.take_groups(Uuid::from_u128(1)).await.unwrap();
+    assert_eq!(again, mine);
     let theirs = store.take_groups(Uuid::from_u128(2)).await.unwrap();
     assert!(
         theirs

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use control::Control;
 use control::api::ApiConfig;
 use control::api::model::access::{CreateApiToken, CreatedApiToken, CreatedTokens, Role};
-use control::downlink::{Link, LinkFull, Wake};
+use control::downlink::{End, Link, LinkFull, Wake};
 use control::enrol::EnrolConfig;
 use control::identity::{AGENT_CERTIFICATE_LIFE, Identity};
 use control::kinds::Kinds;
@@ -22,7 +22,7 @@ use control::telemetry::{GatewayFigures, GatewaySource, LogConfig};
 use control::webhooks::WebhooksConfig;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment, JoinToken};
 use protocol::identity::KeyHash;
-use protocol::ids::{AgentId, Epoch, GrantId, SessionId, ShardId};
+use protocol::ids::{AgentId, Epoch, GatewayId, GrantId, ServerId, SessionId, ShardId};
 use protocol::link::{Event, Request, SessionUp, Target};
 use protocol::operation::{Outcome, OutcomeStatus};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -96,6 +96,10 @@ pub(crate) struct FakeGateway {
 }
 
 impl Link for FakeGateway {
+    fn gateway(&self) -> GatewayId {
+        GatewayId(uuid::Uuid::from_u128(1))
+    }
+
     fn send(&self, request: Request) -> Result<(), LinkFull> {
         self.sent.lock().unwrap().push(request.clone());
         match request {
@@ -279,7 +283,14 @@ async fn start(
         webhooks,
     };
     let link: Arc<dyn Link> = Arc::clone(&gateway) as Arc<dyn Link>;
-    let control = control::start(config, identity, store.clone(), link, wake).await?;
+    let control = {
+        let end = End {
+            server: ServerId(1),
+            link,
+            wake,
+        };
+        control::start(config, identity, store.clone(), end, Vec::new()).await?
+    };
     let admin = std::fs::read_to_string(dir.path().join("admin.token")).unwrap();
     Ok(Plane {
         base: format!("http://{}", control.api_addr()),

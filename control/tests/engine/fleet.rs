@@ -150,6 +150,8 @@ struct World {
     faults: Faults,
     faults_made: usize,
     ports: Vec<ports::Queue>,
+    /// How often the gateway was started.
+    run: u128,
     epoch: Epoch,
     /// The highest epoch that agents have seen.
     seen: Epoch,
@@ -191,6 +193,7 @@ impl Fleet {
             faults,
             faults_made: 0,
             ports: Vec::new(),
+            run: 0,
             epoch: Epoch(0),
             seen: Epoch(0),
             numbers: 0,

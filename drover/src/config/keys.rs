@@ -14,6 +14,8 @@ use crate::profile::Profile;
 
 /// The most that a rate of admission can be.
 const RATE_MAX: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
+/// Process servers in one process: more than can be of use on one store.
+const PROCESS_SERVERS_MAX: u32 = 16;
 /// One day.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -23,7 +25,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 29] = [
+pub(super) static KEYS: [Key<Config>; 31] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -62,6 +64,14 @@ pub(super) static KEYS: [Key<Config>; 29] = [
             Some(_) | None => Err("expected sqlite: or sqlite:PATH".to_owned()),
         },
         show: |config| value::quote(&config.store),
+    },
+    Key {
+        name: "process_servers",
+        doc: "Process servers in this process, each with its own identity, heartbeat and claims (1 to 16).",
+        set: |config, text| {
+            value::number(text, 1, PROCESS_SERVERS_MAX).map(|count| config.process_servers = count)
+        },
+        show: |config| config.process_servers.to_string(),
     },
     Key {
         name: "api.listen",
@@ -292,6 +302,22 @@ pub(super) static KEYS: [Key<Config>; 29] = [
                 .map(|deadline| config.drain.deadline = deadline)
         },
         show: |config| value::quote(&value::show_duration(config.drain.deadline)),
+    },
+    Key {
+        name: "faults.process_server_dies_after",
+        doc: "For tests: so long after the start (1s to 24h) the last of several process servers dies as in a \
+              crash; never: it does not.",
+        set: |config, text| {
+            config.process_server_dies_after = match text {
+                "never" => None,
+                _ => Some(value::duration_within(text, Duration::from_secs(1), DAY)?),
+            };
+            Ok(())
+        },
+        show: |config| {
+            let after = config.process_server_dies_after;
+            value::quote(&after.map_or("never".to_owned(), value::show_duration))
+        },
     },
     Key {
         name: "log.filter",

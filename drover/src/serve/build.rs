@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use control::Control;
@@ -14,12 +13,13 @@ use control::store::Store;
 use gateway::{Gateway, Handle, Secrets, TlsMaterial};
 use protocol::limits::SHARDS_MAX;
 use protocol::link::Request;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::{banner, figures};
 use crate::config::Config;
 use crate::data_dir::{DataDir, Ready};
 use crate::fault::{Fault, chain};
-use crate::link::LocalLink;
+use crate::link;
 
 /// Agents' sessions are closed in order within this, before the threads stop.
 const DEPARTURE: Duration = Duration::from_millis(500);
@@ -31,31 +31,49 @@ pub(super) struct Servers {
     control: Control,
     gateway: Gateway,
     handle: Handle,
+    /// Where several process servers share the gateway: what goes between.
+    between: Option<JoinHandle<()>>,
 }
 
 impl Servers {
     /// Starts everything, the gateway behind a shut door until control has said who may come in.
     pub(super) async fn start(config: &Config, data: &DataDir) -> Result<Self, Fault> {
+        check(config)?;
         let identity = identity(config, data)?;
         let store = Store::open(&config.store, data.path())
             .await
             .map_err(|error| Fault::new(chain(&error)))?;
         let wake = Wake::new();
-        let gateway = gateway::start(gateway_config(config, data, &identity)?, wake.callback())
+        let gateway_config = gateway_config(config, data, &identity)?;
+        let run = gateway_config.gateway;
+        let gateway = gateway::start(gateway_config, wake.callback())
             .map_err(|error| gateway_fault(&error))?;
         let handle = gateway.handle();
-        let link = Arc::new(LocalLink(handle.clone()));
+        let (between, first, others) = match config.process_servers {
+            1 => (None, link::only(run, handle.clone(), wake), Vec::new()),
+            count => {
+                let (shared, first, others) = link::share(run, handle.clone(), wake, count);
+                (Some(tokio::spawn(shared.run())), first, others)
+            }
+        };
         let told = control_config(config, data, handle.clone());
-        let control = control::start(told, identity, store, link, wake)
+        let control = control::start(told, identity, store, first, others)
             .await
             .map_err(|error| control_fault(&error))?;
         while !handle.open() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
+        if let Some((after, last)) = config
+            .process_server_dies_after
+            .zip(control.last_process_server())
+        {
+            tokio::spawn(lose(last, after));
+        }
         Ok(Self {
             control,
             gateway,
             handle,
+            between,
         })
     }
 
@@ -97,6 +115,9 @@ impl Servers {
             spread: DEPARTURE / 2,
             deadline: DEPARTURE,
         };
+        if let Some(between) = self.between {
+            between.abort();
+        }
         // A gateway too busy to be asked is stopped without asking.
         if self.handle.send(drain).is_ok() {
             tokio::time::sleep(DEPARTURE).await;
@@ -106,6 +127,24 @@ impl Servers {
             .map_err(|error| Fault::new(format_args!("the agent server's end failed: {error}")))?
             .map_err(|error| Fault::new(chain(&error)))
     }
+}
+
+/// What one key alone does not show.
+fn check(config: &Config) -> Result<(), Fault> {
+    match (config.process_server_dies_after, config.process_servers) {
+        (Some(_), 1) => Err(Fault::new(
+            "faults.process_server_dies_after: there is only one process server, and nobody to take over",
+        )
+        .advise("set process_servers to 2 at least")),
+        _ => Ok(()),
+    }
+}
+
+/// A process server dies after a while: for tests of what follows.
+async fn lose(server: AbortHandle, after: Duration) {
+    tokio::time::sleep(after).await;
+    tracing::warn!("a process server dies now, as faults.process_server_dies_after says");
+    server.abort();
 }
 
 fn gateway_fault(error: &gateway::StartError) -> Fault {

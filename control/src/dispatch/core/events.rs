@@ -186,19 +186,21 @@ impl Core {
     fn session_up(&mut self, now: Moment, up: SessionUp) {
         let target = up.target;
         let agent = target.agent;
-        self.record_session(
-            agent,
-            "agent.up",
-            json!({
-                "session": up.session.0,
-                "shard": up.shard.0,
-                "at_home": up.at_home,
-                "remote": up.remote.to_string(),
-                "hostname": up.hostname,
-                "software": up.software,
-            }),
-        );
-        self.note_inventory(now, &up);
+        if self.leads {
+            self.record_session(
+                agent,
+                "agent.up",
+                json!({
+                    "session": up.session.0,
+                    "shard": up.shard.0,
+                    "at_home": up.at_home,
+                    "remote": up.remote.to_string(),
+                    "hostname": up.hostname,
+                    "software": up.software,
+                }),
+            );
+            self.note_inventory(now, &up);
+        }
         self.reconcile(target, &up.open);
         let session = SessionView {
             session: up.session,
@@ -245,8 +247,11 @@ impl Core {
             let place = missing
                 .iter()
                 .position(|(process, at)| operation(*process, at.step) == line.operation);
-            if let Some(place) = place {
-                missing.swap_remove(place);
+            match place {
+                Some(place) => drop(missing.swap_remove(place)),
+                // Another process server's, which hears of it itself; nobody's, if that is gone.
+                None if !self.leads => continue,
+                None => {}
             }
             let state = match line.phase {
                 Phase::Accepted => OperationState::Accepted,
@@ -267,6 +272,9 @@ impl Core {
         reason: DownReason,
     ) {
         if !self.fleet.disconnect(target, session, now.wall) {
+            return;
+        }
+        if !self.leads {
             return;
         }
         self.last_seen.insert(target.agent, now.wall);

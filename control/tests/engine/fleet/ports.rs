@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use control::downlink::{Link, LinkFull, Wake};
-use protocol::ids::{GrantId, ServerId, ShardId};
+use protocol::ids::{GatewayId, GrantId, ServerId, ShardId};
 use protocol::limits::GRANT_TTL;
 use protocol::link::{Event, Request, SessionUp};
 use protocol::operation::{OpenOperation, Phase};
@@ -32,6 +32,10 @@ pub(crate) fn server(port: usize) -> ServerId {
 pub(crate) struct Port(pub(crate) Arc<Fleet>, pub(crate) usize);
 
 impl Link for Port {
+    fn gateway(&self) -> GatewayId {
+        GatewayId(uuid::Uuid::from_u128(self.0.world().run))
+    }
+
     fn send(&self, request: Request) -> Result<(), LinkFull> {
         let mut world = self.0.world();
         if world.ports[self.1].loses_commands && matches!(request, Request::Dispatch { .. }) {
@@ -57,7 +61,10 @@ impl Fleet {
     /// A process server is there; it hears of every session that is up.
     pub(crate) fn power_on(&self, port: usize, wake: &Wake) {
         let mut world = self.world();
-        world.epoch.0 += 1;
+        if world.ports.is_empty() {
+            world.run += 1;
+            world.epoch.0 += 1;
+        }
         world.tell_all();
         let up: Vec<Event> = (0..world.agents.len())
             .filter(|at| world.agents[*at].session.is_some())

@@ -22,11 +22,21 @@ pub struct Api {
 
 /// One process to create.
 #[derive(Clone, Debug, Serialize)]
-pub struct Item {
+pub struct Item<P = NewProcess> {
     /// The same for every try.
     pub idempotency_key: String,
     /// What to start.
+    pub process: P,
+}
+
+/// What to start on somebody's account.
+#[derive(Clone, Debug, Serialize)]
+pub struct OnAccount {
+    /// What to start.
+    #[serde(flatten)]
     pub process: NewProcess,
+    /// On whose account.
+    pub tenant: String,
 }
 
 /// What to start.
@@ -136,7 +146,10 @@ impl Api {
     /// # Errors
     /// When the request as a whole failed: nothing is known about any item; try again with the same
     /// keys.
-    pub async fn create(&self, items: &[Item]) -> anyhow::Result<Vec<Created>> {
+    pub async fn create<P: Serialize + Sync>(
+        &self,
+        items: &[Item<P>],
+    ) -> anyhow::Result<Vec<Created>> {
         let reply = self
             .post("/v1/process-batches", &json!({ "processes": items }))
             .await?;
@@ -193,6 +206,14 @@ impl Api {
             .await?)
     }
 
+    /// All metrics as they are now.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub async fn metrics(&self) -> anyhow::Result<Metrics> {
+        Ok(Metrics(self.get("/metrics").await?.text().await?))
+    }
+
     /// The value of a metric, all its series added up; `None` when it is not there.
     ///
     /// # Errors
@@ -207,14 +228,7 @@ impl Api {
     /// # Errors
     /// When the server cannot be reached.
     pub async fn samples(&self, name: &str) -> anyhow::Result<Vec<f64>> {
-        let text = self.get("/metrics").await?.text().await?;
-        let of_metric = text.lines().filter(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(['{', ' ']))
-        });
-        Ok(of_metric
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
-            .collect())
+        Ok(self.metrics().await?.samples(name))
     }
 
     /// Whether the server says that it is ready.
@@ -274,6 +288,28 @@ impl Api {
             .get(format!("{}{path}", self.base))
             .bearer_auth(&self.token);
         Ok(request.timeout(TIMEOUT).send().await?.error_for_status()?)
+    }
+}
+
+/// What a server said about itself at one moment.
+pub struct Metrics(String);
+
+impl Metrics {
+    /// The samples of a metric.
+    pub fn samples(&self, name: &str) -> Vec<f64> {
+        let of_metric = self.0.lines().filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        of_metric
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
+            .collect()
+    }
+
+    /// All series of a metric added up; `None` when it is not there.
+    pub fn sum(&self, name: &str) -> Option<f64> {
+        let values = self.samples(name);
+        (!values.is_empty()).then(|| values.iter().sum())
     }
 }
 

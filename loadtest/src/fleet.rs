@@ -24,8 +24,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
 use protocol::agent::Welcome;
 use protocol::enrol::{EnrolRefusal, JoinToken};
-use protocol::ids::{AgentId, OperationId};
+use protocol::ids::{AgentId, Fence, OperationId};
 use protocol::limits::CAPACITY_MAX;
+use protocol::operation::Refusal;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +46,19 @@ pub struct FleetSpec {
     /// Whether agents steer themselves to their home shard.
     pub steering_hint: bool,
 }
+
+/// What the agents of a fleet can do.
+pub struct Work {
+    /// Their drivers.
+    pub drivers: Drivers,
+    /// Operations at once that each takes.
+    pub capacity: u32,
+    /// Called whenever one refuses a command.
+    pub on_refusal: Option<Refused>,
+}
+
+/// Told of a refusal.
+pub type Refused = Arc<dyn Fn(&Refusal) + Send + Sync>;
 
 /// Agents that share a socket. Killing some of them takes sockets of their own.
 const AGENTS_PER_SOCKET: usize = 500;
@@ -101,24 +115,44 @@ impl Fleet {
         ledger: Arc<Ledger>,
         progress: impl FnMut(usize),
     ) -> anyhow::Result<Self> {
+        let driver = SimulatedDriver::new(Arc::new(Hypervisors(ledger)));
+        let work = |_: &[AgentId]| Work {
+            drivers: Drivers::new().with("simulated", driver),
+            capacity: CAPACITY_MAX,
+            on_refusal: None,
+        };
+        Self::enrol_for(spec, api, work, progress).await
+    }
+
+    /// The same with other work, which is made for the agents when they are known.
+    ///
+    /// # Errors
+    /// As [`Fleet::enrol`].
+    pub async fn enrol_for(
+        spec: FleetSpec,
+        api: &Api,
+        work: impl FnOnce(&[AgentId]) -> Work,
+        progress: impl FnMut(usize),
+    ) -> anyhow::Result<Self> {
         let identities = enrol_all(&spec, api, progress).await?;
         let roots = identities
             .first()
             .map(|first| first.roots.clone())
             .unwrap_or_default();
-        let driver = SimulatedDriver::new(Arc::new(Hypervisors(ledger)));
+        let agents: Vec<AgentId> = identities.iter().map(|identity| identity.agent).collect();
+        let work = work(&agents);
         let profile = Profile {
-            capacity: CAPACITY_MAX,
+            capacity: work.capacity,
             hostname: String::new(),
             software: concat!("drover-loadtest/", env!("CARGO_PKG_VERSION")).to_owned(),
             labels: Vec::new(),
         };
         Ok(Self {
             trust: Arc::new(Trust::new(&roots)?),
-            drivers: Arc::new(Drivers::new().with("simulated", driver)),
+            drivers: Arc::new(work.drivers),
             journal: Journal::open(&spec.work_dir.join("fleet.journal"))?,
             profile,
-            log: Arc::new(SessionLog::new()),
+            log: Arc::new(SessionLog::new(work.on_refusal)),
             running: Mutex::default(),
             shared: Mutex::default(),
             shutdown: CancellationToken::new(),
@@ -194,16 +228,17 @@ impl Fleet {
     pub async fn kill(&self, numbers: Range<usize>) {
         let killed: Vec<_> = {
             let mut running = lock(&self.running);
-            numbers.filter_map(|n| running.remove(&n)).collect()
+            let with_number = |n| Some((n, running.remove(&n)?));
+            numbers.filter_map(with_number).collect()
         };
-        for agent in &killed {
+        for (_, agent) in &killed {
             agent.endpoint.silence();
         }
-        for agent in killed {
+        for (n, agent) in killed {
             agent.task.abort();
             // A cancelled task ends with an error that says just that.
             drop(agent.task.await);
-            self.log.up.fetch_sub(1, Ordering::Relaxed);
+            self.log.killed(self.identities[n].agent);
         }
     }
 
@@ -381,6 +416,7 @@ struct SessionLog {
     lost: AtomicU64,
     died: AtomicU64,
     losses_expected: AtomicBool,
+    on_refusal: Option<Refused>,
     times: Mutex<Times>,
 }
 
@@ -393,8 +429,9 @@ struct Times {
 }
 
 impl SessionLog {
-    fn new() -> Self {
+    fn new(on_refusal: Option<Refused>) -> Self {
         Self {
+            on_refusal,
             up: AtomicU32::new(0),
             ups_since: AtomicU32::new(0),
             lost: AtomicU64::new(0),
@@ -406,6 +443,15 @@ impl SessionLog {
                 first: ledger::new_histogram(CONNECT_MAX),
                 again: ledger::new_histogram(CONNECT_MAX),
             }),
+        }
+    }
+
+    /// An agent died, with its session if it had one.
+    fn killed(&self, agent: AgentId) {
+        let outside = lock(&self.times).outside_since.contains_key(&agent);
+        if !outside {
+            self.up.fetch_sub(1, Ordering::Relaxed);
+            self.standing_outside(agent);
         }
     }
 
@@ -442,6 +488,12 @@ impl Observer for SessionLog {
         if !self.losses_expected.load(Ordering::Relaxed) {
             self.lost.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(%agent, %end, "a session was lost");
+        }
+    }
+
+    fn refused(&self, _agent: AgentId, _operation: OperationId, _fence: Fence, why: &Refusal) {
+        if let Some(told) = &self.on_refusal {
+            told(why);
         }
     }
 

@@ -6,7 +6,8 @@
 //!   matrix (rules × servers × γ × seeds) ─▶ table, JSON, a dated folder with plots
 //! ```
 //!
-//! `docs/FLOW.md` has the model, its limits and what was found.
+//! `docs/FLOW.md` has the model, its limits and what was found. [`real`] asks the same questions to the real
+//! server.
 
 mod crash;
 mod events;
@@ -14,6 +15,7 @@ mod lending;
 mod matrix;
 mod plant;
 mod random;
+pub mod real;
 mod report;
 mod rules;
 mod scenario;

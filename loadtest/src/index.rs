@@ -10,6 +10,8 @@ use crate::compare::model::{Comparison, Row, is_drover};
 use crate::compare::targets::Verdict;
 use crate::report::grouped;
 
+mod flow;
+
 /// The table is between these two lines.
 const BEGIN: &str = "<!-- made by drover-loadtest index -->";
 const END: &str = "<!-- end -->";
@@ -96,6 +98,20 @@ fn line_of(folder: &Path) -> anyhow::Result<Option<Line>> {
         let summary: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{name}/summary.json is not JSON"))?;
         told_summary(&summary)
+    } else if let Ok(bytes) = read("flow.json") {
+        let json = |bytes: &[u8], file: &str| -> anyhow::Result<Value> {
+            serde_json::from_slice(bytes).with_context(|| format!("{name}/{file} is not JSON"))
+        };
+        let rows = json(&bytes, "flow.json")?;
+        let targets = match read("targets.json") {
+            Ok(bytes) => json(&bytes, "targets.json")?,
+            Err(_) => Value::Null,
+        };
+        flow::told(&rows, &targets)
+    } else if let Ok(bytes) = read("kill.json") {
+        let found: Value = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{name}/kill.json is not JSON"))?;
+        flow::told_deaths(&found)
     } else {
         return Ok(None);
     };

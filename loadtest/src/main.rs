@@ -1,5 +1,7 @@
 //! `drover-loadtest`: a fleet of simulated hypervisors, and attacks, against a Drover server.
 
+mod flow_cli;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,8 +27,9 @@ enum Command {
     Hold(HoldArguments),
     /// Flood the gateway's door with first flights while honest newcomers connect
     Siege(SiegeArguments),
-    /// Compare rules of flow in a simulator: which servers may send how much to which host
-    Flow(FlowArguments),
+    /// Compare rules of flow in a simulator, or see what they reach on the real server: which servers may
+    /// send how much to which host
+    Flow(Box<flow_cli::FlowArguments>),
     /// Write the table of all runs into the README of a folder of results
     Index {
         /// The folder
@@ -229,56 +232,6 @@ struct SiegeArguments {
     server: ServerArguments,
 }
 
-#[derive(Args)]
-struct FlowArguments {
-    /// Which rules
-    #[arg(
-        long,
-        value_enum,
-        value_delimiter = ',',
-        value_name = "NAMES",
-        default_value = "drover,cattle,aimd,gradient,bucket"
-    )]
-    rules: Vec<loadtest::flow::RuleName>,
-    /// How many process servers
-    #[arg(long, value_delimiter = ',', value_name = "N", default_value = "1,2,4,8,16,32",
-        value_parser = servers)]
-    servers: Vec<usize>,
-    /// How much a host loses to thrashing when it has twice its work
-    #[arg(long, value_delimiter = ',', value_name = "FACTORS", default_value = "0.05,0.25",
-        value_parser = gamma)]
-    gamma: Vec<f64>,
-    /// Seeds a figure is the mean of
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    seeds: u32,
-    /// The first seed
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Write the rows as JSON to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write a dated folder under this one
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    results: PathBuf,
-    /// Write no folder
-    #[arg(long)]
-    no_results: bool,
-}
-
-fn servers(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(servers) if (1..=1024).contains(&servers) => Ok(servers),
-        _ => Err("a number of servers is from 1 to 1024".to_owned()),
-    }
-}
-
-fn gamma(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(gamma) if (0.0..=10.0).contains(&gamma) => Ok(gamma),
-        _ => Err("a thrash factor is from 0 to 10".to_owned()),
-    }
-}
-
 /// `90s`, `10m`, `1h`, `500ms`.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text
@@ -321,7 +274,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Hold(arguments) => runtime()?.block_on(hold(arguments)),
         Command::Siege(arguments) => runtime()?.block_on(siege(arguments)),
-        Command::Flow(arguments) => flow(arguments),
+        Command::Flow(arguments) => flow_cli::run(*arguments),
         Command::Index { results } => {
             let runs = loadtest::index::write(&results)?;
             println!("{runs} runs are in {}", results.join("README.md").display());
@@ -389,23 +342,6 @@ async fn siege(arguments: SiegeArguments) -> anyhow::Result<bool> {
     let summary = siege.run().await?;
     write_json(arguments.json, &summary)?;
     Ok(summary.passed)
-}
-
-fn flow(arguments: FlowArguments) -> anyhow::Result<bool> {
-    let found = loadtest::flow::run(&loadtest::flow::Options {
-        rules: arguments.rules,
-        servers: arguments.servers,
-        gammas: arguments.gamma,
-        seeds: arguments.seeds,
-        seed: arguments.seed,
-        json: arguments.json,
-        results: (!arguments.no_results).then_some(arguments.results),
-    })?;
-    // Only a permit that was issued twice is a failure; the rest is for people to judge.
-    Ok(found
-        .rows
-        .iter()
-        .all(|row| row.over_issue.unwrap_or(0) == 0))
 }
 
 #[cfg(feature = "peers")]

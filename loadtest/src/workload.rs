@@ -115,10 +115,14 @@ impl Workload {
 }
 
 /// Tries a batch until every item has an answer.
-async fn submit(api: &Api, ledger: &Ledger, mut batch: Vec<(Item, Instant)>) -> Vec<String> {
+pub(crate) async fn submit<P: serde::Serialize + Clone + Sync>(
+    api: &Api,
+    ledger: &Ledger,
+    mut batch: Vec<(Item<P>, Instant)>,
+) -> Vec<String> {
     let mut refused = Vec::new();
     while !batch.is_empty() {
-        let items: Vec<Item> = batch.iter().map(|(item, _)| item.clone()).collect();
+        let items: Vec<Item<P>> = batch.iter().map(|(item, _)| item.clone()).collect();
         match api.create(&items).await {
             Ok(answers) => {
                 let mut later = Vec::new();

@@ -72,6 +72,11 @@ impl<E> Events<E> {
         self.heap.push(Entry { at, order, event });
     }
 
+    /// When the next event is.
+    pub(super) fn first(&self) -> Option<Nanos> {
+        self.heap.peek().map(|entry| entry.at)
+    }
+
     /// The next event, unless it is after `until`.
     pub(super) fn pop(&mut self, until: Nanos) -> Option<(Nanos, E)> {
         if self.heap.peek()?.at > until {

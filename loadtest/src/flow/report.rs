@@ -12,7 +12,7 @@ use crate::{clock, report};
 #[cfg(feature = "peers")]
 mod lines;
 #[cfg(feature = "peers")]
-mod plots;
+pub(super) mod plots;
 
 /// Prints a line a cell.
 pub(super) fn print(rows: &[Row]) {

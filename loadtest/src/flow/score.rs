@@ -123,6 +123,11 @@ impl Score {
         self.ratio(self.warm_up, f64::INFINITY)
     }
 
+    /// The same over so many seconds after the warm-up: in real time the last second may not be whole.
+    pub fn goodput_within(&self, seconds: f64) -> f64 {
+        self.ratio(self.warm_up, self.warm_up + seconds.floor())
+    }
+
     /// Jain's index of what tenants got over their weights, in each window of so many seconds after
     /// the warm-up; a window begins every tenth of one.
     pub fn jain(&self, weights: &[u32], window: f64) -> Vec<f64> {

@@ -10,12 +10,21 @@ use crate::plot::color::{self, Color};
 
 /// Pictures with the names of their files, without ending.
 pub(super) fn all(found: &Found) -> Vec<(String, Drawing)> {
+    let mut pictures = goodput_and_waste(&found.rows);
+    pictures.push(("step".to_owned(), step(found)));
+    pictures.push(("jain".to_owned(), jain(found)));
+    pictures.push(("waits".to_owned(), waits(found)));
+    pictures
+}
+
+/// Two for each thrash factor.
+pub(in crate::flow) fn goodput_and_waste(rows: &[Row]) -> Vec<(String, Drawing)> {
     let mut pictures = Vec::new();
-    let mut gammas: Vec<f64> = found.rows.iter().map(|row| row.gamma).collect();
+    let mut gammas: Vec<f64> = rows.iter().map(|row| row.gamma).collect();
     gammas.sort_by(f64::total_cmp);
     gammas.dedup();
     for gamma in gammas {
-        let rows: Vec<&Row> = found.rows.iter().filter(|row| row.gamma == gamma).collect();
+        let rows: Vec<&Row> = rows.iter().filter(|row| row.gamma == gamma).collect();
         let name = |what: &str| format!("{what}_{:.0}", gamma * 100.0);
         let goodput = |row: &Row| row.goodput_ratio * 100.0;
         let title = format!("Goodput, thrash factor {gamma}");
@@ -28,9 +37,6 @@ pub(super) fn all(found: &Found) -> Vec<(String, Drawing)> {
         let lines = by_servers(&rows, |row| row.waste);
         pictures.push((name("waste"), lines::draw(&labels, &lines)));
     }
-    pictures.push(("step".to_owned(), step(found)));
-    pictures.push(("jain".to_owned(), jain(found)));
-    pictures.push(("waits".to_owned(), waits(found)));
     pictures
 }
 

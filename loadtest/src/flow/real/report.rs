@@ -1,0 +1,473 @@
+//! What the real server reached: a table, JSON, CSV, and a dated folder.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::{Found, Options, Row, Target};
+use crate::clock;
+use crate::report;
+
+/// T1: of the best at fewer servers.
+const NEVER_LOWER: f64 = 0.99;
+/// T3.
+const WASTE_MAX: f64 = 0.001;
+/// T5.
+const JAIN_MIN: f64 = 0.99;
+/// T8, seconds.
+const RESUMED_MAX_S: f64 = 12.0;
+/// T9: what others keep of their rate.
+const KEPT_MIN: f64 = 0.95;
+/// T10.
+const TRANSACTIONS_MAX: f64 = 0.5;
+const IDLE_QUERIES_MAX: f64 = 1.0;
+
+/// T2: of the capacity, by how hosts thrash.
+fn goodput_min(gamma: f64) -> f64 {
+    match gamma <= 0.05 {
+        true => 0.97,
+        false => 0.93,
+    }
+}
+
+pub(super) fn print_head() {
+    println!(
+        "{:>6} {:>8} {:>9} {:>8} {:>7} {:>6} {:>8} {:>8} {:>9} {:>8} {:>7} {:>6}",
+        "γ",
+        "servers",
+        "goodput",
+        "waste",
+        "jain",
+        "over",
+        "ops/s",
+        "txn/op",
+        "idle q/s",
+        "back/op",
+        "ms/op",
+        "cores"
+    );
+}
+
+pub(super) fn print_row(row: &Row) {
+    println!(
+        "{:>6} {:>8} {:>7.1} % {:>8.4} {:>7.3} {:>6} {:>8.1} {:>8.3} {:>9.2} {:>8.3} {:>7.2} {:>4.0} %",
+        row.row.gamma,
+        row.row.servers,
+        100.0 * row.row.goodput_ratio,
+        row.row.waste,
+        row.row.jain,
+        row.row.over_issue.unwrap_or(0),
+        row.rate,
+        row.transactions_per_operation,
+        row.idle_queries_per_second,
+        row.permits_returned_per_operation,
+        row.server_cpu_ms_per_operation + row.fleet_cpu_ms_per_operation,
+        100.0 * row.cores_busy,
+    );
+    if !row.is_sound() {
+        println!(
+            "       NOT SOUND: {} lost, {} doubled, {} failed, {} leaked, {:?} issued beyond the capacity",
+            row.lost, row.duplicate_effects, row.failed, row.leaked, row.row.over_issue
+        );
+    }
+}
+
+pub(super) fn print_targets(targets: &[Target]) {
+    for target in targets {
+        let met = if target.met { "met   " } else { "MISSED" };
+        println!(
+            "{:<4} {met} {}: {}",
+            target.name, target.target, target.found
+        );
+    }
+}
+
+/// Holds what was found against the targets.
+pub(super) fn judge(found: &Found) -> Vec<Target> {
+    let mut targets = Vec::new();
+    let mut add = |name, target: String, found: String, met| {
+        targets.push(Target {
+            name,
+            target,
+            found,
+            met,
+        });
+    };
+    let mut by_gamma: BTreeMap<u64, Vec<&Row>> = BTreeMap::new();
+    for row in &found.rows {
+        by_gamma
+            .entry(row.row.gamma.to_bits())
+            .or_default()
+            .push(row);
+    }
+    for (gamma, mut rows) in by_gamma {
+        let gamma = f64::from_bits(gamma);
+        rows.sort_by_key(|row| row.row.servers);
+        let least = never_lower(&rows);
+        if let Some(least) = least {
+            let target = format!("goodput(N) ≥ {NEVER_LOWER} × the best at fewer, γ = {gamma}");
+            add(
+                "T1",
+                target,
+                format!("{least:.4} at worst"),
+                least >= NEVER_LOWER,
+            );
+        }
+        let lowest = rows.iter().map(|row| row.row.goodput_ratio);
+        let lowest = lowest.fold(f64::INFINITY, f64::min);
+        let min = goodput_min(gamma);
+        let target = format!("goodput ≥ {:.0} %, γ = {gamma}", 100.0 * min);
+        add(
+            "T2",
+            target,
+            format!("{:.1} %", 100.0 * lowest),
+            lowest >= min,
+        );
+    }
+    let worst = |of: fn(&Row) -> f64| found.rows.iter().map(of).fold(0.0, f64::max);
+    if !found.rows.is_empty() {
+        let waste = worst(|row| row.row.waste);
+        add(
+            "T3",
+            format!("waste ≤ {WASTE_MAX}"),
+            format!("{waste:.5}"),
+            waste <= WASTE_MAX,
+        );
+        let unfair = worst(|row| 1.0 - row.row.jain);
+        let jain = 1.0 - unfair;
+        add(
+            "T5",
+            format!("Jain ≥ {JAIN_MIN}"),
+            format!("{jain:.4}"),
+            jain >= JAIN_MIN,
+        );
+        let transactions = worst(|row| row.transactions_per_operation);
+        add(
+            "T10",
+            format!("≤ {TRANSACTIONS_MAX} transactions an operation"),
+            format!("{transactions:.3}"),
+            transactions <= TRANSACTIONS_MAX,
+        );
+        let idle = worst(|row| row.idle_queries_per_second);
+        add(
+            "T10",
+            format!("an idle server ≤ {IDLE_QUERIES_MAX} query a second"),
+            format!("{idle:.2}"),
+            idle <= IDLE_QUERIES_MAX,
+        );
+    }
+    if let Some(dead) = &found.dead_server {
+        add(
+            "T8",
+            format!("a dead server's work resumes ≤ {RESUMED_MAX_S} s"),
+            format!(
+                "{:.1} s, {} claims taken over",
+                dead.resumed_s, dead.taken_over
+            ),
+            dead.resumed_s <= RESUMED_MAX_S && dead.lost == 0 && dead.duplicate_effects == 0,
+        );
+    }
+    if let Some(stuck) = &found.stuck {
+        let kept = stuck.rate_with / stuck.rate_without.max(f64::MIN_POSITIVE);
+        add(
+            "T9",
+            format!("{} stuck processes slow others ≤ 5 %", stuck.stuck),
+            format!(
+                "{:.0} → {:.0} operations a second",
+                stuck.rate_without, stuck.rate_with
+            ),
+            kept >= KEPT_MIN,
+        );
+    }
+    targets
+}
+
+/// The least goodput over the best at fewer servers; nothing with one number of servers.
+fn never_lower(rows: &[&Row]) -> Option<f64> {
+    let (first, rest) = rows.split_first()?;
+    let mut best = first.row.goodput_ratio;
+    let mut least: Option<f64> = None;
+    for row in rest {
+        let ratio = row.row.goodput_ratio / best.max(f64::MIN_POSITIVE);
+        least = Some(least.map_or(ratio, |least| least.min(ratio)));
+        best = best.max(row.row.goodput_ratio);
+    }
+    least
+}
+
+/// The rows alone: what programs read.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(super) fn write_json(path: &Path, found: &Found) -> anyhow::Result<()> {
+    fs::write(path, serde_json::to_vec_pretty(&found.rows)?)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Writes the folder; where it is.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn write(found: &Found, options: &Options, results: &Path) -> anyhow::Result<PathBuf> {
+    let stamp = clock::stamp(clock::unix_seconds());
+    let folder = results.join(format!("{stamp}-flow-real"));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let put = |name: &str, content: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
+    };
+    put("machine.txt", report::machine().as_bytes())?;
+    write_json(&folder.join("flow.json"), found)?;
+    put("flow.csv", csv(&found.rows).as_bytes())?;
+    let probes = serde_json::json!({
+        "targets": found.targets,
+        "dead_server": found.dead_server,
+        "stuck": found.stuck,
+    });
+    put("targets.json", &serde_json::to_vec_pretty(&probes)?)?;
+    let mut pictures: Vec<String> = Vec::new();
+    #[cfg(feature = "peers")]
+    {
+        let rows: Vec<_> = found.rows.iter().map(|row| row.row.clone()).collect();
+        for (name, drawing) in crate::flow::report::plots::goodput_and_waste(&rows) {
+            let file = format!("{name}.png");
+            put(&file, &drawing.png()?)?;
+            pictures.push(file);
+        }
+    }
+    pictures.sort();
+    put("report.md", text(found, options, &pictures)?.as_bytes())?;
+    Ok(folder)
+}
+
+fn csv(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "gamma,servers,goodput_ratio,waste,jain,over_issue,rate,transactions_per_operation,\
+         reads_per_operation,permits_returned_per_operation,idle_queries_per_second,cores_busy\n",
+    );
+    for row in rows {
+        text.push_str(&format!(
+            "{},{},{:.5},{:.6},{:.5},{},{:.2},{:.4},{:.4},{:.4},{:.3},{:.3}\n",
+            row.row.gamma,
+            row.row.servers,
+            row.row.goodput_ratio,
+            row.row.waste,
+            row.row.jain,
+            row.row.over_issue.unwrap_or(0),
+            row.rate,
+            row.transactions_per_operation,
+            row.reads_per_operation,
+            row.permits_returned_per_operation,
+            row.idle_queries_per_second,
+            row.cores_busy,
+        ));
+    }
+    text
+}
+
+fn text(found: &Found, options: &Options, pictures: &[String]) -> Result<String, std::fmt::Error> {
+    let mut text = String::from("# Flow on the real server\n\n");
+    writeln!(text, "`{}`\n", report::command().join(" "))?;
+    let hosts = &options.fleet;
+    writeln!(
+        text,
+        "{} agents of {} slots (refusing beyond {}), operations of {:.1} s in the mean, {} outstanding on each; {} s of \
+         warm-up, {} s counted. Process servers, gateway, store, fleet and load share the machine of `machine.txt`.\n",
+        hosts.agents,
+        hosts.slots,
+        hosts.capacity,
+        hosts.mean.as_secs_f64(),
+        hosts.outstanding,
+        options.warm_up.as_secs(),
+        options.measured.as_secs()
+    )?;
+    writeln!(
+        text,
+        "| γ | N | goodput % | waste | Jain | over-issue | operations/s | transactions/op | idle queries/s | permits back/op | CPU ms/op, server + fleet | cores busy |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|"
+    )?;
+    for row in &found.rows {
+        writeln!(
+            text,
+            "| {} | {} | {:.1} | {:.5} | {:.4} | {} | {:.0} | {:.3} | {:.2} | {:.3} | {:.2} + {:.2} | {:.0} % |",
+            row.row.gamma,
+            row.row.servers,
+            100.0 * row.row.goodput_ratio,
+            row.row.waste,
+            row.row.jain,
+            row.row.over_issue.unwrap_or(0),
+            row.rate,
+            row.transactions_per_operation,
+            row.idle_queries_per_second,
+            row.permits_returned_per_operation,
+            row.server_cpu_ms_per_operation,
+            row.fleet_cpu_ms_per_operation,
+            100.0 * row.cores_busy,
+        )?;
+    }
+    writeln!(text, "\n| target | found | |\n|---|---|---|")?;
+    for target in &found.targets {
+        let met = if target.met { "met" } else { "**missed**" };
+        writeln!(
+            text,
+            "| {}: {} | {} | {met} |",
+            target.name, target.target, target.found
+        )?;
+    }
+    for picture in pictures {
+        writeln!(text, "\n![{picture}]({picture})")?;
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::matrix;
+    use crate::flow::real::{DeadServer, Stuck};
+
+    fn row(servers: usize, goodput_ratio: f64) -> Row {
+        Row {
+            row: matrix::Row {
+                rule: "drover",
+                servers,
+                gamma: 0.25,
+                goodput_ratio,
+                waste: 0.0,
+                jain: 0.995,
+                over_issue: Some(0),
+            },
+            real: true,
+            agents: 200,
+            slots: 4,
+            mean_s: 1.0,
+            operations: 1,
+            rate: 800.0,
+            transactions_per_operation: 0.2,
+            reads_per_operation: 0.1,
+            permits_returned_per_operation: 0.0,
+            idle_queries_per_second: 0.5,
+            lost: 0,
+            duplicate_effects: 0,
+            failed: 0,
+            leaked: 0,
+            server_cpu_ms_per_operation: 1.0,
+            fleet_cpu_ms_per_operation: 0.5,
+            cores_busy: 0.6,
+        }
+    }
+
+    fn met(found: &Found) -> Vec<(&'static str, bool)> {
+        let targets = judge(found);
+        targets.iter().map(|one| (one.name, one.met)).collect()
+    }
+
+    #[test]
+    fn each_number_of_servers_is_held_against_the_best_at_fewer() {
+        let (one, four, eight) = (row(1, 0.90), row(4, 0.96), row(8, 0.948));
+        assert_eq!(never_lower(&[&one]), None);
+        let least = never_lower(&[&one, &four, &eight]).unwrap();
+        assert!((least - 0.948 / 0.96).abs() < 1e-12);
+        assert!(least < NEVER_LOWER);
+    }
+
+    #[test]
+    fn targets_are_met_at_their_bounds_and_missed_beyond() {
+        let mut found = Found {
+            rows: vec![row(1, 0.93), row(2, 0.9208)],
+            dead_server: Some(DeadServer {
+                servers: 4,
+                taken_over: 3,
+                resumed_s: 12.0,
+                lost: 0,
+                duplicate_effects: 0,
+            }),
+            stuck: Some(Stuck {
+                stuck: 100_000,
+                rate_without: 1000.0,
+                rate_with: 950.0,
+            }),
+            targets: Vec::new(),
+        };
+        assert_eq!(
+            met(&found),
+            [
+                ("T1", true),
+                ("T2", false),
+                ("T3", true),
+                ("T5", true),
+                ("T10", true),
+                ("T10", true),
+                ("T8", true),
+                ("T9", true)
+            ]
+        );
+        found.rows[1].row.goodput_ratio = 0.92;
+        found.rows[1].row.waste = 0.0011;
+        found.rows[1].row.jain = 0.98;
+        found.rows[1].transactions_per_operation = 0.51;
+        found.rows[0].idle_queries_per_second = 1.01;
+        found.dead_server.as_mut().unwrap().resumed_s = 12.1;
+        found.stuck.as_mut().unwrap().rate_with = 949.0;
+        assert!(met(&found).iter().all(|(_, met)| !met), "{:?}", met(&found));
+    }
+
+    #[test]
+    fn the_folder_has_rows_targets_and_a_report() {
+        let place = tempfile::tempdir().unwrap();
+        let mut found = Found {
+            rows: vec![row(1, 0.95), row(8, 0.951)],
+            ..Found::default()
+        };
+        found.targets = judge(&found);
+        let options = Options {
+            servers: vec![1, 8],
+            gammas: vec![0.25],
+            fleet: crate::flow::real::Hosts {
+                agents: 200,
+                slots: 4,
+                capacity: 16,
+                mean: std::time::Duration::from_secs(1),
+                outstanding: 20,
+            },
+            warm_up: std::time::Duration::from_secs(60),
+            measured: std::time::Duration::from_secs(60),
+            idle: std::time::Duration::from_secs(5),
+            dead_server: false,
+            stuck: 0,
+            seed: 1,
+            server: crate::server::ServerSpec {
+                binary: "drover".into(),
+                data_dir: "d".into(),
+                arguments: Vec::new(),
+                log: "l".into(),
+            },
+            work_dir: "w".into(),
+            json: None,
+            results: None,
+        };
+        let folder = write(&found, &options, place.path()).unwrap();
+        let rows = fs::read_to_string(folder.join("flow.json")).unwrap();
+        let rows: serde_json::Value = serde_json::from_str(&rows).unwrap();
+        assert_eq!(
+            (&rows[1]["servers"], &rows[1]["real"]),
+            (&8.into(), &true.into())
+        );
+        assert_eq!(rows[0]["over_issue"], 0);
+        let text = fs::read_to_string(folder.join("report.md")).unwrap();
+        assert!(
+            text.contains("| 0.25 | 8 | 95.1 | 0.00000 | 0.9950 | 0 | 800 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| T2: goodput ≥ 93 %, γ = 0.25 | 95.0 % | met |"),
+            "{text}"
+        );
+        assert!(folder.join("flow.csv").exists() && folder.join("targets.json").exists());
+        #[cfg(feature = "peers")]
+        assert!(folder.join("goodput_25.png").exists());
+    }
+}

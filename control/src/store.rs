@@ -31,6 +31,7 @@ pub(crate) mod workers;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
@@ -161,6 +162,8 @@ pub struct Store {
 struct Shared {
     /// This opening of the store.
     instance: Uuid,
+    /// Jobs that were written, heartbeats aside.
+    writes: AtomicU64,
     writer_task: Mutex<Option<JoinHandle<Connection>>>,
     /// Held exclusively by this process; the operating system lets go of it even after SIGKILL.
     lock: Mutex<Option<std::fs::File>>,
@@ -184,6 +187,7 @@ impl Store {
             telemetry,
             shared: Arc::new(Shared {
                 instance: Uuid::new_v4(),
+                writes: AtomicU64::new(0),
                 writer_task: Mutex::new(Some(task)),
                 lock: Mutex::new(Some(opened.lock)),
             }),
@@ -209,7 +213,15 @@ impl Store {
         E: From<StoreError> + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
-        self.writer.write(job).await
+        let written = self.writer.write(job).await;
+        // After the commit: whoever reads after it has seen the number grow reads what was written.
+        self.shared.writes.fetch_add(1, Ordering::Release);
+        written
+    }
+
+    /// How much was written, heartbeats aside: while it does not grow, nothing has changed.
+    fn writes(&self) -> u64 {
+        self.shared.writes.load(Ordering::Acquire)
     }
 
     /// A read-only connection.

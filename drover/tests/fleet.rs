@@ -1,8 +1,9 @@
 //! A small fleet through both kinds of death, on both datapaths: the load test's own judgement, in CI.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use loadtest::flow::real::{self, Hosts};
 use loadtest::hold::Hold;
 use loadtest::server::{ServerSpec, Target};
 
@@ -60,4 +61,80 @@ async fn nothing_is_lost_or_doubled_when_server_and_agents_die() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_doubled_when_they_die_on_the_poll_datapath() {
     nothing_is_lost_or_doubled("poll").await;
+}
+
+/// A few hosts with a fixed service rate, in real time.
+fn hosts(agents: usize) -> Hosts {
+    Hosts {
+        agents,
+        slots: 2,
+        capacity: 8,
+        mean: Duration::from_millis(100),
+        outstanding: 8,
+    }
+}
+
+fn spec(work: &Path) -> ServerSpec {
+    let arguments = ["--shards", "2", "--set", "gateway.reconnect_spread=1s"];
+    ServerSpec {
+        binary: PathBuf::from(env!("CARGO_BIN_EXE_drover")),
+        data_dir: work.join("server"),
+        arguments: arguments.map(str::to_owned).to_vec(),
+        log: work.join("server.log"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_process_servers_share_a_gateway_and_nothing_is_lost_or_doubled() {
+    let work = tempfile::tempdir().expect("a temporary directory");
+    let options = real::Options {
+        servers: vec![1, 3],
+        gammas: vec![0.05],
+        fleet: hosts(8),
+        warm_up: Duration::from_secs(3),
+        measured: Duration::from_secs(6),
+        idle: Duration::from_secs(2),
+        dead_server: false,
+        stuck: 0,
+        seed: 7,
+        server: spec(work.path()),
+        work_dir: work.path().to_owned(),
+        json: None,
+        results: None,
+    };
+    let found = real::run(&options).await.expect("the run is carried out");
+    assert!(found.is_sound(), "{:#?}", found.rows);
+    let counts: Vec<usize> = found.rows.iter().map(|row| row.row.servers).collect();
+    assert_eq!(counts, [1, 3]);
+    for row in &found.rows {
+        assert!(
+            row.operations > 0 && row.row.goodput_ratio > 0.0,
+            "{row:#?}"
+        );
+        assert!(row.transactions_per_operation > 0.0, "{row:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_dies_nothing_is_lost_or_doubled_and_no_permit_leaks() {
+    let work = tempfile::tempdir().expect("a temporary directory");
+    let kill = real::Kill {
+        every: Duration::from_secs(2),
+        duration: Duration::from_secs(15),
+        servers: 3,
+        fleet: hosts(40),
+        // Both the server and agents die.
+        seed: 3,
+        server: spec(work.path()),
+        work_dir: work.path().to_owned(),
+        json: None,
+        results: None,
+    };
+    let found = kill.run().await.expect("the run is carried out");
+    assert!(found.passed, "{found:#?}");
+    assert!(found.succeeded > 0, "{found:#?}");
+    assert!(
+        found.server_deaths > 0 && found.agent_deaths > 0,
+        "{found:#?}"
+    );
 }

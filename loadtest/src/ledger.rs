@@ -151,6 +151,15 @@ impl Ledger {
         open
     }
 
+    /// Processes that ended otherwise than well.
+    pub fn failed(&self) -> Vec<ProcessId> {
+        let account = self.account();
+        let failed = account.ended.iter().filter(|(_, end)| **end == End::Failed);
+        let mut failed: Vec<_> = failed.map(|(process, _)| *process).collect();
+        failed.sort_unstable();
+        failed
+    }
+
     /// Accepted processes that have not ended yet, counted.
     pub fn open_count(&self) -> usize {
         self.account().open.len()

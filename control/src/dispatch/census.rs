@@ -37,6 +37,13 @@ pub struct ShardSessions {
 pub(super) struct Living(BTreeMap<State, u64>);
 
 impl Living {
+    /// So many are in these states.
+    pub(super) fn of(counts: impl Iterator<Item = (State, u64)>) -> Self {
+        let mut living = Self::default();
+        counts.for_each(|(state, count)| living.add(state, count));
+        living
+    }
+
     /// So many are in this state.
     pub(super) fn add(&mut self, state: State, count: u64) {
         if !state.is_terminal() {

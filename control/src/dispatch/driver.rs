@@ -26,7 +26,7 @@ use crate::clock;
 use crate::downlink::{Link, LinkFull, Wake};
 use crate::store::groups::Group;
 use crate::store::processes::Applied;
-use crate::store::workers::{BEAT_EVERY, Beat};
+use crate::store::workers::{BEAT_EVERY, Beat, Looked};
 use crate::store::{Store, StoreError};
 
 /// Events taken from the gateway in one turn.
@@ -49,6 +49,8 @@ pub(super) struct Driver {
     pub(super) store: Store,
     /// Who we are to the store.
     pub(super) worker: Uuid,
+    /// How far the last beat has looked at what others write.
+    pub(super) looked: Looked,
     pub(super) link: Arc<dyn Link>,
     pub(super) wake: Wake,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -123,8 +125,8 @@ impl Driver {
                     self.take_beat(beat);
                 }
                 _ = beats.tick(), if waits.beat.is_none() => {
-                    let (store, worker) = (self.store.clone(), self.worker);
-                    let beat = async move { store.beat(worker, clock::now()).await };
+                    let (store, worker, looked) = (self.store.clone(), self.worker, self.looked);
+                    let beat = async move { store.beat(worker, clock::now(), looked).await };
                     waits.beat = Some(beat.boxed());
                 }
                 _ = ticks.tick() => self.tick(),
@@ -260,7 +262,10 @@ impl Driver {
 
     fn take_beat(&mut self, beat: Result<Beat, StoreError>) {
         match beat {
-            Ok(beat) => self.core.handle_beat(moment(), beat),
+            Ok(beat) => {
+                self.looked = beat.looked;
+                self.core.handle_beat(moment(), beat);
+            }
             Err(error) => tracing::warn!(%error, "the process server's beat was not written"),
         }
     }

@@ -19,6 +19,7 @@ use crate::downlink::{End, Link, LinkFull};
 use crate::process::{Input, State};
 use crate::store::processes::{Batch, Happened};
 use crate::store::recovery::Lease;
+use crate::store::workers::Looked;
 use crate::store::{Store, StoreError};
 
 /// Rows that one step of the recovery changes.
@@ -130,6 +131,7 @@ fn spawn(store: Store, end: End, worker: Uuid, core: Core) -> Started {
         core,
         store: store.clone(),
         worker,
+        looked: Looked::default(),
         link: end.link,
         wake: end.wake,
         commands: command_queue,

@@ -19,7 +19,7 @@ use super::processes::{self, Batch, Happened};
 use super::recovery::{Lease, ReadyCount};
 use super::{Connection, Store, StoreError, id_bytes};
 use crate::clock::UnixMs;
-use crate::process::Input;
+use crate::process::{Input, State};
 
 /// How often a process server says that it is alive.
 pub(crate) const BEAT_EVERY: Duration = Duration::from_secs(2);
@@ -38,9 +38,16 @@ pub(crate) struct Beat {
     pub(crate) sweeps: bool,
     /// Claims of servers that are gone: this one's now, and to be asked for.
     pub(crate) adopted: Vec<Lease>,
-    /// With several servers: what others may have changed.
+    /// With several servers: what others may have changed, if anything was written since the last look.
     pub(crate) shared: Option<Shared>,
+    /// For the next beat: how far this one has looked.
+    pub(crate) looked: Looked,
 }
+
+/// How far a process server has looked at what others write, and how many lived then. With SQLite all of them
+/// are in this process, so the store knows whether anything was written.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Looked(Option<(u32, u64)>);
 
 /// What several process servers have in common.
 #[derive(Clone, Debug)]
@@ -49,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) pauses: PauseTable,
     pub(crate) resources: Vec<String>,
     pub(crate) next_due: Option<UnixMs>,
+    /// Processes that are not over and not ready, by state.
+    pub(crate) others: Vec<(State, u64)>,
 }
 
 impl Store {
@@ -80,10 +89,16 @@ impl Store {
     }
 
     /// A process server is alive. If it has the duty to, it takes over what those that are gone had
-    /// claimed.
-    pub(crate) async fn beat(&self, worker: Uuid, now: UnixMs) -> Result<Beat, StoreError> {
+    /// claimed. `looked` is the last beat's.
+    pub(crate) async fn beat(
+        &self,
+        worker: Uuid,
+        now: UnixMs,
+        looked: Looked,
+    ) -> Result<Beat, StoreError> {
         let instance = self.instance();
-        let mut beat = self
+        let mut beat: Beat = self
+            .writer
             .write(move |db| {
                 Box::pin(async move {
                     enter(db, worker, instance, now).await?;
@@ -91,15 +106,39 @@ impl Store {
                 })
             })
             .await?;
-        if beat.live > 1 || !beat.adopted.is_empty() {
+        // Before the reads: what is written meanwhile is looked at next time.
+        beat.looked = Looked(Some((beat.live, self.writes())));
+        if (beat.live > 1 && beat.looked != looked) || !beat.adopted.is_empty() {
             beat.shared = Some(Shared {
                 ready: self.ready_counts().await?,
                 pauses: self.pauses().await?,
                 resources: self.free_resources().await?,
                 next_due: self.earliest_timer().await?,
+                others: self.not_ready().await?,
             });
         }
         Ok(beat)
+    }
+
+    /// How many processes are neither ready nor over, by state.
+    async fn not_ready(&self) -> Result<Vec<(State, u64)>, StoreError> {
+        let mut counts = self.waiting_by_state().await?;
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(
+            "SELECT p.state, count(*)
+             FROM process_lease AS l CROSS JOIN process AS p ON p.id = l.process_id
+             GROUP BY p.state",
+        )
+        .fetch_all(&mut *reader)
+        .await?;
+        for row in &rows {
+            let state: &str = row.try_get(0)?;
+            let state = state
+                .parse()
+                .map_err(|error| StoreError::BadRow(format!("{error}")))?;
+            counts.push((state, super::from_sql(row.try_get(1)?)));
+        }
+        Ok(counts)
     }
 
     /// A process server ends in order: whoever sweeps takes over what it leaves, at once.
@@ -258,7 +297,6 @@ async fn record(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::State;
     use crate::store::processes::{Creation, NewProcess};
     use protocol::ids::{AgentId, ProcessId};
 
@@ -307,29 +345,75 @@ mod tests {
         }
         let id = claimed(&store, worker(1)).await;
         for (number, sweeps) in [(2, false), (1, true), (3, false)] {
-            let beat = store.beat(worker(number), UnixMs(3000)).await.unwrap();
+            let beat = store
+                .beat(worker(number), UnixMs(3000), Looked::default())
+                .await
+                .unwrap();
             assert_eq!((beat.live, beat.sweeps), (3, sweeps), "{number}");
             assert!(beat.adopted.is_empty() && beat.shared.is_some());
         }
         // The first one falls silent. As long as it may be alive, nobody takes anything.
-        let early = store.beat(worker(2), UnixMs(12_000)).await.unwrap();
+        let early = store
+            .beat(worker(2), UnixMs(12_000), Looked::default())
+            .await
+            .unwrap();
         assert_eq!((early.live, early.adopted.len()), (3, 0));
-        store.beat(worker(3), UnixMs(13_500)).await.unwrap();
-        let late = store.beat(worker(2), UnixMs(13_600)).await.unwrap();
+        store
+            .beat(worker(3), UnixMs(13_500), Looked::default())
+            .await
+            .unwrap();
+        let late = store
+            .beat(worker(2), UnixMs(13_600), Looked::default())
+            .await
+            .unwrap();
         assert_eq!((late.live, late.sweeps), (2, true));
         let adopted: Vec<_> = late.adopted.iter().map(|l| (l.process, l.state)).collect();
         assert_eq!(adopted, [(id, State::Unknown)]);
         assert!(
             store
-                .beat(worker(2), UnixMs(14_000))
+                .beat(worker(2), UnixMs(14_000), Looked::default())
                 .await
                 .unwrap()
                 .adopted
                 .is_empty()
         );
         // It was only slow: it is counted again, and gets nothing back.
-        let back = store.beat(worker(1), UnixMs(15_000)).await.unwrap();
+        let back = store
+            .beat(worker(1), UnixMs(15_000), Looked::default())
+            .await
+            .unwrap();
         assert_eq!((back.live, back.adopted.len()), (3, 0));
+    }
+
+    #[tokio::test]
+    async fn what_others_may_have_changed_is_read_only_when_something_was_written() {
+        let (_directory, store) = open().await;
+        for number in [1, 2] {
+            store
+                .begin_worker(worker(number), UnixMs(1000))
+                .await
+                .unwrap();
+        }
+        let looks = async |number, looked| {
+            let beat = store.beat(worker(number), UnixMs(2000), looked).await;
+            let beat = beat.unwrap();
+            (beat.shared.is_some(), beat.looked)
+        };
+        let (first, mut one) = looks(1, Looked::default()).await;
+        assert!(first);
+        // The other one's beats are no reason.
+        let (_, _) = looks(2, Looked::default()).await;
+        for _ in 0..3 {
+            let (again, looked) = looks(1, one).await;
+            assert!(!again);
+            one = looked;
+        }
+        let id = claimed(&store, worker(2)).await;
+        let beat = store.beat(worker(1), UnixMs(2000), one).await.unwrap();
+        let shared = beat.shared.unwrap();
+        assert_eq!(shared.others, [(State::Leased, 1)], "{id}");
+        assert!(shared.ready.is_empty());
+        assert!(!looks(1, beat.looked).await.0);
     }
 
     #[tokio::test]
@@ -343,7 +427,10 @@ mod tests {
         }
         let id = claimed(&store, worker(2)).await;
         store.end_worker(worker(2)).await.unwrap();
-        let beat = store.beat(worker(1), UnixMs(1500)).await.unwrap();
+        let beat = store
+            .beat(worker(1), UnixMs(1500), Looked::default())
+            .await
+            .unwrap();
         assert_eq!(beat.adopted[0].process, id);
         assert_eq!(beat.live, 1);
     }
@@ -362,6 +449,13 @@ mod tests {
         store.begin_worker(worker(3), UnixMs(1002)).await.unwrap();
         let leases = store.leases(worker(3)).await.unwrap();
         assert_eq!(leases[0].process, id);
-        assert_eq!(store.beat(worker(3), UnixMs(1003)).await.unwrap().live, 1);
+        assert_eq!(
+            store
+                .beat(worker(3), UnixMs(1003), Looked::default())
+                .await
+                .unwrap()
+                .live,
+            1
+        );
     }
 }

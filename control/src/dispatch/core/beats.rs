@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use protocol::ids::AgentId;
 
-use super::{Core, Moment};
+use super::{Core, Living, Moment};
+use crate::process::State;
 use crate::store::workers::{BEAT_EXPIRY, Beat, Shared};
 
 /// After a beat nobody takes over what we claim for so long, with a reserve for slow clocks.
@@ -46,6 +47,9 @@ impl Core {
         self.take_pauses(&shared.pauses);
         self.pending.resources.extend(shared.resources);
         self.note_due(shared.next_due);
+        let ready = shared.ready.iter().map(|count| u64::from(count.ready));
+        let ready = (State::Ready, ready.sum());
+        self.living = Living::of(shared.others.iter().copied().chain([ready]));
         let mut by_agent: BTreeMap<AgentId, u32> = BTreeMap::new();
         self.tenants.clear_ready();
         for count in shared.ready {

@@ -27,6 +27,8 @@ use crate::workload;
 const UP_WITHIN: Duration = Duration::from_secs(120);
 /// All processes must have ended so long after the load has.
 const SETTLE_WITHIN: Duration = Duration::from_secs(300);
+/// Of each sort of failure.
+const EXAMPLES: usize = 3;
 /// Ends that the stream has not told are asked for this often.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
@@ -187,6 +189,20 @@ impl Bed {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         true
+    }
+
+    /// A few of the processes that failed or did not end, as the API tells them.
+    pub(super) async fn examples(&self) -> Vec<serde_json::Value> {
+        let (failed, open) = (self.ledger.failed(), self.ledger.open());
+        let mut examples = Vec::new();
+        for process in failed
+            .iter()
+            .take(EXAMPLES)
+            .chain(open.iter().take(EXAMPLES))
+        {
+            examples.extend(self.api.process(*process).await);
+        }
+        examples
     }
 
     /// The server's counters now.

@@ -75,6 +75,8 @@ pub struct Killed {
     pub missing: usize,
     /// Whether everything held.
     pub passed: bool,
+    /// A few of the processes that failed or did not end, as the API tells them.
+    pub examples: Vec<serde_json::Value>,
 }
 
 impl Kill {
@@ -154,6 +156,7 @@ impl Kill {
             leaked,
             missing,
             passed: violations.iter().all(|count| *count == 0),
+            examples: bed.examples().await,
         }
     }
 

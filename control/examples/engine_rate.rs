@@ -63,7 +63,11 @@ impl Link for Mirror {
                 server,
                 lines,
             } => {
-                let ready: u32 = lines.iter().map(|line| line.ready).sum();
+                // All processes here wait in one line of their agent.
+                let Some(demand) = lines.first() else {
+                    return Ok(());
+                };
+                let ready = demand.ready;
                 let granted = self.granted(target.agent, |count| count);
                 let permits = ready.saturating_sub(granted);
                 if permits == 0 {
@@ -73,7 +77,7 @@ impl Link for Mirror {
                 events.push_back(Event::Granted {
                     target,
                     server,
-                    line: 0,
+                    line: demand.number,
                     grant: GrantId(self.grants.fetch_add(1, Ordering::Relaxed)),
                     epoch: Epoch(1),
                     permits,

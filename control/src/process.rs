@@ -19,6 +19,7 @@
 //! [`crate::dispatch`]).
 
 pub mod budget;
+mod line;
 mod orders;
 pub mod pause;
 mod plan;
@@ -36,6 +37,7 @@ use protocol::link::NotDelivered;
 use protocol::operation::{OperationState, Outcome, Refusal};
 
 use crate::clock::UnixMs;
+pub use line::{StepNeeds, line};
 pub use plan::{PLAN_VERSION, Plan, PlanOperation, PlanStep};
 pub use state::{Class, ParseStateError, State};
 pub use steps::{Fate, RUN_MAX, STEPS_MAX, Shape, StepId};

@@ -23,7 +23,7 @@ const GENERATED: &str = "protocol/src/generated";
 
 /// State machines and rules: no `async`, no clock, no lock, no I/O. A file, or a folder with all
 /// that is in it.
-const PURE: [&str; 37] = [
+const PURE: [&str; 38] = [
     "protocol/src",
     "gateway/src/flow.rs",
     "gateway/src/flow",
@@ -41,6 +41,7 @@ const PURE: [&str; 37] = [
     "control/src/kinds.rs",
     "control/src/kinds",
     "control/src/dispatch/fleet.rs",
+    "control/src/dispatch/fleet",
     "control/src/dispatch/pace.rs",
     "control/src/dispatch/tenants.rs",
     "control/src/batches/rules.rs",

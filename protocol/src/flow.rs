@@ -23,7 +23,7 @@ pub enum Class {
 }
 
 /// Processes that wait for the same permits at one agent.
-#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Line {
     /// How urgent.
     pub class: Class,

@@ -16,6 +16,7 @@ mod commands;
 mod events;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::ids::{AgentId, Epoch, GrantId, GroupId, OperationId, ProcessId, ServerId};
@@ -25,7 +26,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::census::Living;
-use super::fleet::{Fleet, Place};
+use super::fleet::{Fleet, Known, Taken};
 use super::handle::{EnrolmentAsked, Ordered};
 use super::telemetry::EngineStats;
 use super::tenants::Tenants;
@@ -36,9 +37,10 @@ use crate::process::{Input, State, StepId};
 use crate::store::StoreError;
 use crate::store::agents::Inventory;
 use crate::store::groups::Group;
+use crate::store::lines::{Found, ReadyCount, Want};
 use crate::store::pauses::PauseTable;
 use crate::store::processes::{Batch, Creation, Happened, NewProcess};
-use crate::store::recovery::ReadyCount;
+use crate::store::recovery::Lease;
 
 /// Inputs that gather for the next batch before nothing more is taken from the gateway.
 const INPUTS_MAX: usize = 4096;
@@ -92,7 +94,7 @@ struct Claim {
     epoch: Epoch,
     /// The permit was offered, not asked for.
     on_offer: bool,
-    place: Place,
+    taken: Taken,
 }
 
 /// What gathers for one batch, and who waits for it.
@@ -137,7 +139,8 @@ pub(super) struct Core {
     restless: BTreeSet<AgentId>,
     /// Agents whose queues have run out; see [`Fleet::wants_refill`].
     hungry: BTreeSet<AgentId>,
-    refilling: bool,
+    /// The store is being asked for them, under the pauses of this version.
+    refilling: Option<u64>,
     forget: BTreeMap<AgentId, Vec<OperationId>>,
     inventories: VecDeque<Inventory>,
     last_seen: BTreeMap<AgentId, UnixMs>,
@@ -173,12 +176,12 @@ pub(super) struct Recovered {
     pub(super) targets: Vec<Target>,
     /// How many processes wait, by state.
     pub(super) waiting: Vec<(State, u64)>,
-    /// How many processes are ready for each agent, of each tenant.
+    /// How many processes are ready for each agent, in each line.
     pub(super) ready: Vec<ReadyCount>,
     /// What is not to be started.
     pub(super) pauses: PauseTable,
     /// What agents may know something about.
-    pub(super) active: Vec<crate::store::recovery::Lease>,
+    pub(super) active: Vec<Lease>,
     /// Resources that somebody waits for and nobody holds.
     pub(super) resources: Vec<String>,
     /// Revoked agents whose processes have not all ended.
@@ -209,7 +212,7 @@ impl Core {
             outbox_bytes: 0,
             restless: BTreeSet::new(),
             hungry: BTreeSet::new(),
-            refilling: false,
+            refilling: None,
             forget: BTreeMap::new(),
             inventories: VecDeque::new(),
             last_seen: BTreeMap::new(),
@@ -231,22 +234,32 @@ impl Core {
         }
         core.take_pauses(&recovered.pauses);
         for count in recovered.ready {
-            core.tenants.add(&count.tenant, u64::from(count.ready));
-            core.fleet.count_ready(count.agent, count.ready);
+            core.tenants.add(&count.line.tenant, u64::from(count.ready));
+            core.fleet.recover_ready(&count);
         }
         for (state, count) in recovered.waiting {
             core.living.add(state, count);
         }
         for lease in recovered.active {
-            core.living.add(lease.state, 1);
-            let left = now.wall.until(lease.deadline_at);
-            let known = (lease.fence, lease.step, lease.state);
-            core.fleet
-                .activate(lease.agent, lease.process, known, left, now.mono);
+            core.know(now, &lease);
         }
         core.pending.resources.extend(recovered.resources);
         core.pending.abandoned.extend(recovered.abandoned);
         core
+    }
+
+    /// An operation is this server's to look after.
+    fn know(&mut self, now: Moment, lease: &Lease) {
+        self.living.add(lease.state, 1);
+        let left = now.wall.until(lease.deadline_at);
+        let known = Known {
+            fence: lease.fence,
+            step: lease.step,
+            state: lease.state,
+            line: Arc::clone(&lease.line),
+        };
+        let (agent, process) = (lease.agent, lease.process);
+        self.fleet.activate(agent, process, &known, left, now.mono);
     }
 
     /// How many events can be taken now. None while draining: what agents still say they will
@@ -287,7 +300,7 @@ impl Core {
             self.demand_again_at = now.mono + DEMAND_AGAIN;
             let waiting: Vec<AgentId> = self.fleet.waiting_agents().collect();
             for agent in waiting {
-                self.fleet.distrust_demand(agent);
+                self.fleet.look_again(agent);
                 self.wake(agent);
             }
         }
@@ -368,41 +381,41 @@ impl Core {
         self.outbox.push_front(request);
     }
 
-    /// Agents whose ready processes are to be read from the store. Answer with
-    /// [`Core::handle_refill`].
-    pub(super) fn poll_refill(&mut self) -> Option<Vec<AgentId>> {
-        if self.refilling || self.hungry.is_empty() {
+    /// What is to be read of agents' ready processes. Answer with [`Core::handle_refill`].
+    pub(super) fn poll_refill(&mut self) -> Option<Vec<Want>> {
+        if self.refilling.is_some() || self.hungry.is_empty() {
             return None;
         }
-        let mut agents = Vec::new();
-        while agents.len() < REFILL_MAX
+        let mut wants = Vec::new();
+        while wants.len() < REFILL_MAX
             && let Some(agent) = self.hungry.pop_first()
         {
             if self.fleet.wants_refill(agent) {
-                self.fleet.refill_begins(agent);
-                agents.push(agent);
+                wants.extend(self.fleet.refill_begins(agent));
             }
         }
-        self.refilling = !agents.is_empty();
-        self.refilling.then_some(agents)
+        if wants.is_empty() {
+            return None;
+        }
+        self.refilling = Some(self.pauses_version);
+        Some(wants)
     }
 
-    /// Takes what the store has ready for these agents, from the first on.
-    pub(super) fn handle_refill(&mut self, agents: &[AgentId], places: Vec<(AgentId, Place)>) {
-        self.refilling = false;
-        let mut by_agent: BTreeMap<AgentId, Vec<Place>> = BTreeMap::new();
-        for (agent, place) in places {
-            let found = by_agent.entry(agent).or_default();
-            if !self.is_claiming(place.2) {
-                found.push(place);
+    /// Takes what the store has found. Nothing, where it failed: the next look at these agents tries
+    /// again.
+    pub(super) fn handle_refill(&mut self, found: Vec<Found>) {
+        let current = self.refilling.take() == Some(self.pauses_version);
+        for mut found in found {
+            let agent = found.agent;
+            // What was found under other pauses may be what is not to be started.
+            if current {
+                for line in &mut found.lines {
+                    line.places
+                        .retain(|((_, process), _)| !self.is_claiming(*process));
+                }
+                self.fleet.refill(found);
             }
-        }
-        for agent in agents {
-            match by_agent.remove(agent) {
-                Some(places) => self.fleet.refill(*agent, places),
-                None => self.fleet.ran_dry(*agent),
-            }
-            self.wake(*agent);
+            self.wake(agent);
         }
     }
 
@@ -502,20 +515,20 @@ impl Core {
         if room
             && !self.draining
             && !self.overdue
-            && let Some((target, grant, epoch, place)) = self.fleet.take_on_offer(agent)
+            && let Some((target, grant, epoch, taken)) = self.fleet.take_on_offer(agent)
         {
             self.claim(Claim {
                 target,
                 grant,
                 epoch,
                 on_offer: true,
-                place,
+                taken,
             });
         }
     }
 
     fn claim(&mut self, claim: Claim) {
-        let process = claim.place.2;
+        let process = claim.taken.place.1;
         self.pending.inputs.push(Happened {
             grant: claim.grant,
             ..Happened::new(process, Input::Claim)
@@ -550,6 +563,10 @@ impl Core {
         {
             if let Some(request) = self.fleet.demand(agent) {
                 self.send(request);
+            }
+            // After the demand, or the gateway would offer the same place again.
+            if let Some((target, grant)) = self.fleet.useless_offer(agent) {
+                self.give_back(target, grant, 1);
             }
         }
     }

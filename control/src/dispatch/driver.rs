@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use protocol::ids::AgentId;
 use protocol::link::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -19,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::core::{Core, Moment, TICK};
-use super::fleet::{Place, READY_KEPT};
 use super::handle::{Command, EnrolmentAsked};
 use super::telemetry::Telemetry;
 use crate::clock;
 use crate::downlink::{Link, LinkFull, Wake};
 use crate::store::groups::Group;
+use crate::store::lines::Found;
 use crate::store::processes::Applied;
 use crate::store::workers::{BEAT_EVERY, Beat, Looked};
 use crate::store::{Store, StoreError};
@@ -40,8 +39,7 @@ const GATHER_ENOUGH: usize = 256;
 /// A gateway without room is tried again after this.
 const LINK_RETRY: Duration = Duration::from_millis(2);
 
-type Places = Vec<(AgentId, Place)>;
-type Refill = (Vec<AgentId>, Result<Places, StoreError>);
+type Refill = Result<Vec<Found>, StoreError>;
 
 /// The task's belongings.
 pub(super) struct Driver {
@@ -106,9 +104,9 @@ impl Driver {
                     self.core.handle_applied(moment(), applied);
                     self.recorded.send_modify(|batches| *batches += 1);
                 }
-                (agents, places) = wait(&mut waits.refill) => {
+                found = wait(&mut waits.refill) => {
                     waits.refill = None;
-                    self.take_refill(&agents, places);
+                    self.take_refill(found);
                 }
                 noted = wait(&mut waits.notes) => {
                     waits.notes = None;
@@ -209,16 +207,10 @@ impl Driver {
 
     fn start_reads(&mut self, waits: &mut Waits) {
         if waits.refill.is_none()
-            && let Some(agents) = self.core.poll_refill()
+            && let Some(wants) = self.core.poll_refill()
         {
-            let store = self.store.clone();
-            let limit = u32::try_from(READY_KEPT).unwrap_or(u32::MAX);
-            let pauses = self.core.pauses().clone();
-            let read = async move {
-                let places = store.ready_of(&agents, limit, &pauses).await;
-                (agents, places)
-            };
-            waits.refill = Some(read.boxed());
+            let (store, pauses) = (self.store.clone(), self.core.pauses().clone());
+            waits.refill = Some(async move { store.ready_of(&wants, &pauses).await }.boxed());
         }
         if waits.notes.is_none()
             && let Some(notes) = self.core.take_notes()
@@ -243,13 +235,12 @@ impl Driver {
         }
     }
 
-    fn take_refill(&mut self, agents: &[AgentId], places: Result<Places, StoreError>) {
-        let places = places.unwrap_or_else(|error| {
-            // They stay hungry: the next look at their demand tries again.
+    fn take_refill(&mut self, found: Refill) {
+        let found = found.unwrap_or_else(|error| {
             tracing::warn!(%error, "ready processes could not be read");
             Vec::new()
         });
-        self.core.handle_refill(agents, places);
+        self.core.handle_refill(found);
     }
 
     fn take_raised(&mut self, raised: Result<Vec<Group>, StoreError>) {

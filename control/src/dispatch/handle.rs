@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::enrol::{EnrolReply, EnrolRequest};
+use protocol::flow::Line;
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, GroupId, ProcessId, SessionId, ShardId};
 use protocol::link::{Request, Target};
@@ -137,7 +138,10 @@ pub enum WaitingOn {
         limit: u32,
         /// Operations claimed for it or running on it.
         in_use: u32,
-        /// Its place in the agent's queue, from 1; 0: further back than what is in memory.
+        /// The line that it waits in at the agent, with this process server's number of it, as gateways
+        /// tell it; `None`: the process is further back than what is in memory.
+        line: Option<(u32, Arc<Line>)>,
+        /// Its place in that line, from 1; 0: further back than what is in memory.
         position: u32,
         /// When it starts at the agent's present pace, where that is known.
         eta: Option<Duration>,
@@ -183,6 +187,7 @@ pub(super) enum Command {
         answer: oneshot::Sender<Result<Ordered, StoreError>>,
     },
     Pauses(PauseTable),
+    Weights(BTreeMap<String, u32>),
     Send(Request),
     Adopt(Group),
     Admit(Target, Vec<KeyHash>),
@@ -265,6 +270,16 @@ impl Engine {
     async fn take_up_pauses(&self) -> Result<(), EngineError> {
         let table = self.store.pauses().await?;
         self.submit(Command::Pauses(table))
+    }
+
+    /// Says how much tenants count beside each other where they wait for the same agent (1 to
+    /// [`WEIGHT_MAX`](protocol::limits::WEIGHT_MAX)); replaces what was said before, and who is not
+    /// named has 1.
+    ///
+    /// # Errors
+    /// The process server was not told; calling again is harmless.
+    pub fn set_weights(&self, weights: BTreeMap<String, u32>) -> Result<(), EngineError> {
+        self.submit(Command::Weights(weights))
     }
 
     /// Takes a new group and tells the gateway that it owns it.

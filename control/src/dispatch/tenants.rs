@@ -21,7 +21,7 @@ pub(super) struct Tenants(BTreeMap<Arc<str>, Tenant>);
 
 impl Tenants {
     /// So many more are ready.
-    pub(super) fn add(&mut self, tenant: &Arc<str>, more: u64) {
+    pub(super) fn add(&mut self, tenant: &str, more: u64) {
         self.entry(tenant).ready += more;
     }
 
@@ -40,7 +40,7 @@ impl Tenants {
     }
 
     /// An operation of one has ended.
-    pub(super) fn completed(&mut self, tenant: &Arc<str>, now: Instant) {
+    pub(super) fn completed(&mut self, tenant: &str, now: Instant) {
         self.entry(tenant).pace.one(now);
     }
 
@@ -55,14 +55,11 @@ impl Tenants {
         pace.unwrap_or_default().wait_for(depth, now)
     }
 
-    fn entry(&mut self, tenant: &Arc<str>) -> &mut Tenant {
-        if !self.0.contains_key(tenant) {
-            if self.0.len() >= IDLE_MAX {
-                self.0.retain(|_, known| known.ready > 0);
-            }
-            self.0.insert(Arc::clone(tenant), Tenant::default());
+    fn entry(&mut self, tenant: &str) -> &mut Tenant {
+        if !self.0.contains_key(tenant) && self.0.len() >= IDLE_MAX {
+            self.0.retain(|_, known| known.ready > 0);
         }
-        self.0.entry(Arc::clone(tenant)).or_default()
+        self.0.entry(tenant.into()).or_default()
     }
 }
 
@@ -74,13 +71,12 @@ mod tests {
     fn what_waits_is_counted_by_tenant_and_idle_ones_are_forgotten() {
         let now = crate::clock::monotonic();
         let mut tenants = Tenants::default();
-        let acme: Arc<str> = "acme".into();
-        tenants.add(&acme, 3);
+        tenants.add("acme", 3);
         tenants.remove("acme");
         tenants.remove("nobody");
         assert_eq!((tenants.ready("acme"), tenants.ready("nobody")), (2, 0));
         for n in 0..2 * IDLE_MAX {
-            tenants.completed(&format!("t{n}").into(), now);
+            tenants.completed(&format!("t{n}"), now);
         }
         assert!(tenants.0.len() <= IDLE_MAX + 1);
         assert_eq!(tenants.ready("acme"), 2, "who waits is not forgotten");

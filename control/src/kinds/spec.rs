@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use protocol::limits::{COMMAND_INPUT_BYTES_MAX, KIND_BYTES_MAX, OPERATION_DEADLINE_DEFAULT};
+use protocol::limits::{
+    COMMAND_INPUT_BYTES_MAX, KIND_BYTES_MAX, OPERATION_DEADLINE_DEFAULT, RESOURCES_MAX,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,7 +17,6 @@ const DRIVERS: [&str; 2] = ["exec", "simulated"];
 /// Neither a step nor a process may take longer.
 const TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const FIELDS_MAX: usize = 64;
-const RESOURCES_MAX: usize = 16;
 const SUPERSEDES_MAX: usize = 16;
 const ATTEMPTS_MAX: u32 = 100;
 const DESCRIPTION_BYTES_MAX: usize = 1024;

@@ -289,6 +289,12 @@ fn the_number_of_steps_and_kinds_is_bounded() {
     assert!(error.problem.contains("33 steps; a kind has 1 to 32"));
     let none = Kinds::declare("[kinds.many]\nsteps = []").unwrap_err();
     assert!(none.problem.contains("0 steps"), "{none}");
+    // A gateway counts an operation against so many shared resources and no more.
+    let uses = |count| format!("{}resources = {:?}", many(1), vec!["pool/a"; count]);
+    assert!(Kinds::declare(&uses(4)).is_ok());
+    let error = Kinds::declare(&uses(5)).unwrap_err();
+    assert_eq!(error.key, "kinds.many.steps[0].resources");
+    assert_eq!(error.problem, "names more than 4");
     let missing = Kinds::declare(head).unwrap_err();
     assert!(
         missing.problem.contains("missing field `steps`"),

@@ -18,6 +18,7 @@ mod writes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::flow::Line;
 use protocol::ids::{AgentId, Fence, GrantId, OperationId, ProcessId};
 use protocol::operation::Progress;
 use serde_json::Value;
@@ -28,7 +29,7 @@ pub(crate) use create::NEEDLESS;
 use super::queries::ProcessRecord;
 use super::{Connection, Store, StoreError};
 use crate::clock::UnixMs;
-use crate::process::{Class, Input, Plan, State, StepId, Tell};
+use crate::process::{Class, Input, Plan, State, StepId, StepNeeds, Tell, line};
 
 /// How long an idempotency key is remembered.
 pub const IDEMPOTENCY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -87,6 +88,14 @@ impl NewProcess {
             actor: None,
             idempotency: None,
         }
+    }
+
+    /// The line of its first step.
+    pub(crate) fn line(&self) -> Line {
+        let first = self.plan.as_ref().and_then(|plan| plan.steps.first());
+        let needs = first.map(StepNeeds::of);
+        let step = StepId::default();
+        line(&self.kind, &self.tenant, self.class, step, needs.as_ref())
     }
 }
 
@@ -243,7 +252,7 @@ pub(crate) struct Effect {
     pub(crate) before: Option<State>,
     /// Its place among its like before this input, if it was ready.
     pub(crate) place_before: Option<UnixMs>,
-    /// Its kind and tenant, if it is known.
+    /// Its kind, tenant and line, if it is known.
     pub(crate) names: Option<Names>,
     /// It leaves a backoff after a failed attempt: a retry.
     pub(crate) retries: bool,
@@ -257,11 +266,15 @@ pub(crate) struct Effect {
     pub(crate) work: Option<Work>,
 }
 
-/// Names of a process that counters go by.
+/// What counters and queues of a process go by.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Names {
     pub(crate) kind: Arc<str>,
     pub(crate) tenant: Arc<str>,
+    /// The line of the step at hand before this input.
+    pub(crate) line_before: Arc<Line>,
+    /// The line of the step at hand.
+    pub(crate) line: Arc<Line>,
 }
 
 /// A process after an input.

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use protocol::flow::Line;
 use protocol::ids::{AgentId, Fence, ProcessId};
-use serde_json::Value;
 use sqlx::Row as _;
 use uuid::Uuid;
 
+use super::lines::read_needs;
 use super::{Store, StoreError, from_sql, id_bytes};
 use crate::clock::UnixMs;
-use crate::process::pause::Pauses;
-use crate::process::{Class, State, StepId};
+use crate::process::{Class, State, StepId, line};
 
 /// A process that its agent may know something about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Lease {
     pub(crate) process: ProcessId,
     pub(crate) agent: AgentId,
@@ -21,38 +21,19 @@ pub(crate) struct Lease {
     pub(crate) step: StepId,
     pub(crate) state: State,
     pub(crate) deadline_at: UnixMs,
+    /// What its operation holds permits of.
+    pub(crate) line: Arc<Line>,
 }
-
-/// Processes that are ready for an agent, of one tenant.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct ReadyCount {
-    pub(crate) agent: AgentId,
-    pub(crate) tenant: Arc<str>,
-    pub(crate) ready: u32,
-}
-
-const READY_OF: &str = "
-    SELECT class, ready_at, process_id FROM process_ready WHERE target_id = $1
-    ORDER BY class, ready_at, process_id LIMIT $2";
-
-/// As [`READY_OF`]; $3, $4, $5: JSON arrays of the tenants, kinds and processes that are paused.
-const READY_OF_NOT_PAUSED: &str = "
-    SELECT class, ready_at, process_id FROM process_ready WHERE target_id = $1
-      AND tenant NOT IN (SELECT value FROM json_each($3))
-      AND kind NOT IN (SELECT value FROM json_each($4))
-      AND process_id NOT IN (SELECT unhex(value) FROM json_each($5))
-    ORDER BY class, ready_at, process_id LIMIT $2";
-
-/// A ready process: class, then age.
-pub(crate) type Place = (Class, UnixMs, ProcessId);
 
 impl Store {
     /// Every process that an agent may know something about and this process server had claimed.
     pub(crate) async fn leases(&self, worker: Uuid) -> Result<Vec<Lease>, StoreError> {
         let mut reader = self.reader().await?;
         let rows = sqlx::query(
-            "SELECT p.id, p.target_id, p.fence, p.step, p.state, p.deadline_at
+            "SELECT p.id, p.target_id, p.fence, p.step, p.state, p.deadline_at, p.kind, p.tenant,
+                    p.class AS urgency, s.name, s.class, s.resources
              FROM process_lease AS l CROSS JOIN process AS p ON p.id = l.process_id
+             LEFT JOIN process_plan AS s ON s.process_id = p.id AND s.step = p.step & 0x801f
              WHERE l.worker_id = $1",
         )
         .bind(worker.into_bytes().to_vec())
@@ -61,15 +42,20 @@ impl Store {
         rows.iter()
             .map(|row| {
                 let state: &str = row.try_get("state")?;
+                let step = StepId(row.try_get("step")?);
+                let (kind, tenant) = (row.try_get("kind")?, row.try_get("tenant")?);
+                let class = Class::from_sql(row.try_get("urgency")?);
+                let needs = read_needs(row)?;
                 Ok(Lease {
                     process: ProcessId::from_bytes(id_bytes(row.try_get("id")?)?),
                     agent: AgentId::from_bytes(id_bytes(row.try_get("target_id")?)?),
                     fence: Fence(from_sql(row.try_get("fence")?)),
-                    step: StepId(row.try_get("step")?),
+                    step,
                     state: state
                         .parse()
                         .map_err(|error| StoreError::BadRow(format!("{error}")))?,
                     deadline_at: UnixMs::from_sql(row.try_get("deadline_at")?),
+                    line: Arc::new(line(kind, tenant, class, step, needs.as_ref())),
                 })
             })
             .collect()
@@ -94,66 +80,6 @@ impl Store {
                 Ok((state, from_sql(row.try_get(1)?)))
             })
             .collect()
-    }
-
-    /// How many processes are ready for each agent, of each tenant.
-    pub(crate) async fn ready_counts(&self) -> Result<Vec<ReadyCount>, StoreError> {
-        let mut reader = self.reader().await?;
-        let rows = sqlx::query(
-            "SELECT target_id, tenant, count(*) FROM process_ready GROUP BY target_id, tenant",
-        )
-        .fetch_all(&mut *reader)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                let tenant: &str = row.try_get(1)?;
-                Ok(ReadyCount {
-                    agent: AgentId::from_bytes(id_bytes(row.try_get(0)?)?),
-                    tenant: Arc::from(tenant),
-                    ready: row.try_get(2)?,
-                })
-            })
-            .collect()
-    }
-
-    /// The first `limit` ready processes of each of these agents, without those that a pause holds.
-    pub(crate) async fn ready_of(
-        &self,
-        agents: &[AgentId],
-        limit: u32,
-        pauses: &Pauses,
-    ) -> Result<Vec<(AgentId, Place)>, StoreError> {
-        let mut reader = self.reader().await?;
-        let array = |names: Vec<Value>| Value::Array(names).to_string();
-        let names = |set: &std::collections::BTreeSet<String>| {
-            array(set.iter().map(|name| Value::from(name.as_str())).collect())
-        };
-        let (tenants, kinds) = (names(pauses.tenants()), names(pauses.kinds()));
-        let processes = pauses.processes().iter();
-        let processes = array(
-            processes
-                .map(|id| Value::from(id.0.simple().to_string()))
-                .collect(),
-        );
-        let none = pauses.tenants().is_empty()
-            && pauses.kinds().is_empty()
-            && pauses.processes().is_empty();
-        let sql = if none { READY_OF } else { READY_OF_NOT_PAUSED };
-        let mut places = Vec::new();
-        for agent in agents {
-            let mut query = sqlx::query(sql).bind(agent.to_bytes().to_vec()).bind(limit);
-            if !none {
-                query = query.bind(&tenants).bind(&kinds).bind(&processes);
-            }
-            let rows = query.fetch_all(&mut *reader).await?;
-            for row in &rows {
-                let class = Class::from_sql(row.try_get(0)?);
-                let ready_at = UnixMs::from_sql(row.try_get(1)?);
-                let process = ProcessId::from_bytes(id_bytes(row.try_get(2)?)?);
-                places.push((*agent, (class, ready_at, process)));
-            }
-        }
-        Ok(places)
     }
 
     /// Resources that somebody waits for and nobody holds: their holder ended just before a stop.

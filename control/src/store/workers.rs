@@ -14,9 +14,10 @@ use serde_json::Value;
 use sqlx::Row as _;
 use uuid::Uuid;
 
+use super::lines::ReadyCount;
 use super::pauses::PauseTable;
 use super::processes::{self, Batch, Happened};
-use super::recovery::{Lease, ReadyCount};
+use super::recovery::Lease;
 use super::{Connection, Store, StoreError, id_bytes};
 use crate::clock::UnixMs;
 use crate::process::{Input, State};
@@ -274,6 +275,7 @@ async fn adopt(
             step: now.step,
             state: now.state,
             deadline_at: now.deadline_at,
+            line: effect.names?.line,
         })
     });
     Ok(leases.collect())

@@ -73,10 +73,9 @@ struct Entry {
 
 struct Session {
     id: SessionId,
-    /// By port.
-    demand: BTreeMap<usize, u32>,
-    /// With the port that each was given to.
-    grants: BTreeMap<GrantId, (usize, u32)>,
+    /// By port and its number of the line.
+    demand: BTreeMap<(usize, u32), u32>,
+    grants: BTreeMap<GrantId, Grant>,
     offer: Option<(GrantId, usize)>,
     charged: BTreeMap<OperationId, Fence>,
     /// Operations whose command stream is open.
@@ -88,6 +87,30 @@ struct Agent {
     journal: BTreeMap<OperationId, Entry>,
     session: Option<Session>,
     away: u32,
+}
+
+/// Permits of a line that a port has.
+#[derive(Clone, Copy)]
+struct Grant {
+    port: usize,
+    line: u32,
+    permits: u32,
+}
+
+impl Session {
+    /// Up to so many permits of a grant are used, or not needed.
+    fn use_up(&mut self, id: GrantId, permits: u32) -> Option<Grant> {
+        let grant = self.grants.remove(&id)?;
+        let left = grant.permits.saturating_sub(permits);
+        if left > 0 {
+            let permits = left;
+            self.grants.insert(id, Grant { permits, ..grant });
+        }
+        if let Some(ready) = self.demand.get_mut(&(grant.port, grant.line)) {
+            *ready = ready.saturating_sub(permits);
+        }
+        Some(grant)
+    }
 }
 
 /// What an agent does with a command.
@@ -317,8 +340,9 @@ impl World {
             Request::Demand { target, lines, .. } => {
                 let at = self.at(target);
                 if let Some(session) = &mut self.agents[at].session {
-                    let ready = lines.iter().map(|line| line.ready).sum();
-                    session.demand.insert(port, ready);
+                    session.demand.retain(|(of, _), _| *of != port);
+                    let lines = lines.iter().map(|line| ((port, line.number), line.ready));
+                    session.demand.extend(lines);
                 }
             }
             Request::ReturnPermits {
@@ -330,12 +354,7 @@ impl World {
                 if let Some(session) = &mut self.agents[at].session
                     && session.offer.take_if(|offer| offer.0 == grant).is_none()
                 {
-                    let demand = session.demand.entry(port).or_default();
-                    *demand = demand.saturating_sub(unused);
-                    let (port, left) = session.grants.remove(&grant).unwrap_or((port, 0));
-                    if left > unused {
-                        session.grants.insert(grant, (port, left - unused));
-                    }
+                    session.use_up(grant, unused);
                 }
             }
             Request::Dispatch {
@@ -398,17 +417,14 @@ impl World {
             return;
         };
         let offered = session.offer.take_if(|offer| offer.0 == grant).is_some();
-        let (_, left) = session.grants.remove(&grant).unwrap_or((port, 0));
-        if epoch != epoch_now || !(offered || left > 0) {
+        let granted = session.use_up(grant, 1);
+        assert!(
+            granted.is_none_or(|grant| grant.port == port),
+            "not its own"
+        );
+        if epoch != epoch_now || !(offered || granted.is_some()) {
             self.events.push_back(not_delivered(NotDelivered::NoGrant));
             return;
-        }
-        if left > 1 {
-            session.grants.insert(grant, (port, left - 1));
-        }
-        if !offered {
-            let demand = session.demand.entry(port).or_default();
-            *demand = demand.saturating_sub(1);
         }
         if busy {
             self.events.push_back(not_delivered(NotDelivered::Busy));

@@ -26,8 +26,9 @@ fn plan(steps: usize, fails: Option<usize>) -> Plan {
         } else {
             "simulated"
         }),
-        class: None,
-        resources: Vec::new(),
+        // Steps of several lines wait at each agent.
+        class: (at % 2 == 0).then(|| "build".to_owned()),
+        resources: vec![format!("pool/{}", at % 3)],
         undo: Some(operation("undo")),
     });
     Plan {

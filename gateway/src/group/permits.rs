@@ -93,7 +93,8 @@ pub(super) struct Charge {
     fence: Fence,
     /// The control plane was told that it is uncertain; only a report settles it now.
     uncertain: bool,
-    /// What durations are compared with: a number of its kind, where the dispatch was seen here.
+    /// What durations are compared with: a number of its line's kind (of its driver, on an offer), where
+    /// the dispatch was seen here.
     pub kind: Option<u32>,
     /// Nothing where it came by an offer or an inventory.
     pub purpose: Option<Purpose>,
@@ -241,6 +242,12 @@ impl Ledger {
     /// Whether a grant still holds an unused permit.
     pub(super) fn holds(&self, id: GrantId) -> bool {
         self.grants().iter().any(|grant| grant.id == id)
+    }
+
+    /// The line of a grant that still holds an unused permit.
+    pub(super) fn line_of(&self, id: GrantId) -> Option<LineId> {
+        let grant = self.grants().iter().find(|grant| grant.id == id)?;
+        Some(grant.purpose.line)
     }
 
     /// Takes back up to `permits` unused ones of a grant: how many there were, and what for. Of an offer

@@ -169,6 +169,7 @@ pub(super) fn queue(waiting: &dispatch::WaitingOn) -> WaitingOn {
             agent,
             limit,
             in_use,
+            line: _,
             position,
             eta,
         } => WaitingOn {

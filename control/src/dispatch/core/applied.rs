@@ -1,6 +1,7 @@
 //! What follows from a batch once it is durable, or once the store has refused it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ids::{AgentId, Fence, OperationId, ProcessId};
@@ -9,10 +10,11 @@ use protocol::operation::Command;
 
 use super::{Claim, Core, CreateAnswer, DEFER, Moment, Pending, operation};
 use crate::clock::UnixMs;
+use crate::dispatch::fleet::Known;
 use crate::dispatch::handle::Ordered;
 use crate::process::{Input, State, Tell};
 use crate::store::StoreError;
-use crate::store::processes::{Applied, Creation, Effect, Happened, NewProcess, Now, Work};
+use crate::store::processes::{Applied, Creation, Effect, Happened, Names, NewProcess, Now, Work};
 
 /// The first wait after the store has failed; doubles up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -103,8 +105,12 @@ impl Core {
             return;
         };
         let agent = after.target;
-        // A ready process that turns to another place in line has moved as well.
-        if effect.before != Some(after.state) || effect.place_before != after.ready_at {
+        // A ready process that turns to another place, or to another line, has moved as well.
+        let turned = |names: &Names| names.line_before != names.line;
+        if effect.before != Some(after.state)
+            || effect.place_before != after.ready_at
+            || effect.names.as_ref().is_some_and(turned)
+        {
             self.moved(now, process, &effect, after);
         }
         let operation = effect.operation;
@@ -148,9 +154,11 @@ impl Core {
         let agent = after.target;
         self.living.moved(effect.before, after.state);
         if effect.before == Some(State::Ready) {
-            let place = effect.place_before.map(|at| (after.class, at, process));
-            self.fleet.uncount_ready(agent, place);
-            if let Some(names) = &effect.names {
+            let names = effect.names.as_ref();
+            let stood = names
+                .and_then(|names| Some((&*names.line_before, (effect.place_before?, process))));
+            self.fleet.uncount_ready(agent, stood);
+            if let Some(names) = names {
                 self.tenants.remove(&names.tenant);
             }
         }
@@ -158,10 +166,15 @@ impl Core {
             self.became_ready(now, process, effect, after);
         }
         self.paced(now, effect, after);
-        if after.state.is_active() {
-            let known = (after.fence, after.step, after.state);
+        if let Some(names) = effect.names.as_ref().filter(|_| after.state.is_active()) {
+            let known = Known {
+                fence: after.fence,
+                step: after.step,
+                state: after.state,
+                line: Arc::clone(&names.line),
+            };
             let left = now.wall.until(after.deadline_at);
-            self.fleet.activate(agent, process, known, left, now.mono);
+            self.fleet.activate(agent, process, &known, left, now.mono);
         } else if effect.before.is_some_and(State::is_active) {
             self.fleet.deactivate(agent, process);
         }
@@ -173,13 +186,8 @@ impl Core {
     fn became_ready(&mut self, now: Moment, process: ProcessId, effect: &Effect, after: Now) {
         let agent = after.target;
         self.fleet.count_ready(agent, 1);
-        let place = (
-            after.class,
-            after.ready_at.unwrap_or(after.created_at),
-            process,
-        );
+        let place = (after.ready_at.unwrap_or(after.created_at), process);
         let Some(names) = &effect.names else {
-            self.fleet.enqueue(agent, place);
             return;
         };
         self.tenants.add(&names.tenant, 1);
@@ -193,7 +201,8 @@ impl Core {
             .pauses()
             .holds(process, &names.tenant, &names.kind)
         {
-            self.fleet.enqueue(agent, place);
+            let entry = (place, after.deadline_at);
+            self.fleet.enqueue(agent, &names.line, entry);
         }
     }
 
@@ -239,7 +248,8 @@ impl Core {
     }
 
     fn dispatch(&mut self, process: ProcessId, claim: Claim, after: Now, work: Work) {
-        self.fleet.settle(claim.target.agent, claim.on_offer);
+        let agent = claim.target.agent;
+        self.fleet.settle(agent, claim.taken.line, claim.on_offer);
         self.send(Request::Dispatch {
             target: claim.target,
             grant: claim.grant,
@@ -256,27 +266,31 @@ impl Core {
 
     /// The process was not there to be claimed any more: its permit goes back.
     fn unclaimed(&mut self, claim: &Claim) {
-        self.fleet.settle(claim.target.agent, claim.on_offer);
+        let agent = claim.target.agent;
+        self.fleet.settle(agent, claim.taken.line, claim.on_offer);
         self.give_back(claim.target, claim.grant, 1);
-        self.wake(claim.target.agent);
+        self.wake(agent);
     }
 
     fn created(&mut self, batch: Pending, creations: Vec<Creation>) {
         let mut creations = creations.into_iter();
+        let mut creates = batch.creates.iter();
         for caller in batch.create_callers {
             let own: Vec<Creation> = creations.by_ref().take(caller.asked).collect();
-            for creation in &own {
+            for (creation, new) in own.iter().zip(creates.by_ref().take(caller.asked)) {
                 if let Creation::Created(record) = creation {
                     self.stats.created += 1;
                     self.living.add(record.state, 1);
                     self.note_due(record.due_at);
                     if record.state == State::Ready {
                         self.fleet.count_ready(record.agent, 1);
-                        self.tenants.add(&record.tenant.as_str().into(), 1);
-                        let place = (record.class, record.created_at, record.id);
+                        self.tenants.add(&record.tenant, 1);
                         let pauses = self.fleet.pauses();
                         if !pauses.holds(record.id, &record.tenant, &record.kind) {
-                            self.fleet.enqueue(record.agent, place);
+                            let place = (record.created_at, record.id);
+                            let entry = (place, record.deadline_at);
+                            self.fleet
+                                .enqueue(record.agent, &Arc::new(new.line()), entry);
                         }
                         self.wake(record.agent);
                     }
@@ -315,9 +329,9 @@ impl Core {
             if unclaimable {
                 self.stats.unwritable += 1;
                 self.fleet.uncount_ready(claim.target.agent, None);
-                tracing::error!(process = %claim.place.2, %error, "a process cannot be claimed");
+                tracing::error!(process = %claim.taken.place.1, %error, "a process cannot be claimed");
             } else {
-                self.fleet.enqueue(claim.target.agent, claim.place);
+                self.fleet.put_back(claim.target.agent, &claim.taken);
             }
         }
         let heard = std::mem::take(&mut batch.inputs).into_iter().enumerate();

@@ -20,11 +20,7 @@ impl Core {
         self.stats.servers = u64::from(beat.live);
         let mut about: BTreeMap<AgentId, Vec<_>> = BTreeMap::new();
         for lease in beat.adopted {
-            self.living.add(lease.state, 1);
-            let left = now.wall.until(lease.deadline_at);
-            let known = (lease.fence, lease.step, lease.state);
-            self.fleet
-                .activate(lease.agent, lease.process, known, left, now.mono);
+            self.know(now, &lease);
             about.entry(lease.agent).or_default().push(lease.process);
         }
         for (agent, processes) in about {
@@ -50,13 +46,11 @@ impl Core {
         let ready = shared.ready.iter().map(|count| u64::from(count.ready));
         let ready = (State::Ready, ready.sum());
         self.living = Living::of(shared.others.iter().copied().chain([ready]));
-        let mut by_agent: BTreeMap<AgentId, u32> = BTreeMap::new();
         self.tenants.clear_ready();
-        for count in shared.ready {
-            self.tenants.add(&count.tenant, u64::from(count.ready));
-            *by_agent.entry(count.agent).or_default() += count.ready;
+        for count in &shared.ready {
+            self.tenants.add(&count.line.tenant, u64::from(count.ready));
         }
-        for agent in self.fleet.correct_ready(&by_agent) {
+        for agent in self.fleet.correct_ready(&shared.ready) {
             self.wake(agent);
         }
     }

@@ -30,6 +30,11 @@ impl Core {
                 self.pending.order_answers.push((at, answer));
             }
             Command::Pauses(table) => self.take_pauses(&table),
+            Command::Weights(weights) => {
+                for agent in self.fleet.set_weights(weights) {
+                    self.wake(agent);
+                }
+            }
             Command::Send(request) => self.send(request),
             Command::Adopt(group) => self.assign(&group),
             Command::Admit(target, keys) => {

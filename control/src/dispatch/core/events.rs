@@ -1,11 +1,12 @@
 //! What gateways say.
 
-use protocol::ids::{AgentId, GrantId, OperationId, SessionId};
+use protocol::ids::{AgentId, Epoch, GrantId, OperationId, SessionId};
 use protocol::link::{DownReason, Event, SessionUp, Target};
 use protocol::operation::{OpenOperation, OperationState, Phase, Progress, Refusal};
 use serde_json::json;
 
 use super::{Claim, Core, INVENTORIES_MAX, Moment, SECURITY_LINES, operation};
+use crate::dispatch::fleet::LineId;
 use crate::dispatch::handle::{EnrolmentAsked, SessionView};
 use crate::process::{Input, StepId};
 use crate::store::agents::Inventory;
@@ -26,10 +27,12 @@ impl Core {
                 grant,
                 epoch,
                 permits,
-                server: _,
-                line: _,
+                server,
+                line,
                 ttl: _,
-            } => self.granted(target, grant, epoch, permits),
+            } if self.fleet.is_named(server) => {
+                self.granted(target, LineId(line), (grant, epoch), permits);
+            }
             Event::Offered {
                 target,
                 grant,
@@ -159,25 +162,25 @@ impl Core {
     fn granted(
         &mut self,
         target: Target,
-        grant: GrantId,
-        epoch: protocol::ids::Epoch,
+        line: LineId,
+        (grant, epoch): (GrantId, Epoch),
         permits: u32,
     ) {
         let taken = match self.draining || self.overdue {
             true => Vec::new(),
-            false => self.fleet.take(target.agent, permits),
+            false => self.fleet.take(target.agent, line, permits),
         };
         let used = u32::try_from(taken.len()).unwrap_or(permits);
         let unused = permits.saturating_sub(used);
         self.give_back(target, grant, unused);
-        self.fleet.gave_back(target.agent, unused);
-        for place in taken {
+        self.fleet.gave_back(target.agent, line, unused);
+        for taken in taken {
             self.claim(Claim {
                 target,
                 grant,
                 epoch,
                 on_offer: false,
-                place,
+                taken,
             });
         }
         self.wake(target.agent);

@@ -1,16 +1,22 @@
-//! The bounded queue against the whole one, and what the gateway is told of demand.
+//! The bounded queues against the whole ones, and what the gateway is told of demand.
 
-use proptest::prelude::*;
-use protocol::ids::{SessionId, ShardId, Slot};
+mod model;
+
+use std::collections::BTreeMap;
+
+use protocol::flow::Class;
+use protocol::ids::{Fence, SessionId, ShardId, Slot};
 use uuid::Uuid;
 
 use super::*;
 use crate::clock;
 use crate::process::pause::{PauseKey, PauseScope};
+use crate::process::{State, StepId};
+use crate::store::lines::FoundLine;
 
-const AGENT: AgentId = AgentId(Uuid::from_u128(1));
+pub(super) const AGENT: AgentId = AgentId(Uuid::from_u128(1));
 
-fn target() -> Target {
+pub(super) fn target() -> Target {
     Target {
         agent: AGENT,
         group: GroupId(Uuid::from_u128(2)),
@@ -32,45 +38,79 @@ fn session(number: u64) -> SessionView {
     }
 }
 
-fn connected() -> Fleet {
-    let mut fleet = Fleet::default();
+pub(super) fn connected() -> Fleet {
+    let mut fleet = Fleet::new(ServerId(5));
     fleet.admit(target());
     fleet.connect(target(), session(1), UnixMs(1));
     fleet
 }
 
-fn place(class: u8, at: u64, number: u128) -> Place {
-    let id = ProcessId(Uuid::from_u128(number));
-    (Class::from_sql(class), UnixMs(at), id)
+/// A line that needs nothing but its agent.
+fn plain(class: Class) -> Arc<Line> {
+    Arc::new(Line {
+        class,
+        tenant: "acme".to_owned(),
+        kind: "exec".to_owned(),
+        ..Line::default()
+    })
 }
 
-fn add(fleet: &mut Fleet, place: Place) {
+pub(super) fn worker(class: Class, work: &str) -> Arc<Line> {
+    Arc::new(Line {
+        work: work.to_owned(),
+        ..Line::clone(&plain(class))
+    })
+}
+
+pub(super) fn place(at: u64, number: u128) -> Place {
+    (UnixMs(at), ProcessId(Uuid::from_u128(number)))
+}
+
+const LATER: UnixMs = UnixMs(1_000_000);
+
+pub(super) fn add(fleet: &mut Fleet, line: &Arc<Line>, place: Place) {
     fleet.count_ready(AGENT, 1);
-    fleet.enqueue(AGENT, place);
+    fleet.enqueue(AGENT, line, (place, LATER));
+}
+
+/// The lines of a demand, and how many wait in each.
+pub(super) fn stated(fleet: &mut Fleet) -> Option<BTreeMap<Line, u32>> {
+    fleet.demand(AGENT).map(|request| match request {
+        Request::Demand { lines, server, .. } => {
+            assert_eq!(server, ServerId(5));
+            let lines = lines.into_iter();
+            lines.map(|line| (line.line, line.ready)).collect()
+        }
+        other => panic!("{other:?}"),
+    })
 }
 
 fn told(fleet: &mut Fleet) -> Option<u32> {
-    fleet.demand(AGENT).map(|request| match request {
-        Request::Demand { lines, .. } => lines.iter().map(|line| line.ready).sum(),
-        other => panic!("{other:?}"),
-    })
+    stated(fleet).map(|lines| lines.values().sum())
+}
+
+pub(super) fn number(fleet: &Fleet, line: &Line) -> LineId {
+    fleet.lines.find(line).unwrap()
+}
+
+fn places(taken: &[Taken]) -> Vec<Place> {
+    taken.iter().map(|taken| taken.place).collect()
 }
 
 #[test]
 fn what_is_claimed_on_an_offer_is_no_demand() {
     let mut fleet = connected();
+    let line = plain(Class::Normal);
     fleet.offered(AGENT, GrantId(7), Epoch(1));
     assert_eq!(fleet.take_on_offer(AGENT), None, "nothing is ready");
-    add(&mut fleet, place(2, 5, 0));
-    add(&mut fleet, place(2, 5, 1));
-    let taken = fleet.take_on_offer(AGENT);
-    assert_eq!(
-        taken,
-        Some((target(), GrantId(7), Epoch(1), place(2, 5, 0)))
-    );
+    add(&mut fleet, &line, place(5, 0));
+    add(&mut fleet, &line, place(5, 1));
+    let (at, grant, epoch, taken) = fleet.take_on_offer(AGENT).unwrap();
+    assert_eq!((at, grant, epoch), (target(), GrantId(7), Epoch(1)));
+    assert_eq!(taken.place, place(5, 0));
     assert_eq!(fleet.take_on_offer(AGENT), None, "an offer is one permit");
     assert_eq!(told(&mut fleet), Some(1));
-    fleet.settle(AGENT, true);
+    fleet.settle(AGENT, taken.line, true);
     assert_eq!(
         told(&mut fleet),
         None,
@@ -79,9 +119,35 @@ fn what_is_claimed_on_an_offer_is_no_demand() {
 }
 
 #[test]
+fn an_offer_is_for_what_needs_only_the_agent_and_if_nothing_more_urgent_waits() {
+    let mut fleet = connected();
+    let (build, backup) = (
+        worker(Class::Interactive, "build"),
+        plain(Class::Background),
+    );
+    add(&mut fleet, &build, place(5, 0));
+    add(&mut fleet, &backup, place(1, 1));
+    fleet.offered(AGENT, GrantId(7), Epoch(1));
+    assert_eq!(fleet.take_on_offer(AGENT), None, "the build goes first");
+    assert_eq!(fleet.useless_offer(AGENT), None, "nobody was told yet");
+    assert_eq!(told(&mut fleet), Some(2));
+    // It holds the place that the build waits for.
+    assert_eq!(fleet.useless_offer(AGENT), Some((target(), GrantId(7))));
+    assert_eq!(fleet.useless_offer(AGENT), None);
+    let taken = fleet.take(AGENT, number(&fleet, &build), 1);
+    assert_eq!(places(&taken), [place(5, 0)]);
+    fleet.offered(AGENT, GrantId(8), Epoch(1));
+    let (.., taken) = fleet.take_on_offer(AGENT).unwrap();
+    assert_eq!(taken.place, place(1, 1));
+    // The gateway offers ahead of what is on its way: nothing waits, so it may keep it.
+    fleet.offered(AGENT, GrantId(9), Epoch(1));
+    assert_eq!(fleet.useless_offer(AGENT), None);
+}
+
+#[test]
 fn offers_end_with_their_session_and_when_they_are_withdrawn() {
     let mut fleet = connected();
-    add(&mut fleet, place(2, 5, 0));
+    add(&mut fleet, &plain(Class::Normal), place(5, 0));
     fleet.offered(AGENT, GrantId(7), Epoch(1));
     fleet.withdrawn(AGENT, GrantId(6));
     fleet.withdrawn(AGENT, GrantId(7));
@@ -96,26 +162,84 @@ fn offers_end_with_their_session_and_when_they_are_withdrawn() {
 #[test]
 fn demand_is_told_once_and_again_only_when_the_gateway_may_run_dry() {
     let mut fleet = connected();
+    let line = plain(Class::Normal);
     assert_eq!(told(&mut fleet), None);
     for n in 0..3 {
-        add(&mut fleet, place(2, 5, n));
+        add(&mut fleet, &line, place(5, n));
     }
     assert_eq!(told(&mut fleet), Some(3));
     assert_eq!(told(&mut fleet), None);
     // A dispatch lowers the figure at the gateway by itself.
-    assert_eq!(fleet.take(AGENT, 2).len(), 2);
-    fleet.settle(AGENT, false);
-    fleet.settle(AGENT, false);
+    let id = number(&fleet, &line);
+    assert_eq!(fleet.take(AGENT, id, 2).len(), 2);
+    fleet.settle(AGENT, id, false);
+    fleet.settle(AGENT, id, false);
     assert_eq!(told(&mut fleet), None);
     // What is gone otherwise is taken back.
-    fleet.uncount_ready(AGENT, Some(place(2, 5, 2)));
+    fleet.uncount_ready(AGENT, Some((&line, place(5, 2))));
     assert_eq!(told(&mut fleet), Some(0));
+    assert_eq!(fleet.lines.len(), 0, "the line is forgotten");
+}
+
+#[test]
+fn lines_are_stated_apart_with_their_earliest_deadlines_and_their_tenants_weights() {
+    let mut fleet = connected();
+    let (build, plain) = (worker(Class::Normal, "build"), plain(Class::Normal));
+    fleet.set_weights(BTreeMap::from([("acme".to_owned(), 7)]));
+    for (n, deadline) in [(0, 900), (1, 300), (2, 600)] {
+        fleet.count_ready(AGENT, 1);
+        fleet.enqueue(AGENT, &build, (place(5, n), UnixMs(deadline)));
+    }
+    add(&mut fleet, &plain, place(5, 3));
+    let Some(Request::Demand { lines, .. }) = fleet.demand(AGENT) else {
+        panic!("nothing is told");
+    };
+    let found = lines.iter().map(|line| {
+        let id = LineId(line.number);
+        assert_eq!(**fleet.line(id).unwrap(), line.line);
+        (
+            line.line.work.as_str(),
+            line.ready,
+            line.deadline_ms,
+            line.weight,
+        )
+    });
+    let mut found: Vec<_> = found.collect();
+    found.sort_unstable();
+    assert_eq!(found, [("", 1, LATER.0, 7), ("build", 3, 300, 7)]);
+    // Another weight is told at once; the same one is not told again.
+    assert_eq!(fleet.set_weights(BTreeMap::new()), [AGENT]);
+    assert_eq!(told(&mut fleet), Some(4));
+    assert!(fleet.set_weights(BTreeMap::new()).is_empty());
+    assert_eq!(told(&mut fleet), None);
+}
+
+#[test]
+fn a_grant_takes_from_its_line_only() {
+    let mut fleet = connected();
+    let (build, migrate) = (
+        worker(Class::Normal, "build"),
+        worker(Class::Normal, "migrate"),
+    );
+    add(&mut fleet, &build, place(1, 1));
+    add(&mut fleet, &migrate, place(2, 2));
+    add(&mut fleet, &migrate, place(3, 3));
+    let id = number(&fleet, &migrate);
+    let taken = fleet.take(AGENT, id, 5);
+    assert_eq!(places(&taken), [place(2, 2), place(3, 3)]);
+    assert!(fleet.take(AGENT, id, 1).is_empty());
+    assert!(fleet.take(AGENT, LineId(999), 1).is_empty(), "no such line");
+    // One is put back: it is the first again.
+    fleet.settle(AGENT, id, false);
+    fleet.put_back(AGENT, &taken[0]);
+    assert_eq!(fleet.line_of(AGENT, taken[0].place.1), Some((id, 1)));
+    assert_eq!(places(&fleet.take(AGENT, id, 5)), [place(2, 2)]);
 }
 
 #[test]
 fn a_new_session_is_told_everything_anew_and_no_session_nothing() {
     let mut fleet = connected();
-    add(&mut fleet, place(2, 5, 1));
+    add(&mut fleet, &plain(Class::Normal), place(5, 1));
     assert_eq!(told(&mut fleet), Some(1));
     assert!(
         !fleet.disconnect(target(), SessionId(9), UnixMs(2)),
@@ -129,13 +253,22 @@ fn a_new_session_is_told_everything_anew_and_no_session_nothing() {
     assert_eq!(fleet.connected().values().sum::<u64>(), 1);
 }
 
+fn known(state: State, line: &Arc<Line>) -> Known {
+    Known {
+        fence: Fence(1),
+        step: StepId::default(),
+        state,
+        line: Arc::clone(line),
+    }
+}
+
 #[test]
 fn agents_are_asked_at_growing_intervals_while_they_have_a_session() {
     let mut fleet = connected();
     let process = ProcessId(Uuid::from_u128(5));
     let start = clock::monotonic();
-    let known = (Fence(1), StepId::default(), State::Unknown);
-    fleet.activate(AGENT, process, known, Duration::ZERO, start);
+    let unknown = known(State::Unknown, &plain(Class::Normal));
+    fleet.activate(AGENT, process, &unknown, Duration::ZERO, start);
     let mut asked = Vec::new();
     for second in 0..200 {
         let now = start + Duration::from_secs(second);
@@ -151,6 +284,31 @@ fn agents_are_asked_at_growing_intervals_while_they_have_a_session() {
     assert_eq!(fleet.active(), 0);
 }
 
+#[test]
+fn an_operation_knows_its_line_for_as_long_as_its_agent_may_know_it() {
+    let mut fleet = connected();
+    let process = ProcessId(Uuid::from_u128(5));
+    let now = clock::monotonic();
+    let (first, second) = (
+        worker(Class::Normal, "build"),
+        worker(Class::Normal, "migrate"),
+    );
+    let line = |fleet: &Fleet| {
+        let active = fleet.get(AGENT).unwrap().active()[&process];
+        Line::clone(fleet.line(active.line).unwrap())
+    };
+    let leased = known(State::Leased, &first);
+    fleet.activate(AGENT, process, &leased, Duration::ZERO, now);
+    assert_eq!(line(&fleet), *first);
+    // The next step may need something else.
+    let next = known(State::Leased, &second);
+    fleet.activate(AGENT, process, &next, Duration::ZERO, now);
+    assert_eq!((line(&fleet), fleet.lines.len()), (Line::clone(&second), 1));
+    fleet.deactivate(AGENT, process);
+    fleet.deactivate(AGENT, process);
+    assert_eq!(fleet.lines.len(), 0);
+}
+
 fn paused(keys: &[PauseKey]) -> Pauses {
     Pauses::new(keys)
 }
@@ -158,7 +316,8 @@ fn paused(keys: &[PauseKey]) -> Pauses {
 #[test]
 fn a_paused_agent_takes_nothing_and_its_demand_is_withdrawn() {
     let mut fleet = connected();
-    add(&mut fleet, place(2, 5, 0));
+    let line = plain(Class::Normal);
+    add(&mut fleet, &line, place(5, 0));
     assert_eq!(told(&mut fleet), Some(1));
     let key = PauseKey::of_id(PauseScope::Agent, AGENT.0);
     assert_eq!(
@@ -172,7 +331,7 @@ fn a_paused_agent_takes_nothing_and_its_demand_is_withdrawn() {
     );
     fleet.offered(AGENT, GrantId(7), Epoch(1));
     assert_eq!(fleet.take_on_offer(AGENT), None);
-    assert!(fleet.take(AGENT, 3).is_empty());
+    assert!(fleet.take(AGENT, number(&fleet, &line), 3).is_empty());
     assert_eq!(fleet.ready_stored(), 1, "nothing of it was rewritten");
     // The pause of its group as well, and of no other one.
     let group = PauseKey::of_id(PauseScope::Group, target().group.0);
@@ -186,105 +345,86 @@ fn a_paused_agent_takes_nothing_and_its_demand_is_withdrawn() {
     assert!(fleet.take_on_offer(AGENT).is_some(), "and goes on");
 }
 
+/// The store has nothing more that may be started, of any line that was asked for.
+fn found_nothing(want: Want) -> Found {
+    let lines = want.lines.into_iter().map(|(line, _)| FoundLine {
+        line,
+        places: Vec::new(),
+        all: true,
+    });
+    Found {
+        agent: want.agent,
+        lines: lines.collect(),
+        others: want.others.map(|_| Vec::new()),
+    }
+}
+
 #[test]
-fn a_pause_of_a_tenant_reads_the_queues_anew_and_an_empty_answer_ends_the_asking() {
+fn a_pause_of_a_kind_reads_the_queues_anew_and_an_empty_answer_ends_the_asking() {
     let mut fleet = connected();
-    add(&mut fleet, place(2, 5, 0));
-    add(&mut fleet, place(2, 5, 1));
+    let line = plain(Class::Normal);
+    add(&mut fleet, &line, place(5, 0));
+    add(&mut fleet, &line, place(5, 1));
     assert_eq!(told(&mut fleet), Some(2));
-    let key = PauseKey::of_name(PauseScope::Tenant, "acme");
+    let key = PauseKey::of_name(PauseScope::Kind, "exec");
     assert_eq!(fleet.set_pauses(paused(&[key])), [AGENT]);
     assert_eq!(told(&mut fleet), Some(0));
     assert!(fleet.wants_refill(AGENT));
     // All that is stored is paused.
-    fleet.refill_begins(AGENT);
-    fleet.ran_dry(AGENT);
+    let want = fleet.refill_begins(AGENT).unwrap();
+    assert_eq!(want.lines[0].0, line);
+    fleet.refill(found_nothing(want));
     assert!(!fleet.wants_refill(AGENT), "it would ask for ever");
+    assert_eq!(fleet.ready_stored(), 2, "they are still there");
     // Something new that came while the store was asked makes it ask again.
-    fleet.distrust_demand(AGENT);
-    fleet.refill_begins(AGENT);
-    add(&mut fleet, place(2, 6, 2));
-    fleet.ran_dry(AGENT);
+    fleet.look_again(AGENT);
+    let want = fleet.refill_begins(AGENT).unwrap();
+    add(&mut fleet, &line, place(6, 2));
+    fleet.refill(found_nothing(want));
     assert!(fleet.wants_refill(AGENT));
     fleet.set_pauses(Pauses::default());
     assert!(fleet.wants_refill(AGENT));
 }
 
-#[derive(Clone, Debug)]
-enum Op {
-    Add(u8, u64),
-    Take(u32),
-    /// The oldest claim went through.
-    Claimed,
-    /// The store refused the oldest claim.
-    Failed,
-    /// Somebody cancelled one that waits.
-    Cancel(usize),
+#[test]
+fn the_lines_of_a_paused_tenant_are_not_read_and_keep_nobody_from_an_offer() {
+    let mut fleet = connected();
+    let urgent = plain(Class::Interactive);
+    let other = Arc::new(Line {
+        tenant: "other".to_owned(),
+        ..Line::clone(&plain(Class::Background))
+    });
+    add(&mut fleet, &urgent, place(5, 0));
+    add(&mut fleet, &other, place(5, 1));
+    let key = PauseKey::of_name(PauseScope::Tenant, "acme");
+    fleet.set_pauses(paused(&[key]));
+    let want = fleet.refill_begins(AGENT).unwrap();
+    let asked: Vec<_> = want.lines.iter().map(|(line, _)| line).collect();
+    assert_eq!(asked, [&other]);
+    let mut found = found_nothing(want);
+    found.lines[0].places.push((place(5, 1), LATER));
+    fleet.refill(found);
+    fleet.offered(AGENT, GrantId(7), Epoch(1));
+    let (.., taken) = fleet.take_on_offer(AGENT).unwrap();
+    assert_eq!(taken.place, place(5, 1));
+    assert!(!fleet.wants_refill(AGENT));
 }
 
-fn any_op() -> impl Strategy<Value = Op> {
-    prop_oneof![
-        6 => (1_u8..4, 0_u64..20).prop_map(|(class, at)| Op::Add(class, at)),
-        4 => (1_u32..4).prop_map(Op::Take),
-        3 => Just(Op::Claimed),
-        1 => Just(Op::Failed),
-        1 => any::<usize>().prop_map(Op::Cancel),
-    ]
-}
-
-proptest! {
-    #[test]
-    fn the_bounded_queue_gives_what_the_whole_one_would(
-        ops in prop::collection::vec(any_op(), 1..200),
-    ) {
-        let mut fleet = connected();
-        // What the store has ready, and what of it is on its way to be claimed.
-        let mut stored = BTreeSet::new();
-        let mut claiming: Vec<Place> = Vec::new();
-        for (number, op) in (0..).zip(ops) {
-            match op {
-                Op::Add(class, at) => {
-                    let place = place(class, at, number);
-                    stored.insert(place);
-                    add(&mut fleet, place);
-                }
-                Op::Take(permits) => {
-                    let waiting = stored.iter().filter(|place| !claiming.contains(place));
-                    let waiting: Vec<Place> = waiting.copied().collect();
-                    if fleet.wants_refill(AGENT) {
-                        fleet.refill(AGENT, waiting.iter().copied().take(READY_KEPT));
-                    }
-                    let taken = fleet.take(AGENT, permits);
-                    prop_assert!(waiting.is_empty() || !taken.is_empty());
-                    prop_assert_eq!(&taken[..], &waiting[..taken.len()]);
-                    claiming.extend(taken);
-                }
-                Op::Claimed if !claiming.is_empty() => {
-                    let place = claiming.remove(0);
-                    stored.remove(&place);
-                    fleet.uncount_ready(AGENT, Some(place));
-                    fleet.settle(AGENT, false);
-                }
-                Op::Failed if !claiming.is_empty() => {
-                    let place = claiming.remove(0);
-                    fleet.settle(AGENT, false);
-                    fleet.enqueue(AGENT, place);
-                }
-                Op::Cancel(at) => {
-                    let waiting = stored.iter().filter(|place| !claiming.contains(place));
-                    let waiting: Vec<Place> = waiting.copied().collect();
-                    if !waiting.is_empty() {
-                        let place = waiting[at % waiting.len()];
-                        stored.remove(&place);
-                        fleet.uncount_ready(AGENT, Some(place));
-                    }
-                }
-                Op::Claimed | Op::Failed => {}
-            }
-            let member = fleet.get(AGENT).unwrap();
-            prop_assert!(member.ready.len() <= READY_KEPT);
-            prop_assert_eq!(member.ready.len(), fleet.ready_kept);
-            prop_assert_eq!(fleet.ready_stored(), stored.len() as u64);
-        }
-    }
+#[test]
+fn what_others_have_made_is_asked_for_and_what_they_took_is_no_longer_counted() {
+    let mut fleet = connected();
+    let line = worker(Class::Normal, "build");
+    let counts = [ReadyCount {
+        agent: AGENT,
+        line: Arc::clone(&line),
+        ready: 3,
+    }];
+    assert_eq!(fleet.correct_ready(&counts), [AGENT]);
+    assert_eq!(fleet.ready_stored(), 3);
+    let want = fleet.refill_begins(AGENT).unwrap();
+    assert_eq!(want.lines, [(line, u32::try_from(READY_KEPT).unwrap())]);
+    assert_eq!(want.others, None, "all lines are known");
+    fleet.refill(found_nothing(want));
+    assert_eq!(fleet.ready_stored(), 0);
+    assert!(!fleet.wants_refill(AGENT));
 }

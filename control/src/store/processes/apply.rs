@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::flow::Line;
 use protocol::ids::{AgentId, GrantId, OperationId, ProcessId};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -15,7 +16,8 @@ use super::rows::{self, hex};
 use super::writes::Writes;
 use super::{Actor, Applied, Batch, Effect, Happened, Names, Now, Record, Work, create};
 use crate::clock::UnixMs;
-use crate::process::{Hold, Input, Process, State, Step};
+use crate::process::{Hold, Input, Process, State, Step, StepId, StepNeeds};
+use crate::store::lines;
 use crate::store::{Connection, StoreError, from_sql, id_bytes, stored};
 
 pub(super) const WRITE_EVENTS: &str = "
@@ -171,6 +173,10 @@ pub(super) struct Row {
     pub(super) now: Process,
     /// It has a plan: how steps end is stored with it.
     pub(super) planned: bool,
+    /// What its steps need, by their row in the plan.
+    needs: BTreeMap<u16, StepNeeds>,
+    /// The line of a step.
+    line: Option<(StepId, Arc<Line>)>,
     /// Of the last claim in this batch.
     pub(super) grant: GrantId,
     pub(super) outcome: Option<String>,
@@ -186,6 +192,8 @@ impl Row {
             now: read.clone(),
             read,
             planned,
+            needs: BTreeMap::new(),
+            line: None,
             grant: GrantId(0),
             outcome: None,
             ended: BTreeMap::new(),
@@ -195,6 +203,23 @@ impl Row {
 
     pub(super) fn is_changed(&self) -> bool {
         self.now != self.read || self.outcome.is_some() || !self.ended.is_empty()
+    }
+
+    /// The line of the step at hand.
+    fn line_now(&mut self) -> Arc<Line> {
+        match &self.line {
+            Some((step, line)) if *step == self.now.step => Arc::clone(line),
+            _ => {
+                let line = Arc::new(self.line_of(&self.now));
+                self.line = Some((self.now.step, Arc::clone(&line)));
+                line
+            }
+        }
+    }
+
+    /// The line of its step in this state of it.
+    pub(super) fn line_of(&self, process: &Process) -> Line {
+        process.line(self.needs.get(&process.step.row()))
     }
 
     /// Keeps what a step of the rules wants stored with the plan. `before` is the process then.
@@ -234,6 +259,7 @@ impl Rules {
             let row = Row::new(rows::read(row)?);
             rows.insert(row.read.id, row);
         }
+        load_needs(db, &mut rows).await?;
         Ok(Self { rows })
     }
 
@@ -264,6 +290,7 @@ impl Rules {
             };
         }
         let before = row.now.clone();
+        let line_before = row.line_now();
         let claim = happened.input == Input::Claim;
         let step = row.now.handle(at, happened.input, chance);
         if claim && row.now.state == State::Leased && !step.stale {
@@ -303,6 +330,8 @@ impl Rules {
             names: Some(Names {
                 kind: Arc::clone(&row.now.kind),
                 tenant: Arc::clone(&row.now.tenant),
+                line_before,
+                line: row.line_now(),
             }),
             retries: waited_to_retry && row.now.state == State::Ready,
             stale: step.stale,
@@ -338,6 +367,30 @@ impl Rules {
         }
         Ok(())
     }
+}
+
+/// Reads what the steps of processes with a plan need.
+async fn load_needs(
+    db: &mut Connection,
+    rows: &mut BTreeMap<ProcessId, Row>,
+) -> Result<(), StoreError> {
+    let planned = rows.values().filter(|row| row.planned);
+    let planned: Vec<Value> = planned.map(|row| Value::from(hex(row.read.id))).collect();
+    if planned.is_empty() {
+        return Ok(());
+    }
+    let found = sqlx::query(lines::NEEDS)
+        .bind(Value::Array(planned).to_string())
+        .fetch_all(&mut *db)
+        .await?;
+    for row in &found {
+        let id = ProcessId::from_bytes(id_bytes(row.try_get("process_id")?)?);
+        let step: u16 = row.try_get("step")?;
+        if let (Some(of), Some(needs)) = (rows.get_mut(&id), lines::read_needs(row)?) {
+            of.needs.insert(step, needs);
+        }
+    }
+    Ok(())
 }
 
 /// A word about a process that the store does not know (any more), or about another operation of it

@@ -18,7 +18,7 @@ use super::{
 use crate::clock::UnixMs;
 use crate::process::{Input, PLAN_VERSION, Plan, PlanOperation, Shape, State, StepId};
 use crate::store::queries::{self, ProcessRecord};
-use crate::store::{Connection, StoreError, id_bytes, to_sql};
+use crate::store::{Connection, StoreError, id_bytes, lines, to_sql};
 
 /// Every row of new processes; $1 … $5 and $8 are JSON arrays, $6 is when keys end, $7 is now. See
 /// [`super::writes::WRITE`] on `$`.
@@ -37,9 +37,9 @@ pub(super) const INSERT: &str = "
         SELECT unhex(j.value ->> 0), j.value ->> 1 FROM json_each($2) AS j;
     INSERT INTO process_timer (due_at, process_id)
         SELECT j.value ->> 6, unhex(j.value ->> 0) FROM json_each($1) AS j;
-    INSERT INTO process_ready (target_id, class, ready_at, process_id, tenant, kind)
-        SELECT unhex(j.value ->> 2), j.value ->> 3, j.value ->> 7, unhex(j.value ->> 0),
-               j.value ->> 10, j.value ->> 1
+    INSERT INTO process_ready (target_id, line, ready_at, process_id, deadline_at, tenant, kind)
+        SELECT unhex(j.value ->> 2), j.value ->> 15, j.value ->> 7, unhex(j.value ->> 0),
+               j.value ->> 8, j.value ->> 10, j.value ->> 1
         FROM json_each($1) AS j WHERE j.value ->> 7 IS NOT NULL;
     INSERT INTO process_plan (process_id, step, name, operation, input, timeout, class, resources)
         SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, j.value ->> 3, j.value ->> 4,
@@ -300,6 +300,7 @@ impl Rows {
             self.add_plan(id, plan);
         }
         let life = at.until(create.deadline_at);
+        let line = ready_at.map(|_| lines::to_sql(&create.line()));
         self.processes.push(json!([
             hex(id),
             create.kind,
@@ -316,6 +317,7 @@ impl Rows {
             version,
             shape.steps(),
             shape.undo_bits(),
+            line,
         ]));
         self.inputs.push(json!([hex(id), create.input]));
         made(at, id, create, (state, due_at, shape))

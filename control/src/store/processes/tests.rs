@@ -1,5 +1,7 @@
 //! That the write path finds its rows by key, and that a batch does all that it should.
 
+mod lines;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -99,6 +101,7 @@ async fn no_statement_of_the_write_path_scans_a_table() {
         create::KNOWN_KEYS,
         create::HELD,
         NEEDLESS,
+        crate::store::lines::NEEDS,
     ];
     let mut seen = 0;
     for statement in texts.into_iter().flat_map(|text| text.split(';')) {
@@ -616,9 +619,7 @@ async fn paused_processes_are_shown_so_and_queues_are_read_past_them() {
     let table = store.pauses().await.unwrap();
     assert_eq!(table.pauses, [process.clone(), tenant.clone()]);
     let pauses = Pauses::new(table.pauses.iter().map(|pause| &pause.key));
-    let places = store.ready_of(&[AGENT], 10, &pauses).await.unwrap();
-    let found: Vec<ProcessId> = places.iter().map(|(_, place)| place.2).collect();
-    assert_eq!(found, [ids[3]]);
+    assert_eq!(lines::not_paused(&store, &pauses).await, [ids[3]]);
     let list = |paused| {
         let (store, state) = (store.clone(), Some(State::Ready));
         let filter = queries::ProcessFilter {

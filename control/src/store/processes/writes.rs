@@ -10,7 +10,7 @@ use super::apply::Row;
 use super::rows::{self, hex};
 use crate::clock::UnixMs;
 use crate::process::{Process, State};
-use crate::store::{Connection, StoreError, to_sql};
+use crate::store::{Connection, StoreError, lines, to_sql};
 
 /// Every write of the rules, in one go: each switch to the backend's thread costs more than a row.
 /// $1 … $13 are JSON arrays. Not `?1 … ?13`: the driver binds those by counting over all statements
@@ -32,12 +32,13 @@ pub(super) const WRITE: &str = "
     INSERT OR IGNORE INTO process_timer (due_at, process_id)
         SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($3) AS j;
 
-    DELETE FROM process_ready WHERE (target_id, class, ready_at, process_id) IN
+    DELETE FROM process_ready WHERE (target_id, line, ready_at, process_id) IN
         (SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, unhex(j.value ->> 3)
          FROM json_each($4) AS j);
-    INSERT OR IGNORE INTO process_ready (target_id, class, ready_at, process_id, tenant, kind)
+    INSERT OR IGNORE INTO process_ready
+        (target_id, line, ready_at, process_id, deadline_at, tenant, kind)
         SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, unhex(j.value ->> 3),
-               j.value ->> 4, j.value ->> 5
+               j.value ->> 4, j.value ->> 5, j.value ->> 6
         FROM json_each($5) AS j;
 
     DELETE FROM process_lease WHERE process_id IN
@@ -112,7 +113,8 @@ impl Writes {
     pub(super) fn add(&mut self, row: Row, freed: &mut Vec<String>) {
         let id = hex(row.now.id);
         self.updates.push(rows::update(&row.now, row.read.fence));
-        self.queues(&row.read, &row.now, &id);
+        self.timer(&row.read, &row.now, &id);
+        self.ready(&row, &id);
         self.lease(&row.read, &row.now, &id, row.grant);
         self.plan(&row, &id);
         if let Some(outcome) = row.outcome {
@@ -121,21 +123,31 @@ impl Writes {
         self.resource(&row.read, row.now, &id, freed);
     }
 
-    fn queues(&mut self, read: &Process, now: &Process, id: &str) {
+    fn timer(&mut self, read: &Process, now: &Process, id: &str) {
         if read.due_at != now.due_at {
             let row = |due: UnixMs| json!([due.to_sql(), id]);
             self.timers[0].extend(read.due_at.map(row));
             self.timers[1].extend(now.due_at.map(row));
         }
-        if read.ready_at != now.ready_at {
-            let target = now.target.0.simple().to_string();
-            let row = |at: UnixMs| {
-                let class = now.class.to_sql();
-                json!([target, class, at.to_sql(), id, &*now.tenant, &*now.kind])
-            };
-            self.ready[0].extend(read.ready_at.map(row));
-            self.ready[1].extend(now.ready_at.map(row));
+    }
+
+    /// Its place in its line. The step may change, and with it the line, while it is ready.
+    fn ready(&mut self, row: &Row, id: &str) {
+        let (read, now) = (&row.read, &row.now);
+        let of = |process: &Process| (process.ready_at, process.step, process.deadline_at);
+        if of(read) == of(now) || (read.ready_at.is_none() && now.ready_at.is_none()) {
+            return;
         }
+        let target = now.target.0.simple().to_string();
+        let place = |process: &Process| {
+            let at = process.ready_at?.to_sql();
+            let line = lines::to_sql(&row.line_of(process));
+            let deadline = process.deadline_at.to_sql();
+            let (tenant, kind) = (&*process.tenant, &*process.kind);
+            Some(json!([target, line, at, id, deadline, tenant, kind]))
+        };
+        self.ready[0].extend(place(read));
+        self.ready[1].extend(place(now));
     }
 
     fn lease(&mut self, read: &Process, now: &Process, id: &str, grant: GrantId) {

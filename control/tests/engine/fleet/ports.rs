@@ -11,7 +11,7 @@ use protocol::link::{Event, Request, SessionUp};
 use protocol::operation::{OpenOperation, Phase};
 use rand::Rng as _;
 
-use super::{Body, CAPACITY, Fleet, QUEUE, World};
+use super::{Body, CAPACITY, Fleet, Grant, QUEUE, World};
 
 /// What waits for one process server.
 #[derive(Default)]
@@ -95,8 +95,8 @@ impl Fleet {
         world.requests.retain(|(from, _)| *from != port);
         for agent in &mut world.agents {
             if let Some(session) = &mut agent.session {
-                session.demand.remove(&port);
-                session.grants.retain(|_, (to, _)| *to != port);
+                session.demand.retain(|(of, _), _| *of != port);
+                session.grants.retain(|_, grant| grant.port != port);
                 session.offer.take_if(|(_, to)| *to == port);
             }
         }
@@ -148,28 +148,40 @@ impl World {
         let (granted, offered, epoch) =
             (GrantId(self.number()), GrantId(self.number()), self.epoch);
         let withdraw = self.fault(20);
+        let luck: usize = self.rng.random_range(0..1 << 16);
         let agent = &mut self.agents[at];
         let (target, Some(session)) = (agent.target, &mut agent.session) else {
             return;
         };
         let events = &mut self.ports[port].events;
-        let unused: u32 = session.grants.values().map(|(_, permits)| permits).sum();
-        let own = session.grants.values().filter(|(to, _)| *to == port);
-        let own: u32 = own.map(|(_, permits)| permits).sum();
+        let unused: u32 = session.grants.values().map(|grant| grant.permits).sum();
         let charged = u32::try_from(session.charged.len()).unwrap();
         if let Some((grant, _)) = session.offer.take_if(|(_, to)| withdraw && *to == port) {
             events.push_back(Event::Withdrawn { target, grant });
         }
         let offers = u32::from(session.offer.is_some());
         let free = CAPACITY.saturating_sub(charged + unused + offers);
-        let demand = session.demand.get(&port).copied().unwrap_or(0);
-        let permits = free.min(demand.saturating_sub(own));
-        if permits > 0 {
-            session.grants.insert(granted, (port, permits));
+        // Of one of its lines that wait; which one is a matter of luck.
+        let waits = session.demand.iter().filter_map(|((of, line), ready)| {
+            let own = session.grants.values();
+            let own = own.filter(|grant| (grant.port, grant.line) == (port, *line));
+            let own: u32 = own.map(|grant| grant.permits).sum();
+            (*of == port && *ready > own).then_some((*line, *ready - own))
+        });
+        let waits: Vec<_> = waits.collect();
+        let turn = waits.get(luck % waits.len().max(1)).copied();
+        let permits = turn.map_or(0, |(_, waiting)| free.min(waiting));
+        if let Some((line, _)) = turn.filter(|_| permits > 0) {
+            let grant = Grant {
+                port,
+                line,
+                permits,
+            };
+            session.grants.insert(granted, grant);
             events.push_back(Event::Granted {
                 target,
                 server: server(port),
-                line: 0,
+                line,
                 grant: granted,
                 epoch,
                 permits,

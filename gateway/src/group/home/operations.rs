@@ -214,7 +214,10 @@ impl Home {
             return Err(NotDelivered::StaleEpoch);
         }
         let index = self.member(target).ok_or(NotDelivered::NoSession)?;
-        let kind = lines::number(&command.kind);
+        // An offer is of no line: its kind is the driver.
+        let line = self.members[index as usize].ledger.line_of(grant);
+        let flow = line.and_then(|line| self.lines.flow(line));
+        let kind = flow.map_or_else(|| lines::number(&command.kind), |flow| flow.kind);
         let ledger = &mut self.members[index as usize].ledger;
         let covered = ledger.dispatch(grant, command.operation, command.fence, kind);
         let (used, freed, covered) = match covered {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use protocol::flow::Line;
 use protocol::ids::{Epoch, GroupId, ServerId, SessionId, ShardId, Slot};
 use protocol::link::{Event, SessionUp, Target};
 use tokio::sync::oneshot;
@@ -12,9 +13,9 @@ use crate::clock;
 use crate::dispatch::core::{READY_PER_AGENT_MAX, READY_PER_TENANT_MAX, Recovered};
 use crate::dispatch::handle::Command as Order;
 use crate::process::{Class, StepId};
+use crate::store::lines::ReadyCount;
 use crate::store::pauses::PauseTable;
 use crate::store::processes::Names;
-use crate::store::recovery::ReadyCount;
 
 const AGENT: AgentId = AgentId(Uuid::from_u128(1));
 const OTHER: AgentId = AgentId(Uuid::from_u128(2));
@@ -37,6 +38,14 @@ fn now(state: State, fence: u64) -> Now {
     }
 }
 
+fn line(tenant: &str) -> Arc<Line> {
+    Arc::new(Line {
+        tenant: tenant.to_owned(),
+        kind: "exec".to_owned(),
+        ..Line::default()
+    })
+}
+
 fn effect(number: u128, before: State, after: Now) -> Effect {
     Effect {
         process: process(number),
@@ -48,6 +57,8 @@ fn effect(number: u128, before: State, after: Now) -> Effect {
         names: Some(Names {
             kind: "exec".into(),
             tenant: "acme".into(),
+            line_before: line("acme"),
+            line: line("acme"),
         }),
         retries: false,
         stale: false,
@@ -75,7 +86,7 @@ fn moment() -> Moment {
 fn core(ready: Vec<(AgentId, &str, u32)>) -> Core {
     let counts = ready.into_iter().map(|(agent, tenant, ready)| ReadyCount {
         agent,
-        tenant: Arc::from(tenant),
+        line: line(tenant),
         ready,
     });
     let recovered = Recovered {

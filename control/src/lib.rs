@@ -19,6 +19,7 @@ pub mod downlink;
 pub mod enrol;
 pub mod identity;
 pub mod kinds;
+pub mod lending;
 pub mod process;
 mod retention;
 mod servers;

@@ -40,6 +40,8 @@ const PURE: [&str; 38] = [
     "control/src/process",
     "control/src/kinds.rs",
     "control/src/kinds",
+    "control/src/lending.rs",
+    "control/src/lending",
     "control/src/dispatch/fleet.rs",
     "control/src/dispatch/fleet",
     "control/src/dispatch/pace.rs",

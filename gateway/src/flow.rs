@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   controller ── L ──▶ ledger (counts by key, all or nothing) ◀── sub-credits ── escrow
-//!                          ▲ fits?                                   (limits that span groups)
+//!                          ▲ fits?                                   (limits that span homes)
 //!   demand of servers ──▶ fair (class, tenant, kind, deadline) ──▶ grants
 //! ```
 //!

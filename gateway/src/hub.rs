@@ -9,7 +9,7 @@
 //!
 //! | event | goes to |
 //! |---|---|
-//! | `SessionUp`, `SessionDown` | all |
+//! | `SessionUp`, `SessionDown`, `Reported` | all |
 //! | `Granted` | the server that it names; if that is gone, the permits go back |
 //! | words about an operation | the server that dispatched it or asked for it last; all, where nobody is known to have |
 //! | `FlowTold` | the asker |
@@ -230,6 +230,9 @@ impl Hub {
             | Request::Demand { .. }
             | Request::AskFlow { .. }
             | Request::SetLimits { .. }
+            | Request::Charge { .. }
+            | Request::Lend { .. }
+            | Request::AskUse { .. }
             | Request::Cancel { .. }
             | Request::Query { .. }
             | Request::EnrolReply { .. }
@@ -260,6 +263,8 @@ impl Hub {
                 }
                 self.tell_all(event);
             }
+            // One of them lends; which one is the store's to say.
+            Event::Reported { .. } => self.tell_all(event),
             Event::Granted {
                 target,
                 server,

@@ -20,6 +20,7 @@ pub mod flow;
 mod gateway;
 mod group;
 pub mod hub;
+pub mod model;
 mod runtime;
 mod session;
 mod shard;

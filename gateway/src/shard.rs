@@ -164,6 +164,7 @@ impl Worker {
         let sessions_max = SESSIONS_MAX.div_ceil(usize::from(shards.max(1)));
         let home = HomeConfig {
             adaptive: config.adaptive_limits,
+            incarnation: clock::incarnation(),
             ..HomeConfig::default()
         };
         Self {

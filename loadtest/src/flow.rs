@@ -11,6 +11,7 @@
 
 mod crash;
 mod events;
+mod homes;
 mod lending;
 mod matrix;
 mod plant;
@@ -23,6 +24,7 @@ mod score;
 mod world;
 
 pub use crash::{Crashed, crash};
+pub use homes::{Spanned, span};
 pub use lending::{Lending, Lent, lend};
 pub use matrix::{Found, Options, Row, run};
 pub use rules::RuleName;

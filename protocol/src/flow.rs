@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::ids::{AgentId, GroupId, ServerId};
 
+pub mod lending;
+
 /// Who goes first at one agent; the first of the list does.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub enum Class {

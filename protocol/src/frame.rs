@@ -19,6 +19,7 @@ mod codec;
 mod enrol;
 mod event;
 mod flow;
+mod lending;
 mod lists;
 mod operation;
 #[cfg(test)]

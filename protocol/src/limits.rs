@@ -111,6 +111,14 @@ pub const RESOURCES_MAX: usize = 4;
 pub const WEIGHT_MAX: u32 = 1000;
 /// Limits that operators set.
 pub const LIMITS_MAX: usize = 8192;
+/// How long a home may use what it was lent of a limit that spans homes, from its own report on.
+pub const CREDIT_LEASE: Duration = Duration::from_secs(5);
+/// How often homes report what they use of such limits, and their owner lends anew.
+pub const CREDIT_PERIOD: Duration = Duration::from_secs(1);
+/// Limits in one message about what is lent of them.
+pub const CREDITS_PER_FRAME_MAX: usize = 1024;
+/// Operations with their lines in one message.
+pub const CHARGES_PER_FRAME_MAX: usize = 256;
 /// An operation without a deadline of its own gets this one.
 pub const OPERATION_DEADLINE_DEFAULT: Duration = Duration::from_secs(15 * 60);
 

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use crate::close::CloseCode;
 use crate::enrol::{EnrolReply, EnrolRequest};
-use crate::flow::{AgentFlow, Demand, Limit};
+use crate::flow::lending::{Lease, Report};
+use crate::flow::{AgentFlow, Demand, Limit, LimitKey, Line};
 use crate::identity::KeyHash;
 use crate::ids::{
     AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ServerId, SessionId, ShardId, Slot,
@@ -89,6 +90,30 @@ pub enum Request {
     SetLimits {
         /// At most [`LIMITS_MAX`](crate::limits::LIMITS_MAX), each key once.
         limits: Vec<Limit>,
+    },
+    /// Home shard: what operations of an agent that may be under way were granted for. They count
+    /// against the limits that their line counts against: on an agent with a session those of its
+    /// inventory, on another one all, until its next inventory says what became of them. A gateway
+    /// that begins is told all of them before it is assigned a group: from the first group on its
+    /// homes report what they use. What is known already stays as it is.
+    Charge {
+        /// On which agent.
+        target: Target,
+        /// At most [`CHARGES_PER_FRAME_MAX`](crate::limits::CHARGES_PER_FRAME_MAX).
+        operations: Vec<(OperationId, Line)>,
+    },
+    /// The shard that reported: what it may use of limits that span homes.
+    Lend {
+        /// Which shard.
+        shard: ShardId,
+        /// At most [`CREDITS_PER_FRAME_MAX`](crate::limits::CREDITS_PER_FRAME_MAX), each key once.
+        leases: Vec<(LimitKey, Lease)>,
+    },
+    /// Every shard: report what you use of these limits, even if that is nothing.
+    AskUse {
+        /// At most [`CREDITS_PER_FRAME_MAX`](crate::limits::CREDITS_PER_FRAME_MAX). Those that are
+        /// not set are passed over.
+        keys: Vec<LimitKey>,
     },
     /// Home shard: these permits of a grant will not be used.
     ReturnPermits {
@@ -174,15 +199,17 @@ impl Request {
             | Self::AdmitAgent { .. }
             | Self::RevokeAgent { .. }
             | Self::SetLimits { .. }
+            | Self::AskUse { .. }
             | Self::Drain { .. } => Route::Every,
             Self::Demand { target, .. }
             | Self::AskFlow { target, .. }
+            | Self::Charge { target, .. }
             | Self::ReturnPermits { target, .. }
             | Self::Dispatch { target, .. }
             | Self::Cancel { target, .. }
             | Self::Query { target, .. }
             | Self::Forget { target, .. } => Route::Home(target.slot),
-            Self::EnrolReply { shard, .. } => Route::Shard(*shard),
+            Self::Lend { shard, .. } | Self::EnrolReply { shard, .. } => Route::Shard(*shard),
         }
     }
 }
@@ -331,6 +358,16 @@ pub enum Event {
         ticket: u64,
         /// Nothing where the agent has no session here.
         flow: Option<Box<AgentFlow>>,
+    },
+    /// What a shard uses of limits that span homes: each second while it uses or wants any of one, and
+    /// at once when a line finds no room.
+    Reported {
+        /// Which shard.
+        shard: ShardId,
+        /// How many this gateway has: each is home to some groups.
+        shards: u16,
+        /// At most [`CREDITS_PER_FRAME_MAX`](crate::limits::CREDITS_PER_FRAME_MAX), each key once.
+        reports: Vec<(LimitKey, Report)>,
     },
     /// Something was refused that people should know of.
     Security {

@@ -6,14 +6,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use protocol::agent::{AgentMessage, GatewayMessage, Hello};
 use protocol::enrol::{EnrolReply, EnrolRequest, Enrolment};
+use protocol::flow::lending::{Incarnation, Lease, Report, Term};
+use protocol::flow::{Class, LimitKey, Line};
 use protocol::frame;
-use protocol::ids::{AgentId, Epoch, Fence, GroupId, OperationId, ProcessId, Slot};
+use protocol::ids::{AgentId, Epoch, Fence, GroupId, OperationId, ProcessId, ShardId, Slot};
 use protocol::limits::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, CAPACITY_MAX, CERTIFICATE_BYTES_MAX, CERTIFICATES_MAX,
-    COMMAND_INPUT_BYTES_MAX, CSR_BYTES_MAX, DOMAIN_BYTES_MAX, JOURNAL_OPEN_MAX, KIND_BYTES_MAX,
-    KINDS_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX,
-    OPERATIONS_PER_FRAME_MAX, OUTPUT_BYTES_MAX,
+    CHARGES_PER_FRAME_MAX, COMMAND_INPUT_BYTES_MAX, CREDITS_PER_FRAME_MAX, CSR_BYTES_MAX,
+    DOMAIN_BYTES_MAX, JOURNAL_OPEN_MAX, KIND_BYTES_MAX, KINDS_MAX, LABEL_VALUE_BYTES_MAX,
+    LABELS_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, OPERATIONS_PER_FRAME_MAX, OUTPUT_BYTES_MAX,
+    RESOURCES_MAX,
 };
+use protocol::link::{Event, Request, Target};
 use protocol::operation::{
     Channel, Command, OpenOperation, OperationState, Outcome, OutcomeStatus, Phase, Progress,
     Refusal,
@@ -306,4 +310,81 @@ fn durations_lose_what_is_below_a_millisecond() {
             deadline: cut
         }
     );
+}
+
+#[test]
+fn the_largest_words_about_what_is_lent_fit() {
+    let key = |n: usize| LimitKey::Resource(format!("{n:0NAME_BYTES_MAX$}"));
+    let (incarnation, term) = (Incarnation(u64::MAX), Term(u64::MAX));
+    let lease = Lease {
+        incarnation,
+        term,
+        number: u64::MAX,
+        answers: u64::MAX,
+        credit: u32::MAX,
+        only_prolongs: true,
+    };
+    let report = Report {
+        incarnation,
+        number: u64::MAX,
+        term,
+        lease: u64::MAX,
+        holds: u32::MAX,
+        in_use: u32::MAX,
+        wants: u32::MAX,
+    };
+    let keys = || (0..CREDITS_PER_FRAME_MAX).map(key);
+    let requests = [
+        Request::Lend {
+            shard: ShardId(u16::MAX),
+            leases: keys().map(|key| (key, lease)).collect(),
+        },
+        Request::AskUse {
+            keys: keys().collect(),
+        },
+    ];
+    for request in requests {
+        let mut out = Vec::new();
+        frame::encode_request(&request, &mut out).unwrap();
+        assert_eq!(frame::decode_request(&out[4..]), Ok(request));
+    }
+    let event = Event::Reported {
+        shard: ShardId(u16::MAX),
+        shards: u16::MAX,
+        reports: keys().map(|key| (key, report)).collect(),
+    };
+    let mut out = Vec::new();
+    frame::encode_event(&event, &mut out).unwrap();
+    assert_eq!(frame::decode_event(&out[4..]), Ok(event));
+    let too_many = Request::AskUse {
+        keys: (0..=CREDITS_PER_FRAME_MAX).map(key).collect(),
+    };
+    assert!(frame::encode_request(&too_many, &mut out).is_err());
+}
+
+#[test]
+fn the_largest_charge_fits() {
+    let name = "n".repeat(NAME_BYTES_MAX);
+    let line = Line {
+        class: Class::Background,
+        tenant: name,
+        kind: "k".repeat(KIND_BYTES_MAX),
+        work: "w".repeat(KIND_BYTES_MAX),
+        resources: (0..RESOURCES_MAX)
+            .map(|n| format!("{n:0NAME_BYTES_MAX$}"))
+            .collect(),
+    };
+    let target = Target {
+        agent: AgentId::from_bytes([0xff; 16]),
+        group: GroupId::from_bytes([0xff; 16]),
+        slot: Slot(u8::MAX),
+    };
+    let operations = (0..CHARGES_PER_FRAME_MAX).map(|n| (operation(n), line.clone()));
+    let request = Request::Charge {
+        target,
+        operations: operations.collect(),
+    };
+    let mut out = Vec::new();
+    frame::encode_request(&request, &mut out).unwrap();
+    assert_eq!(frame::decode_request(&out[4..]), Ok(request));
 }

@@ -14,6 +14,7 @@ mod applied;
 mod beats;
 mod commands;
 mod events;
+mod lending;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use super::handle::{EnrolmentAsked, Ordered};
 use super::telemetry::EngineStats;
 use super::tenants::Tenants;
 use crate::clock::UnixMs;
+use crate::lending::Lender;
 use crate::process::budget::Budgets;
 use crate::process::pause::Pauses;
 use crate::process::{Input, State, StepId};
@@ -151,6 +153,8 @@ pub(super) struct Core {
     /// than its agents' last owner (restored from a backup).
     outdated: BTreeMap<GroupId, Epoch>,
     raise_at: Instant,
+    /// Limits that span homes, if this is the server that lends them.
+    lender: Lender,
     draining: bool,
     /// Of the process servers that share the gateway this one records what is to be recorded once.
     leads: bool,
@@ -221,6 +225,7 @@ impl Core {
             demand_again_at: now.mono + DEMAND_AGAIN,
             outdated: BTreeMap::new(),
             raise_at: now.mono,
+            lender: Lender::new(),
             draining: false,
             leads: true,
             not_before: None,
@@ -293,6 +298,8 @@ impl Core {
             self.drip_in = DRIP_TICKS;
             self.budgets.drip();
         }
+        self.lender.handle_tick(now.mono);
+        self.tell_lent();
         for (target, about) in self.fleet.due_questions(now.mono) {
             self.ask(target, &about);
         }
@@ -654,7 +661,7 @@ impl Pending {
 }
 
 /// The operation of a process's step.
-fn operation(process: ProcessId, step: StepId) -> OperationId {
+pub(super) fn operation(process: ProcessId, step: StepId) -> OperationId {
     OperationId::new(process, step.0)
 }
 

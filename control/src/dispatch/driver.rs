@@ -67,7 +67,7 @@ struct Waits {
     refill: Option<BoxFuture<'static, Refill>>,
     notes: Option<BoxFuture<'static, Result<(), StoreError>>>,
     raise: Option<BoxFuture<'static, Result<Vec<Group>, StoreError>>>,
-    beat: Option<BoxFuture<'static, Result<Beat, StoreError>>>,
+    beat: Option<BoxFuture<'static, (Moment, Result<Beat, StoreError>)>>,
 }
 
 impl Driver {
@@ -118,13 +118,16 @@ impl Driver {
                     waits.raise = None;
                     self.take_raised(raised);
                 }
-                beat = wait(&mut waits.beat) => {
+                (began, beat) = wait(&mut waits.beat) => {
                     waits.beat = None;
-                    self.take_beat(beat);
+                    self.take_beat(began, beat);
                 }
                 _ = beats.tick(), if waits.beat.is_none() => {
                     let (store, worker, looked) = (self.store.clone(), self.worker, self.looked);
-                    let beat = async move { store.beat(worker, clock::now(), looked).await };
+                    let (began, lends) = (moment(), self.core.wants_to_lend());
+                    let beat = async move {
+                        (began, store.beat(worker, began.wall, looked, lends).await)
+                    };
                     waits.beat = Some(beat.boxed());
                 }
                 _ = ticks.tick() => self.tick(),
@@ -251,11 +254,12 @@ impl Driver {
         }
     }
 
-    fn take_beat(&mut self, beat: Result<Beat, StoreError>) {
+    fn take_beat(&mut self, began: Moment, beat: Result<Beat, StoreError>) {
         match beat {
+            // What it allows counts from when it was asked.
             Ok(beat) => {
                 self.looked = beat.looked;
-                self.core.handle_beat(moment(), beat);
+                self.core.handle_beat(began, beat);
             }
             Err(error) => tracing::warn!(%error, "the process server's beat was not written"),
         }

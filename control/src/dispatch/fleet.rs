@@ -5,6 +5,7 @@
 //! needed at once. Of each agent's lines some are open ([`queues`]), and of their ready processes the
 //! first are kept, [`READY_KEPT`] in all; the rest is fetched when these run out.
 
+mod charges;
 mod lines;
 mod questions;
 mod queues;

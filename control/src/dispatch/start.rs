@@ -100,6 +100,15 @@ pub async fn start(store: Store, end: End) -> Result<Started, StartError> {
         )
         .await?;
     }
+    // What may be under way counts from the first report of a home on, which is after the first group.
+    let now = Moment {
+        mono: clock::monotonic(),
+        wall: clock::now(),
+    };
+    let core = Core::new(now, (end.server, worker), recovered);
+    for charge in core.charges() {
+        tell(&**link, charge).await?;
+    }
     for group in &groups {
         tell(
             &**link,
@@ -111,11 +120,6 @@ pub async fn start(store: Store, end: End) -> Result<Started, StartError> {
         )
         .await?;
     }
-    let now = Moment {
-        mono: clock::monotonic(),
-        wall: clock::now(),
-    };
-    let core = Core::new(now, (end.server, worker), recovered);
     Ok(spawn(store, end, worker, core))
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   every 2 s    beat ─▶ who is alive? ─▶ the lowest id has the duty to sweep (compare-and-set)
 //!   after 10 s   without a beat a server is gone: the sweeper takes its claims over and asks its agents
+//!   while limits that span homes are set: one server has the duty to lend them, until it is gone
 //! ```
 //!
 //! One row a server, never one a process. A server that was only slow and comes back goes on: what
@@ -37,6 +38,8 @@ pub(crate) struct Beat {
     pub(crate) live: u32,
     /// This one sweeps.
     pub(crate) sweeps: bool,
+    /// This one lends limits that span homes, in this term: higher with every server that takes the duty.
+    pub(crate) lends: Option<u32>,
     /// Claims of servers that are gone: this one's now, and to be asked for.
     pub(crate) adopted: Vec<Lease>,
     /// With several servers: what others may have changed, if anything was written since the last look.
@@ -90,12 +93,14 @@ impl Store {
     }
 
     /// A process server is alive. If it has the duty to, it takes over what those that are gone had
-    /// claimed. `looked` is the last beat's.
+    /// claimed (`looked` is the last beat's); and the duty to lend, if it wants to (`lends`) and nobody
+    /// living has it.
     pub(crate) async fn beat(
         &self,
         worker: Uuid,
         now: UnixMs,
         looked: Looked,
+        lends: bool,
     ) -> Result<Beat, StoreError> {
         let instance = self.instance();
         let mut beat: Beat = self
@@ -103,7 +108,11 @@ impl Store {
             .write(move |db| {
                 Box::pin(async move {
                     enter(db, worker, instance, now).await?;
-                    sweep(db, worker, now).await
+                    let mut beat = sweep(db, worker, now).await?;
+                    if lends {
+                        beat.lends = take_lending(db, worker, now).await?;
+                    }
+                    Ok::<_, StoreError>(beat)
                 })
             })
             .await?;
@@ -227,6 +236,31 @@ async fn take_duty(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<boo
     Ok(taken.rows_affected() == 1)
 }
 
+/// Takes the duty to lend, or keeps it: its term. Whoever has it keeps it while it lives, so that it moves
+/// as seldom as can be: each move costs all homes the time of a lease.
+async fn take_lending(
+    db: &mut Connection,
+    worker: Uuid,
+    now: UnixMs,
+) -> Result<Option<u32>, StoreError> {
+    let term: Option<i64> = sqlx::query_scalar(
+        "INSERT INTO worker_duty (name, worker_id, epoch, until) VALUES ('lend', $1, 1, $3)
+         ON CONFLICT (name) DO UPDATE SET
+            epoch = epoch + (worker_id IS NOT excluded.worker_id),
+            worker_id = excluded.worker_id, until = excluded.until
+         WHERE worker_id IS NULL OR worker_id = $1 OR until <= $2
+            OR worker_id NOT IN (SELECT id FROM worker WHERE beat_at > $4)
+         RETURNING epoch",
+    )
+    .bind(worker.into_bytes().to_vec())
+    .bind(now.to_sql())
+    .bind(now.plus(BEAT_EXPIRY).to_sql())
+    .bind(now.minus(BEAT_EXPIRY).to_sql())
+    .fetch_optional(&mut *db)
+    .await?;
+    Ok(term.and_then(|term| u32::try_from(term).ok()))
+}
+
 /// Takes over what a server that is gone had claimed: never sent again, always asked for.
 async fn adopt(
     db: &mut Connection,
@@ -348,7 +382,7 @@ mod tests {
         let id = claimed(&store, worker(1)).await;
         for (number, sweeps) in [(2, false), (1, true), (3, false)] {
             let beat = store
-                .beat(worker(number), UnixMs(3000), Looked::default())
+                .beat(worker(number), UnixMs(3000), Looked::default(), false)
                 .await
                 .unwrap();
             assert_eq!((beat.live, beat.sweeps), (3, sweeps), "{number}");
@@ -356,16 +390,16 @@ mod tests {
         }
         // The first one falls silent. As long as it may be alive, nobody takes anything.
         let early = store
-            .beat(worker(2), UnixMs(12_000), Looked::default())
+            .beat(worker(2), UnixMs(12_000), Looked::default(), false)
             .await
             .unwrap();
         assert_eq!((early.live, early.adopted.len()), (3, 0));
         store
-            .beat(worker(3), UnixMs(13_500), Looked::default())
+            .beat(worker(3), UnixMs(13_500), Looked::default(), false)
             .await
             .unwrap();
         let late = store
-            .beat(worker(2), UnixMs(13_600), Looked::default())
+            .beat(worker(2), UnixMs(13_600), Looked::default(), false)
             .await
             .unwrap();
         assert_eq!((late.live, late.sweeps), (2, true));
@@ -373,7 +407,7 @@ mod tests {
         assert_eq!(adopted, [(id, State::Unknown)]);
         assert!(
             store
-                .beat(worker(2), UnixMs(14_000), Looked::default())
+                .beat(worker(2), UnixMs(14_000), Looked::default(), false)
                 .await
                 .unwrap()
                 .adopted
@@ -381,7 +415,7 @@ mod tests {
         );
         // It was only slow: it is counted again, and gets nothing back.
         let back = store
-            .beat(worker(1), UnixMs(15_000), Looked::default())
+            .beat(worker(1), UnixMs(15_000), Looked::default(), false)
             .await
             .unwrap();
         assert_eq!((back.live, back.adopted.len()), (3, 0));
@@ -397,7 +431,9 @@ mod tests {
                 .unwrap();
         }
         let looks = async |number, looked| {
-            let beat = store.beat(worker(number), UnixMs(2000), looked).await;
+            let beat = store
+                .beat(worker(number), UnixMs(2000), looked, false)
+                .await;
             let beat = beat.unwrap();
             (beat.shared.is_some(), beat.looked)
         };
@@ -411,11 +447,40 @@ mod tests {
             one = looked;
         }
         let id = claimed(&store, worker(2)).await;
-        let beat = store.beat(worker(1), UnixMs(2000), one).await.unwrap();
+        let beat = store
+            .beat(worker(1), UnixMs(2000), one, false)
+            .await
+            .unwrap();
         let shared = beat.shared.unwrap();
         assert_eq!(shared.others, [(State::Leased, 1)], "{id}");
         assert!(shared.ready.is_empty());
         assert!(!looks(1, beat.looked).await.0);
+    }
+
+    #[tokio::test]
+    async fn one_server_lends_until_it_is_gone_and_the_next_one_has_a_higher_term() {
+        let (_directory, store) = open().await;
+        for number in [1, 2] {
+            store
+                .begin_worker(worker(number), UnixMs(1000))
+                .await
+                .unwrap();
+        }
+        let lends = async |number, at, wants| {
+            let beat = store
+                .beat(worker(number), UnixMs(at), Looked::default(), wants)
+                .await;
+            beat.unwrap().lends
+        };
+        assert_eq!(lends(2, 2000, false).await, None, "it does not want to");
+        assert_eq!(lends(2, 3000, true).await, Some(1));
+        assert_eq!(lends(1, 4000, true).await, None, "the other one lives");
+        assert_eq!(lends(2, 5000, true).await, Some(1), "it goes on");
+        assert_eq!(lends(1, 14_999, true).await, None, "it may be alive");
+        assert_eq!(lends(1, 15_001, true).await, Some(2), "it is gone");
+        assert_eq!(lends(2, 16_000, true).await, None, "it was only slow");
+        store.end_worker(worker(1)).await.unwrap();
+        assert_eq!(lends(2, 17_000, true).await, Some(3));
     }
 
     #[tokio::test]
@@ -430,7 +495,7 @@ mod tests {
         let id = claimed(&store, worker(2)).await;
         store.end_worker(worker(2)).await.unwrap();
         let beat = store
-            .beat(worker(1), UnixMs(1500), Looked::default())
+            .beat(worker(1), UnixMs(1500), Looked::default(), false)
             .await
             .unwrap();
         assert_eq!(beat.adopted[0].process, id);
@@ -453,7 +518,7 @@ mod tests {
         assert_eq!(leases[0].process, id);
         assert_eq!(
             store
-                .beat(worker(3), UnixMs(1003), Looked::default())
+                .beat(worker(3), UnixMs(1003), Looked::default(), false)
                 .await
                 .unwrap()
                 .live,

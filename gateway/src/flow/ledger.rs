@@ -240,7 +240,7 @@ impl<A: Copy + Eq + Hash> Ledger<A> {
                 self.settle(asker);
                 return Ok(());
             }
-            Some(key) if self.parked() >= PARKED_MAX => Denied::Full(key),
+            Some(key) if self.places.len() >= PARKED_MAX => Denied::Full(key),
             Some(key) => {
                 let count = self.counts.entry(key).or_default();
                 count.waiting.insert(turn, asker);
@@ -325,6 +325,14 @@ impl<A: Copy + Eq + Hash> Ledger<A> {
         self.counts.get(&key).map_or(0, |count| count.waiting.len())
     }
 
+    /// Who is parked at a key, in the order of their turns.
+    pub fn parked(&self, key: Key) -> impl Iterator<Item = A> + '_ {
+        let count = self.counts.get(&key);
+        count
+            .into_iter()
+            .flat_map(|count| count.waiting.values().copied())
+    }
+
     /// Where an asker is parked, and how many are before it.
     pub fn position(&self, asker: A) -> Option<(Key, usize)> {
         let Some(Place::Parked(key, turn)) = self.places.get(&asker) else {
@@ -338,10 +346,6 @@ impl<A: Copy + Eq + Hash> Ledger<A> {
     pub fn is_idle(&self) -> bool {
         // Without an order, as only a yes or no comes of it.
         self.places.is_empty() && self.counts.values().all(|count| count.used == 0)
-    }
-
-    fn parked(&self) -> usize {
-        self.places.len()
     }
 
     fn exhausted(&self, vector: &Vector, room: impl Fn(&Count<A>) -> bool) -> Option<Key> {

@@ -36,6 +36,7 @@ use slab::Slab;
 
 use self::away::Away;
 use self::demand::Statements;
+use self::lending::Lending;
 use self::limits::Limits;
 pub(super) use self::lines::LineId;
 use self::lines::Lines;
@@ -49,6 +50,9 @@ mod away;
 mod demand;
 #[cfg(test)]
 mod fleet;
+mod lending;
+#[cfg(test)]
+mod lent;
 mod limits;
 mod lines;
 mod operations;
@@ -75,6 +79,8 @@ pub(crate) struct HomeConfig {
     pub release_deadline: Duration,
     /// Sessions that this shard can be home to.
     pub members_max: usize,
+    /// Higher than that of any home of this shard before: when the gateway began.
+    pub incarnation: u64,
 }
 
 impl Default for HomeConfig {
@@ -86,6 +92,7 @@ impl Default for HomeConfig {
             release_spread: Duration::from_secs(10),
             release_deadline: Duration::from_secs(60),
             members_max: SESSIONS_MAX,
+            incarnation: 1,
         }
     }
 }
@@ -133,6 +140,8 @@ pub(crate) struct Home {
     limits: Limits,
     /// Permits of limits besides the agents' own. Who asks is a line of a member.
     shared: ledger::Ledger<(u32, LineId)>,
+    /// What this home was lent of limits that span homes.
+    lending: Lending,
     /// The last limit of agents without a session that have worked; at most one an agent that is
     /// admitted, about 24 bytes.
     known_limits: FxHashMap<AgentId, u32>,
@@ -196,6 +205,7 @@ impl Home {
             lines: Lines::default(),
             limits: Limits::default(),
             shared: ledger::Ledger::default(),
+            lending: Lending::new(config.incarnation),
             known_limits: FxHashMap::default(),
             away: BTreeMap::new(),
             rest_at: None,
@@ -220,6 +230,9 @@ impl Home {
             Request::AdmitAgent { target, .. } => self.move_member(target),
             Request::RevokeAgent { agent } => self.revoke_agent(agent),
             Request::SetLimits { limits } => self.set_limits(now, limits),
+            Request::Charge { target, operations } => self.charge(now, target, &operations),
+            Request::Lend { leases, .. } => self.take_leases(now, &leases),
+            Request::AskUse { keys } => self.report_on(now, &keys),
             Request::AskFlow { target, ticket } => self.tell_flow(now, target, ticket),
             Request::Demand {
                 target,
@@ -334,13 +347,16 @@ impl Home {
         }
         self.sweep_front();
         self.rest(now);
+        self.end_credits(now);
         self.serve_woken(now);
+        self.report_use(now);
     }
 
     /// When `handle_timeout` is wanted.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let expiry = self.expiries.front().map(|expiry| expiry.at);
-        expiry.into_iter().chain(self.rest_at).min()
+        let lending = self.lending.poll_timeout();
+        expiry.into_iter().chain(self.rest_at).chain(lending).min()
     }
 
     /// The next thing to do, in order; call until `None` after every `handle_*`.
@@ -358,18 +374,11 @@ impl Home {
     }
 
     fn assign(&mut self, now: Instant, id: GroupId, slot: Slot, epoch: Epoch) {
+        self.lending.begin();
         let at_home = slot.home(self.shards) == self.shard;
         let Some(index) = self.group_names.get(&id).copied() else {
-            if at_home && self.groups.len() < GROUPS_MAX {
-                let group = Group {
-                    id,
-                    slot,
-                    epoch,
-                    owned: true,
-                    members: 0,
-                };
-                let index = index_u32(self.groups.insert(group));
-                self.group_names.insert(id, index);
+            if at_home {
+                self.add_group(id, slot, epoch, true);
             }
             return;
         };
@@ -393,6 +402,22 @@ impl Home {
             self.tell(location, SessionCommand::NewEpoch(epoch));
             self.top_up(now, member);
         }
+    }
+
+    fn add_group(&mut self, id: GroupId, slot: Slot, epoch: Epoch, owned: bool) -> Option<u32> {
+        if self.groups.len() >= GROUPS_MAX {
+            return None;
+        }
+        let group = Group {
+            id,
+            slot,
+            epoch,
+            owned,
+            members: 0,
+        };
+        let index = index_u32(self.groups.insert(group));
+        self.group_names.insert(id, index);
+        Some(index)
     }
 
     fn release(&mut self, id: GroupId, epoch: Epoch, addresses: &[String]) {

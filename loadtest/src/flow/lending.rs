@@ -1,8 +1,10 @@
-//! How much of a limit that spans groups is used while demand moves from group to group.
+//! How much of a limit that spans homes is used while demand moves from home to home.
 
 use std::time::{Duration, Instant};
 
-use gateway::flow::escrow::{Child, Incarnation, Lease, Parent, Report, Term};
+use control::lending::Parent;
+use gateway::flow::escrow::{Child, Use};
+use protocol::flow::lending::{Incarnation, Lease, Report, Term};
 
 use super::events::{Events, Nanos, nanos, seconds};
 use super::random::Random;
@@ -13,13 +15,13 @@ use crate::clock;
 pub struct Lending {
     /// Seed of everything random.
     pub seed: u64,
-    /// Groups that share the limit.
-    pub groups: u32,
-    /// Permits of all groups together.
+    /// Homes that share the limit.
+    pub homes: u16,
+    /// Permits of all homes together.
     pub limit: u32,
-    /// So many groups have more work than the limit, the others none.
-    pub busy: u32,
-    /// After so many seconds other groups are busy.
+    /// So many homes have more work than the limit, the others none.
+    pub busy: u16,
+    /// After so many seconds other homes are busy.
     pub moves_every: f64,
     /// Mean seconds of an operation (log-normal, variation 0.5).
     pub mean: f64,
@@ -37,8 +39,9 @@ pub struct Lent {
 }
 
 enum Event {
-    Report(u32, Report),
-    Lease(u32, Lease),
+    Report(u16, Report),
+    Lease(u16, Lease),
+    Ask(u16),
     End(usize),
     /// Timers of all are looked at.
     Look,
@@ -57,8 +60,7 @@ struct World {
     random: Random,
     events: Events<Event>,
     parent: Parent,
-    children: Vec<Child>,
-    busy: Vec<bool>,
+    homes: Vec<Home>,
     in_use: u32,
     most: u32,
     /// Permits in use, times seconds.
@@ -66,21 +68,30 @@ struct World {
     counted_to: Nanos,
 }
 
+struct Home {
+    child: Child,
+    busy: bool,
+    in_use: u32,
+    reports: u64,
+}
+
 /// Runs ten minutes.
 pub fn lend(setting: &Lending) -> Lent {
     let epoch = clock::now();
-    let mut parent = Parent::new(epoch, Term(1), setting.limit, []);
-    (0..setting.groups).for_each(|group| parent.add_child(group));
-    let child = |_| Child::new(epoch, Incarnation(1), 0);
+    let home = |_| Home {
+        child: Child::new(Incarnation(1)),
+        busy: false,
+        in_use: 0,
+        reports: 0,
+    };
     let mut world = World {
         now: 0,
         epoch,
         setting: *setting,
         random: Random::new(setting.seed),
         events: Events::new(),
-        parent,
-        children: (0..setting.groups).map(child).collect(),
-        busy: Vec::new(),
+        parent: Parent::new(epoch, Term(1), setting.limit, epoch, 0..setting.homes),
+        homes: (0..setting.homes).map(home).collect(),
         in_use: 0,
         most: 0,
         used: 0.0,
@@ -115,39 +126,32 @@ impl World {
     fn handle(&mut self, event: Event) {
         let now = self.instant();
         match event {
-            Event::Report(group, report) => {
-                let known = self.parent.handle_report(now, group, &report);
-                debug_assert_eq!(known, Ok(()));
+            Event::Report(home, report) => self.parent.handle_report(now, home, &report),
+            Event::Ask(home) => self.homes[usize::from(home)].child.hurry(now),
+            Event::Lease(home, lease) => {
+                let home = usize::from(home);
+                self.homes[home].child.handle_lease(now, &lease);
+                self.fill(home);
             }
-            Event::Lease(group, lease) => {
-                self.children[group as usize].handle_lease(now, &lease);
-                self.fill(group as usize);
-            }
-            Event::End(group) => {
+            Event::End(home) => {
                 self.count();
-                self.children[group].release();
+                self.homes[home].in_use -= 1;
                 self.in_use -= 1;
-                self.fill(group);
+                self.fill(home);
             }
             Event::Move => self.shift(),
             Event::Look => self.look(),
         }
     }
 
-    /// Other groups are busy from now on.
+    /// Other homes are busy from now on.
     fn shift(&mut self) {
-        let groups = self.children.len();
-        let first = self.random.below(groups);
-        let busy = |group: usize| (group + groups - first) % groups < self.setting.busy as usize;
-        self.busy = (0..groups).map(busy).collect();
-        for group in 0..groups {
-            let wants = if self.busy[group] {
-                self.setting.limit
-            } else {
-                0
-            };
-            self.children[group].set_wants(wants);
-            self.fill(group);
+        let homes = self.homes.len();
+        let first = self.random.below(homes);
+        for home in 0..homes {
+            let place = (home + homes - first) % homes;
+            self.homes[home].busy = place < usize::from(self.setting.busy);
+            self.fill(home);
         }
         let next = self.now + nanos(self.setting.moves_every);
         self.events.push(next, Event::Move);
@@ -155,28 +159,47 @@ impl World {
 
     fn look(&mut self) {
         let now = self.instant();
-        for group in 0..self.setting.groups {
-            if let Some(report) = self.children[group as usize].poll_report(now) {
-                self.send(Event::Report(group, report));
+        for (id, place) in (0..self.setting.homes).zip(0..) {
+            let home: &mut Home = &mut self.homes[place];
+            let used = Use {
+                in_use: home.in_use,
+                wants: if home.busy { self.setting.limit } else { 0 },
+                awaited: home.busy,
+            };
+            if let Some(report) = home.child.poll_report(now, home.reports + 1, used) {
+                home.reports += 1;
+                self.send(Event::Report(id, report));
             }
         }
         self.parent.handle_timeout(now);
-        while let Some((group, lease)) = self.parent.poll_lease() {
-            self.send(Event::Lease(group, lease));
+        while let Some((home, lease)) = self.parent.poll_lease() {
+            self.send(Event::Lease(home, lease));
+        }
+        if self.parent.poll_ask(now) {
+            (0..self.setting.homes).for_each(|home| self.send(Event::Ask(home)));
         }
         self.events.push(self.now + nanos(LOOK), Event::Look);
     }
 
-    /// A busy group uses what it may.
-    fn fill(&mut self, group: usize) {
+    /// A busy home uses what it may.
+    fn fill(&mut self, place: usize) {
         let now = self.instant();
-        while self.busy[group] && self.children[group].acquire(now) {
+        loop {
+            let home = &mut self.homes[place];
+            if !home.busy {
+                return;
+            }
+            if home.in_use >= home.child.credit(now) {
+                home.child.hurry(now);
+                return;
+            }
+            home.in_use += 1;
             self.count();
             self.in_use += 1;
             self.most = self.most.max(self.in_use);
             let service = self.random.log_normal(self.setting.mean, 0.5);
             self.events
-                .push(self.now + nanos(service), Event::End(group));
+                .push(self.now + nanos(service), Event::End(place));
         }
     }
 
@@ -188,3 +211,6 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

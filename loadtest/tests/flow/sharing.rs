@@ -103,14 +103,14 @@ fn a_device_behind_several_hosts_is_kept_busy_and_not_overloaded() {
     assert!(cattle.goodput() < drover.goodput());
 }
 
-/// A limit over eight groups whose demand moves every half minute.
+/// A limit over eight homes whose demand moves every half minute.
 #[test]
-fn credits_follow_demand_from_group_to_group_and_never_exceed_the_limit() {
+fn credits_follow_demand_from_home_to_home_and_never_exceed_the_limit() {
     for (busy, least) in [(8, 0.97), (2, 0.85)] {
         for loses_one_in in [0, 50] {
             let setting = Lending {
                 seed: crate::fresh_seed(),
-                groups: 8,
+                homes: 8,
                 limit: 64,
                 busy,
                 moves_every: 30.0,
@@ -118,7 +118,7 @@ fn credits_follow_demand_from_group_to_group_and_never_exceed_the_limit() {
                 loses_one_in,
             };
             let lent = lend(&setting);
-            println!("{busy} of 8 groups busy, one in {loses_one_in} lost: {lent:?}");
+            println!("{busy} of 8 homes busy, one in {loses_one_in} lost: {lent:?}");
             assert!(lent.most <= 64, "{lent:?}");
             assert!(lent.used >= least, "{lent:?}");
         }

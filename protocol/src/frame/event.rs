@@ -11,6 +11,7 @@ use super::codec::{
 };
 use super::enrol::{read_request, write_request};
 use super::flow::{read_flow, write_flow_told};
+use super::lending::{read_reported, write_reported};
 use super::lists::{read_kinds, read_labels, read_open, write_kinds, write_labels, write_open};
 use super::operation::{
     read_finished, read_progress, read_refused, read_report, write_accepted, write_finished,
@@ -66,7 +67,7 @@ pub fn decode_event(frame: &[u8]) -> Result<Event, DecodeError> {
 
 fn target_of(event: &Event) -> Option<Target> {
     match event {
-        Event::Enrol { .. } | Event::Security { .. } => None,
+        Event::Enrol { .. } | Event::Reported { .. } | Event::Security { .. } => None,
         Event::SessionUp(up) => Some(up.target),
         Event::SessionDown { target, .. }
         | Event::Granted { target, .. }
@@ -125,6 +126,14 @@ fn write_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
         Event::FlowTold { ticket, flow, .. } => {
             let body = write_flow_told(b, *ticket, flow.as_deref())?;
             (Kind::FlowTold, body.as_union_value())
+        }
+        Event::Reported {
+            shard,
+            shards,
+            reports,
+        } => {
+            let body = write_reported(b, *shard, *shards, reports)?;
+            (Kind::Reported, body.as_union_value())
         }
         Event::Enrol {
             shard,
@@ -209,6 +218,7 @@ fn write_operation_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
         | Event::Offered { .. }
         | Event::Withdrawn { .. }
         | Event::FlowTold { .. }
+        | Event::Reported { .. }
         | Event::Enrol { .. }
         | Event::Security { .. } => return Err(Fault::unknown("body")),
     })
@@ -312,6 +322,15 @@ fn read_body(root: fb::Event<'_>) -> Result<Event, Fault> {
                 target: read_target(root.target())?,
                 ticket: told.ticket(),
                 flow: read_flow(told)?.map(Box::new),
+            }
+        }
+        Kind::Reported => {
+            let reported = root.body_as_reported().ok_or_else(missing)?;
+            let (shard, shards, reports) = read_reported(reported)?;
+            Event::Reported {
+                shard,
+                shards,
+                reports,
             }
         }
         Kind::Enrol => {

@@ -98,7 +98,7 @@ fn read_line(line: fb::DemandLine<'_>) -> Result<Demand, Fault> {
 }
 
 /// Sorted and without repetition, so that equal lines are equal.
-fn check_sorted(resources: &[String]) -> Result<(), Fault> {
+pub(super) fn check_sorted(resources: &[String]) -> Result<(), Fault> {
     match resources.is_sorted_by(|a, b| a < b) {
         true => Ok(()),
         false => Err(Fault::Invalid {
@@ -119,7 +119,7 @@ fn check_weight(weight: u32) -> Result<u32, Fault> {
 }
 
 /// A sort of work, or none.
-fn check_work<'a>(field: &'static str, work: &'a str) -> Result<&'a str, Fault> {
+pub(super) fn check_work<'a>(field: &'static str, work: &'a str) -> Result<&'a str, Fault> {
     match work.is_empty() {
         true => Ok(work),
         false => check::kind(field, work),
@@ -142,7 +142,10 @@ pub(super) fn write_limits(
     Ok(fb::SetLimits::create(b, &fb::SetLimitsArgs { limits }))
 }
 
-fn write_limit(b: &mut Builder, limit: &Limit) -> Result<WIPOffset<fb::Limit<'static>>, Fault> {
+pub(super) fn write_limit(
+    b: &mut Builder,
+    limit: &Limit,
+) -> Result<WIPOffset<fb::Limit<'static>>, Fault> {
     use fb::LimitScope as Scope;
     let (scope, id, name) = match &limit.key {
         LimitKey::Agent(agent) => (Scope::Agent, Some(uuid(agent.to_bytes())), ""),
@@ -171,7 +174,7 @@ pub(super) fn read_limits(set: fb::SetLimits<'_>) -> Result<Vec<Limit>, Fault> {
     limits.iter().map(read_limit).collect()
 }
 
-fn read_limit(limit: fb::Limit<'_>) -> Result<Limit, Fault> {
+pub(super) fn read_limit(limit: fb::Limit<'_>) -> Result<Limit, Fault> {
     use fb::LimitScope as Scope;
     let name = || limit.name().unwrap_or_default();
     let id = || limit.id().ok_or(Fault::missing("limit.id"));

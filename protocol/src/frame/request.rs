@@ -10,6 +10,7 @@ use super::codec::{
 };
 use super::enrol::{read_reply, write_reply};
 use super::flow::{read_demand, read_limits, write_demand, write_limits};
+use super::lending::{read_asked, read_charges, read_lend, write_asked, write_charges, write_lend};
 use super::lists::{read_addresses, write_addresses};
 use super::operation::{
     read_command, read_forget, read_query, write_command, write_forget, write_query,
@@ -76,10 +77,13 @@ fn target_of(request: &Request) -> Option<Target> {
         | Request::RevokeAgent { .. }
         | Request::EnrolReply { .. }
         | Request::SetLimits { .. }
+        | Request::Lend { .. }
+        | Request::AskUse { .. }
         | Request::Drain { .. } => None,
         Request::AdmitAgent { target, .. }
         | Request::Demand { target, .. }
         | Request::AskFlow { target, .. }
+        | Request::Charge { target, .. }
         | Request::ReturnPermits { target, .. }
         | Request::Dispatch { target, .. }
         | Request::Cancel { target, .. }
@@ -111,6 +115,18 @@ fn write_body(b: &mut Builder, request: &Request) -> Result<Body, Fault> {
         Request::SetLimits { limits } => {
             let body = write_limits(b, limits)?;
             (fb::RequestBody::SetLimits, body.as_union_value())
+        }
+        Request::Charge { operations, .. } => {
+            let body = write_charges(b, operations)?;
+            (fb::RequestBody::Charge, body.as_union_value())
+        }
+        Request::Lend { shard, leases } => {
+            let body = write_lend(b, *shard, leases)?;
+            (fb::RequestBody::Lend, body.as_union_value())
+        }
+        Request::AskUse { keys } => {
+            let body = write_asked(b, keys)?;
+            (fb::RequestBody::AskUse, body.as_union_value())
         }
         Request::ReturnPermits { grant, unused, .. } => {
             let (grant, unused) = (grant.0, *unused);
@@ -249,6 +265,10 @@ fn read_body(root: fb::Request<'_>) -> Result<Request, Fault> {
             target: target()?,
             ticket: root.body_as_ask_flow().ok_or_else(missing)?.ticket(),
         },
+        fb::RequestBody::Charge => Request::Charge {
+            target: target()?,
+            operations: read_charges(root.body_as_charge().ok_or_else(missing)?)?,
+        },
         fb::RequestBody::ReturnPermits => {
             let permits = root.body_as_return_permits().ok_or_else(missing)?;
             Request::ReturnPermits {
@@ -323,6 +343,13 @@ fn read_untargeted_body(root: fb::Request<'_>) -> Result<Request, Fault> {
         }
         fb::RequestBody::SetLimits => Request::SetLimits {
             limits: read_limits(root.body_as_set_limits().ok_or_else(missing)?)?,
+        },
+        fb::RequestBody::Lend => {
+            let (shard, leases) = read_lend(root.body_as_lend().ok_or_else(missing)?)?;
+            Request::Lend { shard, leases }
+        }
+        fb::RequestBody::AskUse => Request::AskUse {
+            keys: read_asked(root.body_as_ask_use().ok_or_else(missing)?)?,
         },
         fb::RequestBody::Drain => {
             let drain = root.body_as_drain().ok_or_else(missing)?;

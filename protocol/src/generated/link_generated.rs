@@ -5331,10 +5331,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for LimitScope {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REQUEST_BODY: u8 = 14;
+pub const ENUM_MAX_REQUEST_BODY: u8 = 17;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 15] = [
+pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 18] = [
   RequestBody::NONE,
   RequestBody::AssignGroup,
   RequestBody::ReleaseGroup,
@@ -5350,6 +5350,9 @@ pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 15] = [
   RequestBody::Drain,
   RequestBody::SetLimits,
   RequestBody::AskFlow,
+  RequestBody::Charge,
+  RequestBody::Lend,
+  RequestBody::AskUse,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -5372,9 +5375,12 @@ impl RequestBody {
   pub const Drain: Self = Self(12);
   pub const SetLimits: Self = Self(13);
   pub const AskFlow: Self = Self(14);
+  pub const Charge: Self = Self(15);
+  pub const Lend: Self = Self(16);
+  pub const AskUse: Self = Self(17);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 14;
+  pub const ENUM_MAX: u8 = 17;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::AssignGroup,
@@ -5391,6 +5397,9 @@ impl RequestBody {
     Self::Drain,
     Self::SetLimits,
     Self::AskFlow,
+    Self::Charge,
+    Self::Lend,
+    Self::AskUse,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -5410,6 +5419,9 @@ impl RequestBody {
       Self::Drain => Some("Drain"),
       Self::SetLimits => Some("SetLimits"),
       Self::AskFlow => Some("AskFlow"),
+      Self::Charge => Some("Charge"),
+      Self::Lend => Some("Lend"),
+      Self::AskUse => Some("AskUse"),
       _ => None,
     }
   }
@@ -5905,10 +5917,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for SecurityKind {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_EVENT_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_EVENT_BODY: u8 = 15;
+pub const ENUM_MAX_EVENT_BODY: u8 = 16;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_EVENT_BODY: [EventBody; 16] = [
+pub const ENUM_VALUES_EVENT_BODY: [EventBody; 17] = [
   EventBody::NONE,
   EventBody::SessionUp,
   EventBody::SessionDown,
@@ -5925,6 +5937,7 @@ pub const ENUM_VALUES_EVENT_BODY: [EventBody; 16] = [
   EventBody::Offered,
   EventBody::Withdrawn,
   EventBody::FlowTold,
+  EventBody::Reported,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -5948,9 +5961,10 @@ impl EventBody {
   pub const Offered: Self = Self(13);
   pub const Withdrawn: Self = Self(14);
   pub const FlowTold: Self = Self(15);
+  pub const Reported: Self = Self(16);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 15;
+  pub const ENUM_MAX: u8 = 16;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::SessionUp,
@@ -5968,6 +5982,7 @@ impl EventBody {
     Self::Offered,
     Self::Withdrawn,
     Self::FlowTold,
+    Self::Reported,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -5988,6 +6003,7 @@ impl EventBody {
       Self::Offered => Some("Offered"),
       Self::Withdrawn => Some("Withdrawn"),
       Self::FlowTold => Some("FlowTold"),
+      Self::Reported => Some("Reported"),
       _ => None,
     }
   }
@@ -7552,6 +7568,693 @@ impl ::core::fmt::Debug for AskFlow<'_> {
       ds.finish()
   }
 }
+pub enum ChargedOperationOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ChargedOperation<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ChargedOperation<'a> {
+  type Inner = ChargedOperation<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ChargedOperation<'a> {
+  pub const VT_OPERATION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CLASS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TENANT: ::flatbuffers::VOffsetT = 8;
+  pub const VT_KIND: ::flatbuffers::VOffsetT = 10;
+  pub const VT_WORK: ::flatbuffers::VOffsetT = 12;
+  pub const VT_RESOURCES: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ChargedOperation { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ChargedOperationArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ChargedOperation<'bldr>> {
+    let mut builder = ChargedOperationBuilder::new(_fbb);
+    if let Some(x) = args.resources { builder.add_resources(x); }
+    if let Some(x) = args.work { builder.add_work(x); }
+    if let Some(x) = args.kind { builder.add_kind(x); }
+    if let Some(x) = args.tenant { builder.add_tenant(x); }
+    if let Some(x) = args.operation { builder.add_operation(x); }
+    builder.add_class(args.class);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operation(&self) -> &'a super::agent::OperationId {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<super::agent::OperationId>(ChargedOperation::VT_OPERATION, None).unwrap()}
+  }
+  #[inline]
+  pub fn class(&self) -> Class {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Class>(ChargedOperation::VT_CLASS, Some(Class::Unset)).unwrap()}
+  }
+  #[inline]
+  pub fn tenant(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ChargedOperation::VT_TENANT, None)}
+  }
+  #[inline]
+  pub fn kind(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ChargedOperation::VT_KIND, None).unwrap()}
+  }
+  #[inline]
+  pub fn work(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ChargedOperation::VT_WORK, None)}
+  }
+  #[inline]
+  pub fn resources(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(ChargedOperation::VT_RESOURCES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ChargedOperation<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<super::agent::OperationId>("operation", Self::VT_OPERATION, true)?
+     .visit_field::<Class>("class", Self::VT_CLASS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("tenant", Self::VT_TENANT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("kind", Self::VT_KIND, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("work", Self::VT_WORK, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("resources", Self::VT_RESOURCES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ChargedOperationArgs<'a> {
+    pub operation: Option<&'a super::agent::OperationId>,
+    pub class: Class,
+    pub tenant: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub kind: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub work: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub resources: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
+}
+impl<'a> Default for ChargedOperationArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ChargedOperationArgs {
+      operation: None, // required field
+      class: Class::Unset,
+      tenant: None,
+      kind: None, // required field
+      work: None,
+      resources: None,
+    }
+  }
+}
+
+pub struct ChargedOperationBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ChargedOperationBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operation(&mut self, operation: &super::agent::OperationId) {
+    self.fbb_.push_slot_always::<&super::agent::OperationId>(ChargedOperation::VT_OPERATION, operation);
+  }
+  #[inline]
+  pub fn add_class(&mut self, class: Class) {
+    self.fbb_.push_slot::<Class>(ChargedOperation::VT_CLASS, class, Class::Unset);
+  }
+  #[inline]
+  pub fn add_tenant(&mut self, tenant: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ChargedOperation::VT_TENANT, tenant);
+  }
+  #[inline]
+  pub fn add_kind(&mut self, kind: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ChargedOperation::VT_KIND, kind);
+  }
+  #[inline]
+  pub fn add_work(&mut self, work: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ChargedOperation::VT_WORK, work);
+  }
+  #[inline]
+  pub fn add_resources(&mut self, resources: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ChargedOperation::VT_RESOURCES, resources);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ChargedOperationBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ChargedOperationBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ChargedOperation<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ChargedOperation::VT_OPERATION,"operation");
+    self.fbb_.required(o, ChargedOperation::VT_KIND,"kind");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ChargedOperation<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ChargedOperation");
+      ds.field("operation", &self.operation());
+      ds.field("class", &self.class());
+      ds.field("tenant", &self.tenant());
+      ds.field("kind", &self.kind());
+      ds.field("work", &self.work());
+      ds.field("resources", &self.resources());
+      ds.finish()
+  }
+}
+pub enum ChargeOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Charge<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Charge<'a> {
+  type Inner = Charge<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Charge<'a> {
+  pub const VT_OPERATIONS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Charge { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ChargeArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Charge<'bldr>> {
+    let mut builder = ChargeBuilder::new(_fbb);
+    if let Some(x) = args.operations { builder.add_operations(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn operations(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ChargedOperation<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ChargedOperation>>>>(Charge::VT_OPERATIONS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Charge<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<ChargedOperation>>>>("operations", Self::VT_OPERATIONS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ChargeArgs<'a> {
+    pub operations: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<ChargedOperation<'a>>>>>,
+}
+impl<'a> Default for ChargeArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ChargeArgs {
+      operations: None,
+    }
+  }
+}
+
+pub struct ChargeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ChargeBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_operations(&mut self, operations: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<ChargedOperation<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Charge::VT_OPERATIONS, operations);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ChargeBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ChargeBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Charge<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Charge<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Charge");
+      ds.field("operations", &self.operations());
+      ds.finish()
+  }
+}
+pub enum LeaseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Lease<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Lease<'a> {
+  type Inner = Lease<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Lease<'a> {
+  pub const VT_LIMIT: ::flatbuffers::VOffsetT = 4;
+  pub const VT_INCARNATION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_TERM: ::flatbuffers::VOffsetT = 8;
+  pub const VT_NUMBER: ::flatbuffers::VOffsetT = 10;
+  pub const VT_ANSWERS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_CREDIT: ::flatbuffers::VOffsetT = 14;
+  pub const VT_ONLY_PROLONGS: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Lease { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args LeaseArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Lease<'bldr>> {
+    let mut builder = LeaseBuilder::new(_fbb);
+    builder.add_answers(args.answers);
+    builder.add_number(args.number);
+    builder.add_term(args.term);
+    builder.add_incarnation(args.incarnation);
+    builder.add_credit(args.credit);
+    if let Some(x) = args.limit { builder.add_limit(x); }
+    builder.add_only_prolongs(args.only_prolongs);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn limit(&self) -> Limit<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Limit>>(Lease::VT_LIMIT, None).unwrap()}
+  }
+  #[inline]
+  pub fn incarnation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Lease::VT_INCARNATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Lease::VT_TERM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn number(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Lease::VT_NUMBER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn answers(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Lease::VT_ANSWERS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn credit(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Lease::VT_CREDIT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn only_prolongs(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Lease::VT_ONLY_PROLONGS, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Lease<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Limit>>("limit", Self::VT_LIMIT, true)?
+     .visit_field::<u64>("incarnation", Self::VT_INCARNATION, false)?
+     .visit_field::<u64>("term", Self::VT_TERM, false)?
+     .visit_field::<u64>("number", Self::VT_NUMBER, false)?
+     .visit_field::<u64>("answers", Self::VT_ANSWERS, false)?
+     .visit_field::<u32>("credit", Self::VT_CREDIT, false)?
+     .visit_field::<bool>("only_prolongs", Self::VT_ONLY_PROLONGS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LeaseArgs<'a> {
+    pub limit: Option<::flatbuffers::WIPOffset<Limit<'a>>>,
+    pub incarnation: u64,
+    pub term: u64,
+    pub number: u64,
+    pub answers: u64,
+    pub credit: u32,
+    pub only_prolongs: bool,
+}
+impl<'a> Default for LeaseArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    LeaseArgs {
+      limit: None, // required field
+      incarnation: 0,
+      term: 0,
+      number: 0,
+      answers: 0,
+      credit: 0,
+      only_prolongs: false,
+    }
+  }
+}
+
+pub struct LeaseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LeaseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_limit(&mut self, limit: ::flatbuffers::WIPOffset<Limit<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Limit>>(Lease::VT_LIMIT, limit);
+  }
+  #[inline]
+  pub fn add_incarnation(&mut self, incarnation: u64) {
+    self.fbb_.push_slot::<u64>(Lease::VT_INCARNATION, incarnation, 0);
+  }
+  #[inline]
+  pub fn add_term(&mut self, term: u64) {
+    self.fbb_.push_slot::<u64>(Lease::VT_TERM, term, 0);
+  }
+  #[inline]
+  pub fn add_number(&mut self, number: u64) {
+    self.fbb_.push_slot::<u64>(Lease::VT_NUMBER, number, 0);
+  }
+  #[inline]
+  pub fn add_answers(&mut self, answers: u64) {
+    self.fbb_.push_slot::<u64>(Lease::VT_ANSWERS, answers, 0);
+  }
+  #[inline]
+  pub fn add_credit(&mut self, credit: u32) {
+    self.fbb_.push_slot::<u32>(Lease::VT_CREDIT, credit, 0);
+  }
+  #[inline]
+  pub fn add_only_prolongs(&mut self, only_prolongs: bool) {
+    self.fbb_.push_slot::<bool>(Lease::VT_ONLY_PROLONGS, only_prolongs, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LeaseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    LeaseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Lease<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Lease::VT_LIMIT,"limit");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Lease<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Lease");
+      ds.field("limit", &self.limit());
+      ds.field("incarnation", &self.incarnation());
+      ds.field("term", &self.term());
+      ds.field("number", &self.number());
+      ds.field("answers", &self.answers());
+      ds.field("credit", &self.credit());
+      ds.field("only_prolongs", &self.only_prolongs());
+      ds.finish()
+  }
+}
+pub enum LendOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Lend<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Lend<'a> {
+  type Inner = Lend<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Lend<'a> {
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LEASES: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Lend { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args LendArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Lend<'bldr>> {
+    let mut builder = LendBuilder::new(_fbb);
+    if let Some(x) = args.leases { builder.add_leases(x); }
+    builder.add_shard(args.shard);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn shard(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Lend::VT_SHARD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn leases(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Lease<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Lease>>>>(Lend::VT_LEASES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Lend<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("shard", Self::VT_SHARD, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Lease>>>>("leases", Self::VT_LEASES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LendArgs<'a> {
+    pub shard: u16,
+    pub leases: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Lease<'a>>>>>,
+}
+impl<'a> Default for LendArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    LendArgs {
+      shard: 0,
+      leases: None,
+    }
+  }
+}
+
+pub struct LendBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LendBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_shard(&mut self, shard: u16) {
+    self.fbb_.push_slot::<u16>(Lend::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_leases(&mut self, leases: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Lease<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Lend::VT_LEASES, leases);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LendBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    LendBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Lend<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Lend<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Lend");
+      ds.field("shard", &self.shard());
+      ds.field("leases", &self.leases());
+      ds.finish()
+  }
+}
+pub enum AskUseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AskUse<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AskUse<'a> {
+  type Inner = AskUse<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AskUse<'a> {
+  pub const VT_LIMITS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AskUse { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AskUseArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<AskUse<'bldr>> {
+    let mut builder = AskUseBuilder::new(_fbb);
+    if let Some(x) = args.limits { builder.add_limits(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn limits(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Limit<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Limit>>>>(AskUse::VT_LIMITS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AskUse<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Limit>>>>("limits", Self::VT_LIMITS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AskUseArgs<'a> {
+    pub limits: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Limit<'a>>>>>,
+}
+impl<'a> Default for AskUseArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AskUseArgs {
+      limits: None,
+    }
+  }
+}
+
+pub struct AskUseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AskUseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_limits(&mut self, limits: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Limit<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(AskUse::VT_LIMITS, limits);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AskUseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AskUseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AskUse<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AskUse<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AskUse");
+      ds.field("limits", &self.limits());
+      ds.finish()
+  }
+}
 pub enum ReturnPermitsOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -8408,6 +9111,48 @@ impl<'a> Request<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_charge(&self) -> Option<Charge<'a>> {
+    if self.body_type() == RequestBody::Charge {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Charge::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_lend(&self) -> Option<Lend<'a>> {
+    if self.body_type() == RequestBody::Lend {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Lend::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_ask_use(&self) -> Option<AskUse<'a>> {
+    if self.body_type() == RequestBody::AskUse {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { AskUse::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -8433,6 +9178,9 @@ impl ::flatbuffers::Verifiable for Request<'_> {
           RequestBody::Drain => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Drain>>("RequestBody::Drain", pos),
           RequestBody::SetLimits => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetLimits>>("RequestBody::SetLimits", pos),
           RequestBody::AskFlow => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskFlow>>("RequestBody::AskFlow", pos),
+          RequestBody::Charge => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Charge>>("RequestBody::Charge", pos),
+          RequestBody::Lend => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Lend>>("RequestBody::Lend", pos),
+          RequestBody::AskUse => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskUse>>("RequestBody::AskUse", pos),
           _ => Ok(()),
         }
      })?
@@ -8588,6 +9336,27 @@ impl ::core::fmt::Debug for Request<'_> {
         },
         RequestBody::AskFlow => {
           if let Some(x) = self.body_as_ask_flow() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::Charge => {
+          if let Some(x) = self.body_as_charge() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::Lend => {
+          if let Some(x) = self.body_as_lend() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::AskUse => {
+          if let Some(x) = self.body_as_ask_use() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -10044,6 +10813,352 @@ impl ::core::fmt::Debug for FlowTold<'_> {
       ds.finish()
   }
 }
+pub enum UseReportOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct UseReport<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for UseReport<'a> {
+  type Inner = UseReport<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> UseReport<'a> {
+  pub const VT_LIMIT: ::flatbuffers::VOffsetT = 4;
+  pub const VT_INCARNATION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NUMBER: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TERM: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LEASE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_HOLDS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_IN_USE: ::flatbuffers::VOffsetT = 16;
+  pub const VT_WANTS: ::flatbuffers::VOffsetT = 18;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    UseReport { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args UseReportArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<UseReport<'bldr>> {
+    let mut builder = UseReportBuilder::new(_fbb);
+    builder.add_lease(args.lease);
+    builder.add_term(args.term);
+    builder.add_number(args.number);
+    builder.add_incarnation(args.incarnation);
+    builder.add_wants(args.wants);
+    builder.add_in_use(args.in_use);
+    builder.add_holds(args.holds);
+    if let Some(x) = args.limit { builder.add_limit(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn limit(&self) -> Limit<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Limit>>(UseReport::VT_LIMIT, None).unwrap()}
+  }
+  #[inline]
+  pub fn incarnation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(UseReport::VT_INCARNATION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn number(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(UseReport::VT_NUMBER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(UseReport::VT_TERM, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn lease(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(UseReport::VT_LEASE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn holds(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(UseReport::VT_HOLDS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn in_use(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(UseReport::VT_IN_USE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn wants(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(UseReport::VT_WANTS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for UseReport<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Limit>>("limit", Self::VT_LIMIT, true)?
+     .visit_field::<u64>("incarnation", Self::VT_INCARNATION, false)?
+     .visit_field::<u64>("number", Self::VT_NUMBER, false)?
+     .visit_field::<u64>("term", Self::VT_TERM, false)?
+     .visit_field::<u64>("lease", Self::VT_LEASE, false)?
+     .visit_field::<u32>("holds", Self::VT_HOLDS, false)?
+     .visit_field::<u32>("in_use", Self::VT_IN_USE, false)?
+     .visit_field::<u32>("wants", Self::VT_WANTS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct UseReportArgs<'a> {
+    pub limit: Option<::flatbuffers::WIPOffset<Limit<'a>>>,
+    pub incarnation: u64,
+    pub number: u64,
+    pub term: u64,
+    pub lease: u64,
+    pub holds: u32,
+    pub in_use: u32,
+    pub wants: u32,
+}
+impl<'a> Default for UseReportArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    UseReportArgs {
+      limit: None, // required field
+      incarnation: 0,
+      number: 0,
+      term: 0,
+      lease: 0,
+      holds: 0,
+      in_use: 0,
+      wants: 0,
+    }
+  }
+}
+
+pub struct UseReportBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> UseReportBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_limit(&mut self, limit: ::flatbuffers::WIPOffset<Limit<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Limit>>(UseReport::VT_LIMIT, limit);
+  }
+  #[inline]
+  pub fn add_incarnation(&mut self, incarnation: u64) {
+    self.fbb_.push_slot::<u64>(UseReport::VT_INCARNATION, incarnation, 0);
+  }
+  #[inline]
+  pub fn add_number(&mut self, number: u64) {
+    self.fbb_.push_slot::<u64>(UseReport::VT_NUMBER, number, 0);
+  }
+  #[inline]
+  pub fn add_term(&mut self, term: u64) {
+    self.fbb_.push_slot::<u64>(UseReport::VT_TERM, term, 0);
+  }
+  #[inline]
+  pub fn add_lease(&mut self, lease: u64) {
+    self.fbb_.push_slot::<u64>(UseReport::VT_LEASE, lease, 0);
+  }
+  #[inline]
+  pub fn add_holds(&mut self, holds: u32) {
+    self.fbb_.push_slot::<u32>(UseReport::VT_HOLDS, holds, 0);
+  }
+  #[inline]
+  pub fn add_in_use(&mut self, in_use: u32) {
+    self.fbb_.push_slot::<u32>(UseReport::VT_IN_USE, in_use, 0);
+  }
+  #[inline]
+  pub fn add_wants(&mut self, wants: u32) {
+    self.fbb_.push_slot::<u32>(UseReport::VT_WANTS, wants, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> UseReportBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    UseReportBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<UseReport<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, UseReport::VT_LIMIT,"limit");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for UseReport<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("UseReport");
+      ds.field("limit", &self.limit());
+      ds.field("incarnation", &self.incarnation());
+      ds.field("number", &self.number());
+      ds.field("term", &self.term());
+      ds.field("lease", &self.lease());
+      ds.field("holds", &self.holds());
+      ds.field("in_use", &self.in_use());
+      ds.field("wants", &self.wants());
+      ds.finish()
+  }
+}
+pub enum ReportedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Reported<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Reported<'a> {
+  type Inner = Reported<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Reported<'a> {
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SHARDS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_REPORTS: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Reported { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReportedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Reported<'bldr>> {
+    let mut builder = ReportedBuilder::new(_fbb);
+    if let Some(x) = args.reports { builder.add_reports(x); }
+    builder.add_shards(args.shards);
+    builder.add_shard(args.shard);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn shard(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Reported::VT_SHARD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shards(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Reported::VT_SHARDS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn reports(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<UseReport<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<UseReport>>>>(Reported::VT_REPORTS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Reported<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("shard", Self::VT_SHARD, false)?
+     .visit_field::<u16>("shards", Self::VT_SHARDS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<UseReport>>>>("reports", Self::VT_REPORTS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReportedArgs<'a> {
+    pub shard: u16,
+    pub shards: u16,
+    pub reports: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<UseReport<'a>>>>>,
+}
+impl<'a> Default for ReportedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReportedArgs {
+      shard: 0,
+      shards: 0,
+      reports: None,
+    }
+  }
+}
+
+pub struct ReportedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReportedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_shard(&mut self, shard: u16) {
+    self.fbb_.push_slot::<u16>(Reported::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_shards(&mut self, shards: u16) {
+    self.fbb_.push_slot::<u16>(Reported::VT_SHARDS, shards, 0);
+  }
+  #[inline]
+  pub fn add_reports(&mut self, reports: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<UseReport<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Reported::VT_REPORTS, reports);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReportedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReportedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Reported<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Reported<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Reported");
+      ds.field("shard", &self.shard());
+      ds.field("shards", &self.shards());
+      ds.field("reports", &self.reports());
+      ds.finish()
+  }
+}
 pub enum NotDeliveredOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -10837,6 +11952,20 @@ impl<'a> Event<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_reported(&self) -> Option<Reported<'a>> {
+    if self.body_type() == EventBody::Reported {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Reported::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Event<'_> {
@@ -10863,6 +11992,7 @@ impl ::flatbuffers::Verifiable for Event<'_> {
           EventBody::Offered => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Offered>>("EventBody::Offered", pos),
           EventBody::Withdrawn => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Withdrawn>>("EventBody::Withdrawn", pos),
           EventBody::FlowTold => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FlowTold>>("EventBody::FlowTold", pos),
+          EventBody::Reported => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Reported>>("EventBody::Reported", pos),
           _ => Ok(()),
         }
      })?
@@ -11025,6 +12155,13 @@ impl ::core::fmt::Debug for Event<'_> {
         },
         EventBody::FlowTold => {
           if let Some(x) = self.body_as_flow_told() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        EventBody::Reported => {
+          if let Some(x) = self.body_as_reported() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -11,6 +11,7 @@ use proptest::sample::select;
 use protocol::agent::{AgentMessage, GatewayMessage, Hello, Welcome};
 use protocol::close::CloseCode;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment};
+use protocol::flow::lending::{Incarnation, Lease, Report, Term};
 use protocol::flow::{
     AgentFlow, Class, Decision, Demand, Limit, LimitKey, Line, LineFlow, Parked, Why,
 };
@@ -362,7 +363,7 @@ fn group_request() -> impl Strategy<Value = Request> {
     ]
 }
 
-fn demand() -> impl Strategy<Value = Demand> {
+fn line() -> impl Strategy<Value = Line> {
     let class = select(vec![
         Class::System,
         Class::Interactive,
@@ -377,15 +378,18 @@ fn demand() -> impl Strategy<Value = Demand> {
         prop_oneof![Just(String::new()), kind()],
         resources,
     );
-    let line = line.prop_map(|(class, tenant, kind, work, resources)| Line {
+    line.prop_map(|(class, tenant, kind, work, resources)| Line {
         class,
         tenant,
         kind,
         work,
         resources: resources.into_iter().collect(),
-    });
+    })
+}
+
+fn demand() -> impl Strategy<Value = Demand> {
     let figures = (any::<u32>(), any::<u32>(), any::<u64>(), 1..=WEIGHT_MAX);
-    (line, figures).prop_map(|(line, (number, ready, deadline_ms, weight))| Demand {
+    (line(), figures).prop_map(|(line, (number, ready, deadline_ms, weight))| Demand {
         number,
         line,
         ready,
@@ -446,18 +450,63 @@ fn agent_flow() -> impl Strategy<Value = AgentFlow> {
     )
 }
 
-fn limit() -> impl Strategy<Value = Limit> {
+fn limit_key() -> impl Strategy<Value = LimitKey> {
     let named = || name().prop_filter("a name", |name| !name.is_empty());
-    let key = prop_oneof![
+    prop_oneof![
         agent_id().prop_map(LimitKey::Agent),
         kind().prop_map(LimitKey::Work),
         named().prop_map(LimitKey::Resource),
         named().prop_map(LimitKey::Tenant),
         group_id().prop_map(LimitKey::Group),
         Just(LimitKey::Global),
-    ];
+    ]
+}
+
+fn limit() -> impl Strategy<Value = Limit> {
     let figures = (any::<u32>(), any::<u32>(), option::of(any::<u32>()));
-    (key, figures).prop_map(|(key, (min, max, pin))| Limit { key, min, max, pin })
+    (limit_key(), figures).prop_map(|(key, (min, max, pin))| Limit { key, min, max, pin })
+}
+
+fn lease() -> impl Strategy<Value = Lease> {
+    let figures = any::<[u64; 4]>();
+    (figures, any::<u32>(), any::<bool>()).prop_map(
+        |([incarnation, term, number, answers], credit, only_prolongs)| Lease {
+            incarnation: Incarnation(incarnation),
+            term: Term(term),
+            number,
+            answers,
+            credit,
+            only_prolongs,
+        },
+    )
+}
+
+fn use_report() -> impl Strategy<Value = Report> {
+    (any::<[u64; 4]>(), any::<[u32; 3]>()).prop_map(
+        |([incarnation, number, term, lease], [holds, in_use, wants])| Report {
+            incarnation: Incarnation(incarnation),
+            number,
+            term: Term(term),
+            lease,
+            holds,
+            in_use,
+            wants,
+        },
+    )
+}
+
+fn lending_request() -> impl Strategy<Value = Request> {
+    let charges = vec((operation_id(), line()), 0..5);
+    prop_oneof![
+        (target(), charges).prop_map(|(target, operations)| Request::Charge { target, operations }),
+        (any::<u16>(), vec((limit_key(), lease()), 0..5)).prop_map(|(shard, leases)| {
+            Request::Lend {
+                shard: ShardId(shard),
+                leases,
+            }
+        }),
+        vec(limit_key(), 0..5).prop_map(|keys| Request::AskUse { keys }),
+    ]
 }
 
 fn target_request() -> impl Strategy<Value = Request> {
@@ -502,7 +551,7 @@ fn target_request() -> impl Strategy<Value = Request> {
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
-    prop_oneof![group_request(), target_request()]
+    prop_oneof![group_request(), target_request(), lending_request()]
 }
 
 fn socket_address() -> impl Strategy<Value = SocketAddr> {
@@ -583,6 +632,16 @@ fn gateway_event() -> impl Strategy<Value = Event> {
             }
         }),
         permit_event(),
+        (
+            any::<u16>(),
+            any::<u16>(),
+            vec((limit_key(), use_report()), 0..5)
+        )
+            .prop_map(|(shard, shards, reports)| Event::Reported {
+                shard: ShardId(shard),
+                shards,
+                reports,
+            }),
         enrol.prop_map(|(shard, ticket, remote, request)| Event::Enrol {
             shard: ShardId(shard),
             ticket,

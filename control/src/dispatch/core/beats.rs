@@ -13,9 +13,10 @@ use crate::store::workers::{BEAT_EXPIRY, Beat, Shared};
 pub(super) const BELIEF: Duration = Duration::from_secs(BEAT_EXPIRY.as_secs() - 2);
 
 impl Core {
-    /// Takes what a beat has found.
+    /// Takes what a beat has found that began at this moment.
     pub(in crate::dispatch) fn handle_beat(&mut self, now: Moment, beat: Beat) {
         self.believed_until = now.mono + BELIEF;
+        self.take_duty(now, beat.lends);
         self.overdue = false;
         self.stats.servers = u64::from(beat.live);
         let mut about: BTreeMap<AgentId, Vec<_>> = BTreeMap::new();

@@ -42,6 +42,15 @@ impl Core {
                 self.wake(target.agent);
             }
             Event::Withdrawn { target, grant } => self.fleet.withdrawn(target.agent, grant),
+            Event::Reported {
+                shard,
+                shards,
+                reports,
+            } => {
+                self.lender
+                    .handle_reported(now.mono, shard, shards, &reports);
+                self.tell_lent();
+            }
             Event::Enrol {
                 shard,
                 ticket,
@@ -129,6 +138,7 @@ impl Core {
             | Event::Offered { .. }
             | Event::Withdrawn { .. }
             | Event::FlowTold { .. }
+            | Event::Reported { .. }
             | Event::Enrol { .. }
             | Event::Security { .. } => {}
         }

@@ -2,12 +2,20 @@
 //!
 //! An agent that is out of reach goes on with what it has started, so its operations still use their
 //! storage pool, and still count against their group's limit. They are known until the agent's next
-//! inventory says what became of them, or an operator revokes it.
+//! inventory says what became of them, or an operator revokes it. A home that begins learns of them from
+//! the control plane.
 
-use protocol::ids::{AgentId, OperationId};
+use std::time::Instant;
+
+use protocol::flow::Line;
+use protocol::ids::{AgentId, Epoch, OperationId};
+use protocol::limits::JOURNAL_OPEN_MAX;
+use protocol::link::Target;
+
+use crate::flow::fair::Cost;
 
 use super::super::permits::Purpose;
-use super::Home;
+use super::{Home, LineId};
 
 /// What the operations of one agent hold.
 pub(super) struct Away {
@@ -24,6 +32,82 @@ struct Held {
 }
 
 impl Home {
+    /// What operations were granted for that may be under way: they hold what their lines need.
+    pub(super) fn charge(
+        &mut self,
+        now: Instant,
+        target: Target,
+        operations: &[(OperationId, Line)],
+    ) {
+        if target.slot.home(self.shards) != self.shard {
+            return;
+        }
+        for (operation, line) in operations {
+            let purpose = Purpose {
+                line: self.lines.enter(line),
+                // It is not known any more what it was charged in the order of turns.
+                cost: Cost::default(),
+            };
+            let held = match self.member(target) {
+                Some(index) => self.recall(index, *operation, purpose),
+                None => self.add_away(target, *operation, purpose),
+            };
+            match held {
+                Some((member, group)) => self.count(now, member, group, purpose.line),
+                None => self.lines.leave(purpose.line, 1),
+            }
+        }
+    }
+
+    /// An operation of the inventory of a member: what it holds is known now. Whether it was not before.
+    fn recall(
+        &mut self,
+        index: u32,
+        operation: OperationId,
+        purpose: Purpose,
+    ) -> Option<(Option<u32>, u32)> {
+        let member = &mut self.members[index as usize];
+        let recalled = member.ledger.recall(operation, None, purpose);
+        recalled.then_some((Some(index), member.group))
+    }
+
+    /// An operation of an agent without a session, if it is not known already.
+    fn add_away(
+        &mut self,
+        target: Target,
+        operation: OperationId,
+        purpose: Purpose,
+    ) -> Option<(Option<u32>, u32)> {
+        let group = match self.group_names.get(&target.group) {
+            Some(group) => *group,
+            // It is assigned afterwards.
+            None => self.add_group(target.group, target.slot, Epoch(0), false)?,
+        };
+        let away = self.away.entry(target.agent).or_insert_with(|| Away {
+            group,
+            held: Vec::new(),
+        });
+        let is_known = away.held.iter().any(|held| held.operation == operation);
+        if is_known || away.held.len() >= JOURNAL_OPEN_MAX {
+            return None;
+        }
+        away.held.push(Held {
+            operation,
+            kind: None,
+            purpose,
+        });
+        Some((None, away.group))
+    }
+
+    /// Counts a permit that nobody granted here.
+    fn count(&mut self, now: Instant, member: Option<u32>, group: u32, line: LineId) {
+        let keys = self.keys(member, group, line);
+        self.shared.charge(&keys);
+        for key in keys.keys() {
+            self.want_credit(now, *key);
+        }
+    }
+
     /// A member goes: what its operations hold of its own is free, what they share stays taken.
     pub(super) fn keep_away(&mut self, index: u32) {
         let member = &self.members[index as usize];

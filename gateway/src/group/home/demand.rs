@@ -15,7 +15,7 @@ use super::super::permits::{Ledger, Purpose};
 use super::limits::{self, Limits};
 use super::{Expiry, Home, LineId};
 use crate::flow::fair::{self, Cost, Fit, Room};
-use crate::flow::ledger::Vector;
+use crate::flow::ledger::{Denied, Key, Vector};
 
 /// Idle controllers are looked for this often.
 const REST_EVERY: Duration = Duration::from_secs(60);
@@ -200,7 +200,9 @@ impl Home {
 
     /// Whose permits the free places are, in the order of their turns.
     fn choose(&mut self, now: Instant, index: u32) -> Vec<Given> {
+        self.end_credits(now);
         let mut given: Vec<Given> = Vec::new();
+        let mut without_room: Vec<Key> = Vec::new();
         let member = &mut self.members[index as usize];
         let group = (member.group, self.groups[member.group as usize].id);
         let (mut free, mut reserve) = (member.ledger.free(), member.ledger.reserve());
@@ -222,7 +224,10 @@ impl Home {
                 }
                 match shared.acquire((index, line), of.class as u64, &vector) {
                     Ok(()) => Fit::Take,
-                    Err(_parked) => Fit::Park,
+                    Err(Denied::Parked(key) | Denied::Full(key)) => {
+                        without_room.push(key);
+                        Fit::Park
+                    }
                 }
             };
             let Some(next) = member.queues.next(now, Room { free, reserve }, fits) else {
@@ -242,6 +247,9 @@ impl Home {
                     permits: 1,
                 }),
             }
+        }
+        for key in without_room {
+            self.want_credit(now, key);
         }
         given
     }
@@ -371,7 +379,7 @@ impl Home {
 
     /// Replaces the limits that operators set, and counts everything anew under them.
     pub(super) fn set_limits(&mut self, now: Instant, limits: Vec<Limit>) {
-        self.limits = Limits::new(limits);
+        let mut old = std::mem::replace(&mut self.limits, Limits::new(limits));
         self.shared = crate::flow::ledger::Ledger::default();
         let members = self.all_members();
         for index in &members {
@@ -385,6 +393,7 @@ impl Home {
             }
         }
         self.charge_away();
+        self.keep_children(now, old.spanning_names());
         for index in members {
             if !self.limits.allow_offers() {
                 self.withdraw_offer(index);

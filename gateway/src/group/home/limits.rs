@@ -2,7 +2,7 @@
 
 use protocol::flow::{Limit, LimitKey, Line};
 use protocol::ids::{AgentId, GroupId};
-use protocol::limits::LIMITS_MAX;
+use protocol::limits::{LIMITS_MAX, RESOURCES_MAX};
 use rustc_hash::FxHashMap;
 
 use crate::flow::controller::Bounds;
@@ -10,6 +10,8 @@ use crate::flow::ledger::{Key, Scope, Vector};
 
 /// Sorts of work that have a limit; their numbers share a key with the member's.
 const WORKS_MAX: u32 = 1 << 12;
+/// Limits that span homes and that one line counts against: its resources, its tenant, all.
+const SPANNING_MAX: usize = RESOURCES_MAX + 2;
 const _: () = assert!(LIMITS_MAX <= 2 * WORKS_MAX as usize);
 
 /// See the module. Without any limit it is empty and costs nothing.
@@ -19,6 +21,20 @@ pub(super) struct Limits {
     /// With the number of the sort.
     works: FxHashMap<String, (u32, u32)>,
     groups: FxHashMap<GroupId, u32>,
+    /// Those that span homes, by number: what each is, its key, and the credit that this home has.
+    spanning: Vec<(LimitKey, Key, u32)>,
+    /// Their numbers.
+    resources: FxHashMap<String, u32>,
+    tenants: FxHashMap<String, u32>,
+    global: Option<u32>,
+}
+
+/// The number of the limit that a key counts, if that spans homes.
+pub(super) fn spanning(key: Key) -> Option<u32> {
+    match key.scope() {
+        Scope::Resource | Scope::Tenant | Scope::Global => Some(key.number()),
+        Scope::Agent | Scope::AgentClass | Scope::Group => None,
+    }
 }
 
 impl Limits {
@@ -40,11 +56,61 @@ impl Limits {
                 LimitKey::Group(group) => {
                     new.groups.insert(group, fixed);
                 }
-                // They span homes: see `Credits`.
-                LimitKey::Resource(_) | LimitKey::Tenant(_) | LimitKey::Global => {}
+                key => new.add_spanning(key),
             }
         }
         new
+    }
+
+    /// A limit that spans homes: what it is here is what is lent.
+    fn add_spanning(&mut self, key: LimitKey) {
+        let number = super::index_u32(self.spanning.len());
+        let scope = match &key {
+            LimitKey::Resource(name) => {
+                self.resources.insert(name.clone(), number);
+                Scope::Resource
+            }
+            LimitKey::Tenant(name) => {
+                self.tenants.insert(name.clone(), number);
+                Scope::Tenant
+            }
+            LimitKey::Global => {
+                self.global = Some(number);
+                Scope::Global
+            }
+            LimitKey::Agent(_) | LimitKey::Work(_) | LimitKey::Group(_) => return,
+        };
+        if let Some(counted) = Key::new(scope, number) {
+            self.spanning.push((key, counted, 0));
+        }
+    }
+
+    /// The number of a limit that spans homes.
+    pub(super) fn number(&self, key: &LimitKey) -> Option<u32> {
+        match key {
+            LimitKey::Resource(name) => self.resources.get(name).copied(),
+            LimitKey::Tenant(name) => self.tenants.get(name).copied(),
+            LimitKey::Global => self.global,
+            LimitKey::Agent(_) | LimitKey::Work(_) | LimitKey::Group(_) => None,
+        }
+    }
+
+    /// The limits that span homes: number, key, name.
+    pub(super) fn spanning_keys(&self) -> impl Iterator<Item = (u32, Key, &LimitKey)> {
+        let numbered = (0..).zip(&self.spanning);
+        numbered.map(|(number, (name, key, _))| (number, *key, name))
+    }
+
+    /// The names of those limits, by number.
+    pub(super) fn spanning_names(&mut self) -> Vec<LimitKey> {
+        let spanning = std::mem::take(&mut self.spanning);
+        spanning.into_iter().map(|(name, ..)| name).collect()
+    }
+
+    /// This home may use so many permits of such a limit from now on; its key, if that is a change.
+    pub(super) fn set_credit(&mut self, number: u32, credit: u32) -> Option<Key> {
+        let (_, key, before) = self.spanning.get_mut(number as usize)?;
+        (std::mem::replace(before, credit) != credit).then_some(*key)
     }
 
     /// What bounds an agent's limit.
@@ -69,14 +135,18 @@ impl Limits {
                 Some(LimitKey::Work(name.clone()))
             }
             Scope::Group => Some(LimitKey::Group(group.1)),
-            Scope::Agent | Scope::Resource | Scope::Tenant | Scope::Global => None,
+            Scope::Resource | Scope::Tenant | Scope::Global => {
+                let (name, ..) = self.spanning.get(key.number() as usize)?;
+                Some(name.clone())
+            }
+            Scope::Agent => None,
         }
     }
 
     /// Whether a permit may be given before anybody asks: only the agent's own limit is then known to
     /// have room.
     pub(super) fn allow_offers(&self) -> bool {
-        self.works.is_empty() && self.groups.is_empty()
+        self.works.is_empty() && self.groups.is_empty() && self.spanning.is_empty()
     }
 
     /// The limits besides the agent's that a line's operations count against at a member of a group (by
@@ -95,7 +165,27 @@ impl Limits {
             let key = Key::new(Scope::Group, group.0)?;
             Some((key, *limit))
         });
-        work.into_iter().chain(group)
+        let spanning = self.spanning_of(line);
+        work.into_iter()
+            .chain(group)
+            .chain(spanning.into_iter().flatten())
+    }
+
+    /// Those that span homes, with the credit that this home has.
+    fn spanning_of(&self, line: &Line) -> [Option<(Key, u32)>; SPANNING_MAX] {
+        let mut found = [None; SPANNING_MAX];
+        if self.spanning.is_empty() {
+            return found;
+        }
+        let resources = line.resources.iter().take(RESOURCES_MAX);
+        let resources = resources.map(|name| self.resources.get(name).copied());
+        let tenant = self.tenants.get(&line.tenant).copied();
+        let numbers = resources.chain([tenant, self.global]);
+        for (place, number) in found.iter_mut().zip(numbers) {
+            let limit = number.and_then(|number| self.spanning.get(number as usize));
+            *place = limit.map(|(_, key, credit)| (*key, *credit));
+        }
+        found
     }
 }
 

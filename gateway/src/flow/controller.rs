@@ -1,10 +1,12 @@
 //! The adaptive limit of one target or shared device: how many operations may be in flight.
 //!
 //! Below its capacity a target takes the same time for an operation however many are in flight; above
-//! it, the time grows with their number. The limit sways a little around its place, and a fit of those
-//! two lines to the last windows says where they meet (`knee`): that is the capacity, and the limit is
-//! kept a little above it. Delay alone cannot tell a target that is overloaded from operations that
-//! became slower for a reason of their own; that delay grows with the limit can.
+//! it, the time grows with their number. The limit sways a little around its place, and a fit of
+//! those two lines to the last windows says where they meet (`knee`): that is the capacity, and the
+//! limit is kept a little above it. That a target has become larger is not waited for: each end is
+//! weighed, and the limit leaps once enough of them were quicker than they should be (`quicker`).
+//! Delay alone cannot tell a target that is overloaded from operations that became slower for a
+//! reason of their own; that delay grows with the limit can.
 //!
 //! Lineage: growth by √L is Envoy's, the guard against growth without demand is Netflix's, and that
 //! delay needs a second look at another limit is the lesson of Uber's Cinnamon. `docs/FLOW.md` says what
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 
 mod knee;
 mod learnt;
+mod quicker;
 mod window;
 
 use learnt::Learnt;
@@ -195,8 +198,12 @@ impl Controller {
             End::TimedOut => known.cut(now, Why::TimedOut),
             End::Ran if learnt.skip > 0 => learnt.skip -= 1,
             End::Ran => {
-                learnt.window.add(now, &mut learnt.kinds, sample);
+                let m = learnt.window.add(now, &mut learnt.kinds, sample);
                 if bounds.pin.is_none() {
+                    let is_larger = m.is_some_and(|m| learnt.handle_end(m, sample.in_flight));
+                    if is_larger && is_used(sample.in_flight, limit) {
+                        known.leap(now, bounds, sample.in_flight);
+                    }
                     known.close_full_window(now, bounds, limit);
                 }
             }
@@ -250,19 +257,18 @@ impl Known {
         self.limit = (from * CUT).max(1.0);
         learnt.cut(now);
         learnt.skip = whole(from);
-        let baseline = learnt.baseline.exp();
-        let window = learnt
-            .decision
-            .map_or((baseline, 0.0), |last| (last.m, last.x));
-        learnt.decision = Some(Decision {
-            at: now,
-            from,
-            to: self.limit,
-            why,
-            m: window.0,
-            x: window.1,
-            baseline,
-        });
+        learnt.decide_at(now, (from, self.limit), why);
+    }
+
+    /// The target has become larger, as its operations say: more, at once.
+    fn leap(&mut self, now: Instant, bounds: &Bounds, in_flight: u32) {
+        let Some(learnt) = &mut self.learnt else {
+            return;
+        };
+        let from = self.limit;
+        let wished = learnt.leap(now, from, in_flight);
+        self.limit = within(wished, bounds);
+        learnt.decide_at(now, (from, self.limit), Why::Jumped);
     }
 
     /// Closes the window if it says enough under the limit that was in force, and decides.
@@ -279,12 +285,11 @@ impl Known {
             return;
         };
         let from = self.limit;
-        let is_used = f64::from(closed.flight_max) >= USED * f64::from(limit);
-        let (wished, why) = match is_used {
+        let (wished, why) = match is_used(closed.flight_max, limit) {
             true => learnt.decide(from, &closed, bounds.max),
             false => learnt.decide_without_demand(from, &closed),
         };
-        self.limit = wished.clamp(1.0, f64::from(bounds.max.max(1)));
+        self.limit = within(wished, bounds);
         let after = learnt.place(self.limit);
         if (after / before).ln().abs() > SETTLE {
             learnt.skip = closed.flight_last.saturating_sub(1);
@@ -299,6 +304,16 @@ impl Known {
             baseline: learnt.baseline.exp(),
         });
     }
+}
+
+/// Whether so many in flight say what a limit does.
+fn is_used(in_flight: u32, limit: u32) -> bool {
+    f64::from(in_flight) >= USED * f64::from(limit)
+}
+
+/// A limit that was wished for, as far as the bounds let it be.
+fn within(wished: f64, bounds: &Bounds) -> f64 {
+    wished.clamp(1.0, f64::from(bounds.max.max(1)))
 }
 
 /// The whole number next to a limit.

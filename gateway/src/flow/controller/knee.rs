@@ -1,15 +1,17 @@
 //! Where the knee is: a fit of two lines to the last windows.
 //!
-//! The model of a window is `m = b + max(0, ln f − k)`: below the knee `k` an operation takes its
-//! time `b`, above it each one more in flight (`f`) makes all take longer in proportion. Every knee
-//! on a grid is tried, and the answer is the mean over all, weighted by how well each explains the
-//! windows: a posterior mean under a flat prior.
+//! The model of a window is `m = b + s · max(0, ln f − k)`: below the knee `k` an operation takes its
+//! time `b`, above it each one more in flight (`f`) makes all take longer, in proportion (`s` = 1) and
+//! a little more, as targets thrash. Every knee on a grid is tried, and the answer is the mean over
+//! all, weighted by how well each explains the windows: a posterior mean under a flat prior.
 //!
 //! The baseline `b` is known from windows below the knee that are forgotten by now. It is believed
-//! within [`BELIEF`] at best, and believing in another costs at most [`CHANGED`] nats: when windows at different limits show the same delay,
-//! that delay is not of our making, and the baseline has moved. This is how operations that became
-//! slower for a reason of their own are told from a target that is overloaded.
+//! within [`BELIEF`] at best, and believing in another costs at most [`CHANGED`] nats: when windows at
+//! different limits show the same delay, that delay is not of our making, and the baseline has moved.
+//! This is how operations that became slower for a reason of their own are told from a target that is
+//! overloaded. A baseline is not moved to where nothing was tried: it could be any there.
 
+use super::quicker::Quicker;
 use super::window::Closed;
 
 /// Windows that are remembered.
@@ -18,8 +20,11 @@ const POINTS: usize = 24;
 const BELIEF: f64 = 0.02;
 /// And this firmly when it has just changed (precision).
 const NEW_BELIEF: f64 = 44.0;
+/// How much steeper than in proportion the time grows above the knee. Targets that thrash more than this
+/// look smaller than they are, those that thrash less look larger.
+const SLOPE: f64 = 1.15;
 /// Nats that it costs at most to believe in another baseline.
-const CHANGED: f64 = 8.0;
+const CHANGED: f64 = 11.0;
 /// Knees are tried from so far below the lowest number in flight to so far above the highest
 /// (logarithms), at so many places.
 const BELOW: f64 = 1.5;
@@ -29,13 +34,12 @@ const ABOVE: f64 = 0.25;
 const PLACES: usize = 80;
 /// A window that makes the fit cost so many nats more does not belong to those before: the target has
 /// changed.
-const MISFIT: f64 = 10.0;
+const MISFIT: f64 = 12.0;
 // Otherwise another baseline would look like another target each time, and never be learnt.
 const _: () = assert!(MISFIT > CHANGED);
 /// Weight of a window in the trend of surprises, and the trend that says that the target changes.
 const TREND: f64 = 0.3;
 const SLOWER: f64 = 1.05;
-const FASTER: f64 = 0.88;
 /// Windows that are kept when there is a trend.
 const KEPT: usize = 3;
 /// What the model itself is off, besides noise (standard deviation).
@@ -66,8 +70,8 @@ pub(super) struct Fit {
     pub(super) rise: f64,
     /// The windows before could not be explained together with this one.
     pub(super) changed: bool,
-    /// Window after window was quicker than expected: there is more than there was.
-    pub(super) faster: bool,
+    /// How much longer operations took in this window than without delay.
+    pub(super) delay: f64,
     cost: f64,
 }
 
@@ -81,6 +85,7 @@ pub(super) struct Knee {
     fit: Option<(f64, f64)>,
     cost: f64,
     trend: f64,
+    quicker: Quicker,
     /// The newest window belongs to two states of the target.
     straddles: bool,
     /// What is believed of the baseline by windows that are forgotten: mean and precision.
@@ -92,6 +97,9 @@ impl Knee {
     pub(super) fn handle_window(&mut self, closed: &Closed, variance: f64) -> Fit {
         let trend = self.surprise(closed, variance);
         self.trend += TREND * (trend - self.trend);
+        if self.quicker.is_alarmed() {
+            self.settle_alarm(closed, variance);
+        }
         if self.straddles {
             // A part of its operations ran before the change.
             self.len = 0;
@@ -100,8 +108,7 @@ impl Knee {
         self.points.copy_within(..self.len, 1);
         self.points[0] = Point::of(closed);
         self.len += 1;
-        let is_faster = self.trend < -FASTER;
-        let is_trend = is_faster || self.trend > SLOWER;
+        let is_trend = self.trend > SLOWER;
         if is_trend {
             self.keep(KEPT, variance);
         }
@@ -114,15 +121,45 @@ impl Knee {
         }
         if is_trend || fit.changed {
             self.trend = 0.0;
+            self.quicker = Quicker::default();
             fit.changed = true;
         }
-        fit.faster = is_faster;
-        if fit.moved > 0.5 && !is_faster {
+        if fit.moved > 0.5 {
             self.belief = Some((fit.baseline, NEW_BELIEF));
         }
+        fit.delay = closed.m - fit.baseline;
         self.fit = Some((fit.knee, fit.baseline));
         self.cost = fit.cost;
         fit
+    }
+
+    /// The window after an alarm: if it was no false one, the windows before are of a smaller target.
+    fn settle_alarm(&mut self, closed: &Closed, variance: f64) {
+        let Some((delay, off)) = self.expect(closed.flight.ln(), closed.m) else {
+            return;
+        };
+        if self.quicker.settle(delay, off, noise(closed, variance)) {
+            self.keep(0, variance);
+            self.cost = 0.0;
+            self.straddles = false;
+            self.trend = 0.0;
+        }
+    }
+
+    /// An operation ended, `m` off its kind's reference, with so many in flight: whether it is clear by
+    /// now that the target has become larger.
+    pub(super) fn handle_end(&mut self, in_flight: u32, m: f64, variance: f64) -> bool {
+        let Some((delay, off)) = self.expect(f64::from(in_flight.max(1)).ln(), m) else {
+            return false;
+        };
+        self.quicker.handle_end(delay, off, variance)
+    }
+
+    /// The delay that the last fit expects with so many in flight, and how far `m` is off its
+    /// baseline.
+    fn expect(&self, flight: f64, m: f64) -> Option<(f64, f64)> {
+        let (knee, baseline) = self.fit.filter(|(knee, _)| knee.is_finite())?;
+        Some((SLOPE * (flight - knee).max(0.0), m - baseline))
     }
 
     /// Forgets all but so many windows, but for what those below the knee said of the baseline.
@@ -148,6 +185,7 @@ impl Knee {
         self.cost = 0.0;
         self.straddles = false;
         self.trend = 0.0;
+        self.quicker = Quicker::default();
         if let Some((knee, _)) = &mut self.fit {
             *knee = f64::INFINITY;
         }
@@ -155,12 +193,10 @@ impl Knee {
 
     /// How far a window is off what the last fit expects, in standard deviations.
     fn surprise(&self, closed: &Closed, variance: f64) -> f64 {
-        let Some((knee, baseline)) = self.fit.filter(|(knee, _)| knee.is_finite()) else {
+        let Some((delay, off)) = self.expect(closed.flight.ln(), closed.m) else {
             return 0.0;
         };
-        let expected = baseline + (closed.flight.ln() - knee).max(0.0);
-        let noise = variance / f64::from(closed.samples) + MODEL_ERROR * MODEL_ERROR;
-        ((closed.m - expected) / noise.sqrt()).clamp(-4.0, 4.0)
+        ((off - delay) / noise(closed, variance).sqrt()).clamp(-4.0, 4.0)
     }
 
     fn fit(&self, variance: f64) -> Fit {
@@ -171,7 +207,8 @@ impl Knee {
         } else {
             BELOW_UNKNOWN
         };
-        let least = flights().fold(f64::INFINITY, f64::min) - below;
+        let lowest = flights().fold(f64::INFINITY, f64::min);
+        let least = lowest - below;
         let tried = flights().fold(f64::NEG_INFINITY, f64::max);
         let quickest = points.iter().map(|point| f64::from(point.m));
         let quickest = quickest.fold(f64::INFINITY, f64::min);
@@ -180,7 +217,8 @@ impl Knee {
         let mut tries = [Explained::default(); PLACES];
         let mut knee = least;
         for place in &mut tries {
-            *place = explain(points, knee, self.belief, variance);
+            let may_move = knee >= lowest - BELOW_UNKNOWN;
+            *place = explain(points, knee, self.belief, may_move, variance);
             knee += step;
         }
         let best = tries.iter().map(|explained| explained.cost);
@@ -205,7 +243,7 @@ impl Knee {
             tried,
             rise: f64::from(points[0].m) - quickest,
             changed: false,
-            faster: false,
+            delay: 0.0,
             cost,
         }
     }
@@ -222,11 +260,17 @@ struct Explained {
     moved: bool,
 }
 
-fn explain(points: &[Point], knee: f64, belief: Option<(f64, f64)>, variance: f64) -> Explained {
+fn explain(
+    points: &[Point],
+    knee: f64,
+    belief: Option<(f64, f64)>,
+    may_move: bool,
+    variance: f64,
+) -> Explained {
     let (mut weights, mut sum, mut squares) = (0.0, 0.0, 0.0);
     for point in points {
         let weight = 1.0 / point.noise(variance);
-        let own = f64::from(point.m) - (f64::from(point.flight) - knee).max(0.0);
+        let own = f64::from(point.m) - SLOPE * (f64::from(point.flight) - knee).max(0.0);
         weights += weight;
         sum += weight * own;
         squares += weight * own * own;
@@ -244,7 +288,7 @@ fn explain(points: &[Point], knee: f64, belief: Option<(f64, f64)>, variance: f6
         let cost = (off + precision * (bound - believed).powi(2)).max(0.0) / 2.0;
         explained.cost += CHANGED;
         explained.moved = true;
-        if cost <= explained.cost {
+        if cost <= explained.cost || !may_move {
             explained = Explained {
                 baseline: bound,
                 cost,
@@ -254,6 +298,11 @@ fn explain(points: &[Point], knee: f64, belief: Option<(f64, f64)>, variance: f6
         }
     }
     explained
+}
+
+/// Variance of a window's mean.
+fn noise(closed: &Closed, variance: f64) -> f64 {
+    Point::of(closed).noise(variance)
 }
 
 impl Point {
@@ -352,12 +401,46 @@ mod tests {
     }
 
     #[test]
-    fn a_capacity_that_doubled_is_noticed_within_a_few_windows() {
+    fn a_capacity_that_doubled_is_noticed_by_the_ends_and_then_by_a_window() {
         let mut knee = Knee::default();
         let usual = [8.0, 9.0, 10.0, 9.0, 8.0, 9.0, 10.0, 9.0];
         watch(&mut knee, 8.0, 0.0, &usual);
         watch(&mut knee, 8.0, 0.0, &usual);
-        let fit = watch(&mut knee, 16.0, 0.0, &[10.0, 9.0, 10.0, 9.0, 10.0]);
-        assert!(fit.beyond > 0.5, "{fit:?}");
+        for _ in 0..100 {
+            let delay = SLOPE * (10.0_f64 / 8.0).ln();
+            assert!(!knee.handle_end(10, delay, VARIANCE), "all as it was");
+        }
+        let ends = (1..100).find(|_| knee.handle_end(10, 0.0, VARIANCE));
+        assert!(
+            ends.is_some_and(|ends| (10..40).contains(&ends)),
+            "{ends:?}"
+        );
+        let fit = watch(&mut knee, 16.0, 0.0, &[14.0]);
+        assert!(fit.beyond > 0.5 && fit.delay < 0.05, "{fit:?}");
+        assert_eq!(knee.len, 1, "the windows before are of another target");
+    }
+
+    #[test]
+    fn a_false_alarm_costs_one_window_and_nothing_is_forgotten() {
+        let mut knee = Knee::default();
+        let usual = [8.0, 9.0, 10.0, 9.0, 8.0, 9.0, 10.0, 9.0];
+        watch(&mut knee, 8.0, 0.0, &usual);
+        assert!((0..100).any(|_| knee.handle_end(10, 0.0, VARIANCE)));
+        let fit = watch(&mut knee, 8.0, 0.0, &[14.0]);
+        assert!((fit.knee.exp() - 8.0).abs() < 0.8, "{fit:?}");
+        assert_eq!(knee.len, 9);
+    }
+
+    /// One quick window above the knee once moved the baseline to where nothing had been tried.
+    #[test]
+    fn a_baseline_does_not_move_to_below_all_that_was_tried() {
+        let mut knee = Knee::default();
+        let usual = [4.0, 5.0, 6.0, 5.0, 3.0, 5.0, 6.0, 5.0];
+        watch(&mut knee, 4.0, 0.0, &usual);
+        watch(&mut knee, 4.0, 0.0, &usual);
+        watch(&mut knee, 4.0, 0.0, &usual);
+        let fit = knee.handle_window(&window(4.0, -0.45), VARIANCE);
+        assert!(fit.baseline > -0.2, "{fit:?}");
+        assert!(fit.knee.exp() > 3.0, "{fit:?}");
     }
 }

@@ -108,6 +108,49 @@ fn a_smaller_capacity_is_followed_within_three_windows() {
 }
 
 #[test]
+fn a_larger_capacity_is_followed_within_a_few_ends() {
+    let mut controller = Controller::new();
+    let mut target = Target::new(4.0);
+    target.run(&mut controller, &WIDE, 2000);
+    target.slots = 8.0;
+    // An alarm at the latest when the limit sways up, two windows to double it.
+    target.run(&mut controller, &WIDE, 110);
+    let limit = controller.limit(&WIDE);
+    assert!((7..=13).contains(&limit), "{limit}");
+    let decision = controller.last_decision().expect("it decided");
+    assert!(decision.to >= 7.0, "{decision:?}");
+}
+
+#[test]
+fn quick_ends_that_leave_the_limit_unused_are_no_reason_to_grow() {
+    let mut controller = Controller::new();
+    let mut target = Target::new(8.0);
+    target.run(&mut controller, &WIDE, 2000);
+    let before = controller.limit(&WIDE) + 1;
+    // Much larger, but nobody asks for more than half of the limit.
+    target.slots = 64.0;
+    for _ in 0..500 {
+        target.end(&mut controller, &WIDE, before / 2, 0);
+    }
+    assert!(controller.limit(&WIDE) <= before + 2, "{before}");
+}
+
+#[test]
+fn a_leap_stays_within_the_bounds() {
+    let mut controller = Controller::new();
+    let mut target = Target::new(4.0);
+    let bounds = Bounds::up_to(6);
+    target.run(&mut controller, &bounds, 2000);
+    target.slots = 64.0;
+    for _ in 0..500 {
+        target.run(&mut controller, &bounds, 1);
+        assert!(controller.limit(&bounds) <= 6);
+        assert!(controller.known_limit().is_some_and(|known| known <= 6));
+    }
+    assert_eq!(controller.limit(&bounds), 6);
+}
+
+#[test]
 fn operations_that_became_slower_for_their_own_reason_keep_their_limit() {
     let mut controller = Controller::new();
     let mut target = Target::new(8.0);
@@ -118,9 +161,14 @@ fn operations_that_became_slower_for_their_own_reason_keep_their_limit() {
     assert!(limit >= 7, "{limit}");
     // And when they are fast again, the high baseline is no licence to overload.
     target.seconds = 2.0;
-    target.run(&mut controller, &WIDE, 600);
-    let limit = controller.limit(&WIDE);
-    assert!((7..=11).contains(&limit), "{limit}");
+    target.run(&mut controller, &WIDE, 800);
+    let mut limits = 0;
+    for _ in 0..40 {
+        target.run(&mut controller, &WIDE, 5);
+        limits += controller.limit(&WIDE);
+    }
+    let limit = f64::from(limits) / 40.0;
+    assert!((7.0..=11.5).contains(&limit), "{limit}");
 }
 
 #[test]

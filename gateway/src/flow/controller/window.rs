@@ -178,7 +178,8 @@ impl Window {
         }
     }
 
-    pub(super) fn add(&mut self, now: Instant, kinds: &mut Kinds, sample: &Sample) {
+    /// Takes an end; its ln(duration / reference), unless its kind is still being learnt.
+    pub(super) fn add(&mut self, now: Instant, kinds: &mut Kinds, sample: &Sample) -> Option<f64> {
         if self.ends == 0 {
             kinds.clear();
             // An idle time before the first end is no part of the window.
@@ -191,11 +192,11 @@ impl Window {
         self.flight += u64::from(sample.in_flight);
         self.flight_max = self.flight_max.max(sample.in_flight);
         self.flight_last = sample.in_flight;
-        if let Some(value) = kinds.add(sample) {
-            self.samples += 1;
-            self.sum += value;
-            self.squares += value * value;
-        }
+        let value = kinds.add(sample)?;
+        self.samples += 1;
+        self.sum += value;
+        self.squares += value * value;
+        Some(value)
     }
 
     /// When it is to be looked at, if it has begun; once, as later only one more end fills it.

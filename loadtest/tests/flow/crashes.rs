@@ -8,7 +8,7 @@ const SCHEDULES: u64 = 10_000;
 
 #[test]
 fn no_permit_is_issued_twice_and_none_leaks_in_ten_thousand_crashing_schedules() {
-    let fresh = fresh_seed().wrapping_mul(1_000_003);
+    let fresh = fresh_seed().number.wrapping_mul(1_000_003);
     let halves = [0, fresh];
     let mut wasted = 0;
     for first in halves {

@@ -3,7 +3,7 @@
 use gateway::flow::fair::Class;
 use loadtest::flow::{Kind, Lending, RuleName, Scenario, Tenant, lend};
 
-use crate::{seeds, table, unequal_tenants};
+use crate::{fixed, fresh_seed, seeds, table, unequal_tenants};
 
 /// 60 service times of 2 s.
 const WINDOW: f64 = 120.0;
@@ -35,7 +35,7 @@ fn tenants_get_equal_service_whatever_part_of_the_backlog_is_theirs() {
 
 #[test]
 fn weights_count_and_slow_operations_win_nothing() {
-    let seed = crate::fresh_seed();
+    let seed = fresh_seed();
     let tenant = |share, weight| Tenant { share, weight };
     let kind = |mean, share| Kind { mean, share };
     let scenario = Scenario {
@@ -74,7 +74,7 @@ fn no_class_starves_and_the_urgent_ones_start_first() {
     let scenario = Scenario {
         classes: vec![(Class::Interactive, 0.02), (Class::Background, 0.98)],
         outstanding: 1000,
-        ..table(1, 0.05, 8)
+        ..table(fixed(1), 0.05, 8)
     };
     let score = RuleName::Drover.run(&scenario);
     let wait = |class| score.wait(class, 0.99).expect("it started some");
@@ -88,7 +88,7 @@ fn no_class_starves_and_the_urgent_ones_start_first() {
 fn a_device_behind_several_hosts_is_kept_busy_and_not_overloaded() {
     let scenario = Scenario {
         storage: Some((4, 16.0)),
-        ..table(1, 0.25, 8)
+        ..table(fixed(1), 0.25, 8)
     };
     let drover = RuleName::Drover.run(&scenario);
     let cattle = RuleName::Cattle.run(&scenario);
@@ -109,7 +109,7 @@ fn credits_follow_demand_from_home_to_home_and_never_exceed_the_limit() {
     for (busy, least) in [(8, 0.97), (2, 0.85)] {
         for loses_one_in in [0, 50] {
             let setting = Lending {
-                seed: crate::fresh_seed(),
+                seed: fresh_seed().number,
                 homes: 8,
                 limit: 64,
                 busy,

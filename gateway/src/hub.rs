@@ -9,7 +9,8 @@
 //!
 //! | event | goes to |
 //! |---|---|
-//! | `SessionUp`, `SessionDown`, `Reported` | all |
+//! | `SessionUp`, `SessionDown` | all |
+//! | `Reported` | all: one of them lends, whoever that is |
 //! | `Granted` | the server that it names; if that is gone, the permits go back |
 //! | words about an operation | the server that dispatched it or asked for it last; all, where nobody is known to have |
 //! | `FlowTold` | the asker |
@@ -263,8 +264,6 @@ impl Hub {
                 }
                 self.tell_all(event);
             }
-            // One of them lends; which one is the store's to say.
-            Event::Reported { .. } => self.tell_all(event),
             Event::Granted {
                 target,
                 server,
@@ -301,6 +300,7 @@ impl Hub {
                     self.tell(server, told);
                 }
             }
+            Event::Reported { .. } => self.tell_all(event),
             Event::Enrol { .. } | Event::Security { .. } => {
                 if let Some(leader) = self.leader() {
                     self.tell(leader, event);

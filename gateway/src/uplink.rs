@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_queue::ArrayQueue;
+use protocol::flow::LimitKey;
 use protocol::limits::{UPLINK_BYTES_MAX, UPLINK_MAX};
 use protocol::link::Event;
 use protocol::operation::{OperationState, Outcome, Progress};
@@ -99,7 +100,7 @@ impl Uplink {
     }
 }
 
-/// Bytes that an agent made an event hold, besides the event itself.
+/// Bytes that an event holds on the heap, for the most part because an agent made it, besides the event itself.
 pub(crate) fn weight(event: &Event) -> usize {
     match event {
         Event::Progress { progress, .. } => progress_bytes(progress),
@@ -108,6 +109,13 @@ pub(crate) fn weight(event: &Event) -> usize {
             state: OperationState::Finished(outcome),
             ..
         } => outcome_bytes(outcome),
+        Event::Reported { reports, .. } => {
+            let names = reports.iter().map(|(key, _)| match key {
+                LimitKey::Resource(name) | LimitKey::Tenant(name) => name.len(),
+                _ => 0,
+            });
+            size_of_val(&**reports) + names.sum::<usize>()
+        }
         Event::Enrol { request, .. } => request.csr.len() + request.hostname.len(),
         Event::SessionUp(up) => {
             let labels = up

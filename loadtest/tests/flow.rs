@@ -24,8 +24,8 @@ pub(crate) struct Seed {
 
 impl Seed {
     /// The target under a fixed seed, the bound for chance under the fresh one. That bound is at
-    /// least eight standard deviations from the mean of 300 seeds, and farther from it than twice the
-    /// worst of them: by a tail that falls no faster than an exponential one, less than 1 of 10⁵.
+    /// least eight standard deviations from the mean of many seeds (40 to 300), and twice as far from
+    /// it as the worst of them: by an exponential tail as it was seen, less than 1 of 10⁵.
     pub(crate) fn allow(self, target: f64, chance: f64) -> f64 {
         match self.is_fresh {
             true => chance,

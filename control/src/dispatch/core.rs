@@ -538,6 +538,7 @@ impl Core {
         let process = claim.taken.place.1;
         self.pending.inputs.push(Happened {
             grant: claim.grant,
+            line: self.fleet.line(claim.taken.line).cloned(),
             ..Happened::new(process, Input::Claim)
         });
         self.pending.claims.insert(process, claim);

@@ -25,7 +25,7 @@ use crate::downlink::{Link, LinkFull, Wake};
 use crate::store::groups::Group;
 use crate::store::lines::Found;
 use crate::store::processes::Applied;
-use crate::store::workers::{BEAT_EVERY, Beat, Looked};
+use crate::store::workers::{Asks, BEAT_EVERY, Beat, Looked};
 use crate::store::{Store, StoreError};
 
 /// Events taken from the gateway in one turn.
@@ -123,11 +123,14 @@ impl Driver {
                     self.take_beat(began, beat);
                 }
                 _ = beats.tick(), if waits.beat.is_none() => {
-                    let (store, worker, looked) = (self.store.clone(), self.worker, self.looked);
-                    let (began, lends) = (moment(), self.core.wants_to_lend());
-                    let beat = async move {
-                        (began, store.beat(worker, began.wall, looked, lends).await)
+                    let (store, worker) = (self.store.clone(), self.worker);
+                    let began = moment();
+                    let asks = Asks {
+                        lends: self.core.wants_to_lend(),
+                        looked: self.looked,
+                        believed: self.core.believed(),
                     };
+                    let beat = async move { (began, store.beat(worker, began.wall, asks).await) };
                     waits.beat = Some(beat.boxed());
                 }
                 _ = ticks.tick() => self.tick(),

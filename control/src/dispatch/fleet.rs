@@ -24,7 +24,7 @@ use protocol::limits::WEIGHT_MAX;
 use protocol::link::{Request, Target};
 
 use self::lines::Lines;
-use self::queues::Queues;
+use self::queues::{Queues, Within};
 use super::census::ShardSessions;
 use super::handle::SessionView;
 use super::pace::Pace;
@@ -183,13 +183,17 @@ impl Fleet {
     fn change<R>(
         &mut self,
         agent: AgentId,
-        change: impl FnOnce(&mut Member, &mut Lines, usize) -> R,
+        change: impl FnOnce(&mut Member, &mut Within<'_>) -> R,
     ) -> Option<R> {
-        let room = READY_KEPT_TOTAL.saturating_sub(self.ready_kept);
         let member = self.members.get_mut(&agent)?;
         let before = member.queues.kept();
-        let result = change(member, &mut self.lines, room);
-        member.queues.tidy(&mut self.lines);
+        let mut within = Within {
+            lines: &mut self.lines,
+            pauses: &self.pauses,
+            room: READY_KEPT_TOTAL.saturating_sub(self.ready_kept),
+        };
+        let result = change(member, &mut within);
+        member.queues.tidy(&mut within);
         self.ready_kept = self.ready_kept + member.queues.kept() - before;
         Some(result)
     }
@@ -231,8 +235,8 @@ impl Fleet {
     /// So many are ready in the store for an agent in a line, at a start.
     pub(super) fn recover_ready(&mut self, count: &ReadyCount) {
         self.count_ready(count.agent, count.ready);
-        self.change(count.agent, |member, lines, _| {
-            member.queues.expect(lines, &count.line, count.ready);
+        self.change(count.agent, |member, within| {
+            member.queues.expect(within, &count.line, count.ready);
         });
     }
 
@@ -243,8 +247,8 @@ impl Fleet {
         for count in counts {
             let ready = by_agent.entry(count.agent).or_default();
             *ready = ready.saturating_add(count.ready);
-            self.change(count.agent, |member, lines, _| {
-                member.queues.expect(lines, &count.line, count.ready);
+            self.change(count.agent, |member, within| {
+                member.queues.expect(within, &count.line, count.ready);
             });
         }
         let mut some = Vec::new();
@@ -279,8 +283,8 @@ impl Fleet {
         }
         member.ready_stored = member.ready_stored.saturating_sub(1);
         if let Some((line, place)) = stood {
-            self.change(agent, |member, lines, _| {
-                member.queues.remove(lines, line, place);
+            self.change(agent, |member, within| {
+                member.queues.remove(within.lines, line, place);
             });
         }
     }
@@ -292,17 +296,17 @@ impl Fleet {
         line: &Arc<Line>,
         (place, deadline): (Place, UnixMs),
     ) {
-        self.change(agent, |member, lines, room| {
+        self.change(agent, |member, within| {
             let entry = (place, deadline);
-            member.queues.enqueue(lines, line, entry, room);
+            member.queues.enqueue(within, line, entry);
         });
     }
 
     /// Puts a process back that was taken and not claimed.
     pub(super) fn put_back(&mut self, agent: AgentId, taken: &Taken) {
-        self.change(agent, |member, _, room| {
+        self.change(agent, |member, within| {
             let entry = (taken.place, taken.deadline);
-            member.queues.put(taken.line, entry, room);
+            member.queues.put(within, taken.line, entry);
         });
     }
 
@@ -330,8 +334,8 @@ impl Fleet {
     /// Takes what the store has ready for an agent, without what is being claimed.
     pub(super) fn refill(&mut self, found: Found) {
         let agent = found.agent;
-        self.change(agent, |member, lines, room| {
-            member.queues.refill(lines, found, room);
+        self.change(agent, |member, within| {
+            member.queues.refill(within, found);
         });
         if !self.pauses.differs_within_queues(&Pauses::default()) {
             self.ran_dry(agent);
@@ -353,7 +357,7 @@ impl Fleet {
 
     /// Takes up to `permits` from the head of an agent's line, to be claimed.
     pub(super) fn take(&mut self, agent: AgentId, line: LineId, permits: u32) -> Vec<Taken> {
-        let taken = self.change(agent, |member, _, _| match member.paused {
+        let taken = self.change(agent, |member, _| match member.paused {
             true => Vec::new(),
             false => member.queues.take(line, permits),
         });
@@ -388,10 +392,9 @@ impl Fleet {
         &mut self,
         agent: AgentId,
     ) -> Option<(Target, GrantId, Epoch, Taken)> {
-        let pauses = std::mem::take(&mut self.pauses);
-        let taken = self.change(agent, |member, _, _| {
+        self.change(agent, |member, within| {
             let (grant, epoch) = member.offer.filter(|_| !member.paused)?;
-            let (line, (place, deadline)) = member.queues.take_on_offer(&pauses)?;
+            let (line, (place, deadline)) = member.queues.take_on_offer(within.pauses)?;
             member.offer = None;
             let taken = Taken {
                 line,
@@ -399,9 +402,7 @@ impl Fleet {
                 deadline,
             };
             Some((member.target, grant, epoch, taken))
-        });
-        self.pauses = pauses;
-        taken.flatten()
+        })?
     }
 
     /// An offer that stands in the way of what waits for a grant: it keeps its place at the agent, and
@@ -414,27 +415,27 @@ impl Fleet {
 
     /// One of those taken has been dispatched, or its permit was given back.
     pub(super) fn settle(&mut self, agent: AgentId, line: LineId, on_offer: bool) {
-        self.change(agent, |member, _, _| member.queues.settle(line, on_offer));
+        self.change(agent, |member, _| member.queues.settle(line, on_offer));
     }
 
     /// Permits were given back that nothing had been taken for.
     pub(super) fn gave_back(&mut self, agent: AgentId, line: LineId, permits: u32) {
-        self.change(agent, |member, _, _| {
+        self.change(agent, |member, _| {
             member.queues.gave_back(line, permits);
         });
     }
 
     /// Whatever the gateway was told about an agent's demand may be lost.
     pub(super) fn distrust_demand(&mut self, agent: AgentId) {
-        self.change(agent, |member, _, _| member.queues.forget_told());
+        self.change(agent, |member, _| member.queues.forget_told());
     }
 
     /// As [`Fleet::distrust_demand`], from time to time; lines that are stuck make room for others.
     pub(super) fn look_again(&mut self, agent: AgentId) {
-        self.change(agent, |member, lines, _| {
+        self.change(agent, |member, within| {
             let here = member.queues.kept() + member.queues.claiming() as usize;
             let missing = member.ready_stored as usize > here;
-            member.queues.look_again(lines, missing);
+            member.queues.look_again(within, missing);
             member.queues.forget_told();
             // What was closed may still be known to the gateway.
             member.queues.restate();
@@ -444,7 +445,7 @@ impl Fleet {
     /// What the gateway must be told about an agent's demand now, if anything.
     pub(super) fn demand(&mut self, agent: AgentId) -> Option<Request> {
         self.get(agent)?.session.as_ref()?;
-        let (target, wanted) = self.change(agent, |member, _, _| {
+        let (target, wanted) = self.change(agent, |member, _| {
             Some((member.target, member.queues.demand(!member.paused)?))
         })??;
         let lines = wanted.into_iter().map(|wanted| Demand {

@@ -11,6 +11,7 @@
 mod apply;
 mod create;
 pub(crate) mod rows;
+mod stand_in;
 #[cfg(test)]
 mod tests;
 mod writes;
@@ -197,6 +198,11 @@ pub(crate) struct Happened {
     pub(crate) progress: Option<Progress>,
     /// Of a claim: the grant that it is made on.
     pub(crate) grant: GrantId,
+    /// Of a claim: the line that the permit is for. If the process is not ready in it any more, the next one
+    /// that is takes its place.
+    pub(crate) line: Option<Arc<Line>>,
+    /// The process in whose place this one is claimed.
+    pub(crate) instead_of: Option<ProcessId>,
 }
 
 impl Happened {
@@ -209,6 +215,8 @@ impl Happened {
             input,
             progress: None,
             grant: GrantId(0),
+            line: None,
+            instead_of: None,
         }
     }
 }
@@ -264,6 +272,8 @@ pub(crate) struct Effect {
     pub(crate) tell: Option<Tell>,
     /// Of a claim that succeeded: what to send.
     pub(crate) work: Option<Work>,
+    /// Of a claim: the process that was to be claimed, if another took its place.
+    pub(crate) instead_of: Option<ProcessId>,
 }
 
 /// What counters and queues of a process go by.

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use protocol::ids::{AgentId, Fence, ProcessId};
 use serde_json::Value;
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -53,6 +54,17 @@ pub(crate) struct Beat {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Looked(Option<(u32, u64)>);
 
+/// What a beat is for, beside being alive.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Asks {
+    /// This server would lend limits that span homes.
+    pub(crate) lends: bool,
+    /// From the last beat.
+    pub(crate) looked: Looked,
+    /// What this server believes to have claimed.
+    pub(crate) believed: Vec<Believed>,
+}
+
 /// What several process servers have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
@@ -62,7 +74,12 @@ pub(crate) struct Shared {
     pub(crate) next_due: Option<UnixMs>,
     /// Processes that are not over and not ready, by state.
     pub(crate) others: Vec<(State, u64)>,
+    /// Of what this one believed to have claimed: what it has not, or no longer.
+    pub(crate) not_held: Vec<Believed>,
 }
+
+/// What a process server believes to have claimed: at which agent, and under which fence.
+pub(crate) type Believed = (AgentId, ProcessId, Fence);
 
 impl Store {
     /// A process server begins: those of earlier processes on this store are gone, and what they had
@@ -93,16 +110,19 @@ impl Store {
     }
 
     /// A process server is alive. If it has the duty to, it takes over what those that are gone had
-    /// claimed (`looked` is the last beat's); and the duty to lend, if it wants to (`lends`) and nobody
-    /// living has it.
+    /// claimed; and the duty to lend, if it wants to and nobody living has it.
     pub(crate) async fn beat(
         &self,
         worker: Uuid,
         now: UnixMs,
-        looked: Looked,
-        lends: bool,
+        asks: Asks,
     ) -> Result<Beat, StoreError> {
         let instance = self.instance();
+        let Asks {
+            lends,
+            looked,
+            believed,
+        } = asks;
         let mut beat: Beat = self
             .writer
             .write(move |db| {
@@ -125,9 +145,37 @@ impl Store {
                 resources: self.free_resources().await?,
                 next_due: self.earliest_timer().await?,
                 others: self.not_ready().await?,
+                not_held: self.not_held(worker, believed).await?,
             });
         }
         Ok(beat)
+    }
+
+    /// Of these claims: those that are not `worker`'s.
+    async fn not_held(
+        &self,
+        worker: Uuid,
+        believed: Vec<Believed>,
+    ) -> Result<Vec<Believed>, StoreError> {
+        let ids = believed.iter().map(|(_, id, _)| id.0.simple().to_string());
+        let ids = Value::Array(ids.map(Value::from).collect());
+        let mut reader = self.reader().await?;
+        let rows = sqlx::query(
+            "SELECT j.key FROM json_each($1) AS j
+             WHERE NOT EXISTS (SELECT 1 FROM process_lease AS l
+                               WHERE l.process_id = unhex(j.value) AND l.worker_id = $2)",
+        )
+        .bind(ids.to_string())
+        .bind(worker.into_bytes().to_vec())
+        .fetch_all(&mut *reader)
+        .await?;
+        let places = rows.iter().map(|row| row.try_get::<i64, _>(0));
+        let mut not_held = Vec::new();
+        for place in places {
+            let place = usize::try_from(place?).ok();
+            not_held.extend(place.and_then(|at| believed.get(at)));
+        }
+        Ok(not_held)
     }
 
     /// How many processes are neither ready nor over, by state.
@@ -286,7 +334,7 @@ async fn adopt(
     }
     let mut inputs = Vec::with_capacity(rows.len());
     for row in &rows {
-        let id = protocol::ids::ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
+        let id = ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
         inputs.push(Happened::new(id, Input::Orphaned));
     }
     let count = inputs.len();
@@ -334,7 +382,6 @@ async fn record(
 mod tests {
     use super::*;
     use crate::store::processes::{Creation, NewProcess};
-    use protocol::ids::{AgentId, ProcessId};
 
     const AGENT: AgentId = AgentId(Uuid::from_u128(7));
 
@@ -382,7 +429,7 @@ mod tests {
         let id = claimed(&store, worker(1)).await;
         for (number, sweeps) in [(2, false), (1, true), (3, false)] {
             let beat = store
-                .beat(worker(number), UnixMs(3000), Looked::default(), false)
+                .beat(worker(number), UnixMs(3000), Asks::default())
                 .await
                 .unwrap();
             assert_eq!((beat.live, beat.sweeps), (3, sweeps), "{number}");
@@ -390,16 +437,16 @@ mod tests {
         }
         // The first one falls silent. As long as it may be alive, nobody takes anything.
         let early = store
-            .beat(worker(2), UnixMs(12_000), Looked::default(), false)
+            .beat(worker(2), UnixMs(12_000), Asks::default())
             .await
             .unwrap();
         assert_eq!((early.live, early.adopted.len()), (3, 0));
         store
-            .beat(worker(3), UnixMs(13_500), Looked::default(), false)
+            .beat(worker(3), UnixMs(13_500), Asks::default())
             .await
             .unwrap();
         let late = store
-            .beat(worker(2), UnixMs(13_600), Looked::default(), false)
+            .beat(worker(2), UnixMs(13_600), Asks::default())
             .await
             .unwrap();
         assert_eq!((late.live, late.sweeps), (2, true));
@@ -407,7 +454,7 @@ mod tests {
         assert_eq!(adopted, [(id, State::Unknown)]);
         assert!(
             store
-                .beat(worker(2), UnixMs(14_000), Looked::default(), false)
+                .beat(worker(2), UnixMs(14_000), Asks::default())
                 .await
                 .unwrap()
                 .adopted
@@ -415,7 +462,7 @@ mod tests {
         );
         // It was only slow: it is counted again, and gets nothing back.
         let back = store
-            .beat(worker(1), UnixMs(15_000), Looked::default(), false)
+            .beat(worker(1), UnixMs(15_000), Asks::default())
             .await
             .unwrap();
         assert_eq!((back.live, back.adopted.len()), (3, 0));
@@ -431,9 +478,11 @@ mod tests {
                 .unwrap();
         }
         let looks = async |number, looked| {
-            let beat = store
-                .beat(worker(number), UnixMs(2000), looked, false)
-                .await;
+            let asks = Asks {
+                looked,
+                ..Asks::default()
+            };
+            let beat = store.beat(worker(number), UnixMs(2000), asks).await;
             let beat = beat.unwrap();
             (beat.shared.is_some(), beat.looked)
         };
@@ -446,13 +495,20 @@ mod tests {
             assert!(!again);
             one = looked;
         }
-        let id = claimed(&store, worker(2)).await;
-        let beat = store
-            .beat(worker(1), UnixMs(2000), one, false)
-            .await
-            .unwrap();
+        let (theirs, own) = (
+            claimed(&store, worker(2)).await,
+            claimed(&store, worker(1)).await,
+        );
+        let believed = vec![(AGENT, own, Fence(1)), (AGENT, theirs, Fence(1))];
+        let asks = Asks {
+            looked: one,
+            believed,
+            ..Asks::default()
+        };
+        let beat = store.beat(worker(1), UnixMs(2000), asks).await.unwrap();
         let shared = beat.shared.unwrap();
-        assert_eq!(shared.others, [(State::Leased, 1)], "{id}");
+        assert_eq!(shared.others, [(State::Leased, 2)]);
+        assert_eq!(shared.not_held, [(AGENT, theirs, Fence(1))]);
         assert!(shared.ready.is_empty());
         assert!(!looks(1, beat.looked).await.0);
     }
@@ -467,9 +523,11 @@ mod tests {
                 .unwrap();
         }
         let lends = async |number, at, wants| {
-            let beat = store
-                .beat(worker(number), UnixMs(at), Looked::default(), wants)
-                .await;
+            let asks = Asks {
+                lends: wants,
+                ..Asks::default()
+            };
+            let beat = store.beat(worker(number), UnixMs(at), asks).await;
             beat.unwrap().lends
         };
         assert_eq!(lends(2, 2000, false).await, None, "it does not want to");
@@ -495,7 +553,7 @@ mod tests {
         let id = claimed(&store, worker(2)).await;
         store.end_worker(worker(2)).await.unwrap();
         let beat = store
-            .beat(worker(1), UnixMs(1500), Looked::default(), false)
+            .beat(worker(1), UnixMs(1500), Asks::default())
             .await
             .unwrap();
         assert_eq!(beat.adopted[0].process, id);
@@ -518,7 +576,7 @@ mod tests {
         assert_eq!(leases[0].process, id);
         assert_eq!(
             store
-                .beat(worker(3), UnixMs(1003), Looked::default(), false)
+                .beat(worker(3), UnixMs(1003), Asks::default())
                 .await
                 .unwrap()
                 .live,

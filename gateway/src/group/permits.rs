@@ -490,8 +490,10 @@ mod tests {
         ledger.grant(GrantId(1), 3, purpose(5));
         ledger.grant(GrantId(2), 1, purpose(6));
         assert_eq!(ledger.granted_to(LineId(5)), 3);
+        assert_eq!(ledger.line_of(GrantId(1)), Some(LineId(5)));
         assert_eq!(ledger.take_back(GrantId(1), 2), (2, Some(purpose(5))));
         assert_eq!(send(&mut ledger, 1, 1, 1), Ok(None));
+        assert_eq!(ledger.line_of(GrantId(1)), None);
         assert_eq!(ledger.take_back(GrantId(1), 2), (0, None));
         let ended = ledger.settle(operation(1), Fence(1)).unwrap();
         assert_eq!(ended.purpose, Some(purpose(5)));

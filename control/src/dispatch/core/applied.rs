@@ -138,7 +138,7 @@ impl Core {
             self.fleet.deactivate(agent, process);
         }
         if let Some(work) = effect.work
-            && let Some(claim) = claims.remove(&process)
+            && let Some(claim) = claims.remove(&effect.instead_of.unwrap_or(process))
         {
             self.dispatch(process, claim, after, work);
         }

@@ -7,7 +7,7 @@ use protocol::ids::AgentId;
 
 use super::{Core, Living, Moment};
 use crate::process::State;
-use crate::store::workers::{BEAT_EXPIRY, Beat, Shared};
+use crate::store::workers::{BEAT_EXPIRY, Beat, Believed, Shared};
 
 /// After a beat nobody takes over what we claim for so long, with a reserve for slow clocks.
 pub(super) const BELIEF: Duration = Duration::from_secs(BEAT_EXPIRY.as_secs() - 2);
@@ -40,7 +40,23 @@ impl Core {
         }
     }
 
+    /// What this server believes to have claimed; nothing while it is alone, when it cannot be wrong.
+    pub(in crate::dispatch) fn believed(&self) -> Vec<Believed> {
+        match self.stats.servers > 1 {
+            true => self.fleet.believed().collect(),
+            false => Vec::new(),
+        }
+    }
+
     fn take_shared(&mut self, shared: Shared) {
+        for (agent, process, fence) in shared.not_held {
+            // Heard of in another server's name, or ended by its word; or claimed anew meanwhile.
+            let known = self.fleet.get(agent);
+            let known = known.and_then(|member| member.active().get(&process));
+            if known.is_some_and(|known| known.fence <= fence) {
+                self.fleet.deactivate(agent, process);
+            }
+        }
         self.take_pauses(&shared.pauses);
         self.pending.resources.extend(shared.resources);
         self.note_due(shared.next_due);

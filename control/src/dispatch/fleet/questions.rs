@@ -89,6 +89,16 @@ impl Fleet {
         self.active
     }
 
+    /// The same, one by one, with the fence of each.
+    pub(in crate::dispatch) fn believed(
+        &self,
+    ) -> impl Iterator<Item = (AgentId, ProcessId, Fence)> {
+        self.members.iter().flat_map(|(agent, member)| {
+            let active = member.active.iter();
+            active.map(|(process, active)| (*agent, *process, active.fence))
+        })
+    }
+
     /// What agents with a session are to be asked about now; each is asked again later, at growing
     /// intervals.
     pub(in crate::dispatch) fn due_questions(

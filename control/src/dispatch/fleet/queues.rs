@@ -84,9 +84,19 @@ impl Queue {
         earliest.unwrap_or(UnixMs(u64::MAX))
     }
 
-    fn is_over(&self) -> bool {
-        self.ready.is_empty() && !self.more && self.claiming == 0 && self.told == 0
+    fn is_over(&self, pauses: &Pauses) -> bool {
+        let more = self.more && !is_paused(&self.line, pauses);
+        self.ready.is_empty() && !more && self.claiming == 0 && self.told == 0
     }
+}
+
+/// What the queues of an agent share with those of others.
+pub(super) struct Within<'a> {
+    pub(super) lines: &'a mut Lines,
+    /// Lines of paused tenants are not opened: the end of a pause reads all lines anew.
+    pub(super) pauses: &'a Pauses,
+    /// So many more may be kept in memory.
+    pub(super) room: usize,
 }
 
 /// A line's demand.
@@ -129,23 +139,26 @@ impl Queues {
         &self.open
     }
 
-    /// Puts a ready process into its line, if it is among those to be kept; `room`: so many may be kept
-    /// more.
+    /// Puts a ready process into its line, if it is among those to be kept.
     pub(super) fn enqueue(
         &mut self,
-        lines: &mut Lines,
+        within: &mut Within<'_>,
         line: &Arc<Line>,
-        (place, deadline): (Place, UnixMs),
-        room: usize,
+        entry: (Place, UnixMs),
     ) {
-        match self.find_or_open(lines, line, self.held) {
-            Some(id) => self.put(id, (place, deadline), room),
+        match self.find_or_open(within.lines, line, self.held) {
+            Some(id) => self.put(within, id, entry),
             None => self.hold_back(),
         }
     }
 
     /// Puts a process back that was taken.
-    pub(super) fn put(&mut self, id: LineId, (place, deadline): (Place, UnixMs), room: usize) {
+    pub(super) fn put(
+        &mut self,
+        within: &Within<'_>,
+        id: LineId,
+        (place, deadline): (Place, UnixMs),
+    ) {
         let Some(queue) = self.open.get_mut(&id) else {
             return self.hold_back();
         };
@@ -155,7 +168,7 @@ impl Queues {
         if queue.more && last.is_none_or(|last| place > last) {
             return;
         }
-        if self.make_room(id, place, room)
+        if self.make_room(id, place, within.room)
             && let Some(queue) = self.open.get_mut(&id)
         {
             self.kept += usize::from(queue.ready.insert(place, deadline).is_none());
@@ -233,8 +246,11 @@ impl Queues {
     }
 
     /// The store has so many of a line, at least.
-    pub(super) fn expect(&mut self, lines: &mut Lines, line: &Arc<Line>, stored: u32) {
-        match self.find_or_open(lines, line, true) {
+    pub(super) fn expect(&mut self, within: &mut Within<'_>, line: &Arc<Line>, stored: u32) {
+        if is_paused(line, within.pauses) {
+            return;
+        }
+        match self.find_or_open(within.lines, line, true) {
             Some(id) => {
                 if let Some(queue) = self.open.get_mut(&id) {
                     let here = queue.ready.len() + queue.claiming as usize;
@@ -369,7 +385,7 @@ impl Queues {
 
     /// Called from time to time, while the store has `missing` that are not here: words may be lost, and
     /// lines that nothing can be taken from make room for others.
-    pub(super) fn look_again(&mut self, lines: &mut Lines, missing: bool) {
+    pub(super) fn look_again(&mut self, within: &mut Within<'_>, missing: bool) {
         if missing {
             for queue in self.open.values_mut() {
                 queue.more |= queue.ready.is_empty();
@@ -381,7 +397,7 @@ impl Queues {
             let mut stuck: Vec<_> = stuck.map(|queue| Arc::clone(&queue.line)).collect();
             stuck.sort_unstable_by(|a, b| b.cmp(a));
             for line in stuck.iter().take(LINES_OPEN / 2) {
-                self.close(lines, line);
+                self.close(within.lines, line);
             }
         }
         for queue in self.open.values_mut() {
@@ -427,13 +443,13 @@ impl Queues {
     }
 
     /// Takes what the store has found, without what is being claimed.
-    pub(super) fn refill(&mut self, lines: &mut Lines, found: Found, room: usize) {
-        let most = self.kept.saturating_add(room);
+    pub(super) fn refill(&mut self, within: &mut Within<'_>, found: Found) {
+        let most = self.kept.saturating_add(within.room);
         for line in found.lines {
-            self.refill_line(lines, line, most);
+            self.refill_line(within.lines, line, most);
         }
         if let Some(others) = found.others {
-            self.open_others(lines, &others);
+            self.open_others(within, &others);
         }
     }
 
@@ -457,15 +473,17 @@ impl Queues {
     }
 
     /// Opens lines that were held back, as far as there is room.
-    fn open_others(&mut self, lines: &mut Lines, found: &[Arc<Line>]) {
+    fn open_others(&mut self, within: &mut Within<'_>, found: &[Arc<Line>]) {
+        let lines = &mut *within.lines;
         for line in found {
             let known = lines
                 .find(line)
                 .is_some_and(|id| self.open.contains_key(&id));
-            if !known && self.open.len() >= LINES_OPEN {
+            let wanted = !known && !is_paused(line, within.pauses);
+            if wanted && self.open.len() >= LINES_OPEN {
                 return;
             }
-            if !known {
+            if wanted {
                 let id = lines.enter(line);
                 self.open.insert(id, Queue::new(Arc::clone(line), true));
             }
@@ -484,11 +502,11 @@ impl Queues {
     }
 
     /// Closes what has nothing any more.
-    pub(super) fn tidy(&mut self, lines: &mut Lines) {
+    pub(super) fn tidy(&mut self, within: &mut Within<'_>) {
         self.open.retain(|id, queue| {
-            let over = queue.is_over();
+            let over = queue.is_over(within.pauses);
             if over {
-                lines.leave(*id);
+                within.lines.leave(*id);
             }
             !over
         });

@@ -13,6 +13,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::rows::{self, hex};
+use super::stand_in;
 use super::writes::Writes;
 use super::{Actor, Applied, Batch, Effect, Happened, Names, Now, Record, Work, create};
 use crate::clock::UnixMs;
@@ -105,7 +106,7 @@ pub(super) async fn apply(db: &mut Connection, batch: Batch) -> Result<Applied, 
 pub(super) async fn run(
     db: &mut Connection,
     (at, worker): (UnixMs, Option<Uuid>),
-    inputs: Vec<Happened>,
+    mut inputs: Vec<Happened>,
     rng: &mut StdRng,
     events: &mut Vec<Value>,
     applied: &mut Applied,
@@ -113,7 +114,12 @@ pub(super) async fn run(
     if inputs.is_empty() {
         return Ok(());
     }
-    let mut rules = Rules::load(db, &inputs).await?;
+    let ids = inputs.iter().map(|happened| happened.process).collect();
+    let mut rules = Rules::default();
+    rules.load(db, ids).await?;
+    let claimable = |process, line: &Line| rules.claimable(process, line);
+    let stand_ins = stand_in::find(db, &mut inputs, claimable).await?;
+    rules.load(db, stand_ins).await?;
     let first = applied.steps.len();
     for happened in inputs {
         let step = rules.step(at, happened, rng.random(), events);
@@ -242,13 +248,20 @@ impl Row {
 }
 
 /// The rows of a batch while the rules run over them.
+#[derive(Default)]
 struct Rules {
     rows: BTreeMap<ProcessId, Row>,
 }
 
 impl Rules {
-    async fn load(db: &mut Connection, inputs: &[Happened]) -> Result<Self, StoreError> {
-        let ids: BTreeSet<ProcessId> = inputs.iter().map(|happened| happened.process).collect();
+    async fn load(
+        &mut self,
+        db: &mut Connection,
+        ids: BTreeSet<ProcessId>,
+    ) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
         let ids: Value = ids.into_iter().map(hex).collect();
         let found = sqlx::query(rows::LOAD)
             .bind(ids.to_string())
@@ -260,7 +273,19 @@ impl Rules {
             rows.insert(row.read.id, row);
         }
         load_needs(db, &mut rows).await?;
-        Ok(Self { rows })
+        self.rows.extend(rows);
+        Ok(())
+    }
+
+    /// Whether a process can be claimed on a permit of this line; its agent, if not. Of one that is gone
+    /// nothing is known, and nothing done.
+    fn claimable(&self, process: ProcessId, line: &Line) -> Result<(), AgentId> {
+        match self.rows.get(&process) {
+            Some(row) if row.read.state != State::Ready || row.line_of(&row.read) != *line => {
+                Err(row.read.target)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn step(
@@ -338,6 +363,7 @@ impl Rules {
             refused: step.refused,
             tell: step.tell,
             work: None,
+            instead_of: happened.instead_of,
         }
     }
 
@@ -410,6 +436,7 @@ fn other(happened: &Happened, step: Step) -> Effect {
         refused: step.refused,
         tell: step.tell,
         work: None,
+        instead_of: happened.instead_of,
     }
 }
 

@@ -166,7 +166,7 @@ impl World {
             let own = session.grants.values();
             let own = own.filter(|grant| (grant.port, grant.line) == (port, *line));
             let own: u32 = own.map(|grant| grant.permits).sum();
-            (*of == port && *ready > own).then_some((*line, *ready - own))
+            (*of == port && *ready > own).then(|| (*line, *ready - own))
         });
         let waits: Vec<_> = waits.collect();
         let turn = waits.get(luck % waits.len().max(1)).copied();

@@ -192,6 +192,20 @@ fn the_more_urgent_line_goes_first_and_grants_name_the_servers_own_number() {
 }
 
 #[test]
+fn durations_are_compared_within_the_kind_of_the_line_whatever_the_driver() {
+    let mut scene = Scene::new(true, 1);
+    let define = Line {
+        kind: "vm-create.define".to_owned(),
+        ..line(Class::Normal, "")
+    };
+    let granted = scene.demand(0, 1, vec![demand(0, &define, 1)]);
+    scene.dispatch(granted[0], 1);
+    let mut charges = scene.home.members[0].ledger.charges();
+    let kind = charges.next().and_then(|charge| charge.kind);
+    assert_eq!(kind, Some(lines::number("vm-create.define")));
+}
+
+#[test]
 fn servers_that_state_the_same_processes_are_not_given_them_twice() {
     let mut scene = Scene::new(false, 1);
     let normal = line(Class::Normal, "");

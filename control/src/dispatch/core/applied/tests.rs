@@ -65,6 +65,7 @@ fn effect(number: u128, before: State, after: Now) -> Effect {
         refused: None,
         tell: None,
         work: None,
+        instead_of: None,
     }
 }
 

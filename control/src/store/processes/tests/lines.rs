@@ -142,6 +142,52 @@ async fn a_driver_waits_by_its_class_and_tenant_and_the_lines_are_found_one_by_o
     assert_eq!(counts, [1, 50, 1]);
 }
 
+#[tokio::test]
+async fn a_permit_of_a_line_is_for_the_next_one_where_another_server_was_first() {
+    let (_directory, store) = open().await;
+    let ids = make(&store, 10, (0..4).map(|_| new(None, 10_000)).collect()).await;
+    let line = waiting(&store).await[0].0.clone();
+    let line = Arc::new(line);
+    let pause = Pause {
+        key: PauseKey::of_id(PauseScope::Process, ids[1].0),
+        by: "ann".to_owned(),
+        reason: "not yet".to_owned(),
+        at: UnixMs(11),
+    };
+    store.add_pause(pause).await.unwrap();
+    let claims = |claimed: Vec<ProcessId>, worker: u128| Batch {
+        at: UnixMs(20),
+        worker: Some(Uuid::from_u128(worker)),
+        inputs: claimed
+            .into_iter()
+            .map(|id| Happened {
+                line: Some(Arc::clone(&line)),
+                ..claim(id)
+            })
+            .collect(),
+        ..Batch::default()
+    };
+    let first = store.apply(claims(vec![ids[0]], 1)).await.unwrap();
+    assert_eq!(first.steps[0].instead_of, None);
+    // Another server has not heard of it; the second one is paused, and the third it claims as well.
+    let both = claims(vec![ids[0], ids[2]], 2);
+    let second = store.apply(both).await.unwrap();
+    let told: Vec<_> = second
+        .steps
+        .iter()
+        .map(|step| (step.process, step.instead_of, step.work.is_some()))
+        .collect();
+    assert_eq!(told, [(ids[3], Some(ids[0]), true), (ids[2], None, true)]);
+    // Nobody is left: the claim is about the past.
+    let third = store.apply(claims(vec![ids[2]], 1)).await.unwrap();
+    assert_eq!(
+        (third.steps[0].process, third.steps[0].stale),
+        (ids[2], true)
+    );
+    assert!(third.steps[0].work.is_none());
+    assert_eq!(store.leases(Uuid::from_u128(2)).await.unwrap().len(), 2);
+}
+
 /// 100,000 stuck processes of another line cost a claim nothing: every statement finds its rows by agent
 /// and line, reads no other, and sorts nothing.
 #[tokio::test]
@@ -153,6 +199,7 @@ async fn what_waits_in_other_lines_is_not_read() {
         (lines::READY_OF, by_line),
         (lines::READY_OF_NOT_PAUSED, by_line),
         (lines::LINES_OF, next_line),
+        (stand_in::NEXT_OF, by_line),
     ] {
         let mut reader = store.reader().await.unwrap();
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));

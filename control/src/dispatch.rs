@@ -11,6 +11,7 @@
 //! cannot run costs nothing but its row. A claim raises the fence and is durable before the command
 //! is sent; an outcome is durable before its agent is told to forget it. A lost reply is asked for.
 
+mod asked;
 mod census;
 mod core;
 mod driver;
@@ -23,8 +24,8 @@ mod tenants;
 
 pub use census::{Census, ShardSessions};
 pub use handle::{
-    AgentView, Cancellation, Engine, EngineError, EnrolmentAsked, Order, Ordered, SessionView,
-    WaitingOn,
+    AgentView, Cancellation, Engine, EngineError, EnrolmentAsked, FlowError, Order, Ordered,
+    Queued, SessionView, WaitingOn,
 };
 pub use start::{StartError, Started, start};
 pub use telemetry::EngineStats;

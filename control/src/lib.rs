@@ -20,6 +20,7 @@ pub mod enrol;
 pub mod identity;
 pub mod kinds;
 pub mod lending;
+pub mod limits;
 pub mod process;
 mod retention;
 mod servers;

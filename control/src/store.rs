@@ -14,6 +14,7 @@ pub mod api_tokens;
 mod audit;
 pub mod batches;
 pub mod groups;
+pub mod limits;
 pub(crate) mod lines;
 pub mod log;
 pub mod pauses;

@@ -22,6 +22,8 @@ mod events;
 mod histograms;
 #[path = "api/kinds.rs"]
 mod kinds;
+#[path = "api/limits.rs"]
+mod limits;
 #[path = "api/metrics.rs"]
 mod metrics;
 #[path = "api/overview.rs"]
@@ -38,5 +40,7 @@ mod receiver;
 mod refusals;
 #[path = "api/routes.rs"]
 mod routes;
+#[path = "api/waits.rs"]
+mod waits;
 #[path = "api/webhooks.rs"]
 mod webhooks;

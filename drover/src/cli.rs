@@ -12,6 +12,7 @@ mod follow;
 mod groups;
 mod health;
 mod kinds;
+mod limits;
 mod locate;
 mod pauses;
 pub(crate) mod print;
@@ -115,6 +116,9 @@ pub(crate) enum Command {
     /// Look after pauses: what is not to be started
     #[command(subcommand)]
     Pauses(pauses::Command),
+    /// Look after limits: how much may be at work at once
+    #[command(subcommand)]
+    Limits(limits::Command),
     /// Do one thing to many processes
     #[command(subcommand)]
     Batches(batches::Command),
@@ -149,6 +153,7 @@ pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault>
         Command::Processes(command) => processes::run(&client()?, output, command).await,
         Command::Kinds(command) => kinds::run(&client()?, output, command).await,
         Command::Pauses(command) => pauses::run(&client()?, output, command).await,
+        Command::Limits(command) => limits::run(&client()?, output, command).await,
         Command::Batches(command) => batches::run(&client()?, output, command).await,
         Command::Webhooks(command) => webhooks::run(&client()?, output, command).await,
         Command::Health => health::run(&client()?, output).await,

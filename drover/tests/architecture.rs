@@ -23,7 +23,7 @@ const GENERATED: &str = "protocol/src/generated";
 
 /// State machines and rules: no `async`, no clock, no lock, no I/O. A file, or a folder with all
 /// that is in it.
-const PURE: [&str; 38] = [
+const PURE: [&str; 39] = [
     "protocol/src",
     "gateway/src/flow.rs",
     "gateway/src/flow",
@@ -42,6 +42,7 @@ const PURE: [&str; 38] = [
     "control/src/kinds",
     "control/src/lending.rs",
     "control/src/lending",
+    "control/src/limits.rs",
     "control/src/dispatch/fleet.rs",
     "control/src/dispatch/fleet",
     "control/src/dispatch/pace.rs",

@@ -35,11 +35,25 @@ operation = "exec"
 input = { program = "sh", args = ["-c", "echo roof >> ${log}; exit ${roof}"] }
 "#;
 
-/// A deployment with that kind. The folder of its configuration must live as long.
+/// Work of the sort `build`, until a file is there.
+const COMPILE: &str = r#"
+[kinds.compile]
+description = "Builds a program."
+fields.go = { type = "string" }
+deadline = "5m"
+
+[[kinds.compile.steps]]
+name = "compile"
+operation = "exec"
+class = "build"
+input = { program = "sh", args = ["-c", "until [ -e ${go} ]; do sleep 0.1; done"] }
+"#;
+
+/// A deployment with these kinds. The folder of its configuration must live as long.
 fn deployment() -> (tempfile::TempDir, Deployment) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("drover.toml");
-    std::fs::write(&file, KINDS).expect("a file");
+    std::fs::write(&file, format!("{KINDS}{COMPILE}")).expect("a file");
     let deployment = Deployment::start_with(&["--config", &file.to_string_lossy()]);
     (folder, deployment)
 }
@@ -164,4 +178,200 @@ fn a_paused_agent_finishes_what_runs_and_starts_nothing() {
     until(&deployment, waiting, "succeeded");
     until(&deployment, &running, "succeeded");
     assert_eq!(lines(&log), ["dig mill", "build", "roof"]);
+}
+
+#[test]
+fn a_limit_holds_work_back_and_what_waits_names_it() {
+    let (_folder, deployment) = deployment();
+    let _agent = deployment.agent("hv-1");
+    let limits = |words: &[&str]| deployment.json(&[&["limits"], words].concat());
+    let set = limits(&[
+        "set",
+        "agent",
+        "hv-1",
+        "--pin",
+        "1",
+        "--reason",
+        "slow disks",
+    ]);
+    assert_eq!((&set["name"], &set["pin"]), (&json!("hv-1"), &json!(1)));
+    let go = deployment.path("go");
+    let script = format!("until [ -e {} ]; do sleep 0.1; done", go.display());
+    let waits = [
+        "processes",
+        "create",
+        "hv-1",
+        "exec",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ];
+    let create = || {
+        let process = deployment.json(&waits);
+        process["id"].as_str().expect("an id").to_owned()
+    };
+    let why = |id: &str, words: &str| {
+        eventually("the reason", || {
+            said(&deployment.drover(&["processes", "why", id])).contains(words)
+        });
+        said(&deployment.drover(&["processes", "why", id]))
+    };
+    let first = create();
+    until(&deployment, &first, "running");
+    let second = create();
+    let said = why(&second, "1 of 1 places are taken");
+    assert!(
+        said.contains("slow disks") && said.contains("drover limits get agent hv-1"),
+        "{said}"
+    );
+    let live = &limits(&["get", "agent", "hv-1"])["live"];
+    assert_eq!(
+        (&live["limit"], &live["in_use"]),
+        (&json!(1), &json!(1)),
+        "{live}"
+    );
+    limits(&[
+        "set",
+        "agent",
+        "hv-1",
+        "--pin",
+        "3",
+        "--reason",
+        "new disks",
+    ]);
+    until(&deployment, &second, "running");
+
+    let agent = deployment.json(&["agents", "show", "hv-1"]);
+    let group = agent["group"]["name"].as_str().expect("a name");
+    limits(&[
+        "set",
+        "group",
+        group,
+        "--max",
+        "2",
+        "--reason",
+        "one switch",
+    ]);
+    let third = create();
+    let said = why(
+        &third,
+        &format!("2 of the 2 permits of group {group} are in use"),
+    );
+    assert!(said.contains("one switch"), "{said}");
+    let live = &limits(&["get", "group", group])["live"];
+    assert_eq!(
+        (&live["limit"], &live["in_use"], &live["parked_lines"]),
+        (&json!(2), &json!(2), &json!(1)),
+        "{live}"
+    );
+    let listed = limits(&["ls"]);
+    assert_eq!(listed.as_array().map(Vec::len), Some(2));
+    limits(&["rm", "group", group, "--reason", "two switches"]);
+    until(&deployment, &third, "running");
+    std::fs::write(&go, "").expect("a file");
+    for id in [&first, &second, &third] {
+        until(&deployment, id, "succeeded");
+    }
+}
+
+#[test]
+fn a_limit_outlives_the_server_and_zero_stops_what_it_counts() {
+    let (_folder, mut deployment) = deployment();
+    let _agent = deployment.agent("hv-1");
+    let words = [
+        "limits",
+        "set",
+        "agent",
+        "hv-1",
+        "--max",
+        "0",
+        "--reason",
+        "the array is down",
+    ];
+    let set = deployment.json(&words);
+    assert!(
+        set["warnings"][0]
+            .as_str()
+            .is_some_and(|text| text.contains("nothing new")),
+        "{set}"
+    );
+    deployment.server.kill();
+    deployment.start_again();
+    let echo = ["processes", "create", "hv-1", "exec", "--", "echo", "x"];
+    let id = deployment.json(&echo);
+    let id = id["id"].as_str().expect("an id");
+    eventually("the reason", || {
+        said(&deployment.drover(&["processes", "why", id])).contains("the agent's limit is 0")
+    });
+    let refused = deployment.drover(&[
+        "limits", "set", "agent", "hv-1", "--min", "3", "--max", "2", "--reason", "x",
+    ]);
+    assert!(
+        !refused.status.success() && said(&refused).contains("above `max`"),
+        "{}",
+        said(&refused)
+    );
+    let removed = deployment.drover(&["limits", "rm", "agent", "hv-1"]);
+    assert!(removed.status.success(), "{}", said(&removed));
+    until(&deployment, id, "succeeded");
+}
+
+#[test]
+fn a_sort_of_work_has_a_limit_of_its_own_and_other_work_goes_past_it() {
+    let (_folder, deployment) = deployment();
+    let _agent = deployment.agent("hv-1");
+    let limits = |words: &[&str]| deployment.json(&[&["limits"], words].concat());
+    limits(&[
+        "set",
+        "agent",
+        "hv-1",
+        "--pin",
+        "3",
+        "--reason",
+        "new disks",
+    ]);
+    limits(&[
+        "set",
+        "work",
+        "build",
+        "--max",
+        "1",
+        "--reason",
+        "builds are heavy",
+    ]);
+    let go = deployment.path("go");
+    let input = json!({ "go": go }).to_string();
+    let create = || {
+        let words = ["processes", "create", "hv-1", "compile", "--input", &input];
+        let process = deployment.json(&words);
+        process["id"].as_str().expect("an id").to_owned()
+    };
+    let first = create();
+    until(&deployment, &first, "running");
+    let second = create();
+    eventually("the reason", || {
+        let why = said(&deployment.drover(&["processes", "why", &second]));
+        why.contains("1 of the 1 permits of work build are in use")
+            && why.contains("builds are heavy")
+    });
+    let live = &limits(&["get", "agent", "hv-1"])["live"];
+    let parked = &live["lines"][0]["parked"];
+    assert_eq!(
+        (&parked["scope"], &parked["key"]),
+        (&json!("work"), &json!("build")),
+        "{live}"
+    );
+    assert_eq!(live["lines"][0]["kind"], "compile.compile");
+    let echo = deployment.json(&["processes", "create", "hv-1", "exec", "--", "echo", "x"]);
+    until(
+        &deployment,
+        echo["id"].as_str().expect("an id"),
+        "succeeded",
+    );
+    assert_eq!(deployment.process_state(&second), "ready");
+    std::fs::write(&go, "").expect("a file");
+    for id in [&first, &second] {
+        until(&deployment, id, "succeeded");
+    }
 }

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `SessionUp`, `SessionDown` | all |
 //! | `Reported` | all: one of them lends, whoever that is |
+//! | `LimitTold` | all: only the asker knows the ticket |
 //! | `Granted` | the server that it names; if that is gone, the permits go back |
 //! | words about an operation | the server that dispatched it or asked for it last; all, where nobody is known to have |
 //! | `FlowTold` | the asker |
@@ -226,6 +227,7 @@ impl Hub {
             }
             Request::RevokeAgent { agent } => self.routes.forget_agent(*agent),
             Request::AssignGroup { .. }
+            | Request::AskLimit { .. }
             | Request::ReleaseGroup { .. }
             | Request::AdmitAgent { .. }
             | Request::Demand { .. }
@@ -300,7 +302,8 @@ impl Hub {
                     self.tell(server, told);
                 }
             }
-            Event::Reported { .. } => self.tell_all(event),
+            // Whose it is says its ticket, or the store.
+            Event::Reported { .. } | Event::LimitTold { .. } => self.tell_all(event),
             Event::Enrol { .. } | Event::Security { .. } => {
                 if let Some(leader) = self.leader() {
                     self.tell(leader, event);

@@ -128,6 +128,8 @@ pub struct LineFlow {
     pub server: ServerId,
     /// That server's number of it.
     pub number: u32,
+    /// The line itself: several servers have different numbers for it.
+    pub line: Line,
     /// Without those for which permits have been granted.
     pub waiting: u32,
     /// The limit that has no room for it; nothing where it waits for its agent, or its turn there.
@@ -139,12 +141,24 @@ pub struct LineFlow {
 pub struct Parked {
     /// Which one.
     pub key: LimitKey,
-    /// What it is here.
+    /// What it is; of one that spans homes: for all of them.
     pub limit: u32,
     /// Permits of it in use here.
     pub in_use: u32,
     /// Lines that are woken before.
     pub before: u32,
+}
+
+/// What one home shard knows of a limit that several agents share. For people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LimitUse {
+    /// What it is; nothing where it is not set, or counts nothing here. Of a sort of work: what each agent has;
+    /// of one that spans homes: for all of them.
+    pub limit: Option<u32>,
+    /// Permits of it in use here, granted ones included; 0 where it is not set: then nothing is counted.
+    pub in_use: u32,
+    /// Lines that are parked on it here.
+    pub waiting: u32,
 }
 
 /// Why an adaptive limit was changed.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::close::CloseCode;
 use crate::enrol::{EnrolReply, EnrolRequest};
 use crate::flow::lending::{Lease, Report};
-use crate::flow::{AgentFlow, Demand, Limit, LimitKey, Line};
+use crate::flow::{AgentFlow, Demand, Limit, LimitKey, LimitUse, Line};
 use crate::identity::KeyHash;
 use crate::ids::{
     AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ServerId, SessionId, ShardId, Slot,
@@ -84,6 +84,13 @@ pub enum Request {
         /// Of whom.
         target: Target,
         /// Comes back in the answer.
+        ticket: u64,
+    },
+    /// Every shard: say how much of a limit is in use. Each answers with `LimitTold`.
+    AskLimit {
+        /// Which limit; an agent's own is told by `AskFlow`.
+        key: LimitKey,
+        /// Comes back in the answers.
         ticket: u64,
     },
     /// Every shard: the limits that operators set. Replaces all of them.
@@ -199,6 +206,7 @@ impl Request {
             | Self::AdmitAgent { .. }
             | Self::RevokeAgent { .. }
             | Self::SetLimits { .. }
+            | Self::AskLimit { .. }
             | Self::AskUse { .. }
             | Self::Drain { .. } => Route::Every,
             Self::Demand { target, .. }
@@ -358,6 +366,17 @@ pub enum Event {
         ticket: u64,
         /// Nothing where the agent has no session here.
         flow: Option<Box<AgentFlow>>,
+    },
+    /// One shard's answer to `AskLimit`.
+    LimitTold {
+        /// From the question.
+        ticket: u64,
+        /// Who answers.
+        shard: ShardId,
+        /// How many will answer, this one included.
+        shards: u16,
+        /// What it knows.
+        used: LimitUse,
     },
     /// What a shard uses of limits that span homes: each second while it uses or wants any of one, and
     /// at once when a line finds no room.

@@ -14,6 +14,7 @@ pub mod batches;
 pub mod events;
 pub mod histograms;
 pub mod kinds;
+pub mod limits;
 pub mod overview;
 pub mod pauses;
 pub mod processes;

@@ -32,6 +32,7 @@ use super::problem::PROBLEM_JSON;
         (name = "processes", description = "Durable work on agents."),
         (name = "kinds", description = "What processes can be made by name."),
         (name = "pauses", description = "What is not to be started."),
+        (name = "limits", description = "How much may be at work at once."),
         (name = "batches", description = "One action on many processes."),
         (name = "events", description = "What happened, as it happens."),
         (name = "webhooks", description = "Programs that are told what happens."),
@@ -81,6 +82,7 @@ pub(super) fn finish(mut document: utoipa::openapi::OpenApi) -> Bytes {
         for (method, operation) in [
             ("GET", &mut item.get),
             ("POST", &mut item.post),
+            ("PUT", &mut item.put),
             ("PATCH", &mut item.patch),
             ("DELETE", &mut item.delete),
         ] {

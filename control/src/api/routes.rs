@@ -10,11 +10,14 @@ pub(super) mod health;
 mod histograms;
 mod join_tokens;
 mod kinds;
+mod limit_view;
+mod limits;
 mod overview;
 mod pauses;
 mod process_batches;
 mod process_dry_run;
 mod process_input;
+mod process_limits;
 mod process_orders;
 mod process_steps;
 mod process_view;
@@ -76,6 +79,8 @@ fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(kinds::show))
         .routes(routes!(pauses::list, pauses::create))
         .routes(routes!(pauses::delete))
+        .routes(routes!(limits::list))
+        .routes(routes!(limits::show, limits::set, limits::delete))
         .routes(routes!(batches::list, batches::create))
         .routes(routes!(batches::show))
         .routes(routes!(batches::cancel))

@@ -26,6 +26,7 @@ use protocol::link::{Request, Target};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::asked::Asked;
 use super::census::Living;
 use super::fleet::{Fleet, Known, Taken};
 use super::handle::{EnrolmentAsked, Ordered};
@@ -39,6 +40,7 @@ use crate::process::{Input, State, StepId};
 use crate::store::StoreError;
 use crate::store::agents::Inventory;
 use crate::store::groups::Group;
+use crate::store::limits::LimitTable;
 use crate::store::lines::{Found, ReadyCount, Want};
 use crate::store::pauses::PauseTable;
 use crate::store::processes::{Batch, Creation, Happened, NewProcess};
@@ -128,6 +130,10 @@ pub(super) struct Core {
     drip_in: u32,
     /// Of the pauses that the fleet knows.
     pauses_version: u64,
+    /// The limits that the gateway was told.
+    limits: LimitTable,
+    /// Who waits for a gateway's answer.
+    asked: Asked,
     /// Until then nobody takes our claims for a dead server's.
     believed_until: Instant,
     /// It is later than that: nothing is claimed.
@@ -184,6 +190,8 @@ pub(super) struct Recovered {
     pub(super) ready: Vec<ReadyCount>,
     /// What is not to be started.
     pub(super) pauses: PauseTable,
+    /// The limits that the gateway has been told.
+    pub(super) limits: LimitTable,
     /// What agents may know something about.
     pub(super) active: Vec<Lease>,
     /// Resources that somebody waits for and nobody holds.
@@ -208,6 +216,8 @@ impl Core {
             budgets: Budgets::default(),
             drip_in: DRIP_TICKS,
             pauses_version: 0,
+            limits: recovered.limits,
+            asked: Asked::new(worker),
             believed_until: now.mono + beats::BELIEF,
             overdue: false,
             pending: Pending::default(),
@@ -238,6 +248,8 @@ impl Core {
             core.fleet.admit(target);
         }
         core.take_pauses(&recovered.pauses);
+        core.fleet.set_weights(core.limits.weights());
+        core.lender.set_limits(now.mono, &core.limits.on_the_wire());
         for count in recovered.ready {
             core.tenants.add(&count.line.tenant, u64::from(count.ready));
             core.fleet.recover_ready(&count);
@@ -293,6 +305,7 @@ impl Core {
         }
         self.security_seen = 0;
         self.overdue = now.mono >= self.believed_until;
+        self.asked.handle_tick(now.mono);
         self.drip_in = self.drip_in.saturating_sub(1);
         if self.drip_in == 0 {
             self.drip_in = DRIP_TICKS;

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::enrol::{EnrolReply, EnrolRequest};
-use protocol::flow::Line;
+use protocol::flow::{AgentFlow, LimitKey, LimitUse, Line};
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, GroupId, ProcessId, SessionId, ShardId};
 use protocol::link::{Request, Target};
 use tokio::sync::{mpsc, oneshot};
 
+use super::asked::{FlowAnswer, UseAnswer};
 use super::telemetry::{EngineStats, Telemetry};
 use crate::clock::UnixMs;
 use crate::process::{Input, State};
 use crate::store::groups::Group;
+use crate::store::limits::{LimitPut, LimitRow, LimitTable};
 use crate::store::pauses::{Pause, PauseAdded, PauseKey, PauseTable};
 use crate::store::processes::{Actor, Creation, NewProcess};
 use crate::store::{Store, StoreError};
@@ -37,6 +39,25 @@ pub enum EngineError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why it is not known what an agent or a limit is at.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FlowError {
+    /// The agent has no session: nothing is given to it.
+    #[error("the agent has no session")]
+    NoSession,
+    /// Too many questions wait.
+    #[error("too many questions wait for the gateway; ask again in a second")]
+    Busy,
+    /// No answer came in time.
+    #[error(
+        "the gateway has not answered within 2 s; ask again, and look at its log if that goes on"
+    )]
+    Silent,
+    /// The server is stopping.
+    #[error("the server is stopping; ask again when it is back")]
+    Stopped,
 }
 
 /// What became of a cancel.
@@ -131,21 +152,36 @@ pub enum WaitingOn {
         agent: AgentId,
     },
     /// Its agent has no permit free.
-    Host {
-        /// The agent.
-        agent: AgentId,
-        /// Operations that it takes at once.
-        limit: u32,
-        /// Operations claimed for it or running on it.
-        in_use: u32,
-        /// The line that it waits in at the agent, with this process server's number of it, as gateways
-        /// tell it; `None`: the process is further back than what is in memory.
-        line: Option<(u32, Arc<Line>)>,
-        /// Its place in that line, from 1; 0: further back than what is in memory.
-        position: u32,
-        /// When it starts at the agent's present pace, where that is known.
-        eta: Option<Duration>,
-    },
+    Host(Queued),
+}
+
+/// Where a process stands at its agent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queued {
+    /// The agent.
+    pub agent: AgentId,
+    /// Operations that the agent takes at once by its own word.
+    pub capacity: u32,
+    /// Operations claimed for it or running on it.
+    pub in_use: u32,
+    /// The line that it waits in; nothing where it is further back than what is in memory.
+    pub line: Option<Arc<Line>>,
+    /// Its place in its line, from 1; 0: further back than what is in memory.
+    pub position: u32,
+    /// Ready processes of the agent up to this one, itself included; at most.
+    pub depth: u32,
+    /// What time passes between two ends at the agent lately, where that is known.
+    pub each: Option<Duration>,
+}
+
+impl Queued {
+    /// When it starts, if so many places are free now and the agent goes on at its present pace.
+    pub fn eta(&self, free: u32) -> Option<Duration> {
+        match self.depth.saturating_sub(free) {
+            0 => Some(Duration::ZERO),
+            more => self.each.map(|each| each.saturating_mul(more)),
+        }
+    }
 }
 
 /// An enrolment that somebody asked for at a gateway. Answer with [`Engine::answer_enrolment`].
@@ -187,7 +223,9 @@ pub(super) enum Command {
         answer: oneshot::Sender<Result<Ordered, StoreError>>,
     },
     Pauses(PauseTable),
-    Weights(BTreeMap<String, u32>),
+    Limits(LimitTable),
+    Flow(AgentId, FlowAnswer),
+    Use(LimitKey, UseAnswer),
     Send(Request),
     Adopt(Group),
     Admit(Target, Vec<KeyHash>),
@@ -272,14 +310,63 @@ impl Engine {
         self.submit(Command::Pauses(table))
     }
 
-    /// Says how much tenants count beside each other where they wait for the same agent (1 to
-    /// [`WEIGHT_MAX`](protocol::limits::WEIGHT_MAX)); replaces what was said before, and who is not
-    /// named has 1.
+    /// Sets a limit; the gateway has been told, or will be within seconds, when this returns.
     ///
     /// # Errors
-    /// The process server was not told; calling again is harmless.
-    pub fn set_weights(&self, weights: BTreeMap<String, u32>) -> Result<(), EngineError> {
-        self.submit(Command::Weights(weights))
+    /// As [`Engine::pause`].
+    pub async fn set_limit(&self, limit: LimitRow) -> Result<LimitPut, EngineError> {
+        let put = self.store.put_limit(limit).await?;
+        self.take_up_limits().await?;
+        Ok(put)
+    }
+
+    /// Removes what is set of a limit. False: nothing was.
+    ///
+    /// # Errors
+    /// As [`Engine::pause`].
+    pub async fn remove_limit(
+        &self,
+        key: LimitKey,
+        at: UnixMs,
+        by: String,
+        reason: String,
+    ) -> Result<bool, EngineError> {
+        let removed = self.store.remove_limit(key, at, by, reason).await?;
+        self.take_up_limits().await?;
+        Ok(removed)
+    }
+
+    async fn take_up_limits(&self) -> Result<(), EngineError> {
+        let table = self.store.limits().await?;
+        self.submit(Command::Limits(table))
+    }
+
+    /// What an agent is given now, and why no more: its gateway is asked. Answers within three seconds.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub async fn flow_of(&self, agent: AgentId) -> Result<AgentFlow, FlowError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Flow(agent, answer))?;
+        answered.await.map_err(|_| FlowError::Stopped)?
+    }
+
+    /// How much of a limit that several agents share is in use: the gateway is asked. Answers within three
+    /// seconds.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub async fn use_of(&self, key: LimitKey) -> Result<LimitUse, FlowError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Use(key, answer))?;
+        answered.await.map_err(|_| FlowError::Stopped)?
+    }
+
+    fn ask(&self, question: Command) -> Result<(), FlowError> {
+        self.submit(question).map_err(|error| match error {
+            EngineError::Busy | EngineError::Store(_) => FlowError::Busy,
+            EngineError::Stopped => FlowError::Stopped,
+        })
     }
 
     /// Takes a new group and tells the gateway that it owns it.

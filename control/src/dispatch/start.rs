@@ -84,6 +84,7 @@ pub async fn start(store: Store, end: End) -> Result<Started, StartError> {
         waiting: store.waiting_by_state().await?,
         ready: store.ready_counts().await?,
         pauses: store.pauses().await?,
+        limits: store.limits().await?,
         active,
         resources: store.free_resources().await?,
         abandoned: store.revoked_with_work().await?,
@@ -100,13 +101,17 @@ pub async fn start(store: Store, end: End) -> Result<Started, StartError> {
         )
         .await?;
     }
-    // What may be under way counts from the first report of a home on, which is after the first group.
+    // Limits as well: nothing is granted that they do not permit. And what may be under way counts against
+    // them from the first report of a home on, which is after the first group.
+    let limits = recovered.limits.on_the_wire();
+    let counts = !limits.is_empty();
+    tell(&**link, Request::SetLimits { limits }).await?;
     let now = Moment {
         mono: clock::monotonic(),
         wall: clock::now(),
     };
     let core = Core::new(now, (end.server, worker), recovered);
-    for charge in core.charges() {
+    for charge in core.charges().into_iter().filter(|_| counts) {
         tell(&**link, charge).await?;
     }
     for group in &groups {

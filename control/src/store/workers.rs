@@ -16,6 +16,7 @@ use serde_json::Value;
 use sqlx::Row as _;
 use uuid::Uuid;
 
+use super::limits::LimitTable;
 use super::lines::ReadyCount;
 use super::pauses::PauseTable;
 use super::processes::{self, Batch, Happened};
@@ -70,6 +71,7 @@ pub(crate) struct Asks {
 pub(crate) struct Shared {
     pub(crate) ready: Vec<ReadyCount>,
     pub(crate) pauses: PauseTable,
+    pub(crate) limits: LimitTable,
     pub(crate) resources: Vec<String>,
     pub(crate) next_due: Option<UnixMs>,
     /// Processes that are not over and not ready, by state.
@@ -142,6 +144,7 @@ impl Store {
             beat.shared = Some(Shared {
                 ready: self.ready_counts().await?,
                 pauses: self.pauses().await?,
+                limits: self.limits().await?,
                 resources: self.free_resources().await?,
                 next_due: self.earliest_timer().await?,
                 others: self.not_ready().await?,

@@ -15,7 +15,7 @@ pub(crate) const BODY_BYTES_MAX: usize = 256 << 10;
 pub(crate) const PATTERNS_MAX: usize = 32;
 
 /// Every event that a webhook can ask for. A new kind of event in the log wants a line here.
-pub(crate) const EVENTS: [&str; 15] = [
+pub(crate) const EVENTS: [&str; 17] = [
     "agent.down",
     "agent.enrolled",
     "agent.rekeyed",
@@ -23,6 +23,8 @@ pub(crate) const EVENTS: [&str; 15] = [
     "agent.up",
     "batch.finished",
     "batch.started",
+    "limit.removed",
+    "limit.set",
     "process.cancelled",
     "process.created",
     "process.failed",

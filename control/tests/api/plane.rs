@@ -1,7 +1,7 @@
 //! A control plane with a made-up gateway: what is sent down is written down, and agents that
 //! "run" do everything at once and succeed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,7 @@ use control::telemetry::metrics::{self, Family, Kind};
 use control::telemetry::{GatewayFigures, GatewaySource, LogConfig};
 use control::webhooks::WebhooksConfig;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment, JoinToken};
+use protocol::flow::{AgentFlow, LimitKey, LimitUse};
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, Epoch, GatewayId, GrantId, ServerId, SessionId, ShardId};
 use protocol::link::{Event, Request, SessionUp, Target};
@@ -92,6 +93,11 @@ pub(crate) struct FakeGateway {
     /// Agents that are admitted, by id.
     pub(crate) admitted: Mutex<BTreeMap<AgentId, (Target, Vec<KeyHash>)>>,
     epochs: Mutex<BTreeMap<uuid::Uuid, Epoch>>,
+    /// What it answers about agents and about limits; about others it says nothing.
+    flows: Mutex<BTreeMap<AgentId, AgentFlow>>,
+    uses: Mutex<BTreeMap<LimitKey, LimitUse>>,
+    /// Agents that are given no permit.
+    full: Mutex<BTreeSet<AgentId>>,
     wake: Wake,
 }
 
@@ -117,7 +123,9 @@ impl Link for FakeGateway {
                 target,
                 server,
                 lines,
-            } if lines.iter().any(|line| line.ready > 0) => {
+            } if lines.iter().any(|line| line.ready > 0)
+                && !self.full.lock().unwrap().contains(&target.agent) =>
+            {
                 let line = &lines[0];
                 let epoch = self.epochs.lock().unwrap()[&target.group.0];
                 self.say(Event::Granted {
@@ -133,6 +141,17 @@ impl Link for FakeGateway {
             Request::Dispatch {
                 target, command, ..
             } => self.run(target, &command),
+            Request::AskFlow { target, ticket } => {
+                if let Some(flow) = self.flows.lock().unwrap().get(&target.agent) {
+                    let flow = Some(Box::new(flow.clone()));
+                    self.say(Event::FlowTold {
+                        target,
+                        ticket,
+                        flow,
+                    });
+                }
+            }
+            Request::AskLimit { key, ticket } => self.tell_use(&key, ticket),
             _ => {}
         }
         Ok(())
@@ -152,8 +171,40 @@ impl FakeGateway {
         self.wake.ring();
     }
 
+    /// What it says from now on about what an agent is given.
+    pub(crate) fn flow(&self, agent: AgentId, flow: AgentFlow) {
+        self.flows.lock().unwrap().insert(agent, flow);
+    }
+
+    /// From now on an agent is given no permit.
+    pub(crate) fn fill(&self, agent: AgentId) {
+        self.full.lock().unwrap().insert(agent);
+    }
+
+    /// What each of its two shards says from now on about a limit.
+    pub(crate) fn use_of(&self, key: LimitKey, used: LimitUse) {
+        self.uses.lock().unwrap().insert(key, used);
+    }
+
+    fn tell_use(&self, key: &LimitKey, ticket: u64) {
+        let nothing = LimitUse {
+            limit: None,
+            in_use: 0,
+            waiting: 0,
+        };
+        let used = self.uses.lock().unwrap().get(key).copied();
+        for shard in [0, 1] {
+            self.say(Event::LimitTold {
+                ticket,
+                shard: ShardId(shard),
+                shards: 2,
+                used: used.unwrap_or(nothing),
+            });
+        }
+    }
+
     /// The agent takes the command, and unless its kind is `hang` ends it with its input as output;
-    /// `fail` fails for good.
+    /// `fail` fails for good, `flaky` in a way that may pass.
     fn run(&self, target: Target, command: &protocol::operation::Command) {
         let (operation, fence) = (command.operation, command.fence);
         self.say(Event::Accepted {
@@ -164,15 +215,16 @@ impl FakeGateway {
         if command.kind == "hang" {
             return;
         }
-        let fails = command.kind == "fail";
+        let fails = ["fail", "flaky"].contains(&command.kind.as_str());
         self.say(Event::Finished {
             target,
             operation,
             fence,
             outcome: Outcome {
-                status: match fails {
-                    true => OutcomeStatus::FailedPermanent,
-                    false => OutcomeStatus::Succeeded,
+                status: match command.kind.as_str() {
+                    "fail" => OutcomeStatus::FailedPermanent,
+                    "flaky" => OutcomeStatus::FailedTransient,
+                    _ => OutcomeStatus::Succeeded,
                 },
                 exit_code: Some(i32::from(fails)),
                 message: if fails { "it broke" } else { "" }.to_owned(),

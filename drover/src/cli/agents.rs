@@ -135,6 +135,13 @@ fn show(agent: &Agent) -> String {
             "in use",
             Some(format!("{} of {}", agent.in_use, agent.capacity)),
         ),
+        (
+            "limit",
+            agent
+                .live
+                .as_ref()
+                .map(|live| format!("{} (drover limits get agent {})", live.limit, agent.id)),
+        ),
         ("drivers", Some(agent.kinds.join(", "))),
         (
             "labels",

@@ -133,6 +133,19 @@ impl Client {
         self.reply(self.send(request).await?).await
     }
 
+    /// Sets something.
+    pub(crate) async fn put<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &B,
+    ) -> Result<T, Fault> {
+        let request = self
+            .request(Method::PUT, path)?
+            .json(body)
+            .timeout(REQUEST_TIMEOUT);
+        self.reply(self.send(request).await?).await
+    }
+
     /// Takes something away.
     pub(crate) async fn delete(&self, path: &[&str]) -> Result<(), Fault> {
         self.delete_with(path, &[]).await

@@ -124,6 +124,7 @@ mod tests {
             keys: Vec::new(),
             session: None,
             ready: 0,
+            live: None,
         }
     }
 

@@ -234,6 +234,7 @@ impl Home {
             Request::Lend { leases, .. } => self.take_leases(now, &leases),
             Request::AskUse { keys } => self.report_on(now, &keys),
             Request::AskFlow { target, ticket } => self.tell_flow(now, target, ticket),
+            Request::AskLimit { key, ticket } => self.tell_limit(&key, ticket),
             Request::Demand {
                 target,
                 server,

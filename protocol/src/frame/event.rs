@@ -10,7 +10,7 @@ use super::codec::{
     uuid,
 };
 use super::enrol::{read_request, write_request};
-use super::flow::{read_flow, write_flow_told};
+use super::flow::{read_flow, read_limit_use, write_flow_told, write_limit_told};
 use super::lending::{read_reported, write_reported};
 use super::lists::{read_kinds, read_labels, read_open, write_kinds, write_labels, write_open};
 use super::operation::{
@@ -67,7 +67,10 @@ pub fn decode_event(frame: &[u8]) -> Result<Event, DecodeError> {
 
 fn target_of(event: &Event) -> Option<Target> {
     match event {
-        Event::Enrol { .. } | Event::Reported { .. } | Event::Security { .. } => None,
+        Event::Enrol { .. }
+        | Event::LimitTold { .. }
+        | Event::Reported { .. }
+        | Event::Security { .. } => None,
         Event::SessionUp(up) => Some(up.target),
         Event::SessionDown { target, .. }
         | Event::Granted { target, .. }
@@ -126,6 +129,15 @@ fn write_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
         Event::FlowTold { ticket, flow, .. } => {
             let body = write_flow_told(b, *ticket, flow.as_deref())?;
             (Kind::FlowTold, body.as_union_value())
+        }
+        Event::LimitTold {
+            ticket,
+            shard,
+            shards,
+            used,
+        } => {
+            let body = write_limit_told(b, *ticket, (*shard, *shards), *used);
+            (Kind::LimitTold, body.as_union_value())
         }
         Event::Reported {
             shard,
@@ -218,6 +230,7 @@ fn write_operation_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
         | Event::Offered { .. }
         | Event::Withdrawn { .. }
         | Event::FlowTold { .. }
+        | Event::LimitTold { .. }
         | Event::Reported { .. }
         | Event::Enrol { .. }
         | Event::Security { .. } => return Err(Fault::unknown("body")),
@@ -273,6 +286,30 @@ fn write_not_delivered(
     (fb::EventBody::NotDelivered, body.as_union_value())
 }
 
+/// An answer to a question.
+fn read_told(root: fb::Event<'_>) -> Result<Event, Fault> {
+    let missing = || Fault::missing("body");
+    Ok(match root.body_type() {
+        fb::EventBody::FlowTold => {
+            let told = root.body_as_flow_told().ok_or_else(missing)?;
+            Event::FlowTold {
+                target: read_target(root.target())?,
+                ticket: told.ticket(),
+                flow: read_flow(told)?.map(Box::new),
+            }
+        }
+        _ => {
+            let told = root.body_as_limit_told().ok_or_else(missing)?;
+            Event::LimitTold {
+                ticket: told.ticket(),
+                shard: ShardId(told.shard()),
+                shards: told.shards(),
+                used: read_limit_use(told),
+            }
+        }
+    })
+}
+
 fn read_body(root: fb::Event<'_>) -> Result<Event, Fault> {
     use fb::EventBody as Kind;
     let missing = || Fault::missing("body");
@@ -316,14 +353,7 @@ fn read_body(root: fb::Event<'_>) -> Result<Event, Fault> {
                 grant: GrantId(withdrawn.grant()),
             }
         }
-        Kind::FlowTold => {
-            let told = root.body_as_flow_told().ok_or_else(missing)?;
-            Event::FlowTold {
-                target: read_target(root.target())?,
-                ticket: told.ticket(),
-                flow: read_flow(told)?.map(Box::new),
-            }
-        }
+        Kind::FlowTold | Kind::LimitTold => read_told(root)?,
         Kind::Reported => {
             let reported = root.body_as_reported().ok_or_else(missing)?;
             let (shard, shards, reports) = read_reported(reported)?;

@@ -4,12 +4,12 @@ use flatbuffers::WIPOffset;
 
 use super::check::{self, Fault};
 use super::codec::{Builder, agent_id, enum_map, group_id, millis, read_millis, string, uuid};
-use super::lists::{read_strings, write_strings};
+use super::lists::{ReadList, read_strings, write_strings};
 use crate::flow::{
-    AgentFlow, Class, Decision, Demand, Limit, LimitKey, Line, LineFlow, Parked, Why,
+    AgentFlow, Class, Decision, Demand, Limit, LimitKey, LimitUse, Line, LineFlow, Parked, Why,
 };
 use crate::generated::link as fb;
-use crate::ids::ServerId;
+use crate::ids::{ServerId, ShardId};
 use crate::limits::{LIMITS_MAX, LINES_MAX, NAME_BYTES_MAX, RESOURCES_MAX, WEIGHT_MAX};
 
 enum_map!(write_class, read_class: Class => fb::Class {
@@ -41,18 +41,14 @@ fn write_line(
     b: &mut Builder,
     demand: &Demand,
 ) -> Result<WIPOffset<fb::DemandLine<'static>>, Fault> {
-    check_sorted(&demand.line.resources)?;
     let line = &demand.line;
-    let tenant = check::name("demand.tenant", &line.tenant, NAME_BYTES_MAX)?;
-    let kind = check::kind("demand.kind", &line.kind)?;
-    let work = check_work("demand.work", &line.work)?;
-    check::size("demand.resources", line.resources.len(), RESOURCES_MAX)?;
+    check_line(line)?;
     let args = fb::DemandLineArgs {
         number: demand.number,
         class: write_class(line.class),
-        tenant: string(b, tenant),
-        kind: Some(b.create_string(kind)),
-        work: string(b, work),
+        tenant: string(b, &line.tenant),
+        kind: Some(b.create_string(&line.kind)),
+        work: string(b, &line.work),
         resources: write_strings(b, &line.resources, |text| {
             check::name("demand.resources", text, NAME_BYTES_MAX)
         })?,
@@ -74,27 +70,45 @@ pub(super) fn read_demand(demand: fb::Demand<'_>) -> Result<(ServerId, Vec<Deman
 }
 
 fn read_line(line: fb::DemandLine<'_>) -> Result<Demand, Fault> {
-    let tenant = line.tenant().unwrap_or_default();
-    let resources = read_strings(
-        line.resources(),
-        "demand.resources",
-        RESOURCES_MAX,
-        |field, text| check::name(field, text, NAME_BYTES_MAX),
-    )?;
-    check_sorted(&resources)?;
+    let names = (line.tenant(), line.kind(), line.work());
     Ok(Demand {
         number: line.number(),
-        line: Line {
-            class: read_class(line.class()).ok_or(Fault::unknown("demand.class"))?,
-            tenant: check::name("demand.tenant", tenant, NAME_BYTES_MAX)?.to_owned(),
-            kind: check::kind("demand.kind", line.kind())?.to_owned(),
-            work: check_work("demand.work", line.work().unwrap_or_default())?.to_owned(),
-            resources,
-        },
+        line: line_of(line.class(), names, line.resources())?,
         ready: line.ready(),
         deadline_ms: line.deadline_ms(),
         weight: check_weight(line.weight())?,
     })
+}
+
+/// The names in a line.
+fn check_line(line: &Line) -> Result<(), Fault> {
+    check_sorted(&line.resources)?;
+    check::name("demand.tenant", &line.tenant, NAME_BYTES_MAX)?;
+    check::kind("demand.kind", &line.kind)?;
+    check_work("demand.work", &line.work)?;
+    check::size("demand.resources", line.resources.len(), RESOURCES_MAX)
+}
+
+/// A line from its parts: class, then tenant, kind and work, then resources.
+fn line_of(
+    class: fb::Class,
+    (tenant, kind, work): (Option<&str>, &str, Option<&str>),
+    resources: ReadList<'_, &str>,
+) -> Result<Line, Fault> {
+    let line = Line {
+        class: read_class(class).ok_or(Fault::unknown("demand.class"))?,
+        tenant: tenant.unwrap_or_default().to_owned(),
+        kind: kind.to_owned(),
+        work: work.unwrap_or_default().to_owned(),
+        resources: read_strings(
+            resources,
+            "demand.resources",
+            RESOURCES_MAX,
+            |field, text| check::name(field, text, NAME_BYTES_MAX),
+        )?,
+    };
+    check_line(&line)?;
+    Ok(line)
 }
 
 /// Sorted and without repetition, so that equal lines are equal.
@@ -252,15 +266,68 @@ fn write_line_flow(
         max: parked.limit,
         pin: None,
     });
+    let of = &line.line;
+    check_line(of)?;
     let args = fb::LineFlowArgs {
         server: line.server.0,
         number: line.number,
+        class: write_class(of.class),
+        tenant: string(b, &of.tenant),
+        kind: Some(b.create_string(&of.kind)),
+        work: string(b, &of.work),
+        resources: write_strings(b, &of.resources, |text| {
+            check::name("demand.resources", text, NAME_BYTES_MAX)
+        })?,
         waiting: line.waiting,
         parked: limit.map(|limit| write_limit(b, &limit)).transpose()?,
         in_use: parked.map_or(0, |parked| parked.in_use),
         before: parked.map_or(0, |parked| parked.before),
     };
     Ok(fb::LineFlow::create(b, &args))
+}
+
+pub(super) fn write_ask_limit(
+    b: &mut Builder,
+    key: &LimitKey,
+    ticket: u64,
+) -> Result<WIPOffset<fb::AskLimit<'static>>, Fault> {
+    let key = Limit {
+        key: key.clone(),
+        min: 0,
+        max: 0,
+        pin: None,
+    };
+    let key = Some(write_limit(b, &key)?);
+    Ok(fb::AskLimit::create(b, &fb::AskLimitArgs { key, ticket }))
+}
+
+pub(super) fn read_ask_limit(asked: fb::AskLimit<'_>) -> Result<(LimitKey, u64), Fault> {
+    Ok((read_limit(asked.key())?.key, asked.ticket()))
+}
+
+pub(super) fn write_limit_told(
+    b: &mut Builder,
+    ticket: u64,
+    (shard, shards): (ShardId, u16),
+    used: LimitUse,
+) -> WIPOffset<fb::LimitTold<'static>> {
+    let args = fb::LimitToldArgs {
+        ticket,
+        shard: shard.0,
+        shards,
+        limit: used.limit,
+        in_use: used.in_use,
+        waiting: used.waiting,
+    };
+    fb::LimitTold::create(b, &args)
+}
+
+pub(super) fn read_limit_use(told: fb::LimitTold<'_>) -> LimitUse {
+    LimitUse {
+        limit: told.limit(),
+        in_use: told.in_use(),
+        waiting: told.waiting(),
+    }
 }
 
 fn write_decision(
@@ -302,9 +369,11 @@ pub(super) fn read_flow(told: fb::FlowTold<'_>) -> Result<Option<AgentFlow>, Fau
 
 fn read_line_flow(line: fb::LineFlow<'_>) -> Result<LineFlow, Fault> {
     let parked = line.parked().map(read_limit).transpose()?;
+    let names = (line.tenant(), line.kind(), line.work());
     Ok(LineFlow {
         server: ServerId(line.server()),
         number: line.number(),
+        line: line_of(line.class(), names, line.resources())?,
         waiting: line.waiting(),
         parked: parked.map(|limit| Parked {
             key: limit.key,

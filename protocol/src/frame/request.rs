@@ -9,7 +9,9 @@ use super::codec::{
     self, Builder, Kind, agent_id, group_id, operation_id, read_millis, read_operation_id, uuid,
 };
 use super::enrol::{read_reply, write_reply};
-use super::flow::{read_demand, read_limits, write_demand, write_limits};
+use super::flow::{
+    read_ask_limit, read_demand, read_limits, write_ask_limit, write_demand, write_limits,
+};
 use super::lending::{read_asked, read_charges, read_lend, write_asked, write_charges, write_lend};
 use super::lists::{read_addresses, write_addresses};
 use super::operation::{
@@ -77,6 +79,7 @@ fn target_of(request: &Request) -> Option<Target> {
         | Request::RevokeAgent { .. }
         | Request::EnrolReply { .. }
         | Request::SetLimits { .. }
+        | Request::AskLimit { .. }
         | Request::Lend { .. }
         | Request::AskUse { .. }
         | Request::Drain { .. } => None,
@@ -111,6 +114,10 @@ fn write_body(b: &mut Builder, request: &Request) -> Result<Body, Fault> {
         Request::AskFlow { ticket, .. } => {
             let body = fb::AskFlow::create(b, &fb::AskFlowArgs { ticket: *ticket });
             (fb::RequestBody::AskFlow, body.as_union_value())
+        }
+        Request::AskLimit { key, ticket } => {
+            let body = write_ask_limit(b, key, *ticket)?;
+            (fb::RequestBody::AskLimit, body.as_union_value())
         }
         Request::SetLimits { limits } => {
             let body = write_limits(b, limits)?;
@@ -265,6 +272,10 @@ fn read_body(root: fb::Request<'_>) -> Result<Request, Fault> {
             target: target()?,
             ticket: root.body_as_ask_flow().ok_or_else(missing)?.ticket(),
         },
+        fb::RequestBody::AskLimit => {
+            let (key, ticket) = read_ask_limit(root.body_as_ask_limit().ok_or_else(missing)?)?;
+            Request::AskLimit { key, ticket }
+        }
         fb::RequestBody::Charge => Request::Charge {
             target: target()?,
             operations: read_charges(root.body_as_charge().ok_or_else(missing)?)?,

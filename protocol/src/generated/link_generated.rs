@@ -5331,10 +5331,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for LimitScope {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REQUEST_BODY: u8 = 17;
+pub const ENUM_MAX_REQUEST_BODY: u8 = 18;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 18] = [
+pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 19] = [
   RequestBody::NONE,
   RequestBody::AssignGroup,
   RequestBody::ReleaseGroup,
@@ -5350,6 +5350,7 @@ pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 18] = [
   RequestBody::Drain,
   RequestBody::SetLimits,
   RequestBody::AskFlow,
+  RequestBody::AskLimit,
   RequestBody::Charge,
   RequestBody::Lend,
   RequestBody::AskUse,
@@ -5375,12 +5376,13 @@ impl RequestBody {
   pub const Drain: Self = Self(12);
   pub const SetLimits: Self = Self(13);
   pub const AskFlow: Self = Self(14);
-  pub const Charge: Self = Self(15);
-  pub const Lend: Self = Self(16);
-  pub const AskUse: Self = Self(17);
+  pub const AskLimit: Self = Self(15);
+  pub const Charge: Self = Self(16);
+  pub const Lend: Self = Self(17);
+  pub const AskUse: Self = Self(18);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 17;
+  pub const ENUM_MAX: u8 = 18;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::AssignGroup,
@@ -5397,6 +5399,7 @@ impl RequestBody {
     Self::Drain,
     Self::SetLimits,
     Self::AskFlow,
+    Self::AskLimit,
     Self::Charge,
     Self::Lend,
     Self::AskUse,
@@ -5419,6 +5422,7 @@ impl RequestBody {
       Self::Drain => Some("Drain"),
       Self::SetLimits => Some("SetLimits"),
       Self::AskFlow => Some("AskFlow"),
+      Self::AskLimit => Some("AskLimit"),
       Self::Charge => Some("Charge"),
       Self::Lend => Some("Lend"),
       Self::AskUse => Some("AskUse"),
@@ -5917,10 +5921,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for SecurityKind {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_EVENT_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_EVENT_BODY: u8 = 16;
+pub const ENUM_MAX_EVENT_BODY: u8 = 17;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_EVENT_BODY: [EventBody; 17] = [
+pub const ENUM_VALUES_EVENT_BODY: [EventBody; 18] = [
   EventBody::NONE,
   EventBody::SessionUp,
   EventBody::SessionDown,
@@ -5937,6 +5941,7 @@ pub const ENUM_VALUES_EVENT_BODY: [EventBody; 17] = [
   EventBody::Offered,
   EventBody::Withdrawn,
   EventBody::FlowTold,
+  EventBody::LimitTold,
   EventBody::Reported,
 ];
 
@@ -5961,10 +5966,11 @@ impl EventBody {
   pub const Offered: Self = Self(13);
   pub const Withdrawn: Self = Self(14);
   pub const FlowTold: Self = Self(15);
-  pub const Reported: Self = Self(16);
+  pub const LimitTold: Self = Self(16);
+  pub const Reported: Self = Self(17);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 16;
+  pub const ENUM_MAX: u8 = 17;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::SessionUp,
@@ -5982,6 +5988,7 @@ impl EventBody {
     Self::Offered,
     Self::Withdrawn,
     Self::FlowTold,
+    Self::LimitTold,
     Self::Reported,
   ];
   /// Returns the variant's name or "" if unknown.
@@ -6003,6 +6010,7 @@ impl EventBody {
       Self::Offered => Some("Offered"),
       Self::Withdrawn => Some("Withdrawn"),
       Self::FlowTold => Some("FlowTold"),
+      Self::LimitTold => Some("LimitTold"),
       Self::Reported => Some("Reported"),
       _ => None,
     }
@@ -7568,6 +7576,120 @@ impl ::core::fmt::Debug for AskFlow<'_> {
       ds.finish()
   }
 }
+pub enum AskLimitOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct AskLimit<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for AskLimit<'a> {
+  type Inner = AskLimit<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> AskLimit<'a> {
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TICKET: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    AskLimit { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AskLimitArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<AskLimit<'bldr>> {
+    let mut builder = AskLimitBuilder::new(_fbb);
+    builder.add_ticket(args.ticket);
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn key(&self) -> Limit<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Limit>>(AskLimit::VT_KEY, None).unwrap()}
+  }
+  #[inline]
+  pub fn ticket(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AskLimit::VT_TICKET, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for AskLimit<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Limit>>("key", Self::VT_KEY, true)?
+     .visit_field::<u64>("ticket", Self::VT_TICKET, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AskLimitArgs<'a> {
+    pub key: Option<::flatbuffers::WIPOffset<Limit<'a>>>,
+    pub ticket: u64,
+}
+impl<'a> Default for AskLimitArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AskLimitArgs {
+      key: None, // required field
+      ticket: 0,
+    }
+  }
+}
+
+pub struct AskLimitBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AskLimitBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<Limit<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Limit>>(AskLimit::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_ticket(&mut self, ticket: u64) {
+    self.fbb_.push_slot::<u64>(AskLimit::VT_TICKET, ticket, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AskLimitBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AskLimitBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<AskLimit<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, AskLimit::VT_KEY,"key");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for AskLimit<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("AskLimit");
+      ds.field("key", &self.key());
+      ds.field("ticket", &self.ticket());
+      ds.finish()
+  }
+}
 pub enum ChargedOperationOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -9113,6 +9235,20 @@ impl<'a> Request<'a> {
 
   #[inline]
   #[allow(non_snake_case)]
+  pub fn body_as_ask_limit(&self) -> Option<AskLimit<'a>> {
+    if self.body_type() == RequestBody::AskLimit {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { AskLimit::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
   pub fn body_as_charge(&self) -> Option<Charge<'a>> {
     if self.body_type() == RequestBody::Charge {
       let u = self.body();
@@ -9178,6 +9314,7 @@ impl ::flatbuffers::Verifiable for Request<'_> {
           RequestBody::Drain => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Drain>>("RequestBody::Drain", pos),
           RequestBody::SetLimits => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SetLimits>>("RequestBody::SetLimits", pos),
           RequestBody::AskFlow => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskFlow>>("RequestBody::AskFlow", pos),
+          RequestBody::AskLimit => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskLimit>>("RequestBody::AskLimit", pos),
           RequestBody::Charge => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Charge>>("RequestBody::Charge", pos),
           RequestBody::Lend => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Lend>>("RequestBody::Lend", pos),
           RequestBody::AskUse => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskUse>>("RequestBody::AskUse", pos),
@@ -9336,6 +9473,13 @@ impl ::core::fmt::Debug for Request<'_> {
         },
         RequestBody::AskFlow => {
           if let Some(x) = self.body_as_ask_flow() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::AskLimit => {
+          if let Some(x) = self.body_as_ask_limit() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -10162,6 +10306,11 @@ impl<'a> LineFlow<'a> {
   pub const VT_PARKED: ::flatbuffers::VOffsetT = 10;
   pub const VT_IN_USE: ::flatbuffers::VOffsetT = 12;
   pub const VT_BEFORE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_CLASS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_TENANT: ::flatbuffers::VOffsetT = 18;
+  pub const VT_KIND: ::flatbuffers::VOffsetT = 20;
+  pub const VT_WORK: ::flatbuffers::VOffsetT = 22;
+  pub const VT_RESOURCES: ::flatbuffers::VOffsetT = 24;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -10173,12 +10322,17 @@ impl<'a> LineFlow<'a> {
     args: &'args LineFlowArgs<'args>
   ) -> ::flatbuffers::WIPOffset<LineFlow<'bldr>> {
     let mut builder = LineFlowBuilder::new(_fbb);
+    if let Some(x) = args.resources { builder.add_resources(x); }
+    if let Some(x) = args.work { builder.add_work(x); }
+    if let Some(x) = args.kind { builder.add_kind(x); }
+    if let Some(x) = args.tenant { builder.add_tenant(x); }
     builder.add_before(args.before);
     builder.add_in_use(args.in_use);
     if let Some(x) = args.parked { builder.add_parked(x); }
     builder.add_waiting(args.waiting);
     builder.add_number(args.number);
     builder.add_server(args.server);
+    builder.add_class(args.class);
     builder.finish()
   }
 
@@ -10225,6 +10379,41 @@ impl<'a> LineFlow<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(LineFlow::VT_BEFORE, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn class(&self) -> Class {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Class>(LineFlow::VT_CLASS, Some(Class::Unset)).unwrap()}
+  }
+  #[inline]
+  pub fn tenant(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(LineFlow::VT_TENANT, None)}
+  }
+  #[inline]
+  pub fn kind(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(LineFlow::VT_KIND, None).unwrap()}
+  }
+  #[inline]
+  pub fn work(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(LineFlow::VT_WORK, None)}
+  }
+  #[inline]
+  pub fn resources(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(LineFlow::VT_RESOURCES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for LineFlow<'_> {
@@ -10239,6 +10428,11 @@ impl ::flatbuffers::Verifiable for LineFlow<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<Limit>>("parked", Self::VT_PARKED, false)?
      .visit_field::<u32>("in_use", Self::VT_IN_USE, false)?
      .visit_field::<u32>("before", Self::VT_BEFORE, false)?
+     .visit_field::<Class>("class", Self::VT_CLASS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("tenant", Self::VT_TENANT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("kind", Self::VT_KIND, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("work", Self::VT_WORK, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("resources", Self::VT_RESOURCES, false)?
      .finish();
     Ok(())
   }
@@ -10250,6 +10444,11 @@ pub struct LineFlowArgs<'a> {
     pub parked: Option<::flatbuffers::WIPOffset<Limit<'a>>>,
     pub in_use: u32,
     pub before: u32,
+    pub class: Class,
+    pub tenant: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub kind: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub work: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub resources: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
 }
 impl<'a> Default for LineFlowArgs<'a> {
   #[inline]
@@ -10261,6 +10460,11 @@ impl<'a> Default for LineFlowArgs<'a> {
       parked: None,
       in_use: 0,
       before: 0,
+      class: Class::Unset,
+      tenant: None,
+      kind: None, // required field
+      work: None,
+      resources: None,
     }
   }
 }
@@ -10295,6 +10499,26 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LineFlowBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u32>(LineFlow::VT_BEFORE, before, 0);
   }
   #[inline]
+  pub fn add_class(&mut self, class: Class) {
+    self.fbb_.push_slot::<Class>(LineFlow::VT_CLASS, class, Class::Unset);
+  }
+  #[inline]
+  pub fn add_tenant(&mut self, tenant: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LineFlow::VT_TENANT, tenant);
+  }
+  #[inline]
+  pub fn add_kind(&mut self, kind: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LineFlow::VT_KIND, kind);
+  }
+  #[inline]
+  pub fn add_work(&mut self, work: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LineFlow::VT_WORK, work);
+  }
+  #[inline]
+  pub fn add_resources(&mut self, resources: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LineFlow::VT_RESOURCES, resources);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LineFlowBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     LineFlowBuilder {
@@ -10305,6 +10529,7 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LineFlowBuilder<'a, 'b, A> {
   #[inline]
   pub fn finish(self) -> ::flatbuffers::WIPOffset<LineFlow<'a>> {
     let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, LineFlow::VT_KIND,"kind");
     ::flatbuffers::WIPOffset::new(o.value())
   }
 }
@@ -10318,6 +10543,11 @@ impl ::core::fmt::Debug for LineFlow<'_> {
       ds.field("parked", &self.parked());
       ds.field("in_use", &self.in_use());
       ds.field("before", &self.before());
+      ds.field("class", &self.class());
+      ds.field("tenant", &self.tenant());
+      ds.field("kind", &self.kind());
+      ds.field("work", &self.work());
+      ds.field("resources", &self.resources());
       ds.finish()
   }
 }
@@ -10810,6 +11040,187 @@ impl ::core::fmt::Debug for FlowTold<'_> {
     let mut ds = f.debug_struct("FlowTold");
       ds.field("ticket", &self.ticket());
       ds.field("flow", &self.flow());
+      ds.finish()
+  }
+}
+pub enum LimitToldOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct LimitTold<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for LimitTold<'a> {
+  type Inner = LimitTold<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> LimitTold<'a> {
+  pub const VT_TICKET: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SHARDS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_LIMIT: ::flatbuffers::VOffsetT = 10;
+  pub const VT_IN_USE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_WAITING: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    LimitTold { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args LimitToldArgs
+  ) -> ::flatbuffers::WIPOffset<LimitTold<'bldr>> {
+    let mut builder = LimitToldBuilder::new(_fbb);
+    builder.add_ticket(args.ticket);
+    builder.add_waiting(args.waiting);
+    builder.add_in_use(args.in_use);
+    if let Some(x) = args.limit { builder.add_limit(x); }
+    builder.add_shards(args.shards);
+    builder.add_shard(args.shard);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ticket(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(LimitTold::VT_TICKET, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shard(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(LimitTold::VT_SHARD, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn shards(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(LimitTold::VT_SHARDS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn limit(&self) -> Option<u32> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(LimitTold::VT_LIMIT, None)}
+  }
+  #[inline]
+  pub fn in_use(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(LimitTold::VT_IN_USE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn waiting(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(LimitTold::VT_WAITING, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for LimitTold<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ticket", Self::VT_TICKET, false)?
+     .visit_field::<u16>("shard", Self::VT_SHARD, false)?
+     .visit_field::<u16>("shards", Self::VT_SHARDS, false)?
+     .visit_field::<u32>("limit", Self::VT_LIMIT, false)?
+     .visit_field::<u32>("in_use", Self::VT_IN_USE, false)?
+     .visit_field::<u32>("waiting", Self::VT_WAITING, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LimitToldArgs {
+    pub ticket: u64,
+    pub shard: u16,
+    pub shards: u16,
+    pub limit: Option<u32>,
+    pub in_use: u32,
+    pub waiting: u32,
+}
+impl<'a> Default for LimitToldArgs {
+  #[inline]
+  fn default() -> Self {
+    LimitToldArgs {
+      ticket: 0,
+      shard: 0,
+      shards: 0,
+      limit: None,
+      in_use: 0,
+      waiting: 0,
+    }
+  }
+}
+
+pub struct LimitToldBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LimitToldBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ticket(&mut self, ticket: u64) {
+    self.fbb_.push_slot::<u64>(LimitTold::VT_TICKET, ticket, 0);
+  }
+  #[inline]
+  pub fn add_shard(&mut self, shard: u16) {
+    self.fbb_.push_slot::<u16>(LimitTold::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_shards(&mut self, shards: u16) {
+    self.fbb_.push_slot::<u16>(LimitTold::VT_SHARDS, shards, 0);
+  }
+  #[inline]
+  pub fn add_limit(&mut self, limit: u32) {
+    self.fbb_.push_slot_always::<u32>(LimitTold::VT_LIMIT, limit);
+  }
+  #[inline]
+  pub fn add_in_use(&mut self, in_use: u32) {
+    self.fbb_.push_slot::<u32>(LimitTold::VT_IN_USE, in_use, 0);
+  }
+  #[inline]
+  pub fn add_waiting(&mut self, waiting: u32) {
+    self.fbb_.push_slot::<u32>(LimitTold::VT_WAITING, waiting, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LimitToldBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    LimitToldBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<LimitTold<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for LimitTold<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("LimitTold");
+      ds.field("ticket", &self.ticket());
+      ds.field("shard", &self.shard());
+      ds.field("shards", &self.shards());
+      ds.field("limit", &self.limit());
+      ds.field("in_use", &self.in_use());
+      ds.field("waiting", &self.waiting());
       ds.finish()
   }
 }
@@ -11954,6 +12365,20 @@ impl<'a> Event<'a> {
 
   #[inline]
   #[allow(non_snake_case)]
+  pub fn body_as_limit_told(&self) -> Option<LimitTold<'a>> {
+    if self.body_type() == EventBody::LimitTold {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { LimitTold::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
   pub fn body_as_reported(&self) -> Option<Reported<'a>> {
     if self.body_type() == EventBody::Reported {
       let u = self.body();
@@ -11992,6 +12417,7 @@ impl ::flatbuffers::Verifiable for Event<'_> {
           EventBody::Offered => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Offered>>("EventBody::Offered", pos),
           EventBody::Withdrawn => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Withdrawn>>("EventBody::Withdrawn", pos),
           EventBody::FlowTold => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FlowTold>>("EventBody::FlowTold", pos),
+          EventBody::LimitTold => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<LimitTold>>("EventBody::LimitTold", pos),
           EventBody::Reported => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Reported>>("EventBody::Reported", pos),
           _ => Ok(()),
         }
@@ -12155,6 +12581,13 @@ impl ::core::fmt::Debug for Event<'_> {
         },
         EventBody::FlowTold => {
           if let Some(x) = self.body_as_flow_told() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        EventBody::LimitTold => {
+          if let Some(x) = self.body_as_limit_told() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -13,7 +13,7 @@ use protocol::close::CloseCode;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment};
 use protocol::flow::lending::{Incarnation, Lease, Report, Term};
 use protocol::flow::{
-    AgentFlow, Class, Decision, Demand, Limit, LimitKey, Line, LineFlow, Parked, Why,
+    AgentFlow, Class, Decision, Demand, Limit, LimitKey, LimitUse, Line, LineFlow, Parked, Why,
 };
 use protocol::identity::KeyHash;
 use protocol::ids::{
@@ -406,10 +406,11 @@ fn agent_flow() -> impl Strategy<Value = AgentFlow> {
         in_use,
         before,
     });
-    let line = (any::<[u32; 3]>(), option::of(parked));
-    let line = line.prop_map(|([server, number, waiting], parked)| LineFlow {
+    let line = (any::<[u32; 3]>(), line(), option::of(parked));
+    let line = line.prop_map(|([server, number, waiting], line, parked)| LineFlow {
         server: ServerId(server),
         number,
+        line,
         waiting,
         parked,
     });
@@ -448,6 +449,14 @@ fn agent_flow() -> impl Strategy<Value = AgentFlow> {
             decision,
         },
     )
+}
+
+fn limit_use() -> impl Strategy<Value = LimitUse> {
+    (option::of(any::<u32>()), any::<[u32; 2]>()).prop_map(|(limit, [in_use, waiting])| LimitUse {
+        limit,
+        in_use,
+        waiting,
+    })
 }
 
 fn limit_key() -> impl Strategy<Value = LimitKey> {
@@ -523,6 +532,10 @@ fn target_request() -> impl Strategy<Value = Request> {
         ),
         vec(limit(), 0..=8).prop_map(|limits| Request::SetLimits { limits }),
         (target(), any::<u64>()).prop_map(|(target, ticket)| Request::AskFlow { target, ticket }),
+        (limit(), any::<u64>()).prop_map(|(limit, ticket)| Request::AskLimit {
+            key: limit.key,
+            ticket,
+        }),
         (target(), any::<u64>(), any::<u32>()).prop_map(|(target, grant, unused)| {
             Request::ReturnPermits {
                 target,
@@ -669,6 +682,14 @@ fn permit_event() -> impl Strategy<Value = Event> {
                 flow: flow.map(Box::new),
             }
         }),
+        (any::<u64>(), any::<[u16; 2]>(), limit_use()).prop_map(
+            |(ticket, [shard, shards], used)| Event::LimitTold {
+                ticket,
+                shard: ShardId(shard),
+                shards,
+                used,
+            }
+        ),
         granted.prop_map(
             |(target, (server, line, grant), epoch, permits, ttl)| Event::Granted {
                 target,

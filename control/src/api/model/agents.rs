@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Timestamp;
+use super::limits::LiveLimit;
 
 /// A hypervisor's agent.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
@@ -45,6 +46,9 @@ pub struct Agent {
     /// Processes that are ready for it.
     #[serde(default)]
     pub ready: u32,
+    /// What it is given now, and why no more: only where one agent is shown, and while it has a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveLimit>,
 }
 
 /// An agent's session.

@@ -259,18 +259,19 @@ pub enum OutcomeStatus {
 /// Why a process is not running.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct WaitingOn {
-    /// `agent` (it has no session), `capacity` (its places are taken), `time` (its own),
-    /// `resource`, `backoff`, `budget` (too many attempts of its kind fail there), `pause` or `answer`.
+    /// `agent` (it has no session), `capacity` (its places are taken), `limit` (one that operators have
+    /// set), `time` (its own), `resource` (another process works on it), `backoff`, `budget` (too many
+    /// attempts of its kind fail there), `pause` or `answer`.
     #[schema(example = "agent")]
     pub scope: String,
-    /// Which one: the agent's id, the resource, the time, the pause.
+    /// Which one: the agent's id, the limit (`group eu-1`), the resource, the time, the pause.
     pub key: String,
     /// In words.
     pub detail: String,
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// How many the agent takes at once.
+    /// How many may be at work at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// How many of these are taken.

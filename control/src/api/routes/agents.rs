@@ -9,7 +9,7 @@ use axum::{Extension, Json};
 use protocol::ids::AgentId;
 use serde::Deserialize;
 
-use super::{groups, join_tokens};
+use super::{groups, join_tokens, limit_view};
 use crate::api::Api;
 use crate::api::access::Caller;
 use crate::api::extract::{Id, OptionalBody, Params, clip};
@@ -135,7 +135,13 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id) -> ApiResult<Json<Agent>> {
-    find(&api, AgentId(id)).await.map(Json)
+    let mut agent = find(&api, AgentId(id)).await?;
+    if agent.session.is_some() {
+        // What the gateway does not say is left out: the rest is known all the same.
+        let flow = api.engine.flow_of(AgentId(id)).await.ok();
+        agent.live = flow.map(limit_view::of_agent);
+    }
+    Ok(Json(agent))
 }
 
 /// Revoke an agent
@@ -310,6 +316,7 @@ fn describe(row: agents::Agent, view: &AgentView) -> Agent {
             remote: session.remote.to_string(),
         }),
         ready: view.ready,
+        live: None,
     }
 }
 

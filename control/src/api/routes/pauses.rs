@@ -105,7 +105,7 @@ pub(super) async fn create(
 #[serde(deny_unknown_fields)]
 pub(super) struct DeleteParams {
     /// For the history: at most 256 bytes.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 /// End a pause

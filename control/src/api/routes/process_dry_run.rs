@@ -130,21 +130,10 @@ async fn queue(api: &Api, process: &NewProcess) -> ApiResult<Option<WaitingOn>> 
     let views = api.engine.agents(vec![process.agent]).await?;
     let ready = views.first().map_or(0, |view| view.ready);
     let waits = waits.map(|waits| match waits {
-        dispatch::WaitingOn::Host {
-            agent,
-            limit,
-            in_use,
-            line,
-            position: _,
-            eta,
-        } => dispatch::WaitingOn::Host {
-            agent,
-            limit,
-            in_use,
-            line,
+        dispatch::WaitingOn::Host(queued) => dispatch::WaitingOn::Host(dispatch::Queued {
             position: ready.saturating_add(1),
-            eta,
-        },
+            ..queued
+        }),
         session @ dispatch::WaitingOn::Session { .. } => session,
     });
     Ok(waits.as_ref().map(process_waits::queue))

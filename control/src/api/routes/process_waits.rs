@@ -1,9 +1,13 @@
 //! Why a process is not running, and what to do about it.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use protocol::ids::ProcessId;
 
+use super::process_limits;
 use crate::api::Api;
 use crate::api::model::Timestamp;
 use crate::api::model::processes::WaitingOn;
@@ -55,7 +59,7 @@ pub(super) fn in_store(record: &ProcessRecord) -> Option<WaitingOn> {
     Some(on(scope, key, detail))
 }
 
-fn on(scope: &str, key: String, detail: String) -> WaitingOn {
+pub(super) fn on(scope: &str, key: String, detail: String) -> WaitingOn {
     WaitingOn {
         scope: scope.to_owned(),
         key,
@@ -149,6 +153,14 @@ pub(super) async fn whole(api: &Api, record: &ProcessRecord) -> ApiResult<Option
 
 async fn in_queue(api: &Api, record: &ProcessRecord) -> ApiResult<Option<WaitingOn>> {
     let waits = api.engine.waiting_on(record.id, record.agent).await?;
+    if let Some(dispatch::WaitingOn::Host(queued)) = &waits
+        && let Ok(flow) = api.engine.flow_of(record.agent).await
+    {
+        return process_limits::waits(api, queued, &flow, &record.tenant)
+            .await
+            .map(Some);
+    }
+    // Where the gateway does not say, what the process server knows.
     Ok(waits.as_ref().map(queue))
 }
 
@@ -165,29 +177,28 @@ pub(super) fn queue(waiting: &dispatch::WaitingOn) -> WaitingOn {
                 "the agent has no session; it starts when the agent is back".to_owned(),
             )
         },
-        dispatch::WaitingOn::Host {
-            agent,
-            limit,
-            in_use,
-            line: _,
-            position,
-            eta,
-        } => WaitingOn {
-            limit: Some(*limit),
-            in_use: Some(*in_use),
-            position: (*position > 0).then_some(*position),
-            eta_s: eta.map(rounded_up),
-            advice: Some("wait; or cancel what matters less on this agent".to_owned()),
-            ..on(
-                "capacity",
-                agent.to_string(),
-                in_line(*limit, *in_use, *position),
-            )
-        },
+        dispatch::WaitingOn::Host(queued) => at_capacity(queued, queued.capacity, queued.in_use),
     }
 }
 
-fn rounded_up(time: Duration) -> u64 {
+/// It waits for a place at its agent, which takes `limit` at once.
+pub(super) fn at_capacity(queued: &dispatch::Queued, limit: u32, in_use: u32) -> WaitingOn {
+    let free = limit.saturating_sub(in_use);
+    WaitingOn {
+        limit: Some(limit),
+        in_use: Some(in_use),
+        position: (queued.position > 0).then_some(queued.position),
+        eta_s: queued.eta(free).map(rounded_up),
+        advice: Some("wait; or cancel what matters less on this agent".to_owned()),
+        ..on(
+            "capacity",
+            queued.agent.to_string(),
+            in_line(limit, in_use, queued.position),
+        )
+    }
+}
+
+pub(super) fn rounded_up(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
@@ -245,7 +256,7 @@ pub(super) fn at_resource(
 }
 
 /// Where a process stands in its agent's queue, in words; `position` 0 is further back than memory.
-fn in_line(limit: u32, in_use: u32, position: u32) -> String {
+pub(super) fn in_line(limit: u32, in_use: u32, position: u32) -> String {
     let free = limit.saturating_sub(in_use);
     match position {
         0 => format!("{in_use} of {limit} places are taken, and many are before it"),
@@ -253,30 +264,5 @@ fn in_line(limit: u32, in_use: u32, position: u32) -> String {
             "the agent has a free place for it; it is about to start".to_owned()
         }
         place => format!("{in_use} of {limit} places are taken; it is number {place} in line"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::in_line;
-
-    #[test]
-    fn a_process_with_a_free_place_is_about_to_start() {
-        assert!(in_line(4, 0, 1).contains("about to start"));
-        assert!(in_line(4, 3, 1).contains("about to start"));
-        assert_eq!(
-            in_line(4, 3, 2),
-            "3 of 4 places are taken; it is number 2 in line"
-        );
-        assert_eq!(
-            in_line(4, 4, 1),
-            "4 of 4 places are taken; it is number 1 in line"
-        );
-        assert_eq!(
-            in_line(4, 0, 0),
-            "0 of 4 places are taken, and many are before it"
-        );
-        // An agent may lower its capacity below what it runs.
-        assert!(in_line(2, 5, 1).contains("5 of 2"));
     }
 }

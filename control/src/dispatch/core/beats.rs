@@ -36,7 +36,7 @@ impl Core {
             }
         }
         if let Some(shared) = beat.shared {
-            self.take_shared(shared);
+            self.take_shared(now, shared);
         }
     }
 
@@ -48,7 +48,7 @@ impl Core {
         }
     }
 
-    fn take_shared(&mut self, shared: Shared) {
+    fn take_shared(&mut self, now: Moment, shared: Shared) {
         for (agent, process, fence) in shared.not_held {
             // Heard of in another server's name, or ended by its word; or claimed anew meanwhile.
             let known = self.fleet.get(agent);
@@ -58,6 +58,7 @@ impl Core {
             }
         }
         self.take_pauses(&shared.pauses);
+        self.take_limits(now, shared.limits);
         self.pending.resources.extend(shared.resources);
         self.note_due(shared.next_due);
         let ready = shared.ready.iter().map(|count| u64::from(count.ready));

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use protocol::enrol::{EnrolRefusal, EnrolReply};
+use protocol::flow::LimitKey;
+use protocol::ids::AgentId;
 use protocol::link::Request;
 
 use super::{Core, Moment, READY_PER_AGENT_MAX, READY_PER_TENANT_MAX};
-use crate::dispatch::handle::{Command, EnrolmentAsked};
+use crate::dispatch::asked::{FlowAnswer, UseAnswer};
+use crate::dispatch::handle::{Command, EnrolmentAsked, FlowError};
 use crate::process::pause::Pauses;
+use crate::store::limits::LimitTable;
 use crate::store::pauses::PauseTable;
 use crate::store::processes::{Creation, Happened, NewProcess};
 
@@ -30,11 +34,9 @@ impl Core {
                 self.pending.order_answers.push((at, answer));
             }
             Command::Pauses(table) => self.take_pauses(&table),
-            Command::Weights(weights) => {
-                for agent in self.fleet.set_weights(weights) {
-                    self.wake(agent);
-                }
-            }
+            Command::Limits(table) => self.take_limits(now, table),
+            Command::Flow(agent, answer) => self.ask_flow(now, agent, answer),
+            Command::Use(key, answer) => self.ask_use(now, key, answer),
             Command::Send(request) => self.send(request),
             Command::Adopt(group) => self.assign(&group),
             Command::Admit(target, keys) => {
@@ -77,6 +79,38 @@ impl Core {
         let pauses = Pauses::new(table.pauses.iter().map(|pause| &pause.key));
         for agent in self.fleet.set_pauses(pauses) {
             self.wake(agent);
+        }
+    }
+
+    /// The limits that are set, unless something newer is known. The gateway is told what it does not know.
+    pub(in crate::dispatch) fn take_limits(&mut self, now: Moment, table: LimitTable) {
+        if table.version < self.limits.version {
+            return;
+        }
+        for agent in self.fleet.set_weights(table.weights()) {
+            self.wake(agent);
+        }
+        let limits = table.on_the_wire();
+        let known = std::mem::replace(&mut self.limits, table);
+        if limits != known.on_the_wire() {
+            self.tell_limits(now, limits);
+        }
+    }
+
+    fn ask_flow(&mut self, now: Moment, agent: AgentId, answer: FlowAnswer) {
+        match self.connected_target(agent) {
+            None => drop(answer.send(Err(FlowError::NoSession))),
+            Some(target) => {
+                if let Some(ticket) = self.asked.flow(now.mono, answer) {
+                    self.send(Request::AskFlow { target, ticket });
+                }
+            }
+        }
+    }
+
+    fn ask_use(&mut self, now: Moment, key: LimitKey, answer: UseAnswer) {
+        if let Some(ticket) = self.asked.used(now.mono, answer) {
+            self.send(Request::AskLimit { key, ticket });
         }
     }
 

@@ -42,6 +42,13 @@ impl Core {
                 self.wake(target.agent);
             }
             Event::Withdrawn { target, grant } => self.fleet.withdrawn(target.agent, grant),
+            Event::FlowTold { ticket, flow, .. } => self.asked.handle_flow(ticket, flow),
+            Event::LimitTold {
+                ticket,
+                shard,
+                shards,
+                used,
+            } => self.asked.handle_use(ticket, shard, shards, used),
             Event::Reported {
                 shard,
                 shards,
@@ -138,6 +145,7 @@ impl Core {
             | Event::Offered { .. }
             | Event::Withdrawn { .. }
             | Event::FlowTold { .. }
+            | Event::LimitTold { .. }
             | Event::Reported { .. }
             | Event::Enrol { .. }
             | Event::Security { .. } => {}

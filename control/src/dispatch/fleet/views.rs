@@ -1,11 +1,11 @@
 //! What people see of an agent, and of a process that waits for it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use protocol::ids::{AgentId, ProcessId};
 
 use super::{Fleet, LineId, Member};
-use crate::dispatch::handle::{AgentView, WaitingOn};
+use crate::dispatch::handle::{AgentView, Queued, WaitingOn};
 
 impl Fleet {
     /// An agent.
@@ -55,19 +55,15 @@ impl Fleet {
             Some(line) => member.before(line, process),
             None => u64::from(member.ready_stored).max(1),
         };
-        let free = session.capacity.saturating_sub(member.in_use());
-        let eta = match before <= u64::from(free) {
-            true => Some(Duration::ZERO),
-            false => member.pace.eta(before - u64::from(free), now),
-        };
-        Some(WaitingOn::Host {
+        Some(WaitingOn::Host(Queued {
             agent,
-            limit: session.capacity,
+            capacity: session.capacity,
             in_use: member.in_use(),
-            line: line.and_then(|id| Some((id.0, self.line(id).cloned()?))),
+            line: line.and_then(|id| self.line(id).cloned()),
             position: position.unwrap_or(0),
-            eta,
-        })
+            depth: u32::try_from(before).unwrap_or(u32::MAX),
+            each: member.pace.eta(1, now),
+        }))
     }
 }
 

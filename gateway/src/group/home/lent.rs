@@ -194,7 +194,7 @@ fn nothing_is_granted_without_credit_and_the_limits_owner_hears_of_it_at_once() 
     assert_eq!(scene.offers, 0, "it could not be kept");
     assert_eq!(scene.demand(3).0, 0);
     let parked = scene.flow().lines[0].parked.clone().unwrap();
-    assert_eq!((parked.key, parked.limit, parked.in_use), (pool(), 0, 0));
+    assert_eq!((parked.key, parked.limit, parked.in_use), (pool(), 9, 0));
     let reports = scene.reports(Duration::ZERO);
     let [(key, report)] = &reports[..] else {
         panic!("{reports:?}");

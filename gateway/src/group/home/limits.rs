@@ -21,12 +21,22 @@ pub(super) struct Limits {
     /// With the number of the sort.
     works: FxHashMap<String, (u32, u32)>,
     groups: FxHashMap<GroupId, u32>,
-    /// Those that span homes, by number: what each is, its key, and the credit that this home has.
-    spanning: Vec<(LimitKey, Key, u32)>,
+    /// Those that span homes, by number.
+    spanning: Vec<Spanning>,
     /// Their numbers.
     resources: FxHashMap<String, u32>,
     tenants: FxHashMap<String, u32>,
     global: Option<u32>,
+}
+
+/// A limit that spans homes.
+struct Spanning {
+    name: LimitKey,
+    key: Key,
+    /// As the operator set it.
+    set: u32,
+    /// What this home may use of it.
+    credit: u32,
 }
 
 /// The number of the limit that a key counts, if that spans homes.
@@ -56,16 +66,16 @@ impl Limits {
                 LimitKey::Group(group) => {
                     new.groups.insert(group, fixed);
                 }
-                key => new.add_spanning(key),
+                key => new.add_spanning(key, fixed),
             }
         }
         new
     }
 
     /// A limit that spans homes: what it is here is what is lent.
-    fn add_spanning(&mut self, key: LimitKey) {
+    fn add_spanning(&mut self, name: LimitKey, set: u32) {
         let number = super::index_u32(self.spanning.len());
-        let scope = match &key {
+        let scope = match &name {
             LimitKey::Resource(name) => {
                 self.resources.insert(name.clone(), number);
                 Scope::Resource
@@ -80,8 +90,13 @@ impl Limits {
             }
             LimitKey::Agent(_) | LimitKey::Work(_) | LimitKey::Group(_) => return,
         };
-        if let Some(counted) = Key::new(scope, number) {
-            self.spanning.push((key, counted, 0));
+        if let Some(key) = Key::new(scope, number) {
+            self.spanning.push(Spanning {
+                name,
+                key,
+                set,
+                credit: 0,
+            });
         }
     }
 
@@ -98,19 +113,32 @@ impl Limits {
     /// The limits that span homes: number, key, name.
     pub(super) fn spanning_keys(&self) -> impl Iterator<Item = (u32, Key, &LimitKey)> {
         let numbered = (0..).zip(&self.spanning);
-        numbered.map(|(number, (name, key, _))| (number, *key, name))
+        numbered.map(|(number, limit)| (number, limit.key, &limit.name))
     }
 
     /// The names of those limits, by number.
     pub(super) fn spanning_names(&mut self) -> Vec<LimitKey> {
         let spanning = std::mem::take(&mut self.spanning);
-        spanning.into_iter().map(|(name, ..)| name).collect()
+        spanning.into_iter().map(|limit| limit.name).collect()
     }
 
     /// This home may use so many permits of such a limit from now on; its key, if that is a change.
     pub(super) fn set_credit(&mut self, number: u32, credit: u32) -> Option<Key> {
-        let (_, key, before) = self.spanning.get_mut(number as usize)?;
-        (std::mem::replace(before, credit) != credit).then_some(*key)
+        let limit = self.spanning.get_mut(number as usize)?;
+        let before = std::mem::replace(&mut limit.credit, credit);
+        (before != credit).then_some(limit.key)
+    }
+
+    /// The key of a limit that spans homes.
+    pub(super) fn spanning_key(&self, name: &LimitKey) -> Option<Key> {
+        let limit = self.spanning.get(self.number(name)? as usize)?;
+        Some(limit.key)
+    }
+
+    /// What a limit that spans homes is for all of them, by its key.
+    pub(super) fn set_for_all(&self, key: Key) -> Option<u32> {
+        let limit = self.spanning.get(spanning(key)? as usize)?;
+        Some(limit.set)
     }
 
     /// What bounds an agent's limit.
@@ -136,11 +164,30 @@ impl Limits {
             }
             Scope::Group => Some(LimitKey::Group(group.1)),
             Scope::Resource | Scope::Tenant | Scope::Global => {
-                let (name, ..) = self.spanning.get(key.number() as usize)?;
-                Some(name.clone())
+                let limit = self.spanning.get(key.number() as usize)?;
+                Some(limit.name.clone())
             }
             Scope::Agent => None,
         }
+    }
+
+    /// What a limit besides an agent's own is, where it counts something here.
+    pub(super) fn set_here(&self, key: &LimitKey) -> Option<u32> {
+        match key {
+            LimitKey::Work(name) => self.works.get(name).map(|(_, limit)| *limit),
+            LimitKey::Group(group) => self.groups.get(group).copied(),
+            LimitKey::Resource(_) | LimitKey::Tenant(_) | LimitKey::Global => {
+                self.set_for_all(self.spanning_key(key)?)
+            }
+            LimitKey::Agent(_) => None,
+        }
+    }
+
+    /// What a member's operations of a sort of work count against, where that has a limit.
+    pub(super) fn work_key(&self, work: &str, member: u32) -> Option<Key> {
+        let (number, _) = self.works.get(work)?;
+        let number = member.checked_mul(WORKS_MAX)?.checked_add(*number)?;
+        Key::new(Scope::AgentClass, number)
     }
 
     /// Whether a permit may be given before anybody asks: only the agent's own limit is then known to
@@ -157,9 +204,9 @@ impl Limits {
         group: (u32, GroupId),
         line: &Line,
     ) -> impl Iterator<Item = (Key, u32)> + use<> {
-        let work = self.works.get(&line.work).and_then(|(number, limit)| {
-            let number = member?.checked_mul(WORKS_MAX)?.checked_add(*number)?;
-            Some((Key::new(Scope::AgentClass, number)?, *limit))
+        let work = self.works.get(&line.work).and_then(|(_, limit)| {
+            let key = self.work_key(&line.work, member?)?;
+            Some((key, *limit))
         });
         let group = self.groups.get(&group.1).and_then(|limit| {
             let key = Key::new(Scope::Group, group.0)?;
@@ -183,7 +230,7 @@ impl Limits {
         let numbers = resources.chain([tenant, self.global]);
         for (place, number) in found.iter_mut().zip(numbers) {
             let limit = number.and_then(|number| self.spanning.get(number as usize));
-            *place = limit.map(|(_, key, credit)| (*key, *credit));
+            *place = limit.map(|limit| (limit.key, limit.credit));
         }
         found
     }

@@ -1,14 +1,18 @@
 //! What a home tells people about an agent: what it is given, what waits, and for what.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Instant;
 
-use protocol::flow::{AgentFlow, Decision, LineFlow, Parked, Why};
+use protocol::flow::{AgentFlow, Decision, LimitKey, LimitUse, LineFlow, Parked, Why};
 use protocol::limits::LINES_MAX;
 use protocol::link::{Event, Target};
 
 use super::Home;
 use super::demand::Statement;
 use crate::flow::controller;
+use crate::flow::ledger::{Key, Scope};
 
 impl Home {
     /// Answers a question about an agent.
@@ -21,6 +25,43 @@ impl Home {
         });
     }
 
+    /// Answers a question about a limit that several agents share, as far as it counts here.
+    pub(super) fn tell_limit(&mut self, key: &LimitKey, ticket: u64) {
+        let used = self.use_of(key);
+        self.event(Event::LimitTold {
+            ticket,
+            shard: self.shard,
+            shards: self.shards,
+            used,
+        });
+    }
+
+    fn use_of(&self, key: &LimitKey) -> LimitUse {
+        let keys: Vec<Key> = match key {
+            LimitKey::Work(name) => {
+                let members = self.members.iter();
+                let index = |(index, _)| super::index_u32(index);
+                let keys = members.map(index).map(|at| self.limits.work_key(name, at));
+                keys.flatten().collect()
+            }
+            LimitKey::Group(id) => {
+                let group = self.group_names.get(id);
+                let key = group.and_then(|group| Key::new(Scope::Group, *group));
+                key.into_iter().collect()
+            }
+            LimitKey::Resource(_) | LimitKey::Tenant(_) | LimitKey::Global => {
+                self.limits.spanning_key(key).into_iter().collect()
+            }
+            // It is told with the agent.
+            LimitKey::Agent(_) => Vec::new(),
+        };
+        LimitUse {
+            limit: self.limits.set_here(key),
+            in_use: keys.iter().map(|key| self.shared.used(*key)).sum(),
+            waiting: super::index_u32(keys.iter().map(|key| self.shared.waiting(*key)).sum()),
+        }
+    }
+
     fn flow_of(&self, now: Instant, index: u32) -> AgentFlow {
         let member = &self.members[index as usize];
         let group = (member.group, self.groups[member.group as usize].id);
@@ -29,6 +70,7 @@ impl Home {
         let lines = waiting.map(|stated| LineFlow {
             server: stated.server,
             number: stated.number,
+            line: self.lines.get(stated.line).cloned().unwrap_or_default(),
             waiting: stated.waiting(&member.ledger),
             parked: self
                 .shared
@@ -36,7 +78,10 @@ impl Home {
                 .and_then(|(key, before)| {
                     Some(Parked {
                         key: self.limits.name(key, group)?,
-                        limit: self.shared.limit(key)?,
+                        limit: self
+                            .limits
+                            .set_for_all(key)
+                            .or_else(|| self.shared.limit(key))?,
                         in_use: self.shared.used(key),
                         before: super::index_u32(before),
                     })

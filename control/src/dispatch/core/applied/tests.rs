@@ -94,6 +94,7 @@ fn core(ready: Vec<(AgentId, &str, u32)>) -> Core {
         targets: vec![target(AGENT), target(OTHER)],
         waiting: Vec::new(),
         ready: counts.collect(),
+        limits: crate::store::limits::LimitTable::default(),
         pauses: PauseTable::default(),
         active: Vec::new(),
         resources: Vec::new(),

@@ -7,8 +7,10 @@
 //! ```
 //!
 //! A crash between acting and noting repeats one step: every action is harmless when repeated, and
-//! what it has changed no longer matches.
+//! what it has changed no longer matches: it is in another state, or ended after the batch was made.
 
+mod acting;
+mod matching;
 mod rules;
 mod runner;
 
@@ -19,8 +21,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::matching::matching;
 pub(crate) use self::rules::{eligible, id_bound, is_confirmed};
-pub(crate) use self::runner::matching;
 use crate::dispatch::Engine;
 use crate::store::Store;
 

@@ -49,14 +49,18 @@ files! {
     "app.js": "text/javascript; charset=utf-8",
     "agents.js": "text/javascript; charset=utf-8",
     "api.js": "text/javascript; charset=utf-8",
+    "attention.js": "text/javascript; charset=utf-8",
     "charts.js": "text/javascript; charset=utf-8",
     "dom.js": "text/javascript; charset=utf-8",
     "fleet.js": "text/javascript; charset=utf-8",
     "format.js": "text/javascript; charset=utf-8",
     "histograms.js": "text/javascript; charset=utf-8",
     "latency.js": "text/javascript; charset=utf-8",
+    "limits.js": "text/javascript; charset=utf-8",
     "live.js": "text/javascript; charset=utf-8",
     "processes.js": "text/javascript; charset=utf-8",
+    "steps.js": "text/javascript; charset=utf-8",
+    "tables.js": "text/javascript; charset=utf-8",
 }
 
 /// A file as it is sent.

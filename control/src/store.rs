@@ -13,6 +13,7 @@ pub mod agents;
 pub mod api_tokens;
 mod audit;
 pub mod batches;
+pub mod dead_letters;
 pub mod groups;
 pub mod limits;
 pub(crate) mod lines;

@@ -36,6 +36,8 @@ mod plane;
 mod processes;
 #[path = "api/receiver.rs"]
 mod receiver;
+#[path = "api/redrive.rs"]
+mod redrive;
 #[path = "api/refusals.rs"]
 mod refusals;
 #[path = "api/routes.rs"]

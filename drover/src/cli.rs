@@ -8,6 +8,7 @@ mod agents;
 mod api_tokens;
 mod batches;
 mod client;
+mod dead_letters;
 mod follow;
 mod groups;
 mod health;
@@ -122,6 +123,9 @@ pub(crate) enum Command {
     /// Do one thing to many processes
     #[command(subcommand)]
     Batches(batches::Command),
+    /// Look after what has failed, and let it go on
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Look after webhooks, which tell other programs what happens
     #[command(subcommand)]
     Webhooks(webhooks::Command),
@@ -155,6 +159,7 @@ pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault>
         Command::Pauses(command) => pauses::run(&client()?, output, command).await,
         Command::Limits(command) => limits::run(&client()?, output, command).await,
         Command::Batches(command) => batches::run(&client()?, output, command).await,
+        Command::DeadLetters(command) => dead_letters::run(&client()?, output, command).await,
         Command::Webhooks(command) => webhooks::run(&client()?, output, command).await,
         Command::Health => health::run(&client()?, output).await,
         Command::Top(arguments) => top::run(client()?, output, &arguments).await,

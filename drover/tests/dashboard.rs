@@ -3,6 +3,8 @@
 //!
 //! `DROVER_SCREENSHOTS=FOLDER` keeps pictures of it.
 
+#[path = "dashboard/attention.rs"]
+mod attention;
 #[path = "support/browser.rs"]
 mod browser;
 #[expect(dead_code, reason = "end_to_end.rs uses the rest")]

@@ -103,6 +103,8 @@ pub(super) static ROUTES: &[(Method, &str, Access)] = &[
     (Method::POST, "/v1/batches", OPERATOR),
     (Method::GET, "/v1/batches/{id}", VIEWER),
     (Method::POST, "/v1/batches/{id}/cancel", OPERATOR),
+    (Method::GET, "/v1/dead-letters", VIEWER),
+    (Method::GET, "/v1/dead-letters/summary", VIEWER),
     (Method::GET, "/v1/events", VIEWER),
     (Method::GET, "/v1/webhooks", OPERATOR),
     (Method::POST, "/v1/webhooks", ADMIN),

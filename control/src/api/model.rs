@@ -11,6 +11,7 @@
 pub mod access;
 pub mod agents;
 pub mod batches;
+pub mod dead_letters;
 pub mod events;
 pub mod histograms;
 pub mod kinds;

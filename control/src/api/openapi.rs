@@ -34,6 +34,7 @@ use super::problem::PROBLEM_JSON;
         (name = "pauses", description = "What is not to be started."),
         (name = "limits", description = "How much may be at work at once."),
         (name = "batches", description = "One action on many processes."),
+        (name = "dead-letters", description = "What has failed and waits for people."),
         (name = "events", description = "What happened, as it happens."),
         (name = "webhooks", description = "Programs that are told what happens."),
         (name = "agents", description = "Hypervisors' agents."),

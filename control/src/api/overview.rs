@@ -35,6 +35,10 @@ use crate::telemetry::{GatewayFigures, GatewaySource, Histograms, Name};
 const FRESH: Duration = Duration::from_millis(900);
 /// Names and sizes of groups are read this often.
 const GROUPS_EVERY: Duration = Duration::from_secs(5);
+/// What is paused is counted this often.
+const PAUSED_EVERY: Duration = Duration::from_secs(2);
+/// Ready processes that are looked through for what is paused.
+const PAUSED_AMONG: u32 = 100_000;
 /// Failures shown.
 const FAILURES: u32 = 10;
 /// Ended processes that are looked through for failures.
@@ -52,6 +56,7 @@ pub(super) struct Board {
 struct Kept {
     document: Option<(Instant, Arc<str>)>,
     groups: Option<(Instant, Vec<KnownGroup>)>,
+    paused: Option<(Instant, u64)>,
     /// The count of failures when they were read, and what was read.
     failures: Option<(u64, Vec<Failure>)>,
     samples: Samples,
@@ -90,7 +95,11 @@ impl Board {
 
     async fn look(&self, api: &Api, kept: &mut Kept, now: Instant) -> Result<Overview, StoreError> {
         let stats = api.engine.stats();
-        if !is_fresh(kept.groups.as_ref(), now) {
+        if !is_fresh(kept.paused.as_ref(), now, PAUSED_EVERY) {
+            kept.paused = Some((now, api.store.count_paused(PAUSED_AMONG).await?));
+        }
+        let paused = kept.paused.map_or(0, |(_, count)| count);
+        if !is_fresh(kept.groups.as_ref(), now, GROUPS_EVERY) {
             kept.groups = Some((now, known_groups(api).await?));
         }
         let groups = kept.groups.as_ref().map_or(&[][..], |(_, groups)| groups);
@@ -112,8 +121,8 @@ impl Board {
             sessions,
             rates,
             processes: ProcessesOverview {
-                by_state: by_state(&stats),
-                waiting_on: waiting_on(&stats.census),
+                by_state: by_state(&stats, paused),
+                waiting_on: waiting_on(&stats.census, paused),
                 newest_failures,
             },
             latency: latency(&api.histograms),
@@ -141,8 +150,8 @@ impl Board {
     }
 }
 
-fn is_fresh<T>(kept: Option<&(Instant, T)>, now: Instant) -> bool {
-    kept.is_some_and(|(at, _)| now.saturating_duration_since(*at) < GROUPS_EVERY)
+fn is_fresh<T>(kept: Option<&(Instant, T)>, now: Instant, every: Duration) -> bool {
+    kept.is_some_and(|(at, _)| now.saturating_duration_since(*at) < every)
 }
 
 async fn known_groups(api: &Api) -> Result<Vec<KnownGroup>, StoreError> {
@@ -245,7 +254,8 @@ fn by_shard(census: &Census, gateway: Option<&GatewayFigures>) -> Vec<ShardSessi
     shards.into_iter().map(row).collect()
 }
 
-fn by_state(stats: &EngineStats) -> BTreeMap<String, u64> {
+/// A paused process is a ready one to the process server: the two are told apart here.
+fn by_state(stats: &EngineStats, paused: u64) -> BTreeMap<String, u64> {
     let ended = [
         (State::Succeeded, stats.succeeded),
         (State::Failed, stats.failed),
@@ -258,16 +268,24 @@ fn by_state(stats: &EngineStats) -> BTreeMap<String, u64> {
             (state.as_str().to_owned(), living)
         })
         .collect();
+    let ready = counts.entry("ready".to_owned()).or_default();
+    let paused = paused.min(*ready);
+    *ready -= paused;
+    counts.insert("paused".to_owned(), paused);
     counts.extend(ended.map(|(state, count)| (state.as_str().to_owned(), count)));
     counts
 }
 
-fn waiting_on(census: &Census) -> BTreeMap<String, u64> {
+fn waiting_on(census: &Census, paused: u64) -> BTreeMap<String, u64> {
     let count = |state| census.processes.get(&state).copied().unwrap_or(0);
-    let session = census.ready_without_session;
+    let ready = count(State::Ready);
+    let paused = paused.min(ready);
+    // What is paused may wait for its agent as well; the pause is what people can end.
+    let session = census.ready_without_session.min(ready - paused);
     let waits = [
-        ("permit", count(State::Ready).saturating_sub(session)),
+        ("permit", ready - paused - session),
         ("session", session),
+        ("pause", paused),
         ("backoff", count(State::Backoff)),
         ("time", count(State::Scheduled)),
         ("resource", count(State::Blocked)),

@@ -3,6 +3,7 @@
 mod agents;
 mod api_tokens;
 mod batches;
+mod dead_letters;
 mod events;
 mod filters;
 mod groups;
@@ -84,6 +85,8 @@ fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(batches::list, batches::create))
         .routes(routes!(batches::show))
         .routes(routes!(batches::cancel))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::summary))
         .routes(routes!(events::stream))
         .routes(routes!(webhooks::list, webhooks::create))
         .routes(routes!(webhooks::show, webhooks::update, webhooks::delete))

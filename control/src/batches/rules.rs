@@ -15,9 +15,25 @@ const STEPS_PER_SECOND: u32 = 10;
 /// The states that an action can do something to.
 pub(crate) fn eligible(action: BatchAction) -> Vec<State> {
     let can = |state: &State| match action {
-        BatchAction::Cancel => !state.is_terminal() && *state != State::Cancelling,
+        BatchAction::Cancel | BatchAction::Pause => {
+            !state.is_terminal() && *state != State::Cancelling
+        }
+        BatchAction::Retry => matches!(state, State::Failed | State::Cancelled),
+        BatchAction::Redrive => *state == State::Failed,
+        BatchAction::Replay => state.is_terminal() || *state == State::Backoff,
+        BatchAction::Resume => !state.is_terminal(),
     };
     State::ALL.iter().copied().filter(can).collect()
+}
+
+/// Whether the action lets a process go on: an agent is needed that may connect, and what ended
+/// after the batch was made is not its business. So a process that fails again is not started over
+/// again and again, not even when a crash repeats a step.
+pub(crate) fn goes_on(action: BatchAction) -> bool {
+    match action {
+        BatchAction::Retry | BatchAction::Redrive | BatchAction::Replay => true,
+        BatchAction::Cancel | BatchAction::Pause | BatchAction::Resume => false,
+    }
 }
 
 /// Processes in one step, and the time from one step to the next.
@@ -58,6 +74,28 @@ mod tests {
             assert!(!states.contains(&state), "{state}");
         }
         assert_eq!(states.len(), State::ALL.len() - 4);
+    }
+
+    #[test]
+    fn each_action_is_for_the_states_that_its_order_takes() {
+        for (action, good, bad) in [
+            (BatchAction::Retry, State::Cancelled, State::Succeeded),
+            (BatchAction::Redrive, State::Failed, State::Cancelled),
+            (BatchAction::Replay, State::Succeeded, State::Running),
+            (BatchAction::Replay, State::Backoff, State::Unknown),
+            (BatchAction::Pause, State::Running, State::Failed),
+            (BatchAction::Resume, State::Cancelling, State::Succeeded),
+        ] {
+            let states = eligible(action);
+            assert!(states.contains(&good), "{action:?} {good}");
+            assert!(!states.contains(&bad), "{action:?} {bad}");
+            // What goes on could have ended before, and nothing else could.
+            assert_eq!(
+                goes_on(action),
+                states.contains(&State::Failed),
+                "{action:?}"
+            );
+        }
     }
 
     #[test]

@@ -4,39 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use protocol::ids::{AgentId, GroupId, ProcessId};
+use protocol::ids::ProcessId;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::rules::{eligible, pace};
-use crate::api::model::batches::{BatchAction, BatchFilter, BatchState};
-use crate::api::model::processes::ProcessState;
+use super::acting::{Acted, act};
+use super::matching::matching;
+use super::rules::pace;
+use crate::api::model::batches::BatchState;
 use crate::clock;
-use crate::dispatch::{Cancellation, Engine, EngineError};
-use crate::process::State;
-use crate::store::batches::{BatchRow, Matching, Progress, Range};
+use crate::dispatch::{Engine, EngineError};
+use crate::store::batches::{BatchRow, Progress, Range};
 use crate::store::{Store, StoreError};
 
 /// How often there is a look, when nobody says that something has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// After the store or the process server had no room.
 const RECOVER: Duration = Duration::from_millis(500);
-/// Times that one process is tried.
-const TRIES: u32 = 10;
-
-/// What is to be acted on could not be: the server is stopping.
-struct Stopped;
-
-/// What became of one process.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Acted {
-    Done,
-    /// It is not there any more.
-    Gone,
-    Failed,
-}
 
 /// Runs batches until `stop`.
 pub(super) async fn run(
@@ -105,17 +90,10 @@ async fn step(
         after: row.cursor,
         last: row.last,
     };
-    let matching = matching(row.action, &row.filter);
+    let matching = matching(row.action, &row.filter, row.created_at);
     let found = store.find_processes(range, &matching, size).await?;
-    let acting = found
-        .processes
-        .iter()
-        .map(|id| act(engine, row.action, *id));
-    let acted: Result<Vec<Acted>, Stopped> = join_all(acting).await.into_iter().collect();
-    let Ok(acted) = acted else {
-        // The next start repeats this step.
-        return Err(EngineError::Stopped);
-    };
+    // Where this fails, the step is repeated: now, or by the next start.
+    let acted = act(store, engine, row, found.processes).await?;
     note(
         store,
         row,
@@ -133,59 +111,23 @@ async fn note(
     acted: &[Acted],
     finished: bool,
 ) -> Result<bool, EngineError> {
-    let count = |what| {
-        let count = acted.iter().filter(|acted| **acted == what).count();
-        u64::try_from(count).unwrap_or(u64::MAX)
-    };
-    let progress = Progress {
+    let mut progress = Progress {
         cursor,
-        done: count(Acted::Done),
-        failed: count(Acted::Failed),
+        done: 0,
+        failed: 0,
+        trouble: None,
         finished,
     };
-    let row = store.note_batch(row.id, progress, clock::now()).await?;
-    Ok(row.is_some_and(|row| row.state == BatchState::Running))
-}
-
-/// Acts on one process, again where the process server had no room for it.
-async fn act(engine: &Engine, action: BatchAction, process: ProcessId) -> Result<Acted, Stopped> {
-    for _ in 0..TRIES {
-        let result = match action {
-            BatchAction::Cancel => engine.cancel(process).await,
-        };
-        match result {
-            Ok(Cancellation::State(_)) => return Ok(Acted::Done),
-            Ok(Cancellation::NotFound) => return Ok(Acted::Gone),
-            Err(EngineError::Stopped | EngineError::Store(StoreError::Stopped)) => {
-                return Err(Stopped);
-            }
-            Err(error) => {
-                tracing::debug!(%error, %process, "a batch tries again");
-                tokio::time::sleep(RECOVER).await;
+    for acted in acted {
+        match acted {
+            Acted::Done => progress.done += 1,
+            Acted::Gone => {}
+            Acted::Failed(why) => {
+                progress.failed += 1;
+                progress.trouble = Some(why.clone());
             }
         }
     }
-    tracing::warn!(%process, "a batch could not deal with a process");
-    Ok(Acted::Failed)
-}
-
-/// Which processes a batch is about. The filter's names were resolved when it was made.
-pub(crate) fn matching(action: BatchAction, filter: &BatchFilter) -> Matching {
-    let eligible = eligible(action);
-    let states = match filter.state {
-        None => eligible,
-        Some(state) => eligible.into_iter().filter(|can| is(*can, state)).collect(),
-    };
-    let id = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<Uuid>().ok());
-    Matching {
-        states,
-        agent: id(&filter.agent).map(AgentId),
-        kind: filter.kind.clone(),
-        group: id(&filter.group).map(GroupId),
-    }
-}
-
-/// Whether the store's state is the API's.
-fn is(state: State, named: ProcessState) -> bool {
-    serde_json::to_value(named).is_ok_and(|name| name == state.as_str())
+    let row = store.note_batch(row.id, progress, clock::now()).await?;
+    Ok(row.is_some_and(|row| row.state == BatchState::Running))
 }

@@ -3,6 +3,7 @@
 import { follow, get, pause } from "./api.js";
 import { attr, card, facts, h, list, notice, text } from "./dom.js";
 import { ago, clock, count, shortId } from "./format.js";
+import { limitPanel, lookAtLimit } from "./limits.js";
 import { eventLine, processTables } from "./processes.js";
 
 /** Between two looks at a list that is shown. */
@@ -169,12 +170,15 @@ export function agentView(id) {
   const processes = processTables(id);
   const events = h("ol", { class: "events", "aria-label": "Events, newest first" });
   const phase = h("span", { class: "note" }, "connecting…");
+  const limit = limitPanel();
   const trouble = h("div", { hidden: true });
   const content = h(
     "div",
     { class: "grid" },
     card("Session", { class: "span-5" }, about.node, labels),
     card("Events", { class: "span-7", tools: phase }, events, h("p", { class: "note empty" }, "Nothing since this page was opened. Sessions and operations show up here as they happen.")),
+    card("Limit", { class: "span-5", note: "how much it is given at once" }, limit.about),
+    card("Who waits", { class: "span-7", note: "lines of demand, and the limit that each waits for" }, limit.lines),
     card("Under way", { class: "span-12", note: "what the agent has now" }, processes.active),
     card("Processes", { class: "span-12", note: "waiting or ended, newest first" }, processes.others),
   );
@@ -189,6 +193,7 @@ export function agentView(id) {
       trouble.hidden = true;
       content.hidden = false;
       fill(agent, epochs.get(agent.group.id));
+      await lookAtLimit(limit, { scope: "agent", key: agent.id }, signal).catch((error) => limit.fail(error));
     } catch (error) {
       if (signal.aborted) return;
       if (error.status !== 404 && error.status !== 400) return;

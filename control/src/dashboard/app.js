@@ -2,9 +2,11 @@
 
 import { agentView, agentsView } from "./agents.js";
 import { get, setToken, storedToken, whenSignedOut } from "./api.js";
+import { attentionView } from "./attention.js";
 import { attr, h, text } from "./dom.js";
 import { fleetView } from "./fleet.js";
 import { clock } from "./format.js";
+import { limitView, limitsView } from "./limits.js";
 import { begin, end, live, watch } from "./live.js";
 import { processView, processesView } from "./processes.js";
 
@@ -15,6 +17,8 @@ const PAGES = [
   { at: "", key: "f", title: "Fleet" },
   { at: "agents", key: "a", title: "Agents" },
   { at: "processes", key: "p", title: "Processes" },
+  { at: "limits", key: "l", title: "Limits" },
+  { at: "attention", key: "n", title: "Attention" },
 ];
 
 /** The view that is shown: what ends it. */
@@ -28,9 +32,11 @@ function place() {
 }
 
 function viewOf({ parts, params }) {
-  const [page, id] = parts;
+  const [page, id, key] = parts;
   if (page === "agents") return id ? agentView(id) : agentsView(params);
   if (page === "processes") return id ? processView(id) : processesView(params);
+  if (page === "limits") return id && key ? limitView(id, key) : limitsView();
+  if (page === "attention") return attentionView();
   return fleetView();
 }
 
@@ -167,6 +173,8 @@ const KEYS = [
   ["g f", "go to the fleet"],
   ["g a", "go to the agents"],
   ["g p", "go to the processes"],
+  ["g l", "go to the limits"],
+  ["g n", "go to what needs attention"],
   ["/", "search agents"],
   ["j  k", "next, previous row"],
   ["Enter", "open the row"],

@@ -7,16 +7,20 @@ import { latencyCards } from "./latency.js";
 import { KEPT, live, watch } from "./live.js";
 import { stateMark } from "./processes.js";
 
-const LIVING = ["ready", "leased", "running", "backoff", "blocked", "scheduled", "cancelling", "unknown"];
+const LIVING = ["ready", "paused", "leased", "running", "backoff", "blocked", "scheduled", "cancelling", "unknown"];
 const ENDED = ["succeeded", "failed", "cancelled"];
 const WAITS = [
   ["permit", "a free place"],
   ["session", "their agent"],
+  ["pause", "the end of a pause"],
   ["backoff", "the next attempt"],
   ["time", "their time"],
   ["resource", "a resource"],
   ["answer", "an answer"],
 ];
+
+/** Where what is waited for can be looked at. */
+const WAITS_AT = { permit: "#/limits", pause: "#/attention" };
 
 const perSecond = (value) => (Number.isFinite(value) ? `${rate(value)}/s` : "–");
 
@@ -244,9 +248,9 @@ export function fleetView() {
     sessions.update(history);
     door.update(history);
     work.update(history);
-    living.set(LIVING.map((state) => [state, `${stateMark(state)} ${state}`, states[state], link(state)]));
+    living.set(LIVING.map((state) => [state, `${stateMark(state)} ${state}`, states[state] ?? 0, link(state)]));
     ended.set(ENDED.map((state) => [state, `${stateMark(state)} ${state}`, states[state], link(state)]));
-    waits.set(WAITS.map(([key, label]) => [key, label, waiting[key]]));
+    waits.set(WAITS.map(([key, label]) => [key, label, waiting[key] ?? 0, WAITS_AT[key]]));
     failures.set(overview.processes.newest_failures);
     for (const [key, value] of Object.entries(healthOf(overview))) health.set(key, value);
     shards.set(overview.sessions.by_shard);

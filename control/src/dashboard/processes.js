@@ -4,11 +4,13 @@ import { keepLooking } from "./agents.js";
 import { follow, get } from "./api.js";
 import { attr, card, facts, h, list, notice, text } from "./dom.js";
 import { ago, clock, clockMs, count, micros, shortId, span, words } from "./format.js";
+import { stepList, whyNot } from "./steps.js";
 
 const MARKS = {
   scheduled: "◷",
   blocked: "⊘",
   ready: "◌",
+  paused: "‖",
   backoff: "↻",
   leased: "▷",
   running: "▶",
@@ -139,11 +141,13 @@ export function processTables(agent) {
 
 /** The list of processes: filtered and paged. */
 export function processesView(params) {
-  const asked = { state: params.get("state") ?? "", agent: params.get("agent") ?? "", kind: params.get("kind") ?? "" };
+  const asked = { state: params.get("state") ?? "", agent: params.get("agent") ?? "", kind: params.get("kind") ?? "", tenant: params.get("tenant") ?? "", needs_attention: params.get("needs_attention") ?? "" };
   const tokens = [undefined];
   const states = h("select", { "aria-label": "State" }, h("option", { value: "" }, "any state"), STATES.map((state) => h("option", { value: state, selected: state === asked.state }, `${MARKS[state]} ${state}`)));
   const agent = h("input", { type: "search", value: asked.agent, placeholder: "Agent: hostname or id", "aria-label": "Agent, by hostname or id", autocomplete: "off", spellcheck: "false", maxlength: 253 });
   const kind = h("input", { type: "search", value: asked.kind, placeholder: "Kind", "aria-label": "Kind", class: "short", autocomplete: "off", spellcheck: "false", maxlength: 64 });
+  const tenant = h("input", { type: "search", value: asked.tenant, placeholder: "Tenant", "aria-label": "Tenant", class: "short", autocomplete: "off", spellcheck: "false", maxlength: 64 });
+  const attention = h("input", { type: "checkbox", checked: asked.needs_attention === "true" });
   const rows = table(true);
   const found = h("p", { class: "note", role: "status" }, "Loading…");
   const empty = h("div", { hidden: true }, notice("No process is like this", "Ended processes are kept for a week; drover run starts one."));
@@ -175,13 +179,13 @@ export function processesView(params) {
   };
   const looking = keepLooking(look);
   const restart = () => {
-    Object.assign(asked, { state: states.value, agent: agent.value.trim(), kind: kind.value.trim() });
+    Object.assign(asked, { state: states.value, agent: agent.value.trim(), kind: kind.value.trim(), tenant: tenant.value.trim(), needs_attention: attention.checked ? "true" : "" });
     tokens.splice(1);
     const query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value)).toString();
     history.replaceState(null, "", query ? `#/processes?${query}` : "#/processes");
     looking.now();
   };
-  for (const field of [states, agent, kind]) field.addEventListener("change", restart);
+  for (const field of [states, agent, kind, tenant, attention]) field.addEventListener("change", restart);
   earlier.addEventListener("click", () => {
     tokens.pop();
     looking.now();
@@ -192,7 +196,7 @@ export function processesView(params) {
   });
   return {
     title: "Processes",
-    node: h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Processes"), h("div", { class: "tools" }, agent, kind, states)), h("div", { class: "card flush" }, rows.node, empty), h("div", { class: "pager" }, found, earlier, later)),
+    node: h("div", { class: "page" }, h("div", { class: "page-head" }, h("h1", {}, "Processes"), h("div", { class: "tools" }, agent, kind, tenant, states, h("label", { class: "check" }, attention, "people must look"))), h("div", { class: "card flush" }, rows.node, empty), h("div", { class: "pager" }, found, earlier, later)),
     leave: looking.end,
   };
 }
@@ -218,10 +222,11 @@ const decoded = (output) => (output.encoding === "base64" ? `[${count(size(outpu
 const FACTS = [
   ["agent", "Agent"],
   ["kind", "Kind"],
+  ["tenant", "Tenant"],
+  ["step", "Step"],
   ["class", "Class"],
   ["resource", "Resource"],
   ["attempts", "Attempts"],
-  ["waiting", "Waits on"],
   ["made", "Made"],
   ["started", "Started"],
   ["finished", "Finished"],
@@ -234,6 +239,11 @@ const FACTS = [
 export function processView(id) {
   const badge = h("span", { class: "badge" });
   const about = facts(FACTS);
+  const why = whyNot();
+  const attend = h("p", { class: "why", "data-scope": "attention", hidden: true }, h("strong", {}, "People must look. "), "What became of it is not known, or could not be undone: look at the host, then retry it, or leave it as it is. ", h("code", {}, `drover processes history ${id}`));
+  const steps = stepList();
+  const stepsCard = card("Steps", { class: "span-12", note: "in their order; if one fails for good, those that were done are undone" }, steps.node);
+  stepsCard.hidden = true;
   const input = h("pre", { class: "block", tabindex: "0", "aria-label": "Input" }, "…");
   const output = h("pre", { class: "block output", tabindex: "0", "aria-label": "Output" });
   const result = h("pre", { class: "block", tabindex: "0", "aria-label": "Result" });
@@ -248,6 +258,7 @@ export function processView(id) {
     { class: "grid" },
     card("Process", { class: "span-5" }, about.node),
     card("History", { class: "span-7", tools: phase }, history),
+    stepsCard,
     card("Output", { class: "span-12", note: "stdout and stderr as they came" }, output, h("p", { class: "note empty" }, "No output yet."), dropped),
     resultCard,
     card("Input", { class: "span-12" }, input),
@@ -264,16 +275,22 @@ export function processView(id) {
       trouble.replaceChildren(notice("There is no such process", `${error.message} Ended processes are kept for a week.`, h("p", {}, h("a", { href: "#/processes" }, "All processes"))));
       trouble.hidden = false;
       content.hidden = true;
+      why.set(null);
     }
   };
   const fill = (process) => {
     setStateBadge(badge, process.state);
     about.set("agent", h("a", { href: `#/agents/${process.agent}`, title: process.agent }, host || shortId(process.agent)));
     about.set("kind", process.kind);
+    about.set("tenant", process.tenant || "default");
+    about.set("step", process.step_count > 1 ? `${process.step + 1} of ${process.step_count}${process.undoing ? ", being undone" : ""}` : "1 of 1");
     about.set("class", process.class);
     about.set("resource", process.resource ?? "none");
     about.set("attempts", `${process.attempts} of at most ${process.max_attempts}`);
-    about.set("waiting", process.waiting_on?.detail ?? (OVER.includes(process.state) ? "nothing: it is over" : "nothing"));
+    why.set(process.waiting_on);
+    attend.hidden = !process.needs_attention;
+    stepsCard.hidden = !process.steps?.length;
+    steps.set(process.steps ?? []);
     about.set("made", `${clock(process.created_at)} (${ago(process.created_at)})`, process.created_at);
     about.set("started", clock(process.started_at), process.started_at);
     about.set("finished", clock(process.finished_at), process.finished_at);
@@ -314,7 +331,7 @@ export function processView(id) {
   });
   return {
     title: "Process",
-    node: h("div", { class: "page" }, h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", { href: "#/processes" }, "Processes"), h("span", { "aria-hidden": "true" }, "/"), h("code", {}, shortId(id))), h("div", { class: "page-head" }, h("h1", { class: "mono" }, id), badge), trouble, content),
+    node: h("div", { class: "page" }, h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", { href: "#/processes" }, "Processes"), h("span", { "aria-hidden": "true" }, "/"), h("code", {}, shortId(id))), h("div", { class: "page-head" }, h("h1", { class: "mono" }, id), badge), attend, why.node, trouble, content),
     leave() {
       looking.end();
       stop.abort();

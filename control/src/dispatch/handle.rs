@@ -305,6 +305,32 @@ impl Engine {
         Ok(removed)
     }
 
+    /// As [`Engine::pause`], for many at once: all are written in one transaction.
+    ///
+    /// # Errors
+    /// As [`Engine::pause`].
+    pub async fn pause_all(&self, pauses: Vec<Pause>) -> Result<Vec<PauseAdded>, EngineError> {
+        let added = self.store.add_pauses(pauses).await?;
+        self.take_up_pauses().await?;
+        Ok(added)
+    }
+
+    /// As [`Engine::resume`], for many at once: all are written in one transaction.
+    ///
+    /// # Errors
+    /// As [`Engine::pause`].
+    pub async fn resume_all(
+        &self,
+        keys: Vec<PauseKey>,
+        at: UnixMs,
+        by: String,
+        reason: String,
+    ) -> Result<Vec<bool>, EngineError> {
+        let removed = self.store.remove_pauses(keys, at, by, reason).await?;
+        self.take_up_pauses().await?;
+        Ok(removed)
+    }
+
     async fn take_up_pauses(&self) -> Result<(), EngineError> {
         let table = self.store.pauses().await?;
         self.submit(Command::Pauses(table))

@@ -4,10 +4,11 @@
 //! was made. The walk goes in steps of bounded reading, whatever the filter: each begins where the
 //! one before ended, and the place is stored with what was done.
 
+mod matching;
 #[cfg(test)]
 mod tests;
 
-use protocol::ids::{AgentId, GroupId, ProcessId};
+use protocol::ids::ProcessId;
 use serde_json::json;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -17,14 +18,11 @@ use super::queries::{self, ProcessRecord};
 use super::{Connection, Store, StoreError, audit, from_sql, id_bytes, to_sql};
 use crate::api::model::batches::{BatchAction, BatchFilter, BatchState};
 use crate::clock::UnixMs;
-use crate::process::State;
 
 /// Batches that may run at once.
 pub const RUNNING_MAX: u32 = 16;
 /// Batches that are kept; the oldest that have ended go first.
 pub const KEPT_MAX: u32 = 1000;
-/// Rows of processes that one step reads at most.
-const SCAN_MAX: u32 = 20_000;
 
 /// A batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,6 +31,8 @@ pub struct BatchRow {
     pub id: Uuid,
     /// What it does.
     pub action: BatchAction,
+    /// Where a replay goes on, from 0; `None`: at the step at hand.
+    pub step: Option<u16>,
     /// To which processes, as the API shows it.
     pub filter: BatchFilter,
     /// How far it is.
@@ -51,6 +51,8 @@ pub struct BatchRow {
     pub done: u64,
     /// Processes that it could not deal with.
     pub failed: u64,
+    /// Why the last of these was not dealt with.
+    pub trouble: Option<String>,
     /// Why, for people.
     pub reason: String,
     /// Who made it.
@@ -66,6 +68,8 @@ pub struct BatchRow {
 pub struct NewBatch {
     /// What it does.
     pub action: BatchAction,
+    /// Where a replay goes on, from 0; `None`: at the step at hand.
+    pub step: Option<u16>,
     /// To which processes; names are resolved to ids.
     pub filter: BatchFilter,
     /// Where it walks.
@@ -102,18 +106,7 @@ pub struct Range {
     pub last: ProcessId,
 }
 
-/// Which processes of a range; everything that is given must hold.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Matching {
-    /// Only in one of these states.
-    pub states: Vec<State>,
-    /// Only for this agent.
-    pub agent: Option<AgentId>,
-    /// Only of this driver.
-    pub kind: Option<String>,
-    /// Only for agents of this group.
-    pub group: Option<GroupId>,
-}
+pub use matching::Matching;
 
 /// One step of a walk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,7 +118,7 @@ pub struct Found {
 }
 
 /// What a batch has done since the last time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Progress {
     /// Processes up to this id are behind it.
     pub cursor: ProcessId,
@@ -133,13 +126,15 @@ pub struct Progress {
     pub done: u64,
     /// Not dealt with.
     pub failed: u64,
+    /// Why the last of these was not.
+    pub trouble: Option<String>,
     /// It is through.
     pub finished: bool,
 }
 
 const SELECT: &str = "
-    SELECT id, action, filter, state, cursor, last, max, rate, matched, done, failed, reason, by,
-           created_at, finished_at
+    SELECT id, action, step, filter, state, cursor, last, max, rate, matched, done, failed, trouble,
+           reason, by, created_at, finished_at
     FROM batch";
 
 impl Store {
@@ -168,7 +163,7 @@ impl Store {
         limit: u32,
     ) -> Result<Found, StoreError> {
         let mut reader = self.reader().await?;
-        find(&mut reader, range, matching, limit).await
+        matching::find(&mut reader, range, matching, limit).await
     }
 
     /// The named processes, by id; those that are not there are left out.
@@ -270,80 +265,6 @@ impl Store {
     }
 }
 
-/// Reads at most [`SCAN_MAX`] rows: first where that leads to, then what matches until there.
-async fn find(
-    db: &mut Connection,
-    range: Range,
-    matching: &Matching,
-    limit: u32,
-) -> Result<Found, StoreError> {
-    let after = range.after.to_bytes().to_vec();
-    let agent = matching.agent.map(|agent| agent.to_bytes().to_vec());
-    let of_agent = agent.as_ref().map_or("", |_| "AND target_id = ?4");
-    // With an agent the walk goes over its processes only (index process_by_target).
-    let (end, scanned): (Option<Vec<u8>>, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "SELECT max(id), count(*) FROM
-                (SELECT id FROM process WHERE id > ?1 AND id <= ?2 {of_agent}
-                 ORDER BY id LIMIT ?3)"
-    )))
-    .bind(&after)
-    .bind(range.last.to_bytes().to_vec())
-    .bind(SCAN_MAX)
-    .bind(&agent)
-    .fetch_one(&mut *db)
-    .await?;
-    let Some(end) = end else {
-        return Ok(Found {
-            processes: Vec::new(),
-            next: None,
-        });
-    };
-    let states: Vec<&str> = matching.states.iter().map(|state| state.as_str()).collect();
-    let rows: Vec<Vec<u8>> = sqlx::query_scalar(sqlx::AssertSqlSafe(matching_sql(matching)))
-        .bind(&after)
-        .bind(&end)
-        .bind(limit)
-        .bind(&agent)
-        .bind(json!(states).to_string())
-        .bind(&matching.kind)
-        .bind(matching.group.map(|group| group.to_bytes().to_vec()))
-        .fetch_all(&mut *db)
-        .await?;
-    let processes: Vec<ProcessId> = rows
-        .iter()
-        .map(|id| Ok(ProcessId::from_bytes(id_bytes(id)?)))
-        .collect::<Result<_, StoreError>>()?;
-    let full = processes.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
-    let next = if full {
-        processes.last().copied()
-    } else if from_sql(scanned) >= u64::from(SCAN_MAX) {
-        Some(ProcessId::from_bytes(id_bytes(&end)?))
-    } else {
-        None
-    };
-    Ok(Found { processes, next })
-}
-
-fn matching_sql(matching: &Matching) -> String {
-    let mut sql = "SELECT p.id FROM process AS p WHERE p.id > ?1 AND p.id <= ?2
-         AND p.state IN (SELECT value FROM json_each(?5))"
-        .to_owned();
-    for (given, clause) in [
-        (matching.agent.is_some(), " AND p.target_id = ?4"),
-        (matching.kind.is_some(), " AND p.kind = ?6"),
-        (
-            matching.group.is_some(),
-            " AND (SELECT a.group_id FROM agent AS a WHERE a.id = p.target_id) = ?7",
-        ),
-    ] {
-        if given {
-            sql.push_str(clause);
-        }
-    }
-    sql.push_str(" ORDER BY p.id LIMIT ?3");
-    sql
-}
-
 async fn create(
     db: &mut Connection,
     new: NewBatch,
@@ -352,8 +273,8 @@ async fn create(
     let id = Uuid::now_v7();
     let inserted = sqlx::query(
         "INSERT INTO batch (id, action, filter, state, cursor, last, max, rate, matched, done,
-             failed, reason, by, created_at)
-         SELECT ?1, ?2, ?3, 'running', ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, ?11
+             failed, reason, by, created_at, step)
+         SELECT ?1, ?2, ?3, 'running', ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, ?11, ?13
          WHERE (SELECT count(*) FROM batch WHERE finished_at IS NULL) < ?12",
     )
     .bind(id.into_bytes().to_vec())
@@ -368,6 +289,7 @@ async fn create(
     .bind(&new.by)
     .bind(now.to_sql())
     .bind(RUNNING_MAX)
+    .bind(new.step)
     .execute(&mut *db)
     .await
     .map_err(StoreError::from)?;
@@ -406,13 +328,15 @@ async fn note(
 ) -> Result<Option<BatchRow>, StoreError> {
     // What was done counts, also when somebody stopped the batch in the meantime.
     sqlx::query(
-        "UPDATE batch SET cursor = max(cursor, ?2), done = done + ?3, failed = failed + ?4
+        "UPDATE batch SET cursor = max(cursor, ?2), done = done + ?3, failed = failed + ?4,
+             trouble = coalesce(?5, trouble)
          WHERE id = ?1",
     )
     .bind(id.into_bytes().to_vec())
     .bind(progress.cursor.to_bytes().to_vec())
     .bind(to_sql(progress.done))
     .bind(to_sql(progress.failed))
+    .bind(&progress.trouble)
     .execute(&mut *db)
     .await?;
     if progress.finished {
@@ -446,6 +370,7 @@ async fn end(
             "matched": row.matched,
             "done": row.done,
             "failed": row.failed,
+            "trouble": row.trouble,
             "by": row.by,
             "reason": row.reason,
         });
@@ -481,6 +406,7 @@ fn read(row: &SqliteRow) -> Result<BatchRow, StoreError> {
     Ok(BatchRow {
         id: Uuid::from_bytes(id_bytes(row.try_get("id")?)?),
         action: serde_json::from_value(json!(action)).map_err(bad)?,
+        step: row.try_get("step")?,
         filter: serde_json::from_str(row.try_get("filter")?).map_err(bad)?,
         state: serde_json::from_value(json!(state)).map_err(bad)?,
         cursor: process("cursor")?,
@@ -490,6 +416,7 @@ fn read(row: &SqliteRow) -> Result<BatchRow, StoreError> {
         matched: from_sql(row.try_get("matched")?),
         done: from_sql(row.try_get("done")?),
         failed: from_sql(row.try_get("failed")?),
+        trouble: row.try_get("trouble")?,
         reason: row.try_get("reason")?,
         by: row.try_get("by")?,
         created_at: UnixMs::from_sql(row.try_get("created_at")?),

@@ -68,30 +68,21 @@ impl Store {
     /// # Errors
     /// The store failed; nothing was written.
     pub async fn add_pause(&self, pause: Pause) -> Result<PauseAdded, StoreError> {
+        self.write(move |db| Box::pin(add(db, pause))).await
+    }
+
+    /// Adds pauses in one transaction, each with an event that says so; answers in their order.
+    ///
+    /// # Errors
+    /// The store failed; nothing was written.
+    pub async fn add_pauses(&self, pauses: Vec<Pause>) -> Result<Vec<PauseAdded>, StoreError> {
         self.write(move |db| {
             Box::pin(async move {
-                if let Some(earlier) = one(db, &pause.key).await? {
-                    return Ok(PauseAdded::Already(earlier));
+                let mut added = Vec::with_capacity(pauses.len());
+                for pause in pauses {
+                    added.push(add(db, pause).await?);
                 }
-                let count: u32 = sqlx::query_scalar("SELECT count(*) FROM pause")
-                    .fetch_one(&mut *db)
-                    .await?;
-                if count >= PAUSES_MAX {
-                    return Ok(PauseAdded::Full);
-                }
-                sqlx::query(
-                    "INSERT INTO pause (scope, key, paused_by, reason, at) VALUES ($1, $2, $3, $4, $5)",
-                )
-                .bind(pause.key.scope().as_str())
-                .bind(pause.key.sql_key())
-                .bind(&pause.by)
-                .bind(&pause.reason)
-                .bind(pause.at.to_sql())
-                .execute(&mut *db)
-                .await?;
-                let order = (pause.at, pause.by.as_str(), pause.reason.as_str());
-                record(db, "pause.added", &pause.key, order).await?;
-                Ok(PauseAdded::New(pause))
+                Ok(added)
             })
         })
         .await
@@ -108,22 +99,74 @@ impl Store {
         by: String,
         reason: String,
     ) -> Result<bool, StoreError> {
+        self.write(move |db| Box::pin(async move { remove(db, &key, (at, &by, &reason)).await }))
+            .await
+    }
+
+    /// Ends pauses in one transaction, each with an event that says so. False: there was none.
+    ///
+    /// # Errors
+    /// The store failed; nothing was written.
+    pub async fn remove_pauses(
+        &self,
+        keys: Vec<PauseKey>,
+        at: UnixMs,
+        by: String,
+        reason: String,
+    ) -> Result<Vec<bool>, StoreError> {
         self.write(move |db| {
             Box::pin(async move {
-                let gone = sqlx::query("DELETE FROM pause WHERE scope = $1 AND key = $2")
-                    .bind(key.scope().as_str())
-                    .bind(key.sql_key())
-                    .execute(&mut *db)
-                    .await?
-                    .rows_affected();
-                if gone > 0 {
-                    record(db, "pause.removed", &key, (at, &by, &reason)).await?;
+                let mut removed = Vec::with_capacity(keys.len());
+                for key in keys {
+                    removed.push(remove(db, &key, (at, &by, &reason)).await?);
                 }
-                Ok(gone > 0)
+                Ok(removed)
             })
         })
         .await
     }
+}
+
+async fn add(db: &mut Connection, pause: Pause) -> Result<PauseAdded, StoreError> {
+    if let Some(earlier) = one(db, &pause.key).await? {
+        return Ok(PauseAdded::Already(earlier));
+    }
+    let count: u32 = sqlx::query_scalar("SELECT count(*) FROM pause")
+        .fetch_one(&mut *db)
+        .await?;
+    if count >= PAUSES_MAX {
+        return Ok(PauseAdded::Full);
+    }
+    sqlx::query(
+        "INSERT INTO pause (scope, key, paused_by, reason, at) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(pause.key.scope().as_str())
+    .bind(pause.key.sql_key())
+    .bind(&pause.by)
+    .bind(&pause.reason)
+    .bind(pause.at.to_sql())
+    .execute(&mut *db)
+    .await?;
+    let order = (pause.at, pause.by.as_str(), pause.reason.as_str());
+    record(db, "pause.added", &pause.key, order).await?;
+    Ok(PauseAdded::New(pause))
+}
+
+async fn remove(
+    db: &mut Connection,
+    key: &PauseKey,
+    order: (UnixMs, &str, &str),
+) -> Result<bool, StoreError> {
+    let gone = sqlx::query("DELETE FROM pause WHERE scope = $1 AND key = $2")
+        .bind(key.scope().as_str())
+        .bind(key.sql_key())
+        .execute(&mut *db)
+        .await?
+        .rows_affected();
+    if gone > 0 {
+        record(db, "pause.removed", key, order).await?;
+    }
+    Ok(gone > 0)
 }
 
 /// Takes one step of forgetting pauses of processes that are over.

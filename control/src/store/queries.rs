@@ -94,15 +94,32 @@ pub struct ProcessFilter {
 /// Where a page starts: after this process, in the order of the list.
 pub type ProcessCursor = ProcessId;
 
-const COLUMNS: &str = "
+/// The pauses `q` that keep the process `p` from being started.
+macro_rules! pauses_of_process {
+    () => {
+        "(q.scope, q.key) IN (VALUES ('process', lower(hex(p.id))),
+            ('agent', lower(hex(p.target_id))), ('tenant', p.tenant), ('kind', p.kind),
+            ('group', (SELECT lower(hex(a.group_id)) FROM agent AS a WHERE a.id = p.target_id)))"
+    };
+}
+
+/// Whether a pause keeps the process `p` from being started, once it is ready.
+pub(super) const IS_PAUSED: &str = concat!(
+    "EXISTS (SELECT 1 FROM pause AS q WHERE ",
+    pauses_of_process!(),
+    ")"
+);
+
+pub(super) const COLUMNS: &str = concat!(
+    "
     p.id, p.kind, p.tenant, p.target_id, p.class, p.resource, p.state, p.attempt, p.max_attempts,
     p.fence, p.created_at, p.started_at, p.finished_at, p.deadline_at, p.due_at, p.progress_dropped,
     p.life, p.schema_version, p.steps, p.step, p.fate, p.hold, p.needs_attention, d.outcome,
     CASE WHEN p.state = 'ready' THEN (SELECT q.scope || '/' || q.key FROM pause AS q
-        WHERE (q.scope, q.key) IN (VALUES ('process', lower(hex(p.id))),
-            ('agent', lower(hex(p.target_id))), ('tenant', p.tenant), ('kind', p.kind),
-            ('group', (SELECT lower(hex(a.group_id)) FROM agent AS a WHERE a.id = p.target_id)))
-        LIMIT 1) END AS paused";
+        WHERE ",
+    pauses_of_process!(),
+    " LIMIT 1) END AS paused"
+);
 
 impl Store {
     /// One process.
@@ -163,6 +180,26 @@ impl Store {
         .fetch_all(&mut *reader)
         .await?;
         rows.iter().map(read).collect()
+    }
+
+    /// How many ready processes a pause keeps from being started, of the first `among` that are
+    /// ready: the look costs no more than that however many there are.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn count_paused(&self, among: u32) -> Result<u64, StoreError> {
+        let mut reader = self.reader().await?;
+        let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "SELECT CASE WHEN EXISTS (SELECT 1 FROM pause) THEN
+                (SELECT count(*) FROM
+                    (SELECT process_id AS id, target_id, tenant, kind FROM process_ready LIMIT $1) AS p
+                 WHERE {IS_PAUSED})
+             ELSE 0 END"
+        )))
+        .bind(among)
+        .fetch_one(&mut *reader)
+        .await?;
+        Ok(from_sql(count))
     }
 
     /// The input of a process: JSON text.
@@ -237,7 +274,8 @@ pub(crate) async fn by_ids(
     rows.iter().map(read).collect()
 }
 
-fn read(row: &SqliteRow) -> Result<ProcessRecord, StoreError> {
+/// A row of [`COLUMNS`].
+pub(super) fn read(row: &SqliteRow) -> Result<ProcessRecord, StoreError> {
     let state: &str = row.try_get("state")?;
     let outcome: Option<&str> = row.try_get("outcome")?;
     let fate: Option<&str> = row.try_get("fate")?;

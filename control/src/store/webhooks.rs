@@ -33,8 +33,10 @@ pub struct WebhookRow {
     pub events: Vec<String>,
     /// Only events about this agent.
     pub agent: Option<AgentId>,
-    /// Only events about processes of this driver.
+    /// Only events about processes of this kind.
     pub kind: Option<String>,
+    /// Only events about processes of this tenant.
+    pub tenant: Option<String>,
     /// For people.
     pub description: String,
     /// What signs.
@@ -73,8 +75,10 @@ pub struct NewWebhook {
     pub events: Vec<String>,
     /// Only events about this agent.
     pub agent: Option<AgentId>,
-    /// Only events about processes of this driver.
+    /// Only events about processes of this kind.
     pub kind: Option<String>,
+    /// Only events about processes of this tenant.
+    pub tenant: Option<String>,
     /// For people.
     pub description: String,
     /// What signs.
@@ -85,6 +89,17 @@ pub struct NewWebhook {
     pub after: Option<u64>,
 }
 
+/// What a webhook is told about; `None`: about all of them.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct WebhookAbout {
+    /// Only this agent.
+    pub agent: Option<AgentId>,
+    /// Only processes of this kind.
+    pub kind: Option<String>,
+    /// Only processes of this tenant.
+    pub tenant: Option<String>,
+}
+
 /// What is to be changed; `None`: nothing.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct WebhookChange {
@@ -92,8 +107,8 @@ pub struct WebhookChange {
     pub url: Option<String>,
     /// Patterns of events.
     pub events: Option<Vec<String>>,
-    /// Which agent's events and which driver's; `Some((None, None))`: everybody's.
-    pub filter: Option<(Option<AgentId>, Option<String>)>,
+    /// Whose events.
+    pub filter: Option<WebhookAbout>,
     /// For people.
     pub description: Option<String>,
     /// Whether it gets nothing. One that is enabled goes on with what happens from now on.
@@ -125,7 +140,7 @@ pub struct Unsettled {
 const BY_HAND: &str = "disabled by an admin";
 
 const SELECT: &str = "
-    SELECT id, url, events, agent_id, kind, description, secret, old_secret, old_until, disabled_at,
+    SELECT id, url, events, agent_id, kind, tenant, description, secret, old_secret, old_until, disabled_at,
            disabled_why, generation, cursor, missed, failing_since, created_at
     FROM webhook";
 
@@ -241,8 +256,8 @@ async fn create(
     let disabled = new.disabled;
     let inserted = sqlx::query(sqlx::AssertSqlSafe(format!(
         "INSERT INTO webhook (id, url, events, agent_id, kind, description, secret, disabled_at,
-             disabled_why, generation, cursor, missed, created_at)
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, coalesce(?10, {TIP}), 0, ?11
+             disabled_why, generation, cursor, missed, created_at, tenant)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, coalesce(?10, {TIP}), 0, ?11, ?13
          WHERE (SELECT count(*) FROM webhook) < ?12"
     )))
     .bind(id.into_bytes().to_vec())
@@ -257,6 +272,7 @@ async fn create(
     .bind(new.after.map(to_sql))
     .bind(now.to_sql())
     .bind(WEBHOOKS_MAX)
+    .bind(new.tenant)
     .execute(&mut *db)
     .await
     .map_err(StoreError::from)?;
@@ -278,7 +294,9 @@ async fn update(
     };
     row.url = change.url.unwrap_or(row.url);
     row.events = change.events.unwrap_or(row.events);
-    (row.agent, row.kind) = change.filter.unwrap_or((row.agent, row.kind));
+    if let Some(about) = change.filter {
+        (row.agent, row.kind, row.tenant) = (about.agent, about.kind, about.tenant);
+    }
     row.description = change.description.unwrap_or(row.description);
     let was_disabled = row.disabled.is_some();
     let mut moved = change.after;
@@ -309,7 +327,8 @@ async fn update(
     }
     sqlx::query(
         "UPDATE webhook SET url = ?2, events = ?3, agent_id = ?4, kind = ?5, description = ?6,
-             disabled_at = ?7, disabled_why = ?8, generation = ?9, cursor = ?10, failing_since = ?11
+             disabled_at = ?7, disabled_why = ?8, generation = ?9, cursor = ?10, failing_since = ?11,
+             tenant = ?12
          WHERE id = ?1",
     )
     .bind(id.into_bytes().to_vec())
@@ -323,6 +342,7 @@ async fn update(
     .bind(to_sql(row.generation))
     .bind(to_sql(row.cursor))
     .bind(row.failing_since.map(UnixMs::to_sql))
+    .bind(&row.tenant)
     .execute(&mut *db)
     .await?;
     Ok(Some(row))
@@ -359,6 +379,7 @@ fn read(row: &SqliteRow) -> Result<WebhookRow, StoreError> {
         events: serde_json::from_str(row.try_get("events")?).map_err(|_| bad("events"))?,
         agent: agent.map(id_bytes).transpose()?.map(AgentId::from_bytes),
         kind: row.try_get("kind")?,
+        tenant: row.try_get("tenant")?,
         description: row.try_get("description")?,
         secret: secret(row.try_get("secret")?)?,
         old_secret: old.map(secret).transpose()?.zip(moment("old_until")?),

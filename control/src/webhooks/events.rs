@@ -15,7 +15,7 @@ pub(crate) const BODY_BYTES_MAX: usize = 256 << 10;
 pub(crate) const PATTERNS_MAX: usize = 32;
 
 /// Every event that a webhook can ask for. A new kind of event in the log wants a line here.
-pub(crate) const EVENTS: [&str; 17] = [
+pub(crate) const EVENTS: [&str; 19] = [
     "agent.down",
     "agent.enrolled",
     "agent.rekeyed",
@@ -25,6 +25,8 @@ pub(crate) const EVENTS: [&str; 17] = [
     "batch.started",
     "limit.removed",
     "limit.set",
+    "pause.added",
+    "pause.removed",
     "process.cancelled",
     "process.created",
     "process.failed",
@@ -68,9 +70,10 @@ pub(crate) struct Wants {
     pub(crate) events: Vec<String>,
     /// Only events about this agent.
     pub(crate) agent: Option<AgentId>,
-    /// Only events about processes of this driver.
+    /// Only events about processes of this kind.
     pub(crate) kind: Option<String>,
-    // A tenant goes here as soon as processes carry one.
+    /// Only events about processes of this tenant.
+    pub(crate) tenant: Option<String>,
 }
 
 /// An event of the log with what webhooks filter by.
@@ -78,8 +81,10 @@ pub(crate) struct Wants {
 pub(crate) struct Logged {
     /// As the log has it.
     pub(crate) event: EventRow,
-    /// The driver of the process that it is about, where that is still kept.
+    /// The kind of the process that it is about, where that is still kept.
     pub(crate) kind: Option<String>,
+    /// Whose that process is.
+    pub(crate) tenant: Option<String>,
 }
 
 impl Logged {
@@ -102,10 +107,14 @@ impl Wants {
             .kind
             .as_ref()
             .is_none_or(|kind| logged.kind.as_ref() == Some(kind));
+        let of_tenant = self
+            .tenant
+            .as_ref()
+            .is_none_or(|tenant| logged.tenant.as_ref() == Some(tenant));
         let named = |pattern: &String| {
             matches(pattern, name) || (pattern == FINISHED && logged.event.kind == FINISHED)
         };
-        of_agent && of_kind && self.events.iter().any(named)
+        of_agent && of_kind && of_tenant && self.events.iter().any(named)
     }
 }
 
@@ -150,6 +159,9 @@ fn body(logged: &Logged, name: &str, details: Option<&Value>) -> String {
     if let Some(kind) = &logged.kind {
         data["kind"] = json!(kind);
     }
+    if let Some(tenant) = &logged.tenant {
+        data["tenant"] = json!(tenant);
+    }
     match details {
         Some(details) => data["details"] = details.clone(),
         None => data["details_omitted"] = json!(true),
@@ -188,6 +200,7 @@ mod tests {
                 data,
             },
             kind: Some("exec".to_owned()),
+            tenant: Some("acme".to_owned()),
         }
     }
 
@@ -196,6 +209,7 @@ mod tests {
             events: events.iter().map(|event| (*event).to_owned()).collect(),
             agent: None,
             kind: None,
+            tenant: None,
         }
     }
 
@@ -223,9 +237,15 @@ mod tests {
         let mut of_kind = wants(&["*"]);
         of_kind.kind = Some("exec".to_owned());
         assert!(of_kind.wants(&created, "process.created"));
+        let mut of_tenant = wants(&["*"]);
+        of_tenant.tenant = Some("acme".to_owned());
+        assert!(of_tenant.wants(&created, "process.created"));
+        of_tenant.tenant = Some("other".to_owned());
+        assert!(!of_tenant.wants(&created, "process.created"));
         let mut forgotten = created;
-        forgotten.kind = None;
+        (forgotten.kind, forgotten.tenant) = (None, None);
         assert!(!of_kind.wants(&forgotten, "process.created"));
+        assert!(!of_tenant.wants(&forgotten, "process.created"));
     }
 
     #[test]
@@ -260,6 +280,7 @@ mod tests {
         assert_eq!(body["data"]["process"], Uuid::from_u128(1).to_string());
         assert_eq!(body["data"]["agent"], Uuid::from_u128(2).to_string());
         assert_eq!(body["data"]["kind"], "exec");
+        assert_eq!(body["data"]["tenant"], "acme");
         assert_eq!(body["data"]["details"]["to"], "succeeded");
     }
 

@@ -33,7 +33,7 @@ async fn an_empty_deployment_shows_zeros_and_who_it_is() {
     assert_eq!(overview.server.version, env!("CARGO_PKG_VERSION"));
     assert_eq!((overview.sessions.up, overview.sessions.known), (0, 0));
     assert!(overview.sessions.by_group.is_empty());
-    assert_eq!(overview.processes.by_state.len(), 11);
+    assert_eq!(overview.processes.by_state.len(), 12);
     assert!(
         overview
             .processes
@@ -213,6 +213,34 @@ async fn counts_are_right_again_after_a_restart() {
     })
     .await;
     assert_eq!(seen.processes.waiting_on["session"], 3);
+}
+
+#[tokio::test]
+async fn what_is_paused_is_not_counted_as_ready() {
+    let plane = plane().await;
+    let agent = plane.agent(1, false).await;
+    for (key, tenant) in [("a", "acme"), ("b", "acme"), ("c", "other")] {
+        let body = json!({ "agent": agent, "kind": "exec", "tenant": tenant });
+        assert_eq!(plane.start(key, body).await.0, 201);
+    }
+    let pause = json!({ "scope": "tenant", "key": "acme", "reason": "an audit" });
+    assert_eq!(plane.post("/v1/pauses", pause).await.0, 201);
+    let seen = once(&plane, "two are paused", |overview| {
+        overview.processes.by_state["paused"] == 2
+    })
+    .await;
+    assert_eq!(seen.processes.by_state["ready"], 1);
+    let waits = &seen.processes.waiting_on;
+    assert_eq!(
+        (waits["pause"], waits["session"], waits["permit"]),
+        (2, 1, 0)
+    );
+    assert_eq!(plane.delete("/v1/pauses/tenant/acme").await.0, 204);
+    let seen = once(&plane, "none is paused", |overview| {
+        overview.processes.by_state["paused"] == 0
+    })
+    .await;
+    assert_eq!(seen.processes.by_state["ready"], 3);
 }
 
 #[tokio::test]

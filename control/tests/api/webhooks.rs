@@ -184,6 +184,11 @@ async fn patterns_and_filters_choose() {
         ),
         ("/kind", json!(["process.*"]), json!({ "kind": "hang" })),
         (
+            "/tenant",
+            json!(["process.finished"]),
+            json!({ "tenant": "acme" }),
+        ),
+        (
             "/failed",
             json!(["process.failed", "agent.down"]),
             json!({}),
@@ -197,8 +202,12 @@ async fn patterns_and_filters_choose() {
         .await;
     }
     for (key, agent, kind) in [("1", one, "exec"), ("2", two, "exec"), ("3", two, "hang")] {
+        let tenant = if key == "2" { "acme" } else { "other" };
         let (status, _) = plane
-            .start(key, json!({ "agent": agent, "kind": kind }))
+            .start(
+                key,
+                json!({ "agent": agent, "kind": kind, "tenant": tenant }),
+            )
             .await;
         assert_eq!(status, 201);
     }
@@ -209,7 +218,8 @@ async fn patterns_and_filters_choose() {
             .collect::<Vec<_>>()
     };
     eventually("what is wanted", async || {
-        (at("/ends").len() == 2 && at("/one").len() == 1 && at("/kind").len() >= 3).then_some(())
+        let told = at("/ends").len() == 2 && at("/one").len() == 1 && at("/tenant").len() == 1;
+        (told && at("/kind").len() >= 3).then_some(())
     })
     .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -220,6 +230,8 @@ async fn patterns_and_filters_choose() {
             .iter()
             .all(|got| got.body["data"]["kind"] == "hang")
     );
+    assert_eq!(at("/tenant").len(), 1);
+    assert_eq!(at("/tenant")[0].body["data"]["tenant"], "acme");
     assert!(at("/failed").is_empty());
 }
 

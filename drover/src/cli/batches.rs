@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use control::api::model::Timestamp;
 use control::api::model::batches::{Batch, BatchAction, BatchFilter, BatchPreview, CreateBatch};
-use control::api::model::processes::ProcessState;
+use control::api::model::processes::{OutcomeStatus, ProcessState};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -43,28 +43,60 @@ pub(crate) struct CreateArguments {
     /// Only in this state: ready, running, …
     #[arg(long, value_parser = state)]
     state: Option<ProcessState>,
+    #[command(flatten)]
+    which: Which,
+    /// For replay: the step from which each goes on, from 0 [default: the one at hand]
+    #[arg(long, value_name = "N")]
+    step: Option<u16>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Which processes, of those that the action can do something to.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Which {
     /// Only for this agent (id or hostname)
     #[arg(long)]
     agent: Option<String>,
-    /// Only of this driver
-    #[arg(long)]
-    kind: Option<String>,
     /// Only for agents of this group (id or name)
     #[arg(long)]
     group: Option<String>,
+    /// Only of this kind
+    #[arg(long)]
+    kind: Option<String>,
+    /// Only of this tenant
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Only those that ended like this: failed_transient, deadline_exceeded, …
+    #[arg(long, value_parser = outcome)]
+    outcome: Option<OutcomeStatus>,
+    /// Only those at which people must look; redrive leaves them out otherwise
+    #[arg(long)]
+    needs_attention: bool,
     /// Only made before this: 2026-11-24T09:30:00Z
     #[arg(long, value_name = "TIME")]
     created_before: Option<Timestamp>,
     /// Only made at or after this: 2026-11-24T09:30:00Z
     #[arg(long, value_name = "TIME")]
     created_after: Option<Timestamp>,
+    /// Only ended before this: 2026-11-24T09:30:00Z
+    #[arg(long, value_name = "TIME")]
+    finished_before: Option<Timestamp>,
+    /// Only ended at or after this: 2026-11-24T09:30:00Z
+    #[arg(long, value_name = "TIME")]
+    finished_after: Option<Timestamp>,
+}
+
+/// How many, how fast, why, and whether at all.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct How {
     /// At most so many, the oldest first, 1–1000000 [default: 10000]
     #[arg(long, value_name = "N")]
     max: Option<u32>,
     /// So many a second, 1–1000 [default: 50]
     #[arg(long, value_name = "N")]
     rate: Option<u32>,
-    /// Why, for people
+    /// Why, for people and for the history of each process; pause needs it
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Do nothing; say how many match, and show the first 20
@@ -80,12 +112,27 @@ pub(crate) struct CreateArguments {
 pub(crate) enum ActionName {
     /// Ask them to stop
     Cancel,
+    /// Let those that have failed or were cancelled go on
+    Retry,
+    /// Let those that have failed go on, but those at which people must look
+    Redrive,
+    /// Let them go on from a step, also after success; needs --state
+    Replay,
+    /// Keep them from being started; needs --reason
+    Pause,
+    /// End the pauses of single processes
+    Resume,
 }
 
 impl From<ActionName> for BatchAction {
     fn from(name: ActionName) -> Self {
         match name {
             ActionName::Cancel => Self::Cancel,
+            ActionName::Retry => Self::Retry,
+            ActionName::Redrive => Self::Redrive,
+            ActionName::Replay => Self::Replay,
+            ActionName::Pause => Self::Pause,
+            ActionName::Resume => Self::Resume,
         }
     }
 }
@@ -99,9 +146,20 @@ fn state(text: &str) -> Result<ProcessState, String> {
     serde_json::from_value(json!(text)).map_err(|error| error.to_string())
 }
 
+pub(super) fn outcome(text: &str) -> Result<OutcomeStatus, String> {
+    serde_json::from_value(json!(text)).map_err(|error| error.to_string())
+}
+
 pub(super) async fn run(client: &Client, output: Output, command: Command) -> Result<Exit, Fault> {
     match command {
-        Command::Create(arguments) => create(client, output, arguments).await,
+        Command::Create(asked) => {
+            let action = asked.action.into();
+            let which = BatchFilter {
+                state: asked.state,
+                ..asked.which.into()
+            };
+            create(client, output, (action, asked.step), which, asked.how).await
+        }
         Command::List { limit } => {
             let batches: Vec<Batch> = client.list(&["v1", "batches"], &[], limit).await?;
             print::value(output, &batches, |batches| list(batches))
@@ -121,31 +179,49 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
     }
 }
 
-async fn create(client: &Client, output: Output, asked: CreateArguments) -> Result<Exit, Fault> {
-    if !asked.dry_run && asked.confirm.is_none() {
+impl From<Which> for BatchFilter {
+    fn from(which: Which) -> Self {
+        Self {
+            state: None,
+            agent: which.agent,
+            group: which.group,
+            kind: which.kind,
+            tenant: which.tenant,
+            outcome: which.outcome,
+            needs_attention: which.needs_attention.then_some(true),
+            created_before: which.created_before,
+            created_after: which.created_after,
+            finished_before: which.finished_before,
+            finished_after: which.finished_after,
+        }
+    }
+}
+
+/// Looks, or makes a batch of `action` (with the step of a replay) on the processes of `filter`.
+pub(super) async fn create(
+    client: &Client,
+    output: Output,
+    (action, step): (BatchAction, Option<u16>),
+    filter: BatchFilter,
+    how: How,
+) -> Result<Exit, Fault> {
+    if !how.dry_run && how.confirm.is_none() {
         return Err(Fault::usage("a batch acts on many processes at once").advise(
             "look first with --dry-run, then repeat with --confirm and the number that it shows",
         ));
     }
-    let dry_run = asked.dry_run;
     let body = CreateBatch {
-        filter: BatchFilter {
-            state: asked.state,
-            agent: asked.agent,
-            kind: asked.kind,
-            group: asked.group,
-            created_before: asked.created_before,
-            created_after: asked.created_after,
-        },
-        action: asked.action.into(),
-        max: asked.max,
-        rate_per_second: asked.rate,
-        reason: asked.reason,
-        dry_run: dry_run.then_some(true),
-        confirm: asked.confirm,
+        filter,
+        action,
+        step,
+        max: how.max,
+        rate_per_second: how.rate,
+        reason: how.reason,
+        dry_run: how.dry_run.then_some(true),
+        confirm: how.confirm,
     };
     let path = ["v1", "batches"];
-    if dry_run {
+    if how.dry_run {
         let found: BatchPreview = client.post(&path, &body, &super::fresh_key()).await?;
         return print::value(output, &found, preview);
     }
@@ -203,6 +279,7 @@ fn show(batch: &Batch) -> String {
     print::facts(&[
         ("id", Some(batch.id.to_string())),
         ("action", Some(print::word(&batch.action))),
+        ("step", batch.step.map(|step| step.to_string())),
         ("filter", Some(filter)),
         ("state", Some(print::word(&batch.state))),
         (
@@ -213,6 +290,7 @@ fn show(batch: &Batch) -> String {
             "failed",
             (batch.failed > 0).then(|| batch.failed.to_string()),
         ),
+        ("trouble", batch.trouble.clone()),
         ("at most", Some(batch.max.to_string())),
         ("a second", Some(batch.rate_per_second.to_string())),
         (
@@ -253,10 +331,14 @@ mod tests {
         ]);
         let asked = asked.unwrap();
         assert_eq!(asked.state, Some(ProcessState::Running));
-        assert_eq!(asked.created_before, Some(Timestamp(1_795_512_600_000)));
+        let filter = BatchFilter::from(asked.which);
+        assert_eq!(filter.created_before, Some(Timestamp(1_795_512_600_000)));
+        assert_eq!(filter.needs_attention, None);
         for (words, said) in [
             (["--state", "done"].as_slice(), "unknown variant `done`"),
             (["--created-after", "today"].as_slice(), "RFC 3339"),
+            (["--outcome", "lost"].as_slice(), "unknown variant `lost`"),
+            (["--step", "first"].as_slice(), "--step"),
             (
                 ["--dry-run", "--confirm", "3"].as_slice(),
                 "cannot be used with",

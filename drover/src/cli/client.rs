@@ -26,7 +26,7 @@ struct Page<T> {
 }
 
 /// A client of one API with one token.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   watch.rs ─ overviews ─────▶ ┐
+//!   limits.rs ─ limits ───────▶ ┤
 //!   live.rs ── keys, size, tick ├─▶ state.rs ─ State ─▶ view.rs ─▶ a frame
 //!                               ┘
 //!   once.rs ── one overview ───────────────────────────────────▶ text, or the document itself
@@ -9,6 +10,7 @@
 
 mod figures;
 mod format;
+mod limits;
 mod live;
 mod once;
 #[cfg(test)]

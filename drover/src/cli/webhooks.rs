@@ -118,7 +118,7 @@ pub(crate) struct UpdateArguments {
     #[command(flatten)]
     filter: FilterArguments,
     /// About anything again
-    #[arg(long, conflicts_with_all = ["agent", "kind"])]
+    #[arg(long, conflicts_with_all = ["agent", "kind", "tenant"])]
     no_filter: bool,
     /// For people
     #[arg(long, value_name = "TEXT")]
@@ -140,15 +140,22 @@ struct FilterArguments {
     /// Only about this agent (id or hostname)
     #[arg(long)]
     agent: Option<String>,
-    /// Only about processes of this driver
+    /// Only about processes of this kind
     #[arg(long)]
     kind: Option<String>,
+    /// Only about processes of this tenant
+    #[arg(long)]
+    tenant: Option<String>,
 }
 
 impl FilterArguments {
     fn given(self) -> Option<WebhookFilter> {
-        let Self { agent, kind } = self;
-        (agent.is_some() || kind.is_some()).then_some(WebhookFilter { agent, kind })
+        let given = self.agent.is_some() || self.kind.is_some() || self.tenant.is_some();
+        given.then_some(WebhookFilter {
+            agent: self.agent,
+            kind: self.kind,
+            tenant: self.tenant,
+        })
     }
 }
 
@@ -255,8 +262,9 @@ async fn update(client: &Client, output: Output, asked: UpdateArguments) -> Resu
         after: asked.after,
     };
     if body == UpdateWebhook::default() {
-        return Err(Fault::usage("nothing is to be changed")
-            .advise("say what: --url, --event, --agent, --kind, --enable, --disable, …"));
+        return Err(Fault::usage("nothing is to be changed").advise(
+            "say what: --url, --event, --agent, --kind, --tenant, --enable, --disable, …",
+        ));
     }
     let path = ["v1", "webhooks", &asked.webhook.to_string()];
     let webhook: Webhook = client.patch(&path, &body).await?;
@@ -319,6 +327,7 @@ fn show(webhook: &Webhook) -> String {
         ("events", Some(webhook.events.join(", "))),
         ("agent", webhook.filter.agent.clone()),
         ("kind", webhook.filter.kind.clone()),
+        ("tenant", webhook.filter.tenant.clone()),
         (
             "description",
             Some(webhook.description.clone()).filter(|text| !text.is_empty()),

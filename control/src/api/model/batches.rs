@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Timestamp;
-use super::processes::{Process, ProcessState};
+use super::processes::{OutcomeStatus, Process, ProcessState};
 
 /// Starts a batch, or with `dry_run` shows what it would do.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -15,13 +15,16 @@ pub struct CreateBatch {
     pub filter: BatchFilter,
     /// What is done to each.
     pub action: BatchAction,
+    /// For `replay`: the step from which each goes on, from 0. Absent: the one at hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u16>,
     /// At most so many, the oldest first: 1–1,000,000. Default 10,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
     /// So many a second, 1–1000. Default 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_second: Option<u32>,
-    /// Why, for people: at most 256 bytes.
+    /// Why, for people and for the history of each process: at most 256 bytes. `pause` needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Write nothing; answer how many match, and the first 20. Default false.
@@ -43,9 +46,12 @@ pub struct BatchFilter {
     /// Only for this agent: its id, or its hostname where only one agent has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// Only of this driver.
+    /// Only of this kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// Only of this tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// Only for agents of this group: its id or name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -55,15 +61,37 @@ pub struct BatchFilter {
     /// Only made at or after this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_after: Option<Timestamp>,
-    // A tenant goes here as soon as processes carry one.
+    /// Only ended before this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_before: Option<Timestamp>,
+    /// Only ended at or after this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_after: Option<Timestamp>,
+    /// Only those that, or whose last attempt, ended like this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<OutcomeStatus>,
+    /// Only those at which people must look, or only the others. `redrive` leaves them out unless
+    /// this is true: what became of them is not known, so doing them again may do them twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs_attention: Option<bool>,
 }
 
 /// What a batch does to each process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BatchAction {
-    /// As `POST /v1/processes/{id}/cancel`.
+    /// As `POST /v1/processes/{id}/cancel`: what is not over.
     Cancel,
+    /// As `POST /v1/processes/{id}/retry`: what had failed or was cancelled when the batch was made.
+    Retry,
+    /// As `retry`, but dead letters only: what had failed, and people need not look at.
+    Redrive,
+    /// As `POST /v1/processes/{id}/replay`: what is over, or in backoff. Needs `filter.state`.
+    Replay,
+    /// Keeps each from being started, as `POST /v1/pauses` with its id: what is not over.
+    Pause,
+    /// Ends the pauses of single processes; those of agents, groups, tenants and kinds stay.
+    Resume,
 }
 
 /// What a batch would do.
@@ -82,6 +110,9 @@ pub struct Batch {
     pub id: Uuid,
     /// What it does.
     pub action: BatchAction,
+    /// For `replay`: the step from which each goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u16>,
     /// To which processes.
     pub filter: BatchFilter,
     /// How far it is.
@@ -91,8 +122,11 @@ pub struct Batch {
     /// Processes that it has dealt with. At most `matched` when nothing else was made meanwhile:
     /// those that ended by themselves before their turn are left out.
     pub done: u64,
-    /// Processes that could not be dealt with, after several attempts.
+    /// Processes that could not be dealt with: `trouble` says why.
     pub failed: u64,
+    /// Why the last of those that could not be dealt with was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// At most so many.
     pub max: u32,
     /// So many a second.

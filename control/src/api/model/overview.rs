@@ -117,11 +117,12 @@ pub struct ShardSessions {
 /// Processes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ProcessesOverview {
-    /// By state. Those that are not over: how many there are now. `succeeded`, `failed` and
+    /// By state. Those that are not over: how many there are now; of those that are ready, `paused`
+    /// are counted apart (among the first 100,000, every two seconds). `succeeded`, `failed` and
     /// `cancelled`: how many ended so since the server's start.
     pub by_state: BTreeMap<String, u64>,
     /// Of those that are not over: how many wait on what. `permit`: a free place on their agent;
-    /// `session`: their agent to connect; `backoff`: the next attempt; `time`: their time;
+    /// `session`: their agent to connect; `pause`: the end of a pause; `backoff`: the next attempt; `time`: their time;
     /// `resource`: another process; `answer`: an agent's word about a lost reply or a cancel.
     pub waiting_on: BTreeMap<String, u64>,
     /// The newest that failed, at most ten, newest first.

@@ -40,9 +40,12 @@ pub struct WebhookFilter {
     /// Only about this agent: its id, or its hostname where only one agent has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// Only about processes of this driver.
+    /// Only about processes of this kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// Only about processes of this tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
 }
 
 /// Changes a webhook; what is absent stays as it is.

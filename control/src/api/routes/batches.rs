@@ -10,7 +10,7 @@ use protocol::ids::ProcessId;
 use uuid::Uuid;
 
 use super::process_view::{describe as describe_process, state_filter};
-use super::{filters, groups};
+use super::{filters, groups, process_input};
 use crate::api::Api;
 use crate::api::access::Caller;
 use crate::api::extract::{Body, Id, Params};
@@ -20,7 +20,9 @@ use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::batches::{eligible, id_bound, is_confirmed, matching};
 use crate::clock::{self, UnixMs};
+use crate::process::STEPS_MAX;
 use crate::store::batches::{BatchRow, CreateBatchError, Matching, NewBatch, Range};
+use crate::store::pauses::PAUSES_MAX;
 
 /// Processes that a batch acts on, when nobody says.
 const MAX_DEFAULT: u32 = 10_000;
@@ -71,7 +73,8 @@ pub(super) async fn list(
 
 /// Act on many processes
 ///
-/// On those that match now; what is made later is left alone. First with `dry_run`, which writes
+/// On those that match now; what is made later is left alone, and what a retry has started over and
+/// fails again too. First with `dry_run`, which writes
 /// nothing and says how many match; then with that figure as `confirm`. The batch is durable: it
 /// goes on after a restart of the server.
 #[utoipa::path(
@@ -85,8 +88,8 @@ pub(super) async fn list(
         (status = 201, description = "It runs.", body = Batch,
          headers(("Location" = String, description = "The batch."))),
         (status = 400, description = "A field is not valid."),
-        (status = 409, description = "`confirm` is not near what matches now, or too many batches \
-          run."),
+        (status = 409, description = "`confirm` is not near what matches now, too many batches run, or \
+          there is no room for so many pauses."),
         (status = 422, description = "There is no such agent or group, or nothing matches."),
     )
 )]
@@ -105,6 +108,7 @@ pub(super) async fn create(
     let reason = filters::text("reason", body.reason.clone(), REASON_BYTES_MAX)?;
     let filter = check_filter(&api, body.action, &body.filter).await?;
     let dry_run = body.dry_run.unwrap_or(false);
+    check_action(&body, dry_run)?;
     if !dry_run && body.confirm.is_none() {
         return Err(ApiError::field(
             "confirm",
@@ -112,7 +116,8 @@ pub(super) async fn create(
         ));
     }
     let range = range(&api, &filter).await?;
-    let matching = matching(body.action, &filter);
+    let now = clock::now();
+    let matching = matching(body.action, &filter, now);
     let (matched, sample) = count(&api, range, &matching).await?;
     if dry_run {
         let sample = api.store.processes_by_ids(sample).await?;
@@ -123,8 +128,12 @@ pub(super) async fn create(
         return Ok(Json(preview).into_response());
     }
     check_confirm(matched, body.confirm.unwrap_or(0))?;
+    if body.action == BatchAction::Pause {
+        check_room(&api, matched.min(u64::from(max))).await?;
+    }
     let new = NewBatch {
         action: body.action,
+        step: body.step,
         filter,
         range,
         max,
@@ -133,7 +142,7 @@ pub(super) async fn create(
         reason: reason.unwrap_or_default(),
         by: caller.name.clone(),
     };
-    let made = api.store.create_batch(new, clock::now()).await;
+    let made = api.store.create_batch(new, now).await;
     let row = made.map_err(|error| match error {
         CreateBatchError::TooMany => ApiError::new(Kind::Conflict, format!("{error}.")),
         CreateBatchError::Store(error) => error.into(),
@@ -207,6 +216,61 @@ fn within(field: &str, given: Option<u32>, default: u32, max: u32) -> ApiResult<
     }
 }
 
+/// What one action needs and others cannot have.
+fn check_action(body: &CreateBatch, dry_run: bool) -> ApiResult<()> {
+    let replay = body.action == BatchAction::Replay;
+    if body.step.is_some() && !replay {
+        return Err(ApiError::field(
+            "step",
+            "is for `replay` only; a retry goes on where each process ended",
+        ));
+    }
+    if let Some(step) = body.step
+        && usize::from(step) >= STEPS_MAX
+    {
+        return Err(ApiError::field(
+            "step",
+            format!("is {step}; a process has at most {STEPS_MAX} steps, counted from 0"),
+        ));
+    }
+    if replay && body.filter.state.is_none() {
+        return Err(ApiError::field(
+            "filter.state",
+            "is missing: a replay does again what has succeeded as well; say `backoff`, `failed`, \
+             `cancelled` or `succeeded`",
+        ));
+    }
+    let said = body.reason.as_deref().map_or("", str::trim);
+    if body.action == BatchAction::Pause && said.is_empty() && !dry_run {
+        return Err(ApiError::field(
+            "reason",
+            "is empty; say to others why their work waits",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether so many more pauses find room.
+async fn check_room(api: &Api, wanted: u64) -> ApiResult<()> {
+    let there = api.store.pauses().await?.pauses.len();
+    room_for(wanted, u64::try_from(there).unwrap_or(u64::MAX))
+}
+
+fn room_for(wanted: u64, there: u64) -> ApiResult<()> {
+    let room = u64::from(PAUSES_MAX).saturating_sub(there);
+    if wanted <= room {
+        return Ok(());
+    }
+    Err(ApiError::in_field(
+        Kind::Conflict,
+        "filter",
+        format!(
+            "leads to {wanted} pauses, and {room} of {PAUSES_MAX} are free; pause the agent, the group, \
+             the tenant or the kind instead: that is one pause"
+        ),
+    ))
+}
+
 fn check_confirm(matched: u64, confirm: u64) -> ApiResult<()> {
     if matched == 0 {
         return Err(ApiError::in_field(
@@ -247,13 +311,21 @@ async fn check_filter(
             ));
         }
     }
-    if let (Some(after), Some(before)) = (filter.created_after, filter.created_before)
-        && after >= before
-    {
-        return Err(ApiError::field(
-            "filter.created_after",
-            "must be before `filter.created_before`",
-        ));
+    for (what, after, before) in [
+        ("created", filter.created_after, filter.created_before),
+        ("finished", filter.finished_after, filter.finished_before),
+    ] {
+        if let (Some(after), Some(before)) = (after, before)
+            && after >= before
+        {
+            return Err(ApiError::field(
+                &format!("filter.{what}_after"),
+                format!("must be before `filter.{what}_before`"),
+            ));
+        }
+    }
+    if let Some(tenant) = &filter.tenant {
+        process_input::check_name("filter.tenant", "a tenant", tenant)?;
     }
     let agent = filters::agent(api, "filter.agent", filter.agent.as_deref()).await?;
     let group = match &filter.group {
@@ -300,16 +372,36 @@ fn describe(row: BatchRow) -> Batch {
     Batch {
         id: row.id,
         action: row.action,
+        step: row.step,
         filter: row.filter,
         state: row.state,
         matched: row.matched,
         done: row.done,
         failed: row.failed,
+        trouble: row.trouble,
         max: row.max,
         rate_per_second: row.rate,
         reason: row.reason,
         by: row.by,
         created_at: Timestamp(row.created_at.0),
         finished_at: row.finished_at.map(|at| Timestamp(at.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_pauses_than_there_is_room_for_are_refused() {
+        assert!(room_for(10, u64::from(PAUSES_MAX) - 10).is_ok());
+        let refused = room_for(11, u64::from(PAUSES_MAX) - 10).unwrap_err();
+        assert_eq!(refused.status(), 409);
+        let problem = refused.into_problem();
+        assert!(
+            problem.detail.contains("10 of 10000 are free"),
+            "{}",
+            problem.detail
+        );
     }
 }

@@ -100,13 +100,14 @@ pub(super) async fn create(
     input::url(&api, &body.url)?;
     input::events(&body.events)?;
     let filter = body.filter.unwrap_or_default();
-    let (agent, kind) = input::filter(&api, filter).await?;
+    let about = input::filter(&api, filter).await?;
     input::after(&api, body.after).await?;
     let new = NewWebhook {
         url: body.url,
         events: body.events,
-        agent,
-        kind,
+        agent: about.agent,
+        kind: about.kind,
+        tenant: about.tenant,
         description: input::description(body.description)?.unwrap_or_default(),
         secret: input::secret(body.secret.as_deref())?,
         disabled: body.disabled.unwrap_or(false),
@@ -339,6 +340,7 @@ fn describe(row: WebhookRow, unsettled: Unsettled, tip: u64) -> Webhook {
         filter: WebhookFilter {
             agent: row.agent.map(|agent| agent.to_string()),
             kind: row.kind,
+            tenant: row.tenant,
         },
         description: row.description,
         disabled: disabled_at.is_some(),

@@ -1,8 +1,10 @@
 //! Walks over many processes, in steps of bounded reading.
 
+use protocol::ids::AgentId;
 use uuid::Uuid;
 
 use super::*;
+use crate::process::State;
 
 const NOW: UnixMs = UnixMs(1_795_512_600_000);
 
@@ -94,6 +96,7 @@ async fn a_walk_finds_everything_once_whatever_its_steps() {
 fn new(rate: u32) -> NewBatch {
     NewBatch {
         action: BatchAction::Cancel,
+        step: None,
         filter: BatchFilter {
             kind: Some("exec".to_owned()),
             ..BatchFilter::default()
@@ -123,6 +126,7 @@ async fn what_a_batch_has_done_adds_up_and_its_end_is_told_once() {
         cursor: id(cursor),
         done: 2,
         failed: 1,
+        trouble: Some("why not".to_owned()),
         finished,
     };
     let row = store
@@ -131,6 +135,7 @@ async fn what_a_batch_has_done_adds_up_and_its_end_is_told_once() {
         .unwrap()
         .unwrap();
     assert_eq!((row.cursor, row.done, row.failed), (id(5), 2, 1));
+    assert_eq!(row.trouble.as_deref(), Some("why not"));
     let row = store.cancel_batch(made.id, NOW).await.unwrap().unwrap();
     assert_eq!(
         (row.state, row.finished_at),

@@ -134,7 +134,7 @@ impl Store {
     ) -> Result<Vec<Logged>, StoreError> {
         let mut reader = self.reader().await?;
         let rows = sqlx::query(
-            "SELECT e.seq, e.at, e.type, e.process_id, e.agent_id, e.data, p.kind
+            "SELECT e.seq, e.at, e.type, e.process_id, e.agent_id, e.data, p.kind, p.tenant
              FROM process_event AS e LEFT JOIN process AS p ON p.id = e.process_id
              WHERE e.seq > ?1 ORDER BY e.seq LIMIT ?2",
         )
@@ -147,6 +147,7 @@ impl Store {
                 Ok(Logged {
                     event: log::read(row)?,
                     kind: row.try_get("kind")?,
+                    tenant: row.try_get("tenant")?,
                 })
             })
             .collect()

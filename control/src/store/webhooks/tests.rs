@@ -19,6 +19,7 @@ fn new() -> NewWebhook {
         events: vec!["*".to_owned()],
         agent: None,
         kind: None,
+        tenant: None,
         description: String::new(),
         secret: Secret::new(vec![7; 32]).unwrap(),
         disabled: false,
@@ -72,6 +73,7 @@ async fn a_webhook_is_read_as_it_was_written() {
     let asked = NewWebhook {
         agent: Some(agent),
         kind: Some("exec".to_owned()),
+        tenant: Some("acme".to_owned()),
         description: "ci".to_owned(),
         disabled: true,
         ..new()
@@ -260,6 +262,7 @@ async fn events_come_with_the_kind_of_their_process() {
     insert.await.unwrap();
     let all = store.webhook_events(0, 10).await.unwrap();
     assert_eq!(all[0].kind.as_deref(), Some("exec"));
+    assert_eq!(all[0].tenant.as_deref(), Some("default"));
     assert_eq!(all[0].event.process, Some(id));
-    assert_eq!(all[1].kind, None);
+    assert_eq!((&all[1].kind, &all[1].tenant), (&None, &None));
 }

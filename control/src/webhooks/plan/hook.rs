@@ -72,6 +72,7 @@ fn wants(row: &WebhookRow) -> Wants {
         events: row.events.clone(),
         agent: row.agent,
         kind: row.kind.clone(),
+        tenant: row.tenant.clone(),
     }
 }
 

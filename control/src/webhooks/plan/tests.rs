@@ -22,6 +22,7 @@ fn row(n: u128) -> WebhookRow {
         events: vec!["*".to_owned()],
         agent: None,
         kind: None,
+        tenant: None,
         description: String::new(),
         secret: Secret::new(vec![7; 32]).unwrap(),
         old_secret: None,
@@ -60,6 +61,7 @@ fn log(from: u64, to: u64) -> Vec<Logged> {
                 data: json!({}),
             },
             kind: None,
+            tenant: None,
         })
         .collect()
 }

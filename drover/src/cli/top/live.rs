@@ -9,10 +9,11 @@ use ratatui::crossterm::event::{self, Event};
 use ratatui::crossterm::terminal::is_raw_mode_enabled;
 use ratatui::layout::{Position, Rect, Size};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use super::state::{Input, State, Then};
+use super::limits;
+use super::state::{Input, Page, State, Then};
 use super::view;
 use super::watch::{Overviews, Update};
 use crate::cli::client::Client;
@@ -30,12 +31,15 @@ const HANGUP: u8 = 128 + 1;
 /// The first connection fails, the server refuses, or the terminal cannot be used.
 pub(super) async fn run(client: Client) -> Result<Exit, Fault> {
     let address = client.address();
+    let for_limits = client.clone();
     let (overviews, first) = Overviews::open(client).await?;
     let mut ends = Ends::new()?;
     let mut screen = Screen::take()?;
     let mut state = State::new(&address, colour(), screen.size()?, *first);
     let (to, mut updates) = mpsc::channel(QUEUE);
-    tokio::spawn(overviews.pass_on(to));
+    tokio::spawn(overviews.pass_on(to.clone()));
+    let (shows_limits, shown) = watch::channel(false);
+    tokio::spawn(limits::pass_on(for_limits, shown, to));
     let mut events = events();
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -54,12 +58,15 @@ pub(super) async fn run(client: Client) -> Result<Exit, Fault> {
             update = updates.recv() => match update {
                 Some(Ok(Update::Figures(overview))) => Input::Figures(overview),
                 Some(Ok(Update::Lost(why))) => Input::Lost(why),
+                Some(Ok(Update::Limits(limits))) => Input::Limits(limits),
                 Some(Err(fault)) => return Err(fault),
                 None => return Err(Fault::new("the reader of the server's figures has stopped")),
             },
             _ = seconds.tick() => Input::Second,
         };
-        match state.handle(input) {
+        let then = state.handle(input);
+        shows_limits.send_replace(state.page == Page::Limits);
+        match then {
             Then::Draw => screen.draw(&state)?,
             Then::Repaint => screen.repaint(&state)?,
             Then::Wait => {}

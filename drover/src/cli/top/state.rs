@@ -6,6 +6,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::layout::Size;
 
 use super::figures::{Figures, Sort};
+use super::limits::Limits;
 use super::view;
 use crate::cli::print::harmless;
 
@@ -18,10 +19,11 @@ pub(super) enum Page {
     Fleet,
     Processes,
     Latency,
+    Limits,
 }
 
 impl Page {
-    pub(super) const ALL: [Self; 3] = [Self::Fleet, Self::Processes, Self::Latency];
+    pub(super) const ALL: [Self; 4] = [Self::Fleet, Self::Processes, Self::Latency, Self::Limits];
 
     /// Its name.
     pub(super) fn label(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Page {
             Self::Fleet => "fleet",
             Self::Processes => "processes",
             Self::Latency => "latency",
+            Self::Limits => "limits",
         }
     }
 
@@ -43,6 +46,8 @@ impl Page {
 pub(super) enum Input {
     /// Newer figures.
     Figures(Box<Overview>),
+    /// Newer limits.
+    Limits(Box<Limits>),
     /// The connection is lost, and why.
     Lost(String),
     /// A key was pressed.
@@ -93,6 +98,8 @@ pub(super) struct State {
     live: Figures,
     /// What was live when the display was stopped.
     frozen: Option<Figures>,
+    /// The newest limits; none before the first look at their page.
+    limits: Option<Box<Limits>>,
     lost: Option<String>,
     /// Seconds since the last figures.
     age: u64,
@@ -111,6 +118,7 @@ impl State {
             scroll: 0,
             live: Figures::new(first, Sort::Missing),
             frozen: None,
+            limits: None,
             lost: None,
             age: 0,
         }
@@ -119,6 +127,11 @@ impl State {
     /// What is to be shown: the live figures, or those at which the display was stopped.
     pub(super) fn figures(&self) -> &Figures {
         self.frozen.as_ref().unwrap_or(&self.live)
+    }
+
+    /// The newest limits that may be shown.
+    pub(super) fn limits(&self) -> Option<&Limits> {
+        self.limits.as_deref()
     }
 
     /// Whether the display stands still.
@@ -142,6 +155,15 @@ impl State {
                 self.live.replace(*overview, self.sort);
                 let was = (self.lost.take(), std::mem::take(&mut self.age));
                 if self.paused() && was.0.is_none() && was.1 < STALE_SECONDS {
+                    return Then::Wait;
+                }
+            }
+            Input::Limits(limits) => {
+                if self.paused() {
+                    return Then::Wait;
+                }
+                self.limits = Some(limits);
+                if self.page != Page::Limits {
                     return Then::Wait;
                 }
             }
@@ -188,6 +210,7 @@ impl State {
             KeyCode::Char('1') => self.show(Page::Fleet),
             KeyCode::Char('2') => self.show(Page::Processes),
             KeyCode::Char('3') => self.show(Page::Latency),
+            KeyCode::Char('4') => self.show(Page::Limits),
             KeyCode::Char('p' | ' ') => self.pause(),
             KeyCode::Char('s') if self.page == Page::Fleet => self.sort_by(self.sort.next()),
             _ => return self.handle_scroll(key.code),
@@ -295,13 +318,16 @@ mod tests {
     fn tab_goes_round_the_pages_and_digits_go_straight() {
         let mut state = state();
         let mut seen = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..4 {
             press(&mut state, KeyCode::Tab);
             seen.push(state.page);
         }
-        assert_eq!(seen, [Page::Processes, Page::Latency, Page::Fleet]);
+        assert_eq!(
+            seen,
+            [Page::Processes, Page::Latency, Page::Limits, Page::Fleet]
+        );
         press(&mut state, KeyCode::BackTab);
-        assert_eq!(state.page, Page::Latency);
+        assert_eq!(state.page, Page::Limits);
         press(&mut state, KeyCode::Char('2'));
         assert_eq!(state.page, Page::Processes);
         press(&mut state, KeyCode::Char('1'));
@@ -366,6 +392,24 @@ mod tests {
         assert_eq!(state.handle(figures(9)), Then::Draw);
         press(&mut state, KeyCode::Char('p'));
         assert_eq!((up(&state), state.paused()), (9, false));
+    }
+
+    #[test]
+    fn limits_are_drawn_on_their_page_and_stand_still_with_the_rest() {
+        let limits = |trouble: &str| {
+            Input::Limits(Box::new(Limits {
+                trouble: Some(trouble.to_owned()),
+                ..Limits::default()
+            }))
+        };
+        let said = |state: &State| state.limits().and_then(|limits| limits.trouble.clone());
+        let mut state = state();
+        assert_eq!(state.handle(limits("one")), Then::Wait);
+        press(&mut state, KeyCode::Char('4'));
+        assert_eq!(state.handle(limits("two")), Then::Draw);
+        press(&mut state, KeyCode::Char('p'));
+        assert_eq!(state.handle(limits("three")), Then::Wait);
+        assert_eq!(said(&state).as_deref(), Some("two"));
     }
 
     #[test]

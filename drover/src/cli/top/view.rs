@@ -1,7 +1,7 @@
 //! Draws a frame from the state: the same state and size make the same frame.
 //!
 //! ```text
-//!   drover top  HOST  ● ready  up …          1 fleet  2 processes  3 latency
+//!   drover top  HOST  ● ready  up …          1 fleet  2 processes  3 latency  4 limits
 //!   head: figures, as much of them as leaves the list some room
 //!   list: scrolled
 //!   keys, or what is wrong with the connection
@@ -10,6 +10,7 @@
 mod fleet;
 mod help;
 mod latency;
+mod limits;
 mod lines;
 mod paint;
 mod processes;
@@ -105,6 +106,7 @@ fn sheet(state: &State, size: Size) -> Sheet<'_> {
         Page::Fleet => fleet::sheet(state, size),
         Page::Processes => processes::sheet(state, size),
         Page::Latency => latency::sheet(state, size),
+        Page::Limits => limits::sheet(state, size),
     }
 }
 

@@ -9,6 +9,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::limits::Limits;
 use super::read;
 use crate::cli::client::Client;
 use crate::cli::follow::passing;
@@ -25,6 +26,8 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 pub(super) enum Update {
     /// Newer figures.
     Figures(Box<Overview>),
+    /// Limits, while their page is shown.
+    Limits(Box<Limits>),
     /// There is no stream now, and why; it is tried again.
     Lost(String),
 }
@@ -54,6 +57,8 @@ impl Overviews {
         match overviews.next().await? {
             Update::Figures(first) => Ok((overviews, first)),
             Update::Lost(why) => Err(unreachable(&why)),
+            // They come from elsewhere.
+            Update::Limits(_) => Err(unreachable("the server sent something else")),
         }
     }
 

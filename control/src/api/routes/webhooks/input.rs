@@ -1,12 +1,11 @@
 //! What a webhook may be: every field of a request checked, with errors that name it.
 
-use protocol::ids::AgentId;
-
 use crate::api::Api;
 use crate::api::model::webhooks::WebhookFilter;
 use crate::api::problem::{ApiError, ApiResult, Kind};
-use crate::api::routes::filters;
+use crate::api::routes::{filters, process_input};
 use crate::identity::fill_random;
+use crate::store::webhooks::WebhookAbout;
 use crate::webhooks::{PATTERNS_MAX, SECRET_BYTES, Secret, check_pattern};
 
 /// Bytes of a description.
@@ -35,13 +34,15 @@ pub(super) fn events(events: &[String]) -> ApiResult<()> {
     Ok(())
 }
 
-pub(super) async fn filter(
-    api: &Api,
-    filter: WebhookFilter,
-) -> ApiResult<(Option<AgentId>, Option<String>)> {
-    let agent = filters::agent(api, "filter.agent", filter.agent.as_deref()).await?;
-    let kind = filters::kind("filter.kind", filter.kind)?;
-    Ok((agent, kind))
+pub(super) async fn filter(api: &Api, filter: WebhookFilter) -> ApiResult<WebhookAbout> {
+    if let Some(tenant) = &filter.tenant {
+        process_input::check_name("filter.tenant", "a tenant", tenant)?;
+    }
+    Ok(WebhookAbout {
+        agent: filters::agent(api, "filter.agent", filter.agent.as_deref()).await?,
+        kind: filters::kind("filter.kind", filter.kind)?,
+        tenant: filter.tenant,
+    })
 }
 
 pub(super) fn description(text: Option<String>) -> ApiResult<Option<String>> {

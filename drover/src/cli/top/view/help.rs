@@ -9,7 +9,7 @@ use super::lines::fit;
 use super::paint::Paint;
 
 const KEYS: [(&str, &str); 9] = [
-    ("1 2 3", "fleet, processes, latency"),
+    ("1 2 3 4", "fleet, processes, latency, limits"),
     ("tab", "the next page"),
     ("↑ ↓  j k", "scroll"),
     ("PgUp PgDn", "scroll by a screen"),
@@ -20,7 +20,7 @@ const KEYS: [(&str, &str); 9] = [
     ("q  Esc", "quit"),
 ];
 /// Columns and lines of the box.
-const WIDTH: u16 = 40;
+const WIDTH: u16 = 52;
 const HEIGHT: u16 = 11;
 
 pub(super) fn draw(frame: &mut Frame<'_>, paint: Paint) {

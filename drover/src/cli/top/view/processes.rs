@@ -24,9 +24,10 @@ const LIVING: [&str; 9] = [
 ];
 const ENDED: [&str; 3] = ["succeeded", "failed", "cancelled"];
 /// What processes wait on, in words.
-const WAITS: [(&str, &str); 6] = [
+const WAITS: [(&str, &str); 7] = [
     ("permit", "a free place"),
     ("session", "their agent"),
+    ("pause", "a pause's end"),
     ("backoff", "next attempt"),
     ("time", "their time"),
     ("resource", "a resource"),

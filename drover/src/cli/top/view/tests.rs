@@ -6,6 +6,7 @@ use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent};
 use ratatui::style::{Color, Modifier};
 
+use super::super::limits::Limits;
 use super::super::sample;
 use super::super::state::Input;
 use super::*;
@@ -62,8 +63,8 @@ fn the_fleet_at_80_by_24() {
     assert_shows(
         &frame,
         &[
-            "drover top ● ready up 3 h 20 min v0.1.0 ",
-            " 1 fleet  2 processes  3 latency",
+            "drover top ● ready up 3 h 20 min ",
+            " 1 fleet  2 processes  3 latency  4 limits",
             "sessions 19 of 21   half-open 2   begun 1,204   ended 1,185   running 12",
             "cpu 0.31 cores   memory 96.0 MiB   commits 4,321   datapath uring",
             "PER SECOND          NOW  LAST 5 MIN",
@@ -90,7 +91,7 @@ fn the_fleet_at_40_by_20() {
         &frame,
         &[
             "● ready",
-            " 1 fleet  2 processes  3 latency",
+            " 1 fleet  2  3  4",
             "sessions 19 of 21   half-open 2",
             "PER SECOND          NOW  LAST 5 MIN",
             "processes ended",
@@ -204,6 +205,46 @@ fn latency_wide_and_narrow() {
 }
 
 #[test]
+fn limits_say_who_waits_for_which() {
+    let limits = |text: &str| serde_json::from_str(text).unwrap();
+    let agent = limits(
+        r#"{"scope": "agent", "key": "k", "name": "hv-17", "live": {"limit": 6, "in_use": 6, "waiting": 43,
+            "decision": {"why": "followed", "text": "moved", "from": 5.5, "to": 6.2}, "lines": [
+            {"class": "normal", "tenant": "acme", "kind": "exec", "waiting": 41,
+             "parked": {"scope": "group", "key": "rack-7", "limit": 64, "in_use": 64}},
+            {"class": "interactive", "tenant": "t", "kind": "vm-start", "waiting": 2}]}}"#,
+    );
+    let group = limits(
+        r#"{"scope": "group", "key": "rack-7", "name": "rack-7", "live": {"limit": 64, "in_use": 64}}"#,
+    );
+    let mut state = state(100, 24);
+    press(&mut state, '4');
+    assert_shows(&frame(&state), &["LIMITS", "asking…"]);
+    state.handle(Input::Limits(Box::new(Limits {
+        agents: vec![agent],
+        set: vec![group],
+        trouble: None,
+    })));
+    let parts = [
+        "agent hv-17                  6 / 6  ████████████       43",
+        "  acme normal exec              41  wait for group rack-7, 64 / 64 in use",
+        "  t interactive vm-start         2  wait for their turn",
+        "SET BY OPERATORS",
+        "group rack-7               64 / 64  ████████████        –",
+    ];
+    assert_shows(&frame(&state), &parts);
+    assert_shows(&frame(&state), &["↑ 5.5 → 6.2 moved"]);
+    state.handle(Input::Limits(Box::default()));
+    let parts = ["no agent has work", "none: each agent's limit follows"];
+    assert_shows(&frame(&state), &parts);
+    state.handle(Input::Limits(Box::new(Limits {
+        trouble: Some("the server says no".to_owned()),
+        ..Limits::default()
+    })));
+    assert_shows(&frame(&state), &["the server says no"]);
+}
+
+#[test]
 fn a_fleet_that_has_nothing_yet_says_so() {
     let mut overview = sample::overview();
     overview.rates.clear();
@@ -227,7 +268,7 @@ fn no_size_and_no_page_panics() {
     for width in (0..=44).chain([75, 76, 80, 99, 100, 121, 250]) {
         for height in [0, 1, 2, 3, 4, 5, 8, 20, 24, 45, 90] {
             let mut state = with(overview.clone(), width, height);
-            for key in ['1', '2', '3', '?', 'p', 'G'] {
+            for key in ['1', '2', '3', '4', '?', 'p', 'G'] {
                 press(&mut state, key);
                 if width > 0 && height > 0 {
                     buffer(&state);
@@ -339,9 +380,9 @@ fn a_store_that_fails_and_a_server_in_trouble_stand_out() {
         );
         // Where the names of all pages have no room, that of the page in sight has.
         let tabs = if width == 80 {
-            " 3 latency"
+            " 4 limits"
         } else {
-            " 1 fleet  2  3"
+            " 1 fleet  2  3  4"
         };
         assert!(frame.lines().next().unwrap().ends_with(tabs), "{frame}");
     }
@@ -349,7 +390,7 @@ fn a_store_that_fails_and_a_server_in_trouble_stand_out() {
 
 #[test]
 fn without_colours_nothing_has_one() {
-    for key in ['1', '2', '3'] {
+    for key in ['1', '2', '3', '4'] {
         for (colour, found) in [(true, true), (false, false)] {
             let mut state = state(80, 24);
             state.colour = colour;

@@ -288,20 +288,7 @@ impl Hub {
                     self.tell(server, event);
                 }
             }
-            Event::FlowTold {
-                target,
-                ticket,
-                flow,
-            } => {
-                if let Some((server, ticket)) = self.questions.answered(ticket) {
-                    let told = Event::FlowTold {
-                        target,
-                        ticket,
-                        flow,
-                    };
-                    self.tell(server, told);
-                }
-            }
+            Event::FlowTold { .. } => self.flow_told(event),
             // Whose it is says its ticket, or the store.
             Event::Reported { .. } | Event::LimitTold { .. } => self.tell_all(event),
             Event::Enrol { .. } | Event::Security { .. } => {
@@ -309,6 +296,22 @@ impl Hub {
                     self.tell(leader, event);
                 }
             }
+            about_operation => self.operation_event(about_operation),
+        }
+    }
+
+    /// Whoever asked is told, under its own ticket.
+    fn flow_told(&mut self, mut event: Event) {
+        if let Event::FlowTold { ticket, .. } = &mut event
+            && let Some((server, own)) = self.questions.answered(*ticket)
+        {
+            *ticket = own;
+            self.tell(server, event);
+        }
+    }
+
+    fn operation_event(&mut self, event: Event) {
+        match event {
             Event::Accepted { operation, .. }
             | Event::Progress { operation, .. }
             | Event::Uncertain { operation, .. } => {
@@ -332,6 +335,8 @@ impl Hub {
                 };
                 self.tell_of(server, event);
             }
+            // None of these is about an operation.
+            _ => {}
         }
     }
 

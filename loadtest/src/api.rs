@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
-use protocol::ids::ProcessId;
+use protocol::ids::{AgentId, ProcessId};
 use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -229,6 +229,15 @@ impl Api {
     /// When the server cannot be reached.
     pub async fn samples(&self, name: &str) -> anyhow::Result<Vec<f64>> {
         Ok(self.metrics().await?.samples(name))
+    }
+
+    /// Operations of an agent that take a permit at its gateway, and permits that are granted and not used;
+    /// `None` where the server cannot tell.
+    pub async fn permits_of(&self, agent: AgentId) -> Option<[u64; 2]> {
+        let limit = self.get(&format!("/v1/limits/agent/{agent}")).await.ok()?;
+        let limit: Value = limit.json().await.ok()?;
+        let live = &limit["live"];
+        Some([live["running"].as_u64()?, live["granted"].as_u64()?])
     }
 
     /// Whether the server says that it is ready.

@@ -60,6 +60,9 @@ pub(super) struct Driver {
     pub(super) stop: CancellationToken,
 }
 
+/// A beat, and when it began.
+type Beaten = (Moment, Result<Beat, StoreError>);
+
 /// What the task waits for from the store; each is there at most once.
 #[derive(Default)]
 struct Waits {
@@ -67,7 +70,7 @@ struct Waits {
     refill: Option<BoxFuture<'static, Refill>>,
     notes: Option<BoxFuture<'static, Result<(), StoreError>>>,
     raise: Option<BoxFuture<'static, Result<Vec<Group>, StoreError>>>,
-    beat: Option<BoxFuture<'static, (Moment, Result<Beat, StoreError>)>>,
+    beat: Option<BoxFuture<'static, Beaten>>,
 }
 
 impl Driver {
@@ -123,15 +126,7 @@ impl Driver {
                     self.take_beat(began, beat);
                 }
                 _ = beats.tick(), if waits.beat.is_none() => {
-                    let (store, worker) = (self.store.clone(), self.worker);
-                    let began = moment();
-                    let asks = Asks {
-                        lends: self.core.wants_to_lend(),
-                        looked: self.looked,
-                        believed: self.core.believed(),
-                    };
-                    let beat = async move { (began, store.beat(worker, began.wall, asks).await) };
-                    waits.beat = Some(beat.boxed());
+                    waits.beat = Some(self.beat());
                 }
                 _ = ticks.tick() => self.tick(),
                 () = sleep_until(alarm.into()) => {}
@@ -149,6 +144,18 @@ impl Driver {
             // The others find out by themselves.
             tracing::warn!(%error, "the process server's end was not written");
         }
+    }
+
+    /// Says that this server is alive.
+    fn beat(&self) -> BoxFuture<'static, Beaten> {
+        let (store, worker) = (self.store.clone(), self.worker);
+        let began = moment();
+        let asks = Asks {
+            lends: self.core.wants_to_lend(),
+            looked: self.looked,
+            believed: self.core.believed(),
+        };
+        async move { (began, store.beat(worker, began.wall, asks).await) }.boxed()
     }
 
     fn tick(&mut self) {

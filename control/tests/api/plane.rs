@@ -291,12 +291,14 @@ pub(crate) async fn plane_with(
     requests_per_second: u32,
     webhooks: WebhooksConfig,
 ) -> Plane {
-    start(dir, requests_per_second, webhooks).await.unwrap()
+    Box::pin(start(dir, requests_per_second, webhooks))
+        .await
+        .unwrap()
 }
 
 /// Why a deployment does not start.
 pub(crate) async fn start_error(webhooks: WebhooksConfig) -> String {
-    match start(tempfile::tempdir().unwrap(), 10_000, webhooks).await {
+    match Box::pin(start(tempfile::tempdir().unwrap(), 10_000, webhooks)).await {
         Ok(_) => panic!("it started"),
         Err(error) => error.to_string(),
     }

@@ -26,7 +26,7 @@ use protocol::limits::{CREDIT_LEASE, CREDIT_PERIOD};
 /// Reports whose sending time is remembered; a lease that answers an older one is too late anyway.
 const REPORTS_MAX: usize = 16;
 /// Reports follow each other no faster, however often somebody finds no room.
-const HASTE: Duration = Duration::from_millis(CREDIT_PERIOD.as_millis() as u64 / 10);
+const HASTE: Duration = CREDIT_PERIOD.checked_div(10).unwrap();
 /// Reports in a row without use of the credit after which it is given back.
 const IDLE_MAX: u32 = 2;
 

@@ -29,16 +29,19 @@ const CONTROL: Kind = Kind {
     name: "agent message",
     identifier: "DRAM",
     bytes_max: CONTROL_FRAME_BYTES_MAX,
+    tables_max: codec::TABLES_MAX,
 };
 const COMMAND_REPLY: Kind = Kind {
     name: "command reply",
     identifier: CONTROL.identifier,
     bytes_max: COMMAND_REPLY_BYTES_MAX,
+    tables_max: codec::TABLES_MAX,
 };
 const GATEWAY: Kind = Kind {
     name: "gateway message",
     identifier: "DRGM",
     bytes_max: GATEWAY_FRAME_BYTES_MAX,
+    tables_max: codec::TABLES_MAX,
 };
 
 /// Whether a message travels on a command stream, where frames are smaller.

@@ -9,7 +9,7 @@ use super::check::Fault;
 use super::{DecodeError, EncodeError};
 use crate::generated::agent as fb;
 use crate::ids::{AgentId, GroupId, OperationId, ProcessId};
-use crate::limits::{CERTIFICATES_MAX, LABELS_MAX};
+use crate::limits::{CERTIFICATES_MAX, CREDITS_PER_FRAME_MAX, LABELS_MAX, LIMITS_MAX, LINES_MAX};
 
 /// The builder that encoders write into.
 pub(super) type Builder = FlatBufferBuilder<'static>;
@@ -22,6 +22,8 @@ pub(super) struct Kind {
     pub identifier: &'static str,
     /// The cap, prefix not counted.
     pub bytes_max: usize,
+    /// Tables in it.
+    pub tables_max: usize,
 }
 
 /// The largest builder that a thread keeps between frames, in bytes of the frame it made last.
@@ -70,7 +72,13 @@ fn append(kind: &Kind, frame: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeErro
 }
 
 /// Tables in one frame. The most that a legal one has is the root, a Hello, and its labels.
-const TABLES_MAX: usize = 128;
+pub(super) const TABLES_MAX: usize = 128;
+/// Tables in a frame between control plane and gateway: two for each limit that is lent, one for each that is
+/// set, two for each line that is told.
+pub(super) const LINK_TABLES_MAX: usize = LIMITS_MAX + 8;
+const _: () = assert!(
+    2 * CREDITS_PER_FRAME_MAX + 2 <= LINK_TABLES_MAX && 2 * LINES_MAX + 4 <= LINK_TABLES_MAX
+);
 const _: () = assert!(2 + LABELS_MAX <= TABLES_MAX && 3 + 2 * CERTIFICATES_MAX <= TABLES_MAX);
 
 /// Bytes of the root offset and the file identifier.
@@ -92,7 +100,7 @@ where
     }
     let options = VerifierOptions {
         max_depth: 8,
-        max_tables: TABLES_MAX,
+        max_tables: kind.tables_max,
         // Tables that are shared count again each time; legal frames share nothing but layouts.
         max_apparent_size: 4 * kind.bytes_max,
         ignore_missing_null_terminator: false,

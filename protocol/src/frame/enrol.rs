@@ -18,11 +18,13 @@ const REQUEST: Kind = Kind {
     name: "enrolment request",
     identifier: "DREQ",
     bytes_max: ENROL_FRAME_BYTES_MAX,
+    tables_max: codec::TABLES_MAX,
 };
 const REPLY: Kind = Kind {
     name: "enrolment reply",
     identifier: "DREP",
     bytes_max: ENROL_FRAME_BYTES_MAX,
+    tables_max: codec::TABLES_MAX,
 };
 
 enum_map!(write_refusal, read_refusal: EnrolRefusal => fb::EnrolRefusal {

@@ -29,6 +29,7 @@ const EVENT: Kind = Kind {
     name: "event",
     identifier: "DRLE",
     bytes_max: FRAME_BYTES_MAX,
+    tables_max: codec::LINK_TABLES_MAX,
 };
 
 enum_map!(write_reason, read_reason: NotDelivered => fb::NotDeliveredReason {
@@ -126,6 +127,36 @@ fn write_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
             let body = fb::Withdrawn::create(b, &fb::WithdrawnArgs { grant: grant.0 });
             (Kind::Withdrawn, body.as_union_value())
         }
+        about_limits @ (Event::FlowTold { .. }
+        | Event::LimitTold { .. }
+        | Event::Reported { .. }) => write_limits_body(b, about_limits)?,
+        Event::Enrol {
+            shard,
+            ticket,
+            remote,
+            request,
+        } => {
+            let args = fb::EnrolArgs {
+                shard: shard.0,
+                ticket: *ticket,
+                remote: Some(&write_socket_address(*remote)),
+                request: Some(write_request(b, request)?),
+            };
+            (Kind::Enrol, fb::Enrol::create(b, &args).as_union_value())
+        }
+        Event::Security {
+            kind,
+            agent,
+            remote,
+        } => write_security(b, *kind, *agent, *remote),
+        about_an_operation => write_operation_body(b, about_an_operation)?,
+    })
+}
+
+/// What is told of limits and their use.
+fn write_limits_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
+    use fb::EventBody as Kind;
+    Ok(match event {
         Event::FlowTold { ticket, flow, .. } => {
             let body = write_flow_told(b, *ticket, flow.as_deref())?;
             (Kind::FlowTold, body.as_union_value())
@@ -147,26 +178,7 @@ fn write_body(b: &mut Builder, event: &Event) -> Result<Body, Fault> {
             let body = write_reported(b, *shard, *shards, reports)?;
             (Kind::Reported, body.as_union_value())
         }
-        Event::Enrol {
-            shard,
-            ticket,
-            remote,
-            request,
-        } => {
-            let args = fb::EnrolArgs {
-                shard: shard.0,
-                ticket: *ticket,
-                remote: Some(&write_socket_address(*remote)),
-                request: Some(write_request(b, request)?),
-            };
-            (Kind::Enrol, fb::Enrol::create(b, &args).as_union_value())
-        }
-        Event::Security {
-            kind,
-            agent,
-            remote,
-        } => write_security(b, *kind, *agent, *remote),
-        about_an_operation => write_operation_body(b, about_an_operation)?,
+        _ => return Err(Fault::unknown("body")),
     })
 }
 
@@ -286,8 +298,8 @@ fn write_not_delivered(
     (fb::EventBody::NotDelivered, body.as_union_value())
 }
 
-/// An answer to a question.
-fn read_told(root: fb::Event<'_>) -> Result<Event, Fault> {
+/// What is told of limits and their use.
+fn read_limits_body(root: fb::Event<'_>) -> Result<Event, Fault> {
     let missing = || Fault::missing("body");
     Ok(match root.body_type() {
         fb::EventBody::FlowTold => {
@@ -296,6 +308,15 @@ fn read_told(root: fb::Event<'_>) -> Result<Event, Fault> {
                 target: read_target(root.target())?,
                 ticket: told.ticket(),
                 flow: read_flow(told)?.map(Box::new),
+            }
+        }
+        fb::EventBody::Reported => {
+            let reported = root.body_as_reported().ok_or_else(missing)?;
+            let (shard, shards, reports) = read_reported(reported)?;
+            Event::Reported {
+                shard,
+                shards,
+                reports,
             }
         }
         _ => {
@@ -353,16 +374,7 @@ fn read_body(root: fb::Event<'_>) -> Result<Event, Fault> {
                 grant: GrantId(withdrawn.grant()),
             }
         }
-        Kind::FlowTold | Kind::LimitTold => read_told(root)?,
-        Kind::Reported => {
-            let reported = root.body_as_reported().ok_or_else(missing)?;
-            let (shard, shards, reports) = read_reported(reported)?;
-            Event::Reported {
-                shard,
-                shards,
-                reports,
-            }
-        }
+        Kind::FlowTold | Kind::LimitTold | Kind::Reported => read_limits_body(root)?,
         Kind::Enrol => {
             let enrol = root.body_as_enrol().ok_or_else(missing)?;
             Event::Enrol {

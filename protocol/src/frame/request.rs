@@ -30,6 +30,7 @@ const REQUEST: Kind = Kind {
     name: "request",
     identifier: "DRLR",
     bytes_max: FRAME_BYTES_MAX,
+    tables_max: codec::LINK_TABLES_MAX,
 };
 
 /// Appends the frame, size prefix first.
@@ -111,30 +112,12 @@ fn write_body(b: &mut Builder, request: &Request) -> Result<Body, Fault> {
             let body = write_demand(b, *server, lines)?;
             (fb::RequestBody::Demand, body.as_union_value())
         }
-        Request::AskFlow { ticket, .. } => {
-            let body = fb::AskFlow::create(b, &fb::AskFlowArgs { ticket: *ticket });
-            (fb::RequestBody::AskFlow, body.as_union_value())
-        }
-        Request::AskLimit { key, ticket } => {
-            let body = write_ask_limit(b, key, *ticket)?;
-            (fb::RequestBody::AskLimit, body.as_union_value())
-        }
-        Request::SetLimits { limits } => {
-            let body = write_limits(b, limits)?;
-            (fb::RequestBody::SetLimits, body.as_union_value())
-        }
-        Request::Charge { operations, .. } => {
-            let body = write_charges(b, operations)?;
-            (fb::RequestBody::Charge, body.as_union_value())
-        }
-        Request::Lend { shard, leases } => {
-            let body = write_lend(b, *shard, leases)?;
-            (fb::RequestBody::Lend, body.as_union_value())
-        }
-        Request::AskUse { keys } => {
-            let body = write_asked(b, keys)?;
-            (fb::RequestBody::AskUse, body.as_union_value())
-        }
+        about_limits @ (Request::AskFlow { .. }
+        | Request::AskLimit { .. }
+        | Request::SetLimits { .. }
+        | Request::Charge { .. }
+        | Request::Lend { .. }
+        | Request::AskUse { .. }) => write_limits_body(b, about_limits)?,
         Request::ReturnPermits { grant, unused, .. } => {
             let (grant, unused) = (grant.0, *unused);
             let body = fb::ReturnPermits::create(b, &fb::ReturnPermitsArgs { grant, unused });
@@ -179,6 +162,37 @@ fn write_body(b: &mut Builder, request: &Request) -> Result<Body, Fault> {
             spread,
             deadline,
         } => write_drain(b, addresses, *spread, *deadline)?,
+    })
+}
+
+/// What is said and asked of limits and their use.
+fn write_limits_body(b: &mut Builder, request: &Request) -> Result<Body, Fault> {
+    Ok(match request {
+        Request::AskFlow { ticket, .. } => {
+            let body = fb::AskFlow::create(b, &fb::AskFlowArgs { ticket: *ticket });
+            (fb::RequestBody::AskFlow, body.as_union_value())
+        }
+        Request::AskLimit { key, ticket } => {
+            let body = write_ask_limit(b, key, *ticket)?;
+            (fb::RequestBody::AskLimit, body.as_union_value())
+        }
+        Request::SetLimits { limits } => {
+            let body = write_limits(b, limits)?;
+            (fb::RequestBody::SetLimits, body.as_union_value())
+        }
+        Request::Charge { operations, .. } => {
+            let body = write_charges(b, operations)?;
+            (fb::RequestBody::Charge, body.as_union_value())
+        }
+        Request::Lend { shard, leases } => {
+            let body = write_lend(b, *shard, leases)?;
+            (fb::RequestBody::Lend, body.as_union_value())
+        }
+        Request::AskUse { keys } => {
+            let body = write_asked(b, keys)?;
+            (fb::RequestBody::AskUse, body.as_union_value())
+        }
+        _ => return Err(Fault::unknown("body")),
     })
 }
 

@@ -36,6 +36,7 @@ pub(super) async fn waits(
     if let Some(parked) = &mut parked
         && let LimitKey::Resource(_) | LimitKey::Tenant(_) | LimitKey::Global = key
         && let Ok(used) = api.engine.use_of(key.clone()).await
+        && used.limit.is_some()
     {
         // The gateway knew of one home only.
         parked.in_use = used.in_use;

@@ -231,6 +231,18 @@ impl Bed {
         Some(active as u64)
     }
 
+    /// Permits that gateways count although nothing runs, and of how many agents that is known.
+    pub(super) async fn leaked_permits(&self) -> (u64, usize) {
+        let (mut leaked, mut known) = (0, 0);
+        for agent in self.fleet.ids().iter() {
+            if let Some(permits) = self.api.permits_of(*agent).await {
+                leaked += permits.iter().sum::<u64>();
+                known += 1;
+            }
+        }
+        (leaked, known)
+    }
+
     /// Takes everything down.
     pub(super) async fn finish(mut self) -> anyhow::Result<()> {
         self.stop_load().await;

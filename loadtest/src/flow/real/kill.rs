@@ -63,14 +63,19 @@ pub struct Killed {
     pub succeeded: u64,
     /// Those that did not.
     pub failed: u64,
+    /// Processes that the API refused for good.
+    pub refused: u64,
     /// Accepted and never ended, or succeeded without an effect.
     pub lost: u64,
     /// Effects beyond the first of an operation.
     pub duplicate_effects: u64,
     /// Commands that reached an agent that had no room.
     pub over_issue: u64,
-    /// Operations that the server believed to be active when none was.
+    /// Operations that process servers believed to be active, and permits that gateways counted, when nothing
+    /// was.
     pub leaked: u64,
+    /// Of how many agents the gateways told their permits.
+    pub permits_told: usize,
     /// Agents that did not come back.
     pub missing: usize,
     /// Whether everything held.
@@ -130,13 +135,19 @@ impl Kill {
 
     async fn judge(&self, bed: &Bed, deaths: &Deaths, seconds: f64, missing: usize) -> Killed {
         let totals = bed.ledger.totals();
-        let failed = totals.failed + bed.not_taken.load(Ordering::Relaxed);
+        let refused = bed.not_taken.load(Ordering::Relaxed);
         let over_issue = bed.refusals.load(Ordering::Relaxed);
-        let leaked = bed.active().await.unwrap_or(u64::MAX);
+        let (permits, permits_told) = bed.leaked_permits().await;
+        let leaked = bed
+            .active()
+            .await
+            .unwrap_or(u64::MAX)
+            .saturating_add(permits);
         let violations = [
             totals.lost,
             totals.duplicate_effects,
-            failed,
+            totals.failed,
+            refused,
             over_issue,
             leaked,
             missing as u64,
@@ -149,11 +160,13 @@ impl Kill {
             agent_deaths: deaths.agents,
             submitted: totals.submitted,
             succeeded: totals.succeeded,
-            failed,
+            failed: totals.failed,
+            refused,
             lost: totals.lost,
             duplicate_effects: totals.duplicate_effects,
             over_issue,
             leaked,
+            permits_told,
             missing,
             passed: violations.iter().all(|count| *count == 0),
             examples: bed.examples().await,

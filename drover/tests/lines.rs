@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::Control;
-use control::downlink::{Link, LinkFull, Wake};
+use control::downlink::{End, Link, LinkFull, Wake};
 use control::enrol::EnrolConfig;
 use control::identity::Identity;
 use control::process::{Plan, PlanOperation, PlanStep, State};
@@ -16,25 +16,29 @@ use loadtest::api::Api;
 use loadtest::fleet::{Fleet, FleetSpec};
 use loadtest::ledger::Ledger;
 use protocol::flow::{Limit, LimitKey};
-use protocol::ids::{AgentId, ProcessId};
+use protocol::ids::{AgentId, GatewayId, ProcessId, ServerId};
 use protocol::link::{Event, Request};
 
 const DOMAIN: &str = "lines.example";
 /// Longer than any look of this test.
 const FOREVER_MS: u32 = 3_600_000;
 
-struct Local(Handle);
+struct Local(GatewayId, Handle);
 
 impl Link for Local {
+    fn gateway(&self) -> GatewayId {
+        self.0
+    }
+
     fn send(&self, request: Request) -> Result<(), LinkFull> {
-        match self.0.send(request) {
+        match self.1.send(request) {
             Err(SendError::Full(request)) => Err(LinkFull(request)),
             Ok(()) | Err(SendError::Stopped) => Ok(()),
         }
     }
 
     fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
-        self.0.receive(out, max)
+        self.1.receive(out, max)
     }
 }
 
@@ -104,11 +108,16 @@ impl House {
         let identity = identity.expect("an identity");
         let store = Store::open("sqlite:", path).await.expect("a store");
         let wake = Wake::new();
-        let gateway = gateway::start(gateway_config(&identity, path), wake.callback());
-        let gateway = gateway.expect("a gateway");
-        let link = Arc::new(Local(gateway.handle()));
+        let config = gateway_config(&identity, path);
+        let run = config.gateway;
+        let gateway = gateway::start(config, wake.callback()).expect("a gateway");
+        let end = End {
+            server: ServerId(1),
+            link: Arc::new(Local(run, gateway.handle())),
+            wake,
+        };
         let told = control_config(path);
-        let control = control::start(told, identity, store.clone(), link, wake).await;
+        let control = control::start(told, identity, store.clone(), end, Vec::new()).await;
         let control = control.expect("a control plane");
         let token = std::fs::read_to_string(path.join(control::api::ADMIN_TOKEN_FILE));
         let base = format!("http://{}", control.api_addr());
@@ -190,7 +199,7 @@ impl House {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_of_one_sort_of_work_holds_up_that_sort_and_no_other() {
-    let house = House::start().await;
+    let house = Box::pin(House::start()).await;
     let limits = vec![Limit {
         key: LimitKey::Work("build".to_owned()),
         min: 1,
@@ -216,11 +225,11 @@ async fn a_limit_of_one_sort_of_work_holds_up_that_sort_and_no_other() {
     assert_eq!(house.state(first).await, State::Running);
     assert_eq!(house.state(second).await, State::Ready);
     let waits = engine.waiting_on(second, house.agent()).await;
-    let Ok(Some(control::dispatch::WaitingOn::Host { line, position, .. })) = waits else {
+    let Ok(Some(control::dispatch::WaitingOn::Host(queued))) = waits else {
         panic!("{waits:?}");
     };
-    let (_, line) = line.expect("it is in memory");
-    assert_eq!((line.work.as_str(), position), ("build", 1));
+    let line = queued.line.expect("it is in memory");
+    assert_eq!((line.work.as_str(), queued.position), ("build", 1));
 
     engine.cancel(first).await.expect("it is told");
     house.until(first, State::Cancelled).await;

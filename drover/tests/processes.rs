@@ -180,97 +180,86 @@ fn a_paused_agent_finishes_what_runs_and_starts_nothing() {
     assert_eq!(lines(&log), ["dig mill", "build", "roof"]);
 }
 
+/// `drover limits` with these words and, where there is one, a reason.
+fn limits(deployment: &Deployment, words: &str, reason: Option<&str>) -> Value {
+    let words = std::iter::once("limits").chain(words.split(' '));
+    let reason = reason.into_iter().flat_map(|reason| ["--reason", reason]);
+    deployment.json(&words.chain(reason).collect::<Vec<_>>())
+}
+
+/// Makes a process that runs until there is such a file.
+fn create_until(deployment: &Deployment, go: &std::path::Path) -> String {
+    let script = format!("until [ -e {} ]; do sleep 0.1; done", go.display());
+    let words = "processes create hv-1 exec -- sh -c";
+    let words = words.split(' ').chain([script.as_str()]);
+    let process = deployment.json(&words.collect::<Vec<_>>());
+    process["id"].as_str().expect("an id").to_owned()
+}
+
+/// What the command line says of why a process waits, once that contains these words.
+fn why(deployment: &Deployment, id: &str, words: &str) -> String {
+    let ask = || said(&deployment.drover(&["processes", "why", id]));
+    eventually("the reason", || ask().contains(words));
+    ask()
+}
+
 #[test]
-fn a_limit_holds_work_back_and_what_waits_names_it() {
+fn a_limit_of_an_agent_holds_work_back_and_what_waits_names_it() {
     let (_folder, deployment) = deployment();
     let _agent = deployment.agent("hv-1");
-    let limits = |words: &[&str]| deployment.json(&[&["limits"], words].concat());
-    let set = limits(&[
-        "set",
-        "agent",
-        "hv-1",
-        "--pin",
-        "1",
-        "--reason",
-        "slow disks",
-    ]);
+    let set = limits(&deployment, "set agent hv-1 --pin 1", Some("slow disks"));
     assert_eq!((&set["name"], &set["pin"]), (&json!("hv-1"), &json!(1)));
     let go = deployment.path("go");
-    let script = format!("until [ -e {} ]; do sleep 0.1; done", go.display());
-    let waits = [
-        "processes",
-        "create",
-        "hv-1",
-        "exec",
-        "--",
-        "sh",
-        "-c",
-        &script,
-    ];
-    let create = || {
-        let process = deployment.json(&waits);
-        process["id"].as_str().expect("an id").to_owned()
-    };
-    let why = |id: &str, words: &str| {
-        eventually("the reason", || {
-            said(&deployment.drover(&["processes", "why", id])).contains(words)
-        });
-        said(&deployment.drover(&["processes", "why", id]))
-    };
-    let first = create();
+    let first = create_until(&deployment, &go);
     until(&deployment, &first, "running");
-    let second = create();
-    let said = why(&second, "1 of 1 places are taken");
+    let second = create_until(&deployment, &go);
+    let said = why(&deployment, &second, "1 of 1 places are taken");
     assert!(
         said.contains("slow disks") && said.contains("drover limits get agent hv-1"),
         "{said}"
     );
-    let live = &limits(&["get", "agent", "hv-1"])["live"];
+    let live = &limits(&deployment, "get agent hv-1", None)["live"];
     assert_eq!(
         (&live["limit"], &live["in_use"]),
         (&json!(1), &json!(1)),
         "{live}"
     );
-    limits(&[
-        "set",
-        "agent",
-        "hv-1",
-        "--pin",
-        "3",
-        "--reason",
-        "new disks",
-    ]);
+    limits(&deployment, "set agent hv-1 --pin 3", Some("new disks"));
     until(&deployment, &second, "running");
+    std::fs::write(&go, "").expect("a file");
+    for id in [&first, &second] {
+        until(&deployment, id, "succeeded");
+    }
+}
 
+#[test]
+fn a_limit_of_a_group_holds_work_back_and_what_waits_names_it() {
+    let (_folder, deployment) = deployment();
+    let _agent = deployment.agent("hv-1");
     let agent = deployment.json(&["agents", "show", "hv-1"]);
     let group = agent["group"]["name"].as_str().expect("a name");
-    limits(&[
-        "set",
-        "group",
-        group,
-        "--max",
-        "2",
-        "--reason",
-        "one switch",
-    ]);
-    let third = create();
-    let said = why(
-        &third,
-        &format!("2 of the 2 permits of group {group} are in use"),
-    );
+    let set = format!("set group {group} --max 1");
+    limits(&deployment, &set, Some("one switch"));
+    let go = deployment.path("go");
+    let first = create_until(&deployment, &go);
+    until(&deployment, &first, "running");
+    let second = create_until(&deployment, &go);
+    let reason = format!("1 of the 1 permits of group {group} are in use");
+    let said = why(&deployment, &second, &reason);
     assert!(said.contains("one switch"), "{said}");
-    let live = &limits(&["get", "group", group])["live"];
+    let live = &limits(&deployment, &format!("get group {group}"), None)["live"];
     assert_eq!(
         (&live["limit"], &live["in_use"], &live["parked_lines"]),
-        (&json!(2), &json!(2), &json!(1)),
+        (&json!(1), &json!(1), &json!(1)),
         "{live}"
     );
-    let listed = limits(&["ls"]);
-    assert_eq!(listed.as_array().map(Vec::len), Some(2));
-    limits(&["rm", "group", group, "--reason", "two switches"]);
-    until(&deployment, &third, "running");
+    let listed = limits(&deployment, "ls", None);
+    assert_eq!(listed.as_array().map(Vec::len), Some(1));
+    let remove = format!("rm group {group}");
+    limits(&deployment, &remove, Some("two switches"));
+    until(&deployment, &second, "running");
     std::fs::write(&go, "").expect("a file");
-    for id in [&first, &second, &third] {
+    for id in [&first, &second] {
         until(&deployment, id, "succeeded");
     }
 }

@@ -14,7 +14,7 @@ use crate::fault::{Exit, Fault};
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Start a batch: first with --dry-run, then with --confirm and the figure that it has shown
-    Create(CreateArguments),
+    Create(Box<CreateArguments>),
     /// List batches, newest first
     List {
         /// At most so many
@@ -316,7 +316,7 @@ mod tests {
             .chain(words);
         let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
         match cli.command {
-            crate::cli::Command::Batches(Command::Create(arguments)) => Ok(arguments),
+            crate::cli::Command::Batches(Command::Create(arguments)) => Ok(*arguments),
             other => Err(format!("{other:?}")),
         }
     }

@@ -79,6 +79,7 @@ impl Shared {
     }
 
     /// Takes events to the servers and what the hub itself has to say to the gateway, for ever.
+    #[expect(clippy::infinite_loop, reason = "it ends with its task")]
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             let (more, blocked) = self.turn();

@@ -93,7 +93,7 @@ struct World {
 /// Runs the schedule of a seed.
 pub fn span(seed: u64) -> Spanned {
     let mut world = World::new(seed);
-    let late = (seed % 3 == 0).then_some(Duration::from_secs(4));
+    let late = (seed.is_multiple_of(3)).then_some(Duration::from_secs(4));
     if late.is_none() {
         world.set_limits();
     }
@@ -196,12 +196,12 @@ impl World {
             }
         }
         self.deliver();
-        if steps % 50 == 0 {
+        if steps.is_multiple_of(50) {
             self.prolong();
             self.lender.handle_tick(now);
             self.lend();
         }
-        if steps % 10 == 0 {
+        if steps.is_multiple_of(10) {
             (0..AGENTS).for_each(|agent| self.demand(agent));
         }
         (0..AGENTS).for_each(|agent| self.work(agent));

@@ -221,14 +221,20 @@ impl Bed {
 
     /// Operations that the server believes to be claimed or running; its figures are a second old.
     pub(super) async fn active(&self) -> Option<u64> {
-        tokio::time::sleep(Duration::from_millis(2500)).await;
-        let active = self.api.metric("drover_operations_active").await.ok()??;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a count"
-        )]
-        Some(active as u64)
+        let patience = clock::now() + Duration::from_secs(20);
+        loop {
+            // A server drops a claim that it does not hold with a beat, and says so with a tick.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let active = self.api.metric("drover_operations_active").await.ok()??;
+            if active <= 0.0 || clock::now() >= patience {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a count"
+                )]
+                return Some(active as u64);
+            }
+        }
     }
 
     /// Permits that gateways count although nothing runs, and of how many agents that is known.

@@ -278,7 +278,7 @@ impl State {
             score.succeed(now, running.tenant, running.work, took);
         }
         // Nobody has to be there to hear it.
-        let _ = running.over.send(true);
+        running.over.send_replace(true);
         let ended = Ended {
             host: running.host,
             tenant: running.tenant,

@@ -87,80 +87,89 @@ pub(super) fn print_targets(targets: &[Target]) {
 
 /// Holds what was found against the targets.
 pub(super) fn judge(found: &Found) -> Vec<Target> {
-    let mut targets = Vec::new();
-    let mut add = |name, target: String, found: String, met| {
-        targets.push(Target {
-            name,
-            target,
-            found,
-            met,
-        });
-    };
     let mut by_gamma: BTreeMap<u64, Vec<&Row>> = BTreeMap::new();
     for row in &found.rows {
-        by_gamma
-            .entry(row.row.gamma.to_bits())
-            .or_default()
-            .push(row);
+        let of_gamma = by_gamma.entry(row.row.gamma.to_bits()).or_default();
+        of_gamma.push(row);
     }
-    for (gamma, mut rows) in by_gamma {
-        let gamma = f64::from_bits(gamma);
-        rows.sort_by_key(|row| row.row.servers);
-        let least = never_lower(&rows);
-        if let Some(least) = least {
-            let target = format!("goodput(N) ≥ {NEVER_LOWER} × the best at fewer, γ = {gamma}");
-            add(
-                "T1",
-                target,
-                format!("{least:.4} at worst"),
-                least >= NEVER_LOWER,
-            );
-        }
-        let lowest = rows.iter().map(|row| row.row.goodput_ratio);
-        let lowest = lowest.fold(f64::INFINITY, f64::min);
-        let min = goodput_min(gamma);
-        let target = format!("goodput ≥ {:.0} %, γ = {gamma}", 100.0 * min);
-        add(
-            "T2",
-            target,
-            format!("{:.1} %", 100.0 * lowest),
-            lowest >= min,
-        );
+    let mut targets = Vec::new();
+    for (gamma, rows) in by_gamma {
+        targets.extend(judge_goodput(f64::from_bits(gamma), rows));
     }
-    let worst = |of: fn(&Row) -> f64| found.rows.iter().map(of).fold(0.0, f64::max);
-    if !found.rows.is_empty() {
-        let waste = worst(|row| row.row.waste);
-        add(
+    targets.extend(judge_rows(&found.rows));
+    targets.extend(judge_faults(found));
+    targets
+}
+
+fn target(name: &'static str, target: String, found: String, met: bool) -> Target {
+    Target {
+        name,
+        target,
+        found,
+        met,
+    }
+}
+
+/// T1 and T2, of the rows of one thrash factor.
+fn judge_goodput(gamma: f64, mut rows: Vec<&Row>) -> Vec<Target> {
+    rows.sort_by_key(|row| row.row.servers);
+    let mut targets = Vec::new();
+    if let Some(least) = never_lower(&rows) {
+        let aim = format!("goodput(N) ≥ {NEVER_LOWER} × the best at fewer, γ = {gamma}");
+        let found = format!("{least:.4} at worst");
+        targets.push(target("T1", aim, found, least >= NEVER_LOWER));
+    }
+    let lowest = rows.iter().map(|row| row.row.goodput_ratio);
+    let lowest = lowest.fold(f64::INFINITY, f64::min);
+    let min = goodput_min(gamma);
+    let aim = format!("goodput ≥ {:.0} %, γ = {gamma}", 100.0 * min);
+    let found = format!("{:.1} %", 100.0 * lowest);
+    targets.push(target("T2", aim, found, lowest >= min));
+    targets
+}
+
+/// What holds for every row: T3, T5, T10.
+fn judge_rows(rows: &[Row]) -> Vec<Target> {
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let worst = |of: fn(&Row) -> f64| rows.iter().map(of).fold(0.0, f64::max);
+    let waste = worst(|row| row.row.waste);
+    let jain = 1.0 - worst(|row| 1.0 - row.row.jain);
+    let transactions = worst(|row| row.transactions_per_operation);
+    let idle = worst(|row| row.idle_queries_per_second);
+    vec![
+        target(
             "T3",
             format!("waste ≤ {WASTE_MAX}"),
             format!("{waste:.5}"),
             waste <= WASTE_MAX,
-        );
-        let unfair = worst(|row| 1.0 - row.row.jain);
-        let jain = 1.0 - unfair;
-        add(
+        ),
+        target(
             "T5",
             format!("Jain ≥ {JAIN_MIN}"),
             format!("{jain:.4}"),
             jain >= JAIN_MIN,
-        );
-        let transactions = worst(|row| row.transactions_per_operation);
-        add(
+        ),
+        target(
             "T10",
             format!("≤ {TRANSACTIONS_MAX} transactions an operation"),
             format!("{transactions:.3}"),
             transactions <= TRANSACTIONS_MAX,
-        );
-        let idle = worst(|row| row.idle_queries_per_second);
-        add(
+        ),
+        target(
             "T10",
             format!("an idle server ≤ {IDLE_QUERIES_MAX} query a second"),
             format!("{idle:.2}"),
             idle <= IDLE_QUERIES_MAX,
-        );
-    }
-    if let Some(dead) = &found.dead_server {
-        add(
+        ),
+    ]
+}
+
+/// T8 and T9, where they were tried.
+fn judge_faults(found: &Found) -> Vec<Target> {
+    let dead = found.dead_server.as_ref().map(|dead| {
+        target(
             "T8",
             format!("a dead server's work resumes ≤ {RESUMED_MAX_S} s"),
             format!(
@@ -168,11 +177,11 @@ pub(super) fn judge(found: &Found) -> Vec<Target> {
                 dead.resumed_s, dead.taken_over
             ),
             dead.resumed_s <= RESUMED_MAX_S && dead.lost == 0 && dead.duplicate_effects == 0,
-        );
-    }
-    if let Some(stuck) = &found.stuck {
+        )
+    });
+    let stuck = found.stuck.as_ref().map(|stuck| {
         let kept = stuck.rate_with / stuck.rate_without.max(f64::MIN_POSITIVE);
-        add(
+        target(
             "T9",
             format!("{} stuck processes slow others ≤ 5 %", stuck.stuck),
             format!(
@@ -180,9 +189,9 @@ pub(super) fn judge(found: &Found) -> Vec<Target> {
                 stuck.rate_without, stuck.rate_with
             ),
             kept >= KEPT_MIN,
-        );
-    }
-    targets
+        )
+    });
+    dead.into_iter().chain(stuck).collect()
 }
 
 /// The least goodput over the best at fewer servers; nothing with one number of servers.

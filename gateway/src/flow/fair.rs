@@ -15,8 +15,10 @@
 
 use std::time::{Duration, Instant};
 
+mod one;
 mod tree;
 
+use one::One;
 use tree::{Path, Tree};
 
 /// A queue that waited this long counts as one class higher, but never as [`Class::System`].
@@ -143,6 +145,13 @@ pub enum Fit {
 #[derive(Clone, Copy, PartialEq, PartialOrd, Default, Debug)]
 pub struct Cost(f32);
 
+impl Cost {
+    #[expect(clippy::cast_possible_truncation, reason = "seconds, to seven digits")]
+    fn of(seconds: f64) -> Self {
+        Self(seconds as f32)
+    }
+}
+
 /// The next permit.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Grant {
@@ -156,7 +165,13 @@ pub struct Grant {
 
 /// What waits at one target. See the module.
 #[derive(Default)]
-pub struct Queues(Option<Box<Inner>>);
+pub struct Queues(Option<Box<Waiting>>);
+
+/// At least one queue.
+enum Waiting {
+    One(One),
+    Many(Inner),
+}
 
 #[derive(Default)]
 struct Inner {
@@ -190,50 +205,67 @@ impl Queues {
         demand: &Demand,
     ) -> Result<(), Full> {
         if demand.count == 0 {
-            if let Some(inner) = &mut self.0 {
-                inner.tree.remove_server(flow, server);
+            match self.0.as_deref_mut() {
+                Some(Waiting::One(one)) if one.is(server, flow) => self.0 = None,
+                Some(Waiting::Many(inner)) => {
+                    inner.tree.remove_server(flow, server);
+                    self.tidy();
+                }
+                _ => {}
             }
-            self.tidy();
             return Ok(());
         }
-        let inner = self.0.get_or_insert_default();
-        inner.tree.state(now, server, flow, demand)
+        match self.0.as_deref_mut() {
+            None => {
+                let one = One::new(now, server, flow, demand);
+                self.0 = Some(Box::new(Waiting::One(one)));
+                Ok(())
+            }
+            Some(Waiting::One(one)) if one.is(server, flow) => {
+                one.state(demand);
+                Ok(())
+            }
+            Some(waiting) => waiting.many()?.tree.state(now, server, flow, demand),
+        }
     }
 
     /// A server is gone, and its demand with it.
     pub fn handle_server_gone(&mut self, server: u32) {
-        if let Some(inner) = &mut self.0 {
-            inner.tree.remove_server_everywhere(server);
+        match self.0.as_deref_mut() {
+            Some(Waiting::One(one)) if one.is_of(server) => self.0 = None,
+            Some(Waiting::Many(inner)) => {
+                inner.tree.remove_server_everywhere(server);
+                self.tidy();
+            }
+            _ => {}
         }
-        self.tidy();
     }
 
     /// A queue that was parked may be tried again.
     pub fn handle_wake(&mut self, flow: &Flow) {
-        if let Some(inner) = &mut self.0 {
-            inner.tree.unpark(flow);
+        match self.0.as_deref_mut() {
+            Some(Waiting::One(one)) => one.unpark(flow),
+            Some(Waiting::Many(inner)) => inner.tree.unpark(flow),
+            None => {}
         }
     }
 
     /// An operation ended after so long on the target, or its permit came back unused (no time).
     pub fn handle_end(&mut self, flow: &Flow, cost: Cost, service: Duration) {
-        let Some(inner) = &mut self.0 else { return };
-        let seconds = service.as_secs_f64();
-        let off = seconds - f64::from(cost.0);
-        inner.tree.correct(flow, off);
-        let class = flow.class.place();
-        if inner.owed[class] > 0.0 {
-            inner.owed[class] = (inner.owed[class] - off).max(0.0);
-        }
-        if !service.is_zero() {
-            inner.learn(flow.kind, seconds);
+        match self.0.as_deref_mut() {
+            Some(Waiting::One(one)) => one.handle_end(flow, cost, service),
+            Some(Waiting::Many(inner)) => inner.handle_end(flow, cost, service),
+            None => {}
         }
     }
 
     /// The greatest demand that any server states for a queue.
     pub fn demand(&self, flow: &Flow) -> u32 {
-        let inner = self.0.as_ref();
-        inner.map_or(0, |inner| inner.tree.demand(flow))
+        match self.0.as_deref() {
+            Some(Waiting::One(one)) => one.demand(flow),
+            Some(Waiting::Many(inner)) => inner.tree.demand(flow),
+            None => 0,
+        }
     }
 
     /// The next permit, if there is room and anybody can use it. `fits` is asked about queues and
@@ -244,30 +276,68 @@ impl Queues {
         room: Room,
         mut fits: impl FnMut(&Flow, u32) -> Fit,
     ) -> Option<Grant> {
-        let inner = self.0.as_mut()?;
-        let for_system = room.reserve > 0 && inner.tree.has_class(Class::System);
-        if room.free == 0 && !for_system {
-            return None;
-        }
-        inner.tree.begin_round();
-        let grant = loop {
-            let Some((path, costs)) = inner.pick(now, room) else {
-                break None;
-            };
-            if let Some(server) = inner.tree.ask(path, &mut fits) {
-                break Some(inner.grant(now, path, server, costs));
-            }
+        let grant = match self.0.as_deref_mut()? {
+            Waiting::One(one) => one.next(now, room, &mut fits),
+            Waiting::Many(inner) => inner.next(now, room, &mut fits),
         };
         self.tidy();
         grant
     }
 
     fn tidy(&mut self) {
-        self.0.take_if(|inner| inner.tree.is_empty());
+        self.0.take_if(|waiting| match &**waiting {
+            Waiting::One(one) => one.is_done(),
+            Waiting::Many(inner) => inner.tree.is_empty(),
+        });
+    }
+}
+
+impl Waiting {
+    /// The tree; there is one from now on.
+    fn many(&mut self) -> Result<&mut Inner, Full> {
+        if let Self::One(one) = self {
+            *self = Self::Many(one.grow()?);
+        }
+        match self {
+            Self::Many(inner) => Ok(inner),
+            Self::One(_) => Err(Full),
+        }
     }
 }
 
 impl Inner {
+    fn handle_end(&mut self, flow: &Flow, cost: Cost, service: Duration) {
+        let seconds = service.as_secs_f64();
+        let off = seconds - f64::from(cost.0);
+        self.tree.correct(flow, off);
+        let class = flow.class.place();
+        if self.owed[class] > 0.0 {
+            self.owed[class] = (self.owed[class] - off).max(0.0);
+        }
+        if !service.is_zero() {
+            self.learn(flow.kind, seconds);
+        }
+    }
+
+    fn next(
+        &mut self,
+        now: Instant,
+        room: Room,
+        fits: &mut impl FnMut(&Flow, u32) -> Fit,
+    ) -> Option<Grant> {
+        let for_system = room.reserve > 0 && self.tree.has_class(Class::System);
+        if room.free == 0 && !for_system {
+            return None;
+        }
+        self.tree.begin_round();
+        loop {
+            let (path, costs) = self.pick(now, room)?;
+            if let Some(server) = self.tree.ask(path, fits) {
+                return Some(self.grant(now, path, server, costs));
+            }
+        }
+    }
+
     /// Whose turn it is, and what the next operation of each class that waits would cost.
     fn pick(&self, now: Instant, room: Room) -> Option<(Path, [Option<f64>; 4])> {
         let ready = self.tree.candidates(now);
@@ -297,8 +367,7 @@ impl Inner {
         let class = flow.class.place();
         self.owed[class] = (self.owed[class] - seconds).max(0.0);
         self.tree.take(now, path, server, seconds);
-        #[expect(clippy::cast_possible_truncation, reason = "seconds, to seven digits")]
-        let cost = Cost(seconds as f32);
+        let cost = Cost::of(seconds);
         Grant { flow, server, cost }
     }
 
@@ -310,11 +379,16 @@ impl Inner {
     fn learn(&mut self, kind: u32, seconds: f64) {
         let known = self.kinds.iter().position(|(known, _)| *known == kind);
         match known {
-            Some(place) => self.kinds[place].1 += 0.1 * (seconds - self.kinds[place].1),
+            Some(place) => self.kinds[place].1 = learned(self.kinds[place].1, seconds),
             None if self.kinds.len() < KINDS_MAX => self.kinds.push((kind, seconds)),
             None => {}
         }
     }
+}
+
+/// A mean duration after one more.
+fn learned(mean: f64, seconds: f64) -> f64 {
+    mean + 0.1 * (seconds - mean)
 }
 
 #[cfg(test)]

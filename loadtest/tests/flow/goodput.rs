@@ -26,13 +26,13 @@ struct Least {
 }
 
 impl Least {
-    /// Under a seed. The target of T2 is farther from the mean than chance goes, so it is for all.
+    /// Under a seed.
     fn of(&self, servers: usize, seed: Seed) -> f64 {
         match servers {
             // Not enough workers for 128 slots.
             1 | 2 => 0.25 * servers as f64,
             4 => seed.allow(self.four, self.four - 0.03),
-            _ => seed.allow(self.more, self.more - 0.01),
+            _ => seed.allow(self.more, self.more - 0.02),
         }
     }
 }

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const ROOM: Room = Room {
@@ -278,4 +280,132 @@ fn there_is_a_limit_to_queues_and_servers() {
     assert_eq!(queues.handle_demand(now, 1, &of(9), &Demand::of(0)), Ok(()));
     let room = queues.handle_demand(now, 1, &of(1024), &Demand::of(1));
     assert_eq!(room, Ok(()));
+}
+
+/// What happens to a target whose one server states one queue.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    State(u32),
+    Next(Room, Fit),
+    Wake,
+    /// The oldest permit is over: it was used for so many seconds, or not at all.
+    End(u64),
+    /// The same of another flow, of which nothing waits any more.
+    EndOther(u32, u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let room = |free, reserve| Room { free, reserve };
+    let fit = prop_oneof![
+        4 => Just(Fit::Take),
+        1 => Just(Fit::Park),
+        1 => Just(Fit::OtherServer),
+    ];
+    prop_oneof![
+        (0..6_u32).prop_map(Step::State),
+        ((0..2_u32, 0..2_u32), fit).prop_map(move |((f, r), fit)| Step::Next(room(f, r), fit)),
+        Just(Step::Wake),
+        (0..4_u64).prop_map(Step::End),
+        (1..3_u32, 0..2_u32).prop_map(|(tenant, kind)| Step::EndOther(tenant, kind)),
+    ]
+}
+
+/// A second queue comes and goes: from then on there is a tree.
+fn make_tree(queues: &mut Queues, now: Instant) {
+    if queues.is_empty() {
+        return;
+    }
+    let other = flow(Class::Background, 9);
+    for count in [1, 0] {
+        let stated = queues.handle_demand(now, 7, &other, &Demand::of(count));
+        assert_eq!(stated, Ok(()));
+    }
+    assert!(matches!(queues.0.as_deref(), Some(Waiting::Many(_))));
+}
+
+proptest! {
+    #[test]
+    fn one_queue_is_served_as_a_tree_would_and_becomes_one(
+        system in any::<bool>(),
+        weight in 1..5_u32,
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let now = epoch();
+        let class = if system { Class::System } else { Class::Normal };
+        let first = flow(class, 1);
+        let of = |count| Demand { weight, ..Demand::of(count) };
+        let (mut one, mut tree) = (Queues::new(), Queues::new());
+        let mut open = std::collections::VecDeque::new();
+        for step in steps {
+            match step {
+                Step::State(count) => {
+                    prop_assert_eq!(one.handle_demand(now, 1, &first, &of(count)), Ok(()));
+                    prop_assert_eq!(tree.handle_demand(now, 1, &first, &of(count)), Ok(()));
+                    make_tree(&mut tree, now);
+                }
+                Step::Next(room, fit) => {
+                    let granted = one.next(now, room, |_, _| fit);
+                    prop_assert_eq!(granted, tree.next(now, room, |_, _| fit));
+                    open.extend(granted);
+                }
+                Step::Wake => {
+                    one.handle_wake(&first);
+                    tree.handle_wake(&first);
+                }
+                Step::EndOther(tenant, kind) => {
+                    let other = Flow { tenant, kind, resources: 7, ..first };
+                    for queues in [&mut one, &mut tree] {
+                        queues.handle_end(&other, Cost::of(1.0), Duration::from_secs(3));
+                    }
+                }
+                Step::End(seconds) => {
+                    let Some(grant) = open.pop_front() else { continue };
+                    let service = Duration::from_secs(seconds);
+                    one.handle_end(&grant.flow, grant.cost, service);
+                    tree.handle_end(&grant.flow, grant.cost, service);
+                }
+            }
+            prop_assert_eq!(one.demand(&first), tree.demand(&first));
+            prop_assert_eq!(one.is_empty(), tree.is_empty());
+        }
+        // Others come: another server, another tenant, another kind of the same tenant.
+        let tenant = flow(class, 2);
+        let kind = Flow { kind: 5, ..first };
+        for (server, flow) in [(2, &first), (1, &tenant), (1, &kind)] {
+            prop_assert_eq!(one.handle_demand(now, server, flow, &of(9)), Ok(()));
+            prop_assert_eq!(tree.handle_demand(now, server, flow, &of(9)), Ok(()));
+            make_tree(&mut tree, now);
+        }
+        one.handle_wake(&first);
+        tree.handle_wake(&first);
+        for _ in 0..40 {
+            let granted = one.next(now, ROOM, take);
+            prop_assert_eq!(granted, tree.next(now, ROOM, take));
+        }
+        prop_assert!(one.is_empty() && tree.is_empty());
+    }
+}
+
+#[test]
+fn a_queue_alone_is_charged_what_its_operations_took() {
+    let mut served = Served::new();
+    let alone = flow(Class::Normal, 1);
+    served.state(&alone, Demand::of(50));
+    (0..40).for_each(|_| assert!(served.serve(|_| 5.0).is_some()));
+    let grant = served.queues.next(served.now, ROOM, take);
+    let cost = grant.map(|grant| grant.cost.0);
+    assert!(
+        cost.is_some_and(|cost| (4.9..=5.1).contains(&cost)),
+        "{cost:?}"
+    );
+}
+
+#[test]
+fn a_server_that_is_gone_takes_its_only_queue_with_it() {
+    let mut served = Served::new();
+    served.state(&flow(Class::Normal, 1), Demand::of(5));
+    served.queues.handle_server_gone(2);
+    assert!(!served.queues.is_empty(), "another server's");
+    served.queues.handle_server_gone(1);
+    assert!(served.queues.is_empty());
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::one::Tags;
 use super::{Class, Demand, Fit, Flow, Full, QUEUES_MAX, SERVERS_MAX};
 
 /// Tags of tenants or kinds that wait for nothing are kept at most until there are so many.
@@ -141,6 +142,26 @@ impl Tree {
             }
             self.prune(class);
         }
+    }
+
+    /// The only queue is as it was before there was a tree.
+    pub(super) fn restore(
+        &mut self,
+        flow: &Flow,
+        parked: bool,
+        tags: Tags,
+        last_server: Option<u32>,
+    ) {
+        let Some(path) = self.find(flow) else { return };
+        let class = &mut self.classes[path.class];
+        class.virtual_time = tags.tenants_time;
+        let tenant = &mut class.tenants[path.tenant];
+        tenant.virtual_time = tags.kinds_time;
+        tenant.tag.start = tags.tenant;
+        tenant.kinds[path.kind].tag.start = tags.kind;
+        let queue = self.queue_mut(path);
+        queue.parked = parked;
+        queue.last_server = last_server.unwrap_or(queue.last_server);
     }
 
     /// A parked queue waits again; it has saved nothing up meanwhile.

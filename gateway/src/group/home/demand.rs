@@ -68,12 +68,12 @@ impl Statements {
         self.0.as_mut().map_or(&mut [][..], |all| all)
     }
 
-    fn take(&mut self) -> Vec<Statement> {
-        self.0.take().map_or_else(Vec::new, |all| *all)
+    fn take(&mut self) -> Box<Vec<Statement>> {
+        self.0.take().unwrap_or_default()
     }
 
-    fn put(&mut self, all: Vec<Statement>) {
-        self.0 = (!all.is_empty()).then(|| Box::new(all));
+    fn put(&mut self, all: Box<Vec<Statement>>) {
+        self.0 = (!all.is_empty()).then_some(all);
     }
 
     fn number(&self, server: u32, line: LineId) -> Option<u32> {
@@ -103,28 +103,16 @@ impl Home {
         let Some(index) = self.member(target) else {
             return;
         };
-        let statements = self.members[index as usize].statements.take();
-        let (old, mut all): (Vec<_>, Vec<_>) = statements
-            .into_iter()
-            .partition(|stated| stated.server == server);
-        for demand in lines {
-            all.extend(self.state(now, index, server, demand));
+        let mut all = self.members[index as usize].statements.take();
+        for stated in all.iter_mut().filter(|stated| stated.server == server) {
+            stated.ready = 0;
         }
-        let is_stated = |line: LineId| all.iter().any(|stated| stated.line == line);
-        for gone in old {
-            let again = all
-                .iter()
-                .any(|stated| stated.server == server && stated.line == gone.line);
-            if !again && let Some(flow) = self.lines.flow(gone.line) {
-                let none = fair::Demand::of(0);
-                let queues = &mut self.members[index as usize].queues;
-                let taken = queues.handle_demand(now, server.0, &flow, &none);
-                debug_assert!(taken.is_ok(), "a demand can always be taken back");
-            }
-            if !is_stated(gone.line) {
-                self.shared.withdraw((index, gone.line));
-            }
-            self.lines.leave(gone.line, 1);
+        for demand in lines {
+            self.state(now, index, server, demand, &mut all);
+        }
+        // What is kept waits for something, so these were not stated again.
+        if all.iter().any(|stated| stated.ready == 0) {
+            self.forget_unstated(now, index, server, &mut all);
         }
         self.members[index as usize].statements.put(all);
         self.top_up(now, index);
@@ -137,8 +125,12 @@ impl Home {
         index: u32,
         server: ServerId,
         demand: &Demand,
-    ) -> Option<Statement> {
+        all: &mut Vec<Statement>,
+    ) {
         let line = self.lines.enter(&demand.line);
+        let Some(flow) = self.lines.flow(line) else {
+            return;
+        };
         let member = &mut self.members[index as usize];
         let stated = Statement {
             server,
@@ -148,17 +140,43 @@ impl Home {
             weight: demand.weight,
             deadline: self.began + Duration::from_millis(demand.deadline_ms),
         };
-        let flow = self.lines.flow(line)?;
-        let taken =
-            member
-                .queues
-                .handle_demand(now, server.0, &flow, &stated.demand(&member.ledger));
-        if taken.is_ok() && demand.ready > 0 {
-            return Some(stated);
-        }
+        let waits = stated.demand(&member.ledger);
+        let taken = member.queues.handle_demand(now, server.0, &flow, &waits);
         self.counts.overflowed += u64::from(taken.is_err());
-        self.lines.leave(line, 1);
-        None
+        let is_it = |known: &&mut Statement| known.server == server && known.line == line;
+        match all.iter_mut().find(is_it) {
+            // It has its use of the line already.
+            Some(known) => {
+                *known = stated;
+                self.lines.leave(line, 1);
+            }
+            None if taken.is_ok() && demand.ready > 0 => all.push(stated),
+            None => self.lines.leave(line, 1),
+        }
+    }
+
+    /// A server did not state these lines any more.
+    fn forget_unstated(
+        &mut self,
+        now: Instant,
+        index: u32,
+        server: ServerId,
+        all: &mut Vec<Statement>,
+    ) {
+        let queues = &mut self.members[index as usize].queues;
+        for gone in all.iter().filter(|stated| stated.ready == 0) {
+            if let Some(flow) = self.lines.flow(gone.line) {
+                let none = fair::Demand::of(0);
+                let taken = queues.handle_demand(now, server.0, &flow, &none);
+                debug_assert!(taken.is_ok(), "a demand can always be taken back");
+            }
+            let waits = |stated: &Statement| stated.line == gone.line && stated.ready > 0;
+            if !all.iter().any(waits) {
+                self.shared.withdraw((index, gone.line));
+            }
+            self.lines.leave(gone.line, 1);
+        }
+        all.retain(|stated| stated.ready > 0);
     }
 
     /// Grants what is free and wanted, and offers a permit where nobody waits. Called after everything
@@ -178,9 +196,7 @@ impl Home {
         let epoch = group.epoch;
         self.withdraw_outgrown(index);
         if !self.members[index as usize].statements.is_empty() {
-            for given in self.choose(now, index) {
-                self.grant(now, index, &given);
-            }
+            self.give(now, index);
         }
         let member = &self.members[index as usize];
         let waits = |stated: &Statement| stated.waiting(&member.ledger) > 0;
@@ -198,39 +214,16 @@ impl Home {
         }
     }
 
-    /// Whose permits the free places are, in the order of their turns.
-    fn choose(&mut self, now: Instant, index: u32) -> Vec<Given> {
+    /// Grants the free places, in the order of turns.
+    fn give(&mut self, now: Instant, index: u32) {
         self.end_credits(now);
-        let mut given: Vec<Given> = Vec::new();
+        let mut given: Option<Given> = None;
         let mut without_room: Vec<Key> = Vec::new();
-        let member = &mut self.members[index as usize];
-        let group = (member.group, self.groups[member.group as usize].id);
+        let member = &self.members[index as usize];
         let (mut free, mut reserve) = (member.ledger.free(), member.ledger.reserve());
         while free > 0 || reserve > 0 {
-            let (shared, lines, limits) = (&mut self.shared, &self.lines, &self.limits);
-            let fits = |flow: &fair::Flow, _server: u32| {
-                let line = LineId(flow.resources);
-                let Some(of) = lines.get(line) else {
-                    return Fit::Park;
-                };
-                for (key, limit) in limits.of(Some(index), group, of) {
-                    if shared.limit(key) != Some(limit) {
-                        shared.set_limit(key, Some(limit));
-                    }
-                }
-                let vector = limits::vector(limits.of(Some(index), group, of));
-                if vector.keys().is_empty() {
-                    return Fit::Take;
-                }
-                match shared.acquire((index, line), of.class as u64, &vector) {
-                    Ok(()) => Fit::Take,
-                    Err(Denied::Parked(key) | Denied::Full(key)) => {
-                        without_room.push(key);
-                        Fit::Park
-                    }
-                }
-            };
-            let Some(next) = member.queues.next(now, Room { free, reserve }, fits) else {
+            let room = Room { free, reserve };
+            let Some(next) = self.next_turn(now, index, room, &mut without_room) else {
                 break;
             };
             match free {
@@ -238,23 +231,63 @@ impl Home {
                 _ => free -= 1,
             }
             let line = LineId(next.flow.resources);
-            match given.last_mut() {
+            match &mut given {
                 Some(last) if last.line == line && last.server == next.server => last.permits += 1,
-                _ => given.push(Given {
-                    server: next.server,
-                    line,
-                    cost: next.cost,
-                    permits: 1,
-                }),
+                _ => {
+                    let before = given.replace(Given {
+                        server: next.server,
+                        line,
+                        cost: next.cost,
+                        permits: 1,
+                    });
+                    self.grant(now, index, before);
+                }
             }
         }
+        self.grant(now, index, given);
         for key in without_room {
             self.want_credit(now, key);
         }
-        given
     }
 
-    fn grant(&mut self, now: Instant, index: u32, given: &Given) {
+    /// Who gets the next permit: it has taken a place of every other limit. Limits without room are noted.
+    fn next_turn(
+        &mut self,
+        now: Instant,
+        index: u32,
+        room: Room,
+        without_room: &mut Vec<Key>,
+    ) -> Option<fair::Grant> {
+        let member = &mut self.members[index as usize];
+        let group = (member.group, self.groups[member.group as usize].id);
+        let (shared, lines, limits) = (&mut self.shared, &self.lines, &self.limits);
+        let fits = |flow: &fair::Flow, _server: u32| {
+            let line = LineId(flow.resources);
+            let Some(of) = lines.get(line) else {
+                return Fit::Park;
+            };
+            for (key, limit) in limits.of(Some(index), group, of) {
+                if shared.limit(key) != Some(limit) {
+                    shared.set_limit(key, Some(limit));
+                }
+            }
+            let vector = limits::vector(limits.of(Some(index), group, of));
+            if vector.keys().is_empty() {
+                return Fit::Take;
+            }
+            match shared.acquire((index, line), of.class as u64, &vector) {
+                Ok(()) => Fit::Take,
+                Err(Denied::Parked(key) | Denied::Full(key)) => {
+                    without_room.push(key);
+                    Fit::Park
+                }
+            }
+        };
+        member.queues.next(now, room, fits)
+    }
+
+    fn grant(&mut self, now: Instant, index: u32, given: Option<Given>) {
+        let Some(given) = given else { return };
         let (target, grant) = (self.target(index), self.next_grant());
         let member = &mut self.members[index as usize];
         let epoch = self.groups[member.group as usize].epoch;
@@ -368,7 +401,7 @@ impl Home {
         let member = &mut self.members[index as usize];
         member.queues = fair::Queues::new();
         let revoked = member.ledger.revoke();
-        for stated in member.statements.take() {
+        for stated in *member.statements.take() {
             self.shared.withdraw((index, stated.line));
             self.lines.leave(stated.line, 1);
         }

@@ -334,7 +334,7 @@ fn what_may_be_under_way_on_agents_out_of_reach_counts_from_the_first_report() {
     assert_eq!(in_use(&mut scene), 1, "the other one is over");
     scene.finish(1);
     assert_eq!(in_use(&mut scene), 0);
-    assert!(scene.home.shared.is_idle() && scene.home.lines.is_empty());
+    assert!(scene.home.shared.is_idle() && scene.home.lines.is_unused());
 }
 
 /// An operation whose line is not known, such as one that was offered a permit, counts once it is told.

@@ -617,7 +617,7 @@ impl Pair {
         self.scene.now += protocol::limits::GRANT_TTL;
         self.scene.home.handle_timeout(self.scene.now);
         assert!(self.scene.home.shared.is_idle(), "a shared permit leaked");
-        assert!(self.scene.home.lines.is_empty(), "a line leaked");
+        assert!(self.scene.home.lines.is_unused(), "a line leaked");
         self.scene.limits(vec![of_group(12)]);
         self.unused.clear();
         let plain = line(Class::Normal, "");

@@ -149,7 +149,10 @@ impl Hub {
         for (target, grant) in self.offers.take_of(server) {
             self.give_back(target, grant, 1);
         }
-        self.hand_over(end.take_events());
+        // What it was offered has just been given back.
+        let mut unread = end.take_events();
+        unread.retain(|event| !matches!(event, Event::Offered { .. } | Event::Withdrawn { .. }));
+        self.hand_over(unread);
     }
 
     /// Takes a request of a process server, to be passed on in order.
@@ -157,6 +160,7 @@ impl Hub {
     /// # Errors
     /// Too many wait: here it is again, whole.
     pub fn handle_request(&mut self, from: ServerId, request: Request) -> Result<(), Box<Request>> {
+        let leads = self.leader() == Some(from);
         let Some(end) = self.ends.get_mut(&from) else {
             // Whoever has left has nothing more to say.
             return Ok(());
@@ -181,7 +185,8 @@ impl Hub {
                 ticket: self.questions.ask(from, ticket),
             },
             Request::SetLimits { limits } => {
-                if self.limits.as_ref() == Some(&limits) {
+                // The others learn of a change later, and may say what is no longer so.
+                if !leads || self.limits.as_ref() == Some(&limits) {
                     return Ok(());
                 }
                 self.limits = Some(limits.clone());

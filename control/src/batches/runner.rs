@@ -62,10 +62,17 @@ async fn turn(
             continue;
         }
         let (size, every) = pace(row.rate);
-        if step(store, engine, &row, size).await? {
-            due.insert(row.id, now + every);
-        } else {
-            due.remove(&row.id);
+        match step(store, engine, &row, size).await {
+            Ok(true) => drop(due.insert(row.id, now + every)),
+            Ok(false) => drop(due.remove(&row.id)),
+            Err(error @ (EngineError::Stopped | EngineError::Store(StoreError::Stopped))) => {
+                return Err(error);
+            }
+            // The others do not wait for what may be this one's own trouble.
+            Err(error) => {
+                tracing::warn!(batch = %row.id, %error, "a batch waits");
+                due.insert(row.id, now + RECOVER.max(every));
+            }
         }
     }
     let now = clock::monotonic();

@@ -403,6 +403,8 @@ mod tests {
         let new = NewProcess::of_driver(AGENT, "exec", "{}", UnixMs(1_000_000));
         let batch = Batch {
             at: UnixMs(1),
+            // Ids are made of it.
+            seed: u64::from(by.as_bytes()[15]),
             creates: vec![new],
             ..Batch::default()
         };

@@ -316,7 +316,7 @@ fn questions_of_one_number_are_told_apart() {
 }
 
 #[test]
-fn the_same_limits_are_told_once_and_other_ones_again() {
+fn limits_are_told_once_by_the_one_that_leads() {
     let mut hub = hub(&[A, B]);
     let limits = |max| Request::SetLimits {
         limits: vec![Limit {
@@ -327,10 +327,12 @@ fn the_same_limits_are_told_once_and_other_ones_again() {
         }],
     };
     send(&mut hub, A, limits(1));
-    send(&mut hub, B, limits(1));
-    send(&mut hub, B, limits(2));
     send(&mut hub, A, limits(1));
-    assert_eq!(said(&mut hub), [limits(1), limits(2), limits(1)]);
+    send(&mut hub, B, limits(2));
+    send(&mut hub, A, limits(3));
+    hub.handle_leave(A);
+    send(&mut hub, B, limits(4));
+    assert_eq!(said(&mut hub), [limits(1), limits(3), limits(4)]);
 }
 
 #[test]

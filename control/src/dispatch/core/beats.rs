@@ -21,6 +21,7 @@ impl Core {
         self.stats.servers = u64::from(beat.live);
         let mut about: BTreeMap<AgentId, Vec<_>> = BTreeMap::new();
         for lease in beat.adopted {
+            self.stats.unknown += 1;
             self.know(now, &lease);
             about.entry(lease.agent).or_default().push(lease.process);
         }

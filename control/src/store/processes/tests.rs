@@ -333,6 +333,34 @@ async fn a_trimmed_process_takes_its_payload_along_and_its_key_says_so() {
     assert_eq!(creations, [Creation::Trimmed { process: id }]);
 }
 
+#[tokio::test]
+async fn an_expired_key_makes_a_new_process_whatever_it_asks_for() {
+    let (_directory, store) = open().await;
+    let keyed = |fingerprint| {
+        let mut keyed = new(None, 1_000);
+        keyed.idempotency = Some(IdempotencyKey {
+            scope: "s".to_owned(),
+            key: "k".to_owned(),
+            fingerprint: [fingerprint; 32],
+        });
+        keyed
+    };
+    let first = make(&store, 10, vec![keyed(1)]).await[0];
+    let made_at = async |at| {
+        let batch = Batch {
+            at,
+            creates: vec![keyed(2)],
+            ..Batch::default()
+        };
+        store.apply(batch).await.unwrap().creations
+    };
+    let expires = UnixMs(10).plus(IDEMPOTENCY_LIFE);
+    let early = made_at(UnixMs(expires.0 - 1)).await;
+    assert_eq!(early, [Creation::KeyConflict { process: first }]);
+    let late = made_at(expires).await;
+    assert!(matches!(&late[..], [Creation::Created(made)] if made.id != first));
+}
+
 /// Three steps, of which the first two can be undone.
 fn planned(resource: Option<&str>, deadline: u64) -> NewProcess {
     let operation = |name: &str| PlanOperation {

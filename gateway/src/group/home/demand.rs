@@ -55,6 +55,7 @@ impl Statement {
     }
 }
 
+#[expect(clippy::box_collection, reason = "it is handed on as it is kept")]
 impl Statements {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_none()
@@ -350,7 +351,11 @@ impl Home {
             let before = all.len();
             all.retain(|stated| stated.ready > 0);
             let gone = super::index_u32(before - all.len());
+            let stated = all.iter().any(|stated| stated.line == line);
             statements.put(all);
+            if !stated {
+                self.shared.withdraw((index, line));
+            }
             self.lines.leave(line, gone);
         }
     }

@@ -130,8 +130,9 @@ impl Mill {
 
     /// What is due now; when the next thing is.
     fn turn(&self) -> Instant {
-        let now = self.now();
         let mut state = self.lock();
+        // Read with the lock held: a host's time never goes back.
+        let now = self.now();
         while let Some((at, (host, generation))) = state.due.pop(now) {
             // At its own time, not when we came to it: a late turn costs a host nothing.
             for token in state.plant.handle_due(at, host, generation) {
@@ -187,8 +188,8 @@ impl Mill {
         operation: OperationId,
         input: Input,
     ) -> Option<watch::Receiver<bool>> {
-        let now = self.now();
         let mut state = self.lock();
+        let now = self.now();
         if let Some(running) = state.running_of(operation) {
             return Some(running);
         }

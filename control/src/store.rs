@@ -25,6 +25,7 @@ pub mod queries;
 pub(crate) mod recovery;
 mod sqlite;
 mod stored;
+pub(crate) mod tally;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -167,6 +168,10 @@ struct Shared {
     instance: Uuid,
     /// Jobs that were written, heartbeats aside.
     writes: AtomicU64,
+    /// Of these: changes to what operators set.
+    orders: AtomicU64,
+    /// What several process servers have in common.
+    tally: tally::Tally,
     writer_task: Mutex<Option<JoinHandle<Connection>>>,
     /// Held exclusively by this process; the operating system lets go of it even after SIGKILL.
     lock: Mutex<Option<std::fs::File>>,
@@ -191,6 +196,8 @@ impl Store {
             shared: Arc::new(Shared {
                 instance: Uuid::new_v4(),
                 writes: AtomicU64::new(0),
+                orders: AtomicU64::new(0),
+                tally: tally::Tally::default(),
                 writer_task: Mutex::new(Some(task)),
                 lock: Mutex::new(Some(opened.lock)),
             }),
@@ -217,14 +224,40 @@ impl Store {
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         let written = self.writer.write(job).await;
-        // After the commit: whoever reads after it has seen the number grow reads what was written.
-        self.shared.writes.fetch_add(1, Ordering::Release);
+        self.wrote();
         written
+    }
+
+    /// After a commit: whoever reads after it has seen the number grow reads what was written.
+    fn wrote(&self) {
+        self.shared.writes.fetch_add(1, Ordering::Release);
     }
 
     /// How much was written, heartbeats aside: while it does not grow, nothing has changed.
     fn writes(&self) -> u64 {
         self.shared.writes.load(Ordering::Acquire)
+    }
+
+    /// As [`Store::write`], for a job that changes what operators set: pauses or limits.
+    pub(crate) async fn write_order<T, E, F>(&self, job: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+    {
+        let written = self.writer.write(job).await;
+        self.shared.orders.fetch_add(1, Ordering::Release);
+        self.wrote();
+        written
+    }
+
+    /// How often operators have set something: while it does not grow, pauses and limits are the same.
+    fn orders(&self) -> u64 {
+        self.shared.orders.load(Ordering::Acquire)
+    }
+
+    fn tally(&self) -> &tally::Tally {
+        &self.shared.tally
     }
 
     /// A read-only connection.

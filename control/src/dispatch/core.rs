@@ -138,6 +138,8 @@ pub(super) struct Core {
     believed_until: Instant,
     /// It is later than that: nothing is claimed.
     overdue: bool,
+    /// What other servers have changed is to be looked at, if there are any.
+    news_due: bool,
     pending: Pending,
     in_flight: Option<(Pending, Instant)>,
     /// Requests in order; the front one is the next to go.
@@ -220,6 +222,7 @@ impl Core {
             asked: Asked::new(worker),
             believed_until: now.mono + beats::BELIEF,
             overdue: false,
+            news_due: false,
             pending: Pending::default(),
             in_flight: None,
             outbox: VecDeque::new(),
@@ -304,7 +307,6 @@ impl Core {
             tracing::warn!("and {unsaid} more peers refused; the metrics count each by kind");
         }
         self.security_seen = 0;
-        self.overdue = now.mono >= self.believed_until;
         self.asked.handle_tick(now.mono);
         self.drip_in = self.drip_in.saturating_sub(1);
         if self.drip_in == 0 {

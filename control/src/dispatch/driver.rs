@@ -49,6 +49,8 @@ pub(super) struct Driver {
     pub(super) worker: Uuid,
     /// How far the last beat has looked at what others write.
     pub(super) looked: Looked,
+    /// Up to when what they have changed in their lines was taken.
+    pub(super) seen: Option<u64>,
     pub(super) link: Arc<dyn Link>,
     pub(super) wake: Wake,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -87,7 +89,9 @@ impl Driver {
             // Under load something is always ready below, and none of it counts against tokio's
             // budget: without this the store's writer might never get a turn on this thread.
             tokio::task::yield_now().await;
+            self.core.note_time(moment());
             let more = self.take_events(&mut events);
+            self.take_news();
             self.start_batch(&mut waits, &mut last_batch);
             let blocked = self.flush();
             self.start_reads(&mut waits);
@@ -147,7 +151,7 @@ impl Driver {
     }
 
     /// Says that this server is alive.
-    fn beat(&self) -> BoxFuture<'static, Beaten> {
+    fn beat(&mut self) -> BoxFuture<'static, Beaten> {
         let (store, worker) = (self.store.clone(), self.worker);
         let began = moment();
         let asks = Asks {
@@ -162,6 +166,15 @@ impl Driver {
         self.core.handle_tick(moment());
         self.core.refresh_stats();
         self.telemetry.publish(&self.core.stats);
+    }
+
+    /// Takes what other process servers have changed, if it is time.
+    fn take_news(&mut self) {
+        if self.core.wants_news() {
+            let news = self.store.news(self.worker, self.seen);
+            self.seen = news.as_ref().map(|news| news.clock);
+            self.core.handle_news(news);
+        }
     }
 
     /// Takes what the gateway has; says whether there may be more.

@@ -93,6 +93,8 @@ pub(super) struct Fleet {
     sessions_begun: u64,
     sessions_ended: u64,
     pauses: Pauses,
+    /// Up to here it was said what is believed to be claimed.
+    believed_to: Option<(AgentId, ProcessId)>,
 }
 
 impl Fleet {
@@ -240,9 +242,13 @@ impl Fleet {
         });
     }
 
-    /// So many are ready in the store, whoever has made and taken them. Says for which agents there
-    /// are any.
-    pub(super) fn correct_ready(&mut self, counts: &[ReadyCount]) -> Vec<AgentId> {
+    /// So many are ready in the store for these agents, whoever has made and taken them; `counts` has all
+    /// of their lines. Says for which of them there are any.
+    pub(super) fn correct_ready(
+        &mut self,
+        agents: &[AgentId],
+        counts: &[ReadyCount],
+    ) -> Vec<AgentId> {
         let mut by_agent: BTreeMap<AgentId, u32> = BTreeMap::new();
         for count in counts {
             let ready = by_agent.entry(count.agent).or_default();
@@ -252,8 +258,11 @@ impl Fleet {
             });
         }
         let mut some = Vec::new();
-        for (agent, member) in &mut self.members {
-            // What is here may be newer than the count; what is not there any more shows when it is tried.
+        for agent in agents {
+            let Some(member) = self.members.get_mut(agent) else {
+                continue;
+            };
+            // What is not there any more shows when it is tried.
             let here = u32::try_from(member.queues.kept()).unwrap_or(u32::MAX);
             let here = here.saturating_add(member.queues.claiming());
             let ready = by_agent.get(agent).copied().unwrap_or(0).max(here);

@@ -141,6 +141,7 @@ fn spawn(store: Store, end: End, worker: Uuid, core: Core) -> Started {
         store: store.clone(),
         worker,
         looked: Looked::default(),
+        seen: None,
         link: end.link,
         wake: end.wake,
         commands: command_queue,

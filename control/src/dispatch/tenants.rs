@@ -32,10 +32,13 @@ impl Tenants {
         }
     }
 
-    /// None is ready: they are about to be counted anew.
-    pub(super) fn clear_ready(&mut self) {
+    /// So many are ready of each, and of others none.
+    pub(super) fn set_ready(&mut self, counts: &BTreeMap<Arc<str>, u64>) {
         for known in self.0.values_mut() {
             known.ready = 0;
+        }
+        for (tenant, ready) in counts {
+            self.entry(tenant).ready = *ready;
         }
     }
 
@@ -75,6 +78,10 @@ mod tests {
         tenants.remove("acme");
         tenants.remove("nobody");
         assert_eq!((tenants.ready("acme"), tenants.ready("nobody")), (2, 0));
+        tenants.add("gone", 7);
+        tenants.set_ready(&BTreeMap::from([("acme".into(), 2), ("new".into(), 1)]));
+        let ready = ["acme", "gone", "new"].map(|tenant| tenants.ready(tenant));
+        assert_eq!(ready, [2, 0, 1]);
         for n in 0..2 * IDLE_MAX {
             tenants.completed(&format!("t{n}"), now);
         }

@@ -110,7 +110,7 @@ impl Store {
     /// # Errors
     /// The store failed; nothing was written.
     pub async fn put_limit(&self, limit: LimitRow) -> Result<LimitPut, StoreError> {
-        self.write(move |db| {
+        self.write_order(move |db| {
             Box::pin(async move {
                 let before = one(db, &limit.key).await?;
                 if before
@@ -149,7 +149,7 @@ impl Store {
         by: String,
         reason: String,
     ) -> Result<bool, StoreError> {
-        self.write(move |db| {
+        self.write_order(move |db| {
             Box::pin(async move {
                 let Some(old) = one(db, &key).await? else {
                     return Ok(false);

@@ -184,20 +184,7 @@ impl Store {
     /// How many processes are ready for each agent, in each line.
     pub(crate) async fn ready_counts(&self) -> Result<Vec<ReadyCount>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
-            "SELECT target_id, line, count(*) FROM process_ready GROUP BY target_id, line",
-        )
-        .fetch_all(&mut *reader)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(ReadyCount {
-                    agent: AgentId::from_bytes(id_bytes(row.try_get(0)?)?),
-                    line: Arc::new(from_sql(row.try_get(1)?)?),
-                    ready: row.try_get(2)?,
-                })
-            })
-            .collect()
+        ready_counts(&mut reader).await
     }
 
     /// The first ready processes of lines, without those that a pause holds, and which lines there are.
@@ -226,6 +213,23 @@ impl Store {
         }
         Ok(found)
     }
+}
+
+/// See [`Store::ready_counts`].
+pub(super) async fn ready_counts(db: &mut Connection) -> Result<Vec<ReadyCount>, StoreError> {
+    let rows =
+        sqlx::query("SELECT target_id, line, count(*) FROM process_ready GROUP BY target_id, line")
+            .fetch_all(&mut *db)
+            .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(ReadyCount {
+                agent: AgentId::from_bytes(id_bytes(row.try_get(0)?)?),
+                line: Arc::new(from_sql(row.try_get(1)?)?),
+                ready: row.try_get(2)?,
+            })
+        })
+        .collect()
 }
 
 async fn first_of(

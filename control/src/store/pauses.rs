@@ -68,7 +68,7 @@ impl Store {
     /// # Errors
     /// The store failed; nothing was written.
     pub async fn add_pause(&self, pause: Pause) -> Result<PauseAdded, StoreError> {
-        self.write(move |db| Box::pin(add(db, pause))).await
+        self.write_order(move |db| Box::pin(add(db, pause))).await
     }
 
     /// Adds pauses in one transaction, each with an event that says so; answers in their order.
@@ -76,7 +76,7 @@ impl Store {
     /// # Errors
     /// The store failed; nothing was written.
     pub async fn add_pauses(&self, pauses: Vec<Pause>) -> Result<Vec<PauseAdded>, StoreError> {
-        self.write(move |db| {
+        self.write_order(move |db| {
             Box::pin(async move {
                 let mut added = Vec::with_capacity(pauses.len());
                 for pause in pauses {
@@ -99,8 +99,10 @@ impl Store {
         by: String,
         reason: String,
     ) -> Result<bool, StoreError> {
-        self.write(move |db| Box::pin(async move { remove(db, &key, (at, &by, &reason)).await }))
-            .await
+        self.write_order(move |db| {
+            Box::pin(async move { remove(db, &key, (at, &by, &reason)).await })
+        })
+        .await
     }
 
     /// Ends pauses in one transaction, each with an event that says so. False: there was none.
@@ -114,7 +116,7 @@ impl Store {
         by: String,
         reason: String,
     ) -> Result<Vec<bool>, StoreError> {
-        self.write(move |db| {
+        self.write_order(move |db| {
             Box::pin(async move {
                 let mut removed = Vec::with_capacity(keys.len());
                 for key in keys {

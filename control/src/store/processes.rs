@@ -235,6 +235,8 @@ pub(crate) struct Record {
 pub(crate) struct Applied {
     /// One per create, in order.
     pub(crate) creations: Vec<Creation>,
+    /// For each of these: its line, if it was made and is ready.
+    pub(crate) lines: Vec<Option<Arc<Line>>>,
     /// One per input, in order; after them those of the timers, of resources, and of what was
     /// superseded.
     pub(crate) steps: Vec<Effect>,
@@ -319,7 +321,15 @@ pub(crate) async fn apply_within(db: &mut Connection, batch: Batch) -> Result<Ap
 impl Store {
     /// Applies a batch; returns after its commit.
     pub(crate) async fn apply(&self, batch: Batch) -> Result<Applied, StoreError> {
-        self.write(move |db| Box::pin(apply::apply(db, batch)))
-            .await
+        let (worker, store) = (batch.worker, self.clone());
+        let applied = self
+            .writer
+            .write_and(
+                move |db| Box::pin(apply::apply(db, batch)),
+                move |applied| store.tally().take(worker, applied),
+            )
+            .await;
+        self.wrote();
+        applied
     }
 }

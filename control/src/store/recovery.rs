@@ -5,10 +5,11 @@ use std::sync::Arc;
 use protocol::flow::Line;
 use protocol::ids::{AgentId, Fence, ProcessId};
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::lines::read_needs;
-use super::{Store, StoreError, from_sql, id_bytes};
+use super::{Connection, Store, StoreError, from_sql, id_bytes};
 use crate::clock::UnixMs;
 use crate::process::{Class, State, StepId, line};
 
@@ -64,22 +65,7 @@ impl Store {
     /// How many processes wait, by state. Reads the waiting ones only.
     pub(crate) async fn waiting_by_state(&self) -> Result<Vec<(State, u64)>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
-            "SELECT p.state, count(*)
-             FROM process_timer AS t CROSS JOIN process AS p ON p.id = t.process_id
-             GROUP BY p.state",
-        )
-        .fetch_all(&mut *reader)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                let state: &str = row.try_get(0)?;
-                let state = state
-                    .parse()
-                    .map_err(|error| StoreError::BadRow(format!("{error}")))?;
-                Ok((state, from_sql(row.try_get(1)?)))
-            })
-            .collect()
+        waiting_by_state(&mut reader).await
     }
 
     /// Resources that somebody waits for and nobody holds: their holder ended just before a stop.
@@ -118,4 +104,29 @@ impl Store {
                 .await?;
         Ok(due.map(UnixMs::from_sql))
     }
+}
+
+/// See [`Store::waiting_by_state`].
+pub(super) async fn waiting_by_state(db: &mut Connection) -> Result<Vec<(State, u64)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT p.state, count(*)
+         FROM process_timer AS t CROSS JOIN process AS p ON p.id = t.process_id
+         GROUP BY p.state",
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    by_state(&rows)
+}
+
+/// States and counts.
+pub(super) fn by_state(rows: &[SqliteRow]) -> Result<Vec<(State, u64)>, StoreError> {
+    rows.iter()
+        .map(|row| {
+            let state: &str = row.try_get(0)?;
+            let state = state
+                .parse()
+                .map_err(|error| StoreError::BadRow(format!("{error}")))?;
+            Ok((state, from_sql(row.try_get(1)?)))
+        })
+        .collect()
 }

@@ -7,8 +7,10 @@
 //! ```
 //!
 //! One row a server, never one a process. A server that was only slow and comes back goes on: what
-//! it still believes to be its own is decided by fences, as everything is.
+//! it still believes to be its own is decided by fences, as everything is. The row of one that is gone is kept
+//! for a while: what it had on its way to the store may be committed after its claims were taken over.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ids::{AgentId, Fence, ProcessId};
@@ -17,11 +19,11 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::limits::LimitTable;
-use super::lines::ReadyCount;
 use super::pauses::PauseTable;
-use super::processes::{self, Batch, Happened};
+use super::processes::{self, Applied, Batch, Happened};
 use super::recovery::Lease;
-use super::{Connection, Store, StoreError, id_bytes};
+use super::tally::News;
+use super::{Connection, Store, StoreError, id_bytes, lines, recovery};
 use crate::clock::UnixMs;
 use crate::process::{Input, State};
 
@@ -32,6 +34,12 @@ pub(crate) const BEAT_EXPIRY: Duration = Duration::from_secs(10);
 
 /// Claims that one sweep takes over.
 const SWEEP_STEP: u32 = 500;
+/// For so long what a server that is gone may still have had on its way is looked for.
+const MOURNED: Duration = Duration::from_secs(600);
+/// For so long what a server that is gone may have left without an owner is looked for.
+const BEREFT: Duration = Duration::from_secs(60);
+/// Claims that are looked at with one beat for whether they are still held.
+pub(crate) const BELIEVED_MAX: usize = 4096;
 
 /// What a beat has found.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +48,8 @@ pub(crate) struct Beat {
     pub(crate) live: u32,
     /// This one sweeps.
     pub(crate) sweeps: bool,
+    /// It sweeps, and some server has gone lately.
+    bereft: bool,
     /// This one lends limits that span homes, in this term: higher with every server that takes the duty.
     pub(crate) lends: Option<u32>,
     /// Claims of servers that are gone: this one's now, and to be asked for.
@@ -48,12 +58,23 @@ pub(crate) struct Beat {
     pub(crate) shared: Option<Shared>,
     /// For the next beat: how far this one has looked.
     pub(crate) looked: Looked,
+    /// What became of the claims that were taken over.
+    applied: Applied,
 }
 
 /// How far a process server has looked at what others write, and how many lived then. With SQLite all of them
 /// are in this process, so the store knows whether anything was written.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(crate) struct Looked(Option<(u32, u64)>);
+pub(crate) struct Looked(Option<Sight>);
+
+/// What there was to be seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sight {
+    live: u32,
+    writes: u64,
+    /// Of these: to what operators set.
+    orders: u64,
+}
 
 /// What a beat is for, beside being alive.
 #[derive(Clone, Default, Debug)]
@@ -62,20 +83,18 @@ pub(crate) struct Asks {
     pub(crate) lends: bool,
     /// From the last beat.
     pub(crate) looked: Looked,
-    /// What this server believes to have claimed.
+    /// What this server believes to have claimed; [`BELIEVED_MAX`] of it.
     pub(crate) believed: Vec<Believed>,
 }
 
-/// What several process servers have in common.
+/// What several process servers have in common, beside what [`Store::news`] counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
-    pub(crate) ready: Vec<ReadyCount>,
-    pub(crate) pauses: PauseTable,
-    pub(crate) limits: LimitTable,
+    /// What operators have set, if that may have changed.
+    pub(crate) orders: Option<(PauseTable, LimitTable)>,
+    /// Resources that somebody waits for and nobody holds: their holder's server is gone.
     pub(crate) resources: Vec<String>,
     pub(crate) next_due: Option<UnixMs>,
-    /// Processes that are not over and not ready, by state.
-    pub(crate) others: Vec<(State, u64)>,
     /// Of what this one believed to have claimed: what it has not, or no longer.
     pub(crate) not_held: Vec<Believed>,
 }
@@ -125,33 +144,77 @@ impl Store {
             looked,
             believed,
         } = asks;
+        let committed = self.clone();
         let mut beat: Beat = self
             .writer
-            .write(move |db| {
-                Box::pin(async move {
-                    enter(db, worker, instance, now).await?;
-                    let mut beat = sweep(db, worker, now).await?;
-                    if lends {
-                        beat.lends = take_lending(db, worker, now).await?;
-                    }
-                    Ok::<_, StoreError>(beat)
-                })
-            })
+            .write_and(
+                move |db| {
+                    Box::pin(async move {
+                        enter(db, worker, instance, now).await?;
+                        let mut beat = sweep(db, worker, now).await?;
+                        if lends {
+                            beat.lends = take_lending(db, worker, now).await?;
+                        }
+                        Ok::<_, StoreError>(beat)
+                    })
+                },
+                move |beat: &Beat| committed.tally().take(Some(worker), &beat.applied),
+            )
             .await?;
+        if beat.live > 1 && !self.tally().has_begun() {
+            self.begin_tally().await?;
+        }
         // Before the reads: what is written meanwhile is looked at next time.
-        beat.looked = Looked(Some((beat.live, self.writes())));
+        let sight = Sight {
+            live: beat.live,
+            writes: self.writes(),
+            orders: self.orders(),
+        };
+        beat.looked = Looked(Some(sight));
         if (beat.live > 1 && beat.looked != looked) || !beat.adopted.is_empty() {
+            let seen = looked.0.map(|seen| seen.orders);
             beat.shared = Some(Shared {
-                ready: self.ready_counts().await?,
-                pauses: self.pauses().await?,
-                limits: self.limits().await?,
-                resources: self.free_resources().await?,
+                orders: match seen == Some(sight.orders) {
+                    true => None,
+                    false => Some((self.pauses().await?, self.limits().await?)),
+                },
+                resources: match beat.bereft {
+                    true => self.free_resources().await?,
+                    false => Vec::new(),
+                },
                 next_due: self.earliest_timer().await?,
-                others: self.not_ready().await?,
                 not_held: self.not_held(worker, believed).await?,
             });
         }
         Ok(beat)
+    }
+
+    /// What others have changed since `since` (everything, since nothing), as `worker` sees it. Nothing, while
+    /// there is only one process server.
+    ///
+    /// What `worker` has written itself is in it as soon as that is committed, so it must have been told of its
+    /// own last commit, and have none on its way, or it counts that twice.
+    pub(crate) fn news(&self, worker: Uuid, since: Option<u64>) -> Option<News> {
+        self.tally().news(worker, since)
+    }
+
+    /// Begins to count what several process servers have in common.
+    async fn begin_tally(&self) -> Result<(), StoreError> {
+        let committed = self.clone();
+        self.writer
+            .write_and(
+                |db| {
+                    Box::pin(async move {
+                        let ready = lines::ready_counts(db).await?;
+                        let mut states = recovery::waiting_by_state(db).await?;
+                        states.extend(claimed_by_state(db).await?);
+                        Ok::<_, StoreError>((ready, states))
+                    })
+                },
+                move |(ready, states)| committed.tally().begin(ready, states),
+            )
+            .await?;
+        Ok(())
     }
 
     /// Of these claims: those that are not `worker`'s.
@@ -179,27 +242,6 @@ impl Store {
             not_held.extend(place.and_then(|at| believed.get(at)));
         }
         Ok(not_held)
-    }
-
-    /// How many processes are neither ready nor over, by state.
-    async fn not_ready(&self) -> Result<Vec<(State, u64)>, StoreError> {
-        let mut counts = self.waiting_by_state().await?;
-        let mut reader = self.reader().await?;
-        let rows = sqlx::query(
-            "SELECT p.state, count(*)
-             FROM process_lease AS l CROSS JOIN process AS p ON p.id = l.process_id
-             GROUP BY p.state",
-        )
-        .fetch_all(&mut *reader)
-        .await?;
-        for row in &rows {
-            let state: &str = row.try_get(0)?;
-            let state = state
-                .parse()
-                .map_err(|error| StoreError::BadRow(format!("{error}")))?;
-            counts.push((state, super::from_sql(row.try_get(1)?)));
-        }
-        Ok(counts)
     }
 
     /// A process server ends in order: whoever sweeps takes over what it leaves, at once.
@@ -243,7 +285,9 @@ async fn sweep(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<Beat, S
         .fetch_all(&mut *db)
         .await?;
     let gone_before = now.minus(BEAT_EXPIRY).to_sql();
+    let lately = now.minus(BEAT_EXPIRY + BEREFT).to_sql();
     let (mut live, mut gone) = (Vec::new(), Vec::new());
+    let mut bereft = false;
     for row in &rows {
         let id = Uuid::from_bytes(id_bytes(row.try_get(0)?)?);
         let beat_at: i64 = row.try_get(1)?;
@@ -251,6 +295,7 @@ async fn sweep(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<Beat, S
             true => live.push(id),
             false => gone.push(id),
         }
+        bereft |= beat_at <= gone_before && beat_at > lately;
     }
     let mut beat = Beat {
         live: u32::try_from(live.len()).unwrap_or(u32::MAX),
@@ -258,10 +303,11 @@ async fn sweep(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<Beat, S
     };
     beat.sweeps = live.first() == Some(&worker) && take_duty(db, worker, now).await?;
     if beat.sweeps {
+        beat.bereft = bereft;
         for dead in gone {
-            let adopted = adopt(db, worker, dead, now).await?;
-            beat.adopted.extend(adopted);
+            adopt(db, worker, dead, now, &mut beat).await?;
         }
+        forget(db, now).await?;
     }
     Ok(beat)
 }
@@ -318,7 +364,8 @@ async fn adopt(
     worker: Uuid,
     dead: Uuid,
     now: UnixMs,
-) -> Result<Vec<Lease>, StoreError> {
+    beat: &mut Beat,
+) -> Result<(), StoreError> {
     let rows = sqlx::query(
         "UPDATE process_lease SET worker_id = $1 WHERE process_id IN
             (SELECT process_id FROM process_lease WHERE worker_id = $2 LIMIT $3)
@@ -329,11 +376,8 @@ async fn adopt(
     .bind(SWEEP_STEP)
     .fetch_all(&mut *db)
     .await?;
-    if rows.len() < usize::try_from(SWEEP_STEP).unwrap_or(usize::MAX) {
-        sqlx::query("DELETE FROM worker WHERE id = $1")
-            .bind(dead.into_bytes().to_vec())
-            .execute(&mut *db)
-            .await?;
+    if rows.is_empty() {
+        return Ok(());
     }
     let mut inputs = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -347,11 +391,9 @@ async fn adopt(
         ..Batch::default()
     };
     let applied = processes::apply_within(db, batch).await?;
-    if count > 0 {
-        tracing::warn!(%worker, %dead, count, "a process server is gone; its agents are asked");
-        record(db, now, worker, dead, count).await?;
-    }
-    let leases = applied.steps.into_iter().filter_map(|effect| {
+    tracing::warn!(%worker, %dead, count, "a process server is gone; its agents are asked");
+    record(db, now, worker, dead, count).await?;
+    let leases = applied.steps.iter().filter_map(|effect| {
         let now = effect.now.filter(|now| now.state.is_active())?;
         Some(Lease {
             process: effect.process,
@@ -360,10 +402,36 @@ async fn adopt(
             step: now.step,
             state: now.state,
             deadline_at: now.deadline_at,
-            line: effect.names?.line,
+            line: Arc::clone(&effect.names.as_ref()?.line),
         })
     });
-    Ok(leases.collect())
+    beat.adopted.extend(leases);
+    beat.applied.steps.extend(applied.steps);
+    Ok(())
+}
+
+/// Forgets servers that have been gone for long.
+async fn forget(db: &mut Connection, now: UnixMs) -> Result<(), StoreError> {
+    sqlx::query(
+        "DELETE FROM worker WHERE beat_at <= $1
+           AND NOT EXISTS (SELECT 1 FROM process_lease AS l WHERE l.worker_id = worker.id)",
+    )
+    .bind(now.minus(MOURNED).to_sql())
+    .execute(&mut *db)
+    .await?;
+    Ok(())
+}
+
+/// How many processes agents may know something about, by state.
+async fn claimed_by_state(db: &mut Connection) -> Result<Vec<(State, u64)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT p.state, count(*)
+         FROM process_lease AS l CROSS JOIN process AS p ON p.id = l.process_id
+         GROUP BY p.state",
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    recovery::by_state(&rows)
 }
 
 async fn record(
@@ -512,9 +580,8 @@ mod tests {
         };
         let beat = store.beat(worker(1), UnixMs(2000), asks).await.unwrap();
         let shared = beat.shared.unwrap();
-        assert_eq!(shared.others, [(State::Leased, 2)]);
         assert_eq!(shared.not_held, [(AGENT, theirs, Fence(1))]);
-        assert!(shared.ready.is_empty());
+        assert!(shared.orders.is_none(), "nobody has ordered anything");
         assert!(!looks(1, beat.looked).await.0);
     }
 
@@ -563,6 +630,34 @@ mod tests {
             .unwrap();
         assert_eq!(beat.adopted[0].process, id);
         assert_eq!(beat.live, 1);
+    }
+
+    #[tokio::test]
+    async fn what_a_dead_server_had_on_its_way_is_taken_over_as_well() {
+        let (_directory, store) = open().await;
+        for number in [1, 2] {
+            store
+                .begin_worker(worker(number), UnixMs(1000))
+                .await
+                .unwrap();
+        }
+        let sweep = async |at| {
+            let beat = store.beat(worker(1), UnixMs(at), Asks::default()).await;
+            let beat = beat.unwrap();
+            let adopted: Vec<_> = beat.adopted.iter().map(|lease| lease.process).collect();
+            (beat.live, adopted)
+        };
+        assert_eq!(sweep(12_000).await, (1, Vec::new()), "it had nothing");
+        let late = claimed(&store, worker(2)).await;
+        assert_eq!(sweep(14_000).await, (1, vec![late]));
+        // After a while nothing is expected of it any more.
+        assert_eq!(sweep(700_000).await, (1, Vec::new()));
+        let mut reader = store.reader().await.unwrap();
+        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM worker")
+            .fetch_one(&mut *reader)
+            .await
+            .unwrap();
+        assert_eq!(known, 1);
     }
 
     #[tokio::test]

@@ -63,8 +63,24 @@ impl Writer {
         E: From<StoreError> + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
+        self.write_and(job, |_| ()).await
+    }
+
+    /// As [`Writer::write`]; `committed` hears of what was written as soon as that is durable, before anybody
+    /// else, and in the order of the jobs.
+    pub(super) async fn write_and<T, E, F, C>(&self, job: F, committed: C) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+        C: FnOnce(&T) + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
-        let pending = Pending { job, answer };
+        let pending = Pending {
+            job,
+            committed,
+            answer,
+        };
         self.jobs
             .try_send(Box::new(pending))
             .map_err(|refused| match refused {
@@ -94,19 +110,25 @@ trait Job: Send {
     fn refuse(self: Box<Self>, error: StoreError);
 }
 
-struct Pending<T, E, F> {
+struct Pending<T, E, F, C> {
     job: F,
+    committed: C,
     answer: oneshot::Sender<Result<T, E>>,
 }
 
-impl<T, E, F> Job for Pending<T, E, F>
+impl<T, E, F, C> Job for Pending<T, E, F, C>
 where
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
     F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+    C: FnOnce(&T) + Send + 'static,
 {
     fn run(self: Box<Self>, connection: &mut Connection) -> BoxFuture<'_, Done> {
-        let Self { job, answer } = *self;
+        let Self {
+            job,
+            committed,
+            answer,
+        } = *self;
         async move {
             let result = AssertUnwindSafe(job(connection))
                 .catch_unwind()
@@ -116,7 +138,11 @@ where
                 keep: result.is_ok(),
                 // A caller that has gone away no longer wants its answer.
                 settle: Box::new(move |commit| {
-                    drop(answer.send(commit.map_err(E::from).and(result)));
+                    let result = commit.map_err(E::from).and(result);
+                    if let Ok(written) = &result {
+                        committed(written);
+                    }
+                    drop(answer.send(result));
                 }),
             }
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::flow::Line;
 use protocol::ids::{AgentId, Fence, OperationId, ProcessId};
 use protocol::link::Request;
 use protocol::operation::Command;
@@ -15,6 +16,7 @@ use crate::dispatch::handle::Ordered;
 use crate::process::{Input, State, Tell};
 use crate::store::StoreError;
 use crate::store::processes::{Applied, Creation, Effect, Happened, Names, NewProcess, Now, Work};
+use crate::store::queries::ProcessRecord;
 
 /// The first wait after the store has failed; doubles up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -92,7 +94,7 @@ impl Core {
         }
         self.pending.resources.extend(applied.freed);
         self.pending.abandoned.extend(applied.abandoned_more);
-        self.created(batch, applied.creations);
+        self.created(batch, applied.creations, applied.lines);
     }
 
     fn effect(&mut self, now: Moment, effect: Effect, claims: &mut BTreeMap<ProcessId, Claim>) {
@@ -272,32 +274,35 @@ impl Core {
         self.wake(agent);
     }
 
-    fn created(&mut self, batch: Pending, creations: Vec<Creation>) {
+    fn created(&mut self, batch: Pending, creations: Vec<Creation>, lines: Vec<Option<Arc<Line>>>) {
         let mut creations = creations.into_iter();
-        let mut creates = batch.creates.iter();
+        let mut lines = lines.into_iter();
         for caller in batch.create_callers {
             let own: Vec<Creation> = creations.by_ref().take(caller.asked).collect();
-            for (creation, new) in own.iter().zip(creates.by_ref().take(caller.asked)) {
+            for (creation, line) in own.iter().zip(lines.by_ref().take(caller.asked)) {
                 if let Creation::Created(record) = creation {
-                    self.stats.created += 1;
-                    self.living.add(record.state, 1);
-                    self.note_due(record.due_at);
-                    if record.state == State::Ready {
-                        self.fleet.count_ready(record.agent, 1);
-                        self.tenants.add(&record.tenant, 1);
-                        let pauses = self.fleet.pauses();
-                        if !pauses.holds(record.id, &record.tenant, &record.kind) {
-                            let place = (record.created_at, record.id);
-                            let entry = (place, record.deadline_at);
-                            self.fleet
-                                .enqueue(record.agent, &Arc::new(new.line()), entry);
-                        }
-                        self.wake(record.agent);
-                    }
+                    self.made(record, line);
                 }
             }
             drop(caller.answer.send(Ok(merge(own, caller.refused))));
         }
+    }
+
+    /// A process is there; `line`: that in which it is ready.
+    fn made(&mut self, record: &ProcessRecord, line: Option<Arc<Line>>) {
+        self.stats.created += 1;
+        self.living.add(record.state, 1);
+        self.note_due(record.due_at);
+        let Some(line) = line else { return };
+        self.fleet.count_ready(record.agent, 1);
+        self.tenants.add(&record.tenant, 1);
+        let pauses = self.fleet.pauses();
+        if !pauses.holds(record.id, &record.tenant, &record.kind) {
+            let place = (record.created_at, record.id);
+            let entry = (place, record.deadline_at);
+            self.fleet.enqueue(record.agent, &line, entry);
+        }
+        self.wake(record.agent);
     }
 
     pub(super) fn note_due(&mut self, due: Option<UnixMs>) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use protocol::ids::AgentId;
 
 use super::{Core, Living, Moment};
-use crate::process::State;
-use crate::store::workers::{BEAT_EXPIRY, Beat, Believed, Shared};
+use crate::store::tally::News;
+use crate::store::workers::{BEAT_EXPIRY, BELIEVED_MAX, Beat, Believed, Shared};
 
 /// After a beat nobody takes over what we claim for so long, with a reserve for slow clocks.
 pub(super) const BELIEF: Duration = Duration::from_secs(BEAT_EXPIRY.as_secs() - 2);
@@ -17,7 +17,6 @@ impl Core {
     pub(in crate::dispatch) fn handle_beat(&mut self, now: Moment, beat: Beat) {
         self.believed_until = now.mono + BELIEF;
         self.take_duty(now, beat.lends);
-        self.overdue = false;
         self.stats.servers = u64::from(beat.live);
         let mut about: BTreeMap<AgentId, Vec<_>> = BTreeMap::new();
         for lease in beat.adopted {
@@ -26,25 +25,29 @@ impl Core {
             about.entry(lease.agent).or_default().push(lease.process);
         }
         for (agent, processes) in about {
-            if let Some(target) = self.connected_target(agent) {
-                let active = self.fleet.get(agent).map(|member| member.active().clone());
-                let active = active.unwrap_or_default();
-                let asked: Vec<_> = processes
-                    .into_iter()
-                    .filter_map(|process| Some((process, *active.get(&process)?)))
-                    .collect();
-                self.ask(target, &asked);
-            }
+            let (Some(target), Some(member)) =
+                (self.connected_target(agent), self.fleet.get(agent))
+            else {
+                continue;
+            };
+            let active = member.active();
+            let asked = processes
+                .into_iter()
+                .filter_map(|process| Some((process, *active.get(&process)?)));
+            let asked: Vec<_> = asked.collect();
+            self.ask(target, &asked);
         }
         if let Some(shared) = beat.shared {
             self.take_shared(now, shared);
         }
+        self.news_due = true;
     }
 
-    /// What this server believes to have claimed; nothing while it is alone, when it cannot be wrong.
-    pub(in crate::dispatch) fn believed(&self) -> Vec<Believed> {
+    /// What this server believes to have claimed, a part after the other; nothing while it is alone, when it
+    /// cannot be wrong.
+    pub(in crate::dispatch) fn believed(&mut self) -> Vec<Believed> {
         match self.stats.servers > 1 {
-            true => self.fleet.believed().collect(),
+            true => self.fleet.believed(BELIEVED_MAX),
             false => Vec::new(),
         }
     }
@@ -58,19 +61,33 @@ impl Core {
                 self.fleet.deactivate(agent, process);
             }
         }
-        self.take_pauses(&shared.pauses);
-        self.take_limits(now, shared.limits);
+        if let Some((pauses, limits)) = shared.orders {
+            self.take_pauses(&pauses);
+            self.take_limits(now, limits);
+        }
         self.pending.resources.extend(shared.resources);
         self.note_due(shared.next_due);
-        let ready = shared.ready.iter().map(|count| u64::from(count.ready));
-        let ready = (State::Ready, ready.sum());
-        self.living = Living::of(shared.others.iter().copied().chain([ready]));
-        self.tenants.clear_ready();
-        for count in &shared.ready {
-            self.tenants.add(&count.line.tenant, u64::from(count.ready));
-        }
-        for agent in self.fleet.correct_ready(&shared.ready) {
+    }
+
+    /// Whether it is to be asked what others have changed. Answer with [`Core::handle_news`]: only now, while
+    /// none of this server's own batches is on its way, does it know what is its own in that.
+    pub(in crate::dispatch) fn wants_news(&self) -> bool {
+        self.news_due && self.in_flight.is_none()
+    }
+
+    /// Takes what others have changed.
+    pub(in crate::dispatch) fn handle_news(&mut self, news: Option<News>) {
+        self.news_due = false;
+        let Some(news) = news else { return };
+        self.living = Living::of(news.states.into_iter());
+        self.tenants.set_ready(&news.tenants);
+        for agent in self.fleet.correct_ready(&news.agents, &news.ready) {
             self.wake(agent);
         }
+    }
+
+    /// The present. Whoever has not beaten for long must not claim: others may have taken over what it has.
+    pub(in crate::dispatch) fn note_time(&mut self, now: Moment) {
+        self.overdue = now.mono >= self.believed_until;
     }
 }

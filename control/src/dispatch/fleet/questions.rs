@@ -89,14 +89,22 @@ impl Fleet {
         self.active
     }
 
-    /// The same, one by one, with the fence of each.
-    pub(in crate::dispatch) fn believed(
-        &self,
-    ) -> impl Iterator<Item = (AgentId, ProcessId, Fence)> {
-        self.members.iter().flat_map(|(agent, member)| {
+    /// The next `max` of these, with the fence of each: after the last ones it begins anew.
+    pub(in crate::dispatch) fn believed(&mut self, max: usize) -> Vec<(AgentId, ProcessId, Fence)> {
+        let from = self.believed_to.map(|(agent, _)| agent);
+        let members = match from {
+            Some(agent) => self.members.range(agent..),
+            None => self.members.range(..),
+        };
+        let active = members.flat_map(|(agent, member)| {
             let active = member.active.iter();
             active.map(|(process, active)| (*agent, *process, active.fence))
-        })
+        });
+        let next = active.filter(|(agent, process, _)| Some((*agent, *process)) > self.believed_to);
+        let next: Vec<_> = next.take(max).collect();
+        let last = next.last().filter(|_| next.len() >= max);
+        self.believed_to = last.map(|(agent, process, _)| (*agent, *process));
+        next
     }
 
     /// What agents with a session are to be asked about now; each is asked again later, at growing

@@ -419,12 +419,40 @@ fn what_others_have_made_is_asked_for_and_what_they_took_is_no_longer_counted() 
         line: Arc::clone(&line),
         ready: 3,
     }];
-    assert_eq!(fleet.correct_ready(&counts), [AGENT]);
+    assert_eq!(fleet.correct_ready(&[AGENT], &counts), [AGENT]);
     assert_eq!(fleet.ready_stored(), 3);
+    assert!(fleet.correct_ready(&[], &[]).is_empty());
+    assert_eq!(fleet.ready_stored(), 3, "nobody has changed that");
     let want = fleet.refill_begins(AGENT).unwrap();
     assert_eq!(want.lines, [(line, u32::try_from(READY_KEPT).unwrap())]);
     assert_eq!(want.others, None, "all lines are known");
     fleet.refill(found_nothing(want));
     assert_eq!(fleet.ready_stored(), 0);
     assert!(!fleet.wants_refill(AGENT));
+    assert_eq!(fleet.correct_ready(&[AGENT], &counts), [AGENT]);
+    assert!(fleet.correct_ready(&[AGENT], &[]).is_empty());
+    assert_eq!(fleet.ready_stored(), 0, "they took all of it");
+}
+
+#[test]
+fn what_is_believed_to_be_claimed_is_told_in_parts_and_then_anew() {
+    let mut fleet = connected();
+    let line = worker(Class::Normal, "build");
+    let now = clock::monotonic();
+    for number in 1..=5 {
+        let known = Known {
+            fence: Fence(number),
+            step: StepId::default(),
+            state: State::Running,
+            line: Arc::clone(&line),
+        };
+        let process = ProcessId(Uuid::from_u128(u128::from(number)));
+        fleet.activate(AGENT, process, &known, Duration::from_secs(1), now);
+    }
+    let mut told = || -> Vec<u64> {
+        let part = fleet.believed(2);
+        part.iter().map(|(.., fence)| fence.0).collect()
+    };
+    assert_eq!([told(), told(), told()], [vec![1, 2], vec![3, 4], vec![5]]);
+    assert_eq!(told(), [1, 2]);
 }

@@ -1,7 +1,9 @@
 //! Makes processes: idempotency keys, what they make needless, resources, and the rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
+use protocol::flow::Line;
 use protocol::ids::{Fence, ProcessId};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -113,6 +115,7 @@ pub(super) async fn create(
 ) -> Result<(), StoreError> {
     let mut keys = known_keys(db, at, &creates).await?;
     let mut creations = Vec::with_capacity(creates.len());
+    applied.lines = vec![None; creates.len()];
     let mut slots = Vec::with_capacity(creates.len());
     for (index, create) in creates.into_iter().enumerate() {
         if let Some(earlier) = create.idempotency.as_ref().and_then(|key| seen(&keys, key)) {
@@ -145,7 +148,10 @@ pub(super) async fn create(
                 }
                 None => {
                     let actor = slot.create.actor.clone();
-                    let record = rows.add(at, slot.id, slot.create, &mut held);
+                    let (record, line) = rows.add(at, slot.id, slot.create, &mut held);
+                    if let Some(place) = applied.lines.get_mut(slot.at) {
+                        *place = line;
+                    }
                     events.push(event(at, &created(&record, actor.as_ref())));
                     Creation::Created(Box::new(record))
                 }
@@ -270,7 +276,7 @@ impl Rows {
         id: ProcessId,
         create: NewProcess,
         held: &mut Held,
-    ) -> ProcessRecord {
+    ) -> (ProcessRecord, Option<Arc<Line>>) {
         let later = create.run_at.filter(|run_at| *run_at > at);
         let mut state = match later {
             Some(_) => State::Scheduled,
@@ -300,7 +306,7 @@ impl Rows {
             self.add_plan(id, plan);
         }
         let life = at.until(create.deadline_at);
-        let line = ready_at.map(|_| lines::to_sql(&create.line()));
+        let line = ready_at.map(|_| Arc::new(create.line()));
         self.processes.push(json!([
             hex(id),
             create.kind,
@@ -317,10 +323,10 @@ impl Rows {
             version,
             shape.steps(),
             shape.undo_bits(),
-            line,
+            line.as_deref().map(lines::to_sql),
         ]));
         self.inputs.push(json!([hex(id), create.input]));
-        made(at, id, create, (state, due_at, shape))
+        (made(at, id, create, (state, due_at, shape)), line)
     }
 
     fn add_key(&mut self, id: ProcessId, key: &IdempotencyKey) {

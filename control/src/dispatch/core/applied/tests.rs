@@ -264,11 +264,16 @@ fn a_server_that_cannot_beat_claims_nothing() {
         mono: start.mono + Duration::from_secs(9),
         ..start
     };
-    core.handle_tick(later);
+    core.note_time(later);
     core.handle_event(later, offer(1));
     ready(&mut core, 1);
     assert_eq!(claims(&core), 0, "somebody else may hold it by now");
+    core.handle_beat(start, crate::store::workers::Beat::default());
+    core.note_time(later);
+    core.handle_event(later, offer(1));
+    assert_eq!(claims(&core), 0, "that beat began long ago");
     core.handle_beat(later, crate::store::workers::Beat::default());
+    core.note_time(later);
     core.handle_event(later, offer(2));
     assert_eq!(claims(&core), 1);
 }

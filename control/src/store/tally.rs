@@ -1,0 +1,220 @@
+//! What several process servers on one store have in common, kept up with every commit: how many processes
+//! are in which state and in which line, and what others have changed since one last looked.
+//!
+//! ```text
+//!   commit ─▶ effects ─▶ counts by state, by tenant, by agent and line
+//!                        each agent: when its lines changed last, and by whom
+//!   beat   ─▶ the counts, and the lines of those agents that others have changed
+//! ```
+//!
+//! Without it every server would count all that waits with every beat, which costs the more the more is
+//! stuck. It begins when a second server is there: one alone knows everything by itself. The embedded store has
+//! one process, so that all its writes pass here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use protocol::flow::Line;
+use protocol::ids::AgentId;
+use uuid::Uuid;
+
+use super::lines::ReadyCount;
+use super::processes::{Applied, Creation};
+use crate::process::State;
+
+/// The counts, once they have begun.
+#[derive(Default)]
+pub(super) struct Tally(Mutex<Option<Counts>>);
+
+/// What a process server has not seen yet.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct News {
+    /// How far this goes: what the next look begins from.
+    pub(crate) clock: u64,
+    /// Agents with ready processes, or without any more, that somebody else has changed.
+    pub(crate) agents: Vec<AgentId>,
+    /// What is ready for these.
+    pub(crate) ready: Vec<ReadyCount>,
+    /// Ready processes of each tenant that has some, of all agents.
+    pub(crate) tenants: BTreeMap<Arc<str>, u64>,
+    /// Processes that are not over, by state.
+    pub(crate) states: BTreeMap<State, u64>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Grows with every change.
+    clock: u64,
+    states: BTreeMap<State, u64>,
+    tenants: BTreeMap<Arc<str>, u64>,
+    agents: BTreeMap<AgentId, Ready>,
+}
+
+/// What is ready for an agent.
+#[derive(Default)]
+struct Ready {
+    lines: BTreeMap<Arc<Line>, u32>,
+    /// Who changed it last, and when.
+    last: (u64, Option<Uuid>),
+    /// When anybody else last did.
+    others: u64,
+}
+
+impl Tally {
+    fn lock(&self) -> MutexGuard<'_, Option<Counts>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it counts.
+    pub(super) fn has_begun(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Begins, with what the store has, by agent and line and by state, unless it has begun. To be called in the
+    /// order of commits, as [`Tally::take`].
+    pub(super) fn begin(&self, ready: &[ReadyCount], states: &[(State, u64)]) {
+        let mut begun = self.lock();
+        if begun.is_some() {
+            return;
+        }
+        let mut counts = Counts {
+            clock: 1,
+            ..Counts::default()
+        };
+        for (state, count) in states {
+            counts.stay(*state, *count);
+        }
+        for count in ready {
+            *counts.tenant(&count.line.tenant) += u64::from(count.ready);
+            let agent = counts.agents.entry(count.agent).or_default();
+            agent.last = (counts.clock, None);
+            agent.lines.insert(Arc::clone(&count.line), count.ready);
+        }
+        *begun = Some(counts);
+    }
+
+    /// Takes what a commit of this process server has done.
+    pub(super) fn take(&self, by: Option<Uuid>, applied: &Applied) {
+        if let Some(counts) = &mut *self.lock() {
+            counts.clock += 1;
+            counts.take(by, applied);
+        }
+    }
+
+    /// What has changed since `since`, other than by `by`: everything, since nothing. `None`: it has not begun.
+    pub(super) fn news(&self, by: Uuid, since: Option<u64>) -> Option<News> {
+        Some(self.lock().as_mut()?.news(by, since))
+    }
+}
+
+impl Counts {
+    /// So many more are in a state.
+    fn stay(&mut self, state: State, count: u64) {
+        if !state.is_terminal() {
+            *self.states.entry(state).or_default() += count;
+        }
+    }
+
+    fn tenant(&mut self, tenant: &str) -> &mut u64 {
+        if !self.tenants.contains_key(tenant) {
+            self.tenants.insert(tenant.into(), 0);
+        }
+        self.tenants.entry(tenant.into()).or_default()
+    }
+
+    fn take(&mut self, by: Option<Uuid>, applied: &Applied) {
+        for (creation, line) in applied.creations.iter().zip(&applied.lines) {
+            if let Creation::Created(record) = creation {
+                self.stay(record.state, 1);
+                if let Some(line) = line {
+                    self.enter(by, record.agent, line);
+                }
+            }
+        }
+        for effect in &applied.steps {
+            let Some(now) = effect.now else { continue };
+            let before = effect.before.unwrap_or(now.state);
+            if before != now.state {
+                if let Some(count) = self.states.get_mut(&before) {
+                    *count = count.saturating_sub(1);
+                }
+                self.stay(now.state, 1);
+            }
+            let Some(names) = &effect.names else { continue };
+            let (was, is) = (before == State::Ready, now.state == State::Ready);
+            if was != is || (is && names.line_before != names.line) {
+                if was {
+                    self.leave(by, now.target, &names.line_before);
+                }
+                if is {
+                    self.enter(by, now.target, &names.line);
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, by: Option<Uuid>, agent: AgentId, line: &Arc<Line>) {
+        *self.tenant(&line.tenant) += 1;
+        let ready = self.changed(by, agent);
+        *ready.lines.entry(Arc::clone(line)).or_default() += 1;
+    }
+
+    fn leave(&mut self, by: Option<Uuid>, agent: AgentId, line: &Arc<Line>) {
+        let tenant = self.tenant(&line.tenant);
+        *tenant = tenant.saturating_sub(1);
+        if *tenant == 0 {
+            self.tenants.remove(&*line.tenant);
+        }
+        let ready = self.changed(by, agent);
+        if let Some(count) = ready.lines.get_mut(line) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                ready.lines.remove(line);
+            }
+        }
+    }
+
+    fn changed(&mut self, by: Option<Uuid>, agent: AgentId) -> &mut Ready {
+        let ready = self.agents.entry(agent).or_default();
+        if ready.last.1 != by {
+            ready.others = ready.last.0;
+        }
+        ready.last = (self.clock, by);
+        ready
+    }
+
+    fn news(&mut self, by: Uuid, since: Option<u64>) -> News {
+        let (mut agents, mut ready) = (Vec::new(), Vec::new());
+        for (agent, counts) in &self.agents {
+            if since.is_some_and(|since| counts.changed_by_others(by) <= since) {
+                continue;
+            }
+            agents.push(*agent);
+            ready.extend(counts.lines.iter().map(|(line, ready)| ReadyCount {
+                agent: *agent,
+                line: Arc::clone(line),
+                ready: *ready,
+            }));
+        }
+        News {
+            clock: self.clock,
+            agents,
+            ready,
+            tenants: self.tenants.clone(),
+            states: self.states.clone(),
+        }
+    }
+}
+
+impl Ready {
+    /// When anybody but `by` changed it last.
+    fn changed_by_others(&self, by: Uuid) -> u64 {
+        match self.last {
+            (_, Some(last)) if last == by => self.others,
+            (at, _) => at,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

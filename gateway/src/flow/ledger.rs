@@ -252,20 +252,6 @@ impl<A: Copy + Eq + Hash> Ledger<A> {
         Err(denied)
     }
 
-    /// Takes one permit of every key or says which is the first without room; nobody is parked.
-    ///
-    /// # Errors
-    /// The key without room; nothing was taken.
-    pub fn try_acquire(&mut self, vector: &Vector) -> Result<(), Key> {
-        match self.exhausted(vector, Count::has_room) {
-            Some(key) => Err(key),
-            None => {
-                self.charge(vector);
-                Ok(())
-            }
-        }
-    }
-
     /// Counts an operation that runs already, over any limit: what an inventory says is so.
     pub fn charge(&mut self, vector: &Vector) {
         for key in vector.keys() {

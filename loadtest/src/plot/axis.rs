@@ -1,4 +1,7 @@
-//! From values to pixels, and the ticks between.
+//! From values to pixels, and the ticks between; and a pair of axes, drawn.
+
+use super::color;
+use super::{Anchor, Drawing, Stroke, Style};
 
 /// An axis: values between two ends, on pixels between two ends (which may run backwards).
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -76,6 +79,36 @@ impl Axis {
     }
 }
 
+/// Draws a pair of axes with their grid: x from left to right, its ticks called by `name`; y from the bottom
+/// to the top. What they are about is said below x and above y.
+pub(crate) fn draw(
+    drawing: &mut Drawing,
+    (x, name): (&Axis, fn(f64) -> String),
+    y: &Axis,
+    (about_x, about_y): (&str, &str),
+) {
+    let ((left, right), (bottom, top)) = (x.pixels, y.pixels);
+    let faint = Style::of(12.0, color::FAINT);
+    let grid = Stroke::of(color::GRID, 1.0);
+    for value in x.ticks() {
+        let at = x.at(value);
+        drawing.line(vec![(at, top), (at, bottom + 5.0)], grid);
+        let style = faint.anchored(Anchor::Middle);
+        drawing.text((at, bottom + 22.0), name(value), style);
+    }
+    for value in y.ticks() {
+        let at = y.at(value);
+        drawing.line(vec![(left - 5.0, at), (right, at)], grid);
+        let style = faint.anchored(Anchor::End);
+        drawing.text((left - 10.0, at + 4.0), tick(value), style);
+    }
+    let ink = Stroke::of(color::INK, 1.2);
+    drawing.line(vec![(left, top), (left, bottom), (right, bottom)], ink);
+    drawing.text((24.0, top - 14.0), about_y, faint);
+    let below = (f32::midpoint(left, right), bottom + 46.0);
+    drawing.text(below, about_x, faint.anchored(Anchor::Middle));
+}
+
 /// The least of 1, 2 and 5 times a power of ten that is not below `least`.
 fn round_step(least: f64) -> f64 {
     let decade = 10_f64.powf(least.log10().floor());
@@ -141,6 +174,27 @@ mod tests {
         assert_eq!(ratio, [0.5, 1.0, 2.0]);
         let many = Axis::logarithmic(1.0, 10_000.0, (0.0, 1.0)).ticks();
         assert_eq!(many, [1.0, 10.0, 100.0, 1_000.0, 10_000.0]);
+    }
+
+    #[test]
+    fn axes_name_every_tick_at_its_place_and_say_what_they_are_about() {
+        let mut drawing = Drawing::new(400, 300);
+        let x = Axis::linear(0.0, 10.0, (100.0, 300.0));
+        let y = Axis::linear(0.0, 5.0, (200.0, 50.0));
+        let hosts = |value: f64| format!("{value:.0} hosts");
+        draw(&mut drawing, (&x, hosts), &y, ("below", "above"));
+        let boxes = drawing.text_boxes();
+        let of = |wanted: &str| {
+            let found = boxes.iter().find(|(text, _)| text == wanted);
+            found
+                .unwrap_or_else(|| panic!("no {wanted} in {boxes:?}"))
+                .1
+        };
+        let [left, top, right, _] = of("10 hosts");
+        assert!((f32::midpoint(left, right) - 300.0).abs() < 1.0 && top > 200.0);
+        let [_, top, right, bottom] = of("5");
+        assert!(right < 100.0 && top < 50.0 && bottom > 50.0);
+        assert!(of("below")[1] > of("10 hosts")[3] && of("above")[3] < 50.0);
     }
 
     #[test]

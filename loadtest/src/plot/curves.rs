@@ -1,8 +1,8 @@
 //! Percentile curves: how long the slowest of so many took, on logarithmic axes.
 
-use super::axis::{Axis, tick};
+use super::axis::{self, Axis};
 use super::color::{self, Color};
-use super::{Anchor, Drawing, Stroke, Style, font};
+use super::{Drawing, Stroke, Style, font};
 
 /// One curve.
 pub(crate) struct Curve {
@@ -39,7 +39,9 @@ pub(crate) fn draw(title: &str, unit: &str, curves: &[Curve]) -> Drawing {
         true => Axis::logarithmic(least / 1.2, greatest * 1.2, (BOTTOM, TOP)),
         false => Axis::logarithmic(0.1, 10.0, (BOTTOM, TOP)),
     };
-    draw_axes(&mut drawing, unit, &x, &y);
+    let about = "so many were not slower; the axis is 1 / (1 - q), logarithmic";
+    let unit = format!("[{unit}]");
+    axis::draw(&mut drawing, (&x, percent), &y, (about, &unit));
     let (front, back): (Vec<_>, Vec<_>) = curves.iter().partition(|curve| curve.stands_out);
     for curve in back.into_iter().chain(front) {
         let width = if curve.stands_out { 3.5 } else { 1.8 };
@@ -51,30 +53,6 @@ pub(crate) fn draw(title: &str, unit: &str, curves: &[Curve]) -> Drawing {
     }
     draw_labels(&mut drawing, &x, &y, curves);
     drawing
-}
-
-fn draw_axes(drawing: &mut Drawing, unit: &str, x: &Axis, y: &Axis) {
-    let faint = Style::of(12.0, color::FAINT);
-    let grid = Stroke::of(color::GRID, 1.0);
-    for value in x.ticks() {
-        let at = x.at(value);
-        drawing.line(vec![(at, TOP), (at, BOTTOM + 5.0)], grid);
-        let style = faint.anchored(Anchor::Middle);
-        drawing.text((at, BOTTOM + 22.0), percent(value), style);
-    }
-    for value in y.ticks() {
-        let at = y.at(value);
-        drawing.line(vec![(LEFT - 5.0, at), (RIGHT, at)], grid);
-        let style = faint.anchored(Anchor::End);
-        drawing.text((LEFT - 10.0, at + 4.0), tick(value), style);
-    }
-    let ink = Stroke::of(color::INK, 1.2);
-    drawing.line(vec![(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], ink);
-    drawing.text((24.0, TOP - 14.0), format!("[{unit}]"), faint);
-    let style = faint.anchored(Anchor::Middle);
-    let middle = f32::midpoint(LEFT, RIGHT);
-    let about = "so many were not slower; the axis is 1 / (1 - q), logarithmic";
-    drawing.text((middle, BOTTOM + 46.0), about, style);
 }
 
 /// The percentile that leaves one of so many.

@@ -1,8 +1,8 @@
 //! Lines over one axis, each labelled at its end.
 
-use crate::plot::axis::{Axis, tick};
+use crate::plot::axis::{self, Axis, tick};
 use crate::plot::color::{self, Color};
-use crate::plot::{Anchor, Drawing, Stroke, Style};
+use crate::plot::{Drawing, Stroke, Style};
 
 /// One line.
 pub(super) struct Line {
@@ -51,7 +51,8 @@ pub(super) fn draw(labels: &Labels, lines: &[Line]) -> Drawing {
         false => Axis::linear(first, last, (LEFT, RIGHT)),
     };
     let y = Axis::linear(0.0, most * 1.05, (BOTTOM, TOP));
-    draw_axes(&mut drawing, labels, &x, &y);
+    let about = (labels.x.as_str(), labels.y.as_str());
+    axis::draw(&mut drawing, (&x, tick), &y, about);
     for line in lines {
         let mut stroke = Stroke::of(line.color, line.width);
         if line.dashed {
@@ -67,28 +68,6 @@ pub(super) fn draw(labels: &Labels, lines: &[Line]) -> Drawing {
     }
     draw_labels(&mut drawing, &y, lines);
     drawing
-}
-
-fn draw_axes(drawing: &mut Drawing, labels: &Labels, x: &Axis, y: &Axis) {
-    let faint = Style::of(12.0, color::FAINT);
-    let grid = Stroke::of(color::GRID, 1.0);
-    for value in x.ticks() {
-        let at = x.at(value);
-        drawing.line(vec![(at, TOP), (at, BOTTOM + 5.0)], grid);
-        let style = faint.anchored(Anchor::Middle);
-        drawing.text((at, BOTTOM + 22.0), tick(value), style);
-    }
-    for value in y.ticks() {
-        let at = y.at(value);
-        drawing.line(vec![(LEFT - 5.0, at), (RIGHT, at)], grid);
-        let style = faint.anchored(Anchor::End);
-        drawing.text((LEFT - 10.0, at + 4.0), tick(value), style);
-    }
-    let ink = Stroke::of(color::INK, 1.2);
-    drawing.line(vec![(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], ink);
-    drawing.text((24.0, TOP - 14.0), labels.y.clone(), faint);
-    let middle = (f32::midpoint(LEFT, RIGHT), BOTTOM + 46.0);
-    drawing.text(middle, labels.x.clone(), faint.anchored(Anchor::Middle));
 }
 
 /// Each label is as near to its line's end as the others let it.

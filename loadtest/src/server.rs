@@ -219,16 +219,24 @@ impl Server {
         Ok(())
     }
 
+    /// SIGSTOP, and SIGCONT after so long: nothing of it runs meanwhile, and it is not told. Dropped
+    /// half-way, it stays stopped until it is killed, as it is with the [`Server`].
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn pause(&self, time: Duration) -> anyhow::Result<()> {
+        let pid = self.pid().context("the server is not running")?;
+        rustix::process::kill_process(pid, Signal::STOP)?;
+        tokio::time::sleep(time).await;
+        Ok(rustix::process::kill_process(pid, Signal::CONT)?)
+    }
+
     /// SIGTERM; waits for an orderly end.
     ///
     /// # Errors
     /// When it does not end within a minute or ends with a failure.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        if let Some(pid) = self
-            .child
-            .id()
-            .and_then(|id| Pid::from_raw(id.cast_signed()))
-        {
+        if let Some(pid) = self.pid() {
             rustix::process::kill_process(pid, Signal::TERM)?;
         }
         let status = tokio::time::timeout(START_TIMEOUT, self.child.wait())
@@ -241,6 +249,11 @@ impl Server {
             );
         }
         Ok(())
+    }
+
+    /// Its process; nothing when it has ended and that was noticed.
+    fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(self.child.id()?.cast_signed())
     }
 }
 
@@ -353,6 +366,50 @@ fn cpu_seconds(dir: &Path) -> anyhow::Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A process that says that it is a server and does nothing else.
+    fn dummy(folder: &Path) -> ServerSpec {
+        use std::os::unix::fs::PermissionsExt as _;
+        let binary = folder.join("dummy");
+        let ready = r#"{"api":"http://127.0.0.1:1","agents":"127.0.0.1:2","admin_token_file":"t"}"#;
+        let script = format!("#!/bin/sh\necho '{ready}'\nexec sleep 60\n");
+        std::fs::write(&binary, script).unwrap();
+        std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o700)).unwrap();
+        ServerSpec {
+            binary,
+            data_dir: folder.join("data"),
+            arguments: Vec::new(),
+            log: folder.join("log"),
+        }
+    }
+
+    /// Whether a process is stopped (proc(5): state `T`).
+    fn is_stopped(pid: u32) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.contains("State:\tT")
+    }
+
+    #[tokio::test]
+    async fn a_paused_server_stands_still_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(dummy(folder.path())).await.unwrap();
+        let pid = server.child.id().unwrap();
+        let halfway = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            is_stopped(pid)
+        };
+        let (paused, halfway) = tokio::join!(server.pause(Duration::from_millis(600)), halfway);
+        paused.unwrap();
+        assert!(halfway);
+        // The kernel wakes it when it comes to it.
+        for _ in 0..100 {
+            if !is_stopped(pid) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("it is stopped still");
+    }
 
     #[test]
     fn this_process_uses_memory() {

@@ -58,23 +58,40 @@ fn curves(rows: &[&Value]) -> Vec<(String, Value)> {
 fn judged(targets: &[Value]) -> String {
     let met = targets.iter().filter(|one| one["met"] == true).count();
     match targets.len() - met {
-        0 => format!("{met} targets met"),
-        missed => format!("{met} targets met, {missed} MISSED"),
+        0 => format!("{} met", targets_of(met)),
+        missed => format!("{} met, {missed} MISSED", targets_of(met)),
+    }
+}
+
+fn targets_of(count: usize) -> String {
+    match count {
+        1 => "1 target".to_owned(),
+        _ => format!("{count} targets"),
     }
 }
 
 /// A run with deaths.
 pub(super) fn told_deaths(found: &Value) -> (String, String) {
     let count = |key: &str| found[key].as_u64().unwrap_or(0);
-    let verdict = match found["passed"].as_bool() {
-        Some(true) => "passed",
-        _ => "FAILED",
+    let mut verdict = match found["passed"].as_bool() {
+        Some(true) => "passed".to_owned(),
+        _ => "FAILED".to_owned(),
+    };
+    if let Some(targets) = found["targets"].as_array() {
+        verdict.push_str(&format!(", {}", judged(targets)));
+    }
+    // Earlier runs had fewer sorts of deaths.
+    let also = |key: &str, what: &str| match found[key].as_u64() {
+        Some(times) => format!(", {} {what}", grouped(times)),
+        None => String::new(),
     };
     let result = format!(
-        "{} deaths of the server, {} of agents in {:.0} s: {} of {} processes, {} lost, {} doubled, {} failed, \
+        "{} deaths of the server, {} of agents{}{} in {:.0} s: {} of {} processes, {} lost, {} doubled, {} failed, \
          {} permits leaked",
         count("server_deaths"),
         grouped(count("agent_deaths")),
+        also("process_server_deaths", "of process servers"),
+        also("server_pauses", "standstills of the server"),
         found["seconds"].as_f64().unwrap_or(0.0),
         grouped(count("succeeded")),
         grouped(count("submitted")),
@@ -83,7 +100,7 @@ pub(super) fn told_deaths(found: &Value) -> (String, String) {
         count("failed"),
         count("leaked"),
     );
-    (verdict.to_owned(), result)
+    (verdict, result)
 }
 
 #[cfg(test)]
@@ -121,7 +138,7 @@ mod tests {
         let (verdict, result) = told(&rows, &targets);
         assert_eq!(
             verdict,
-            "FAILED: 2 issued beyond a limit 1 targets met, 1 MISSED"
+            "FAILED: 2 issued beyond a limit 1 target met, 1 MISSED"
         );
         assert_eq!(
             result,
@@ -138,7 +155,19 @@ mod tests {
         assert_eq!(
             result,
             "3 deaths of the server, 1,200 of agents in 61 s: 4,999 of 5,000 processes, 1 lost, 0 doubled, 0 failed, \
-             0 permits leaked"
+             0 permits leaked",
+            "as runs were written that had two sorts of deaths"
         );
+        let mut found = found;
+        found["passed"] = true.into();
+        found["server_pauses"] = 40.into();
+        found["process_server_deaths"] = 1211.into();
+        found["targets"] =
+            json!([{ "name": "T7", "target": "many", "found": "5,000", "met": false }]);
+        let (verdict, result) = told_deaths(&found);
+        assert_eq!(verdict, "passed, 0 targets met, 1 MISSED");
+        let more =
+            "1,200 of agents, 1,211 of process servers, 40 standstills of the server in 61 s";
+        assert!(result.contains(more), "{result}");
     }
 }

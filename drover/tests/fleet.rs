@@ -120,10 +120,11 @@ async fn whoever_dies_nothing_is_lost_or_doubled_and_no_permit_leaks() {
     let work = tempfile::tempdir().expect("a temporary directory");
     let kill = real::Kill {
         every: Duration::from_secs(2),
+        process_servers_die: None,
         duration: Duration::from_secs(15),
         servers: 3,
         fleet: hosts(40),
-        // Both the server and agents die.
+        // Both the server and agents die, and the server stands still.
         seed: 3,
         server: spec(work.path()),
         work_dir: work.path().to_owned(),
@@ -134,7 +135,7 @@ async fn whoever_dies_nothing_is_lost_or_doubled_and_no_permit_leaks() {
     assert!(found.passed, "{found:#?}");
     assert!(found.succeeded > 0, "{found:#?}");
     assert!(
-        found.server_deaths > 0 && found.agent_deaths > 0,
+        found.server_deaths > 0 && found.agent_deaths > 0 && found.server_pauses > 0,
         "{found:#?}"
     );
 }

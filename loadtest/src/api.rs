@@ -88,6 +88,19 @@ struct Identified {
     id: Uuid,
 }
 
+/// How far one action on many processes is.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Batch {
+    /// `running`, `finished` or `cancelled`.
+    pub state: String,
+    /// Processes that it has dealt with.
+    pub done: usize,
+    /// Processes that it could not deal with.
+    pub failed: usize,
+    /// Why not, of the last of these.
+    pub trouble: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Problem {
     detail: String,
@@ -238,6 +251,40 @@ impl Api {
         let limit: Value = limit.json().await.ok()?;
         let live = &limit["live"];
         Some([live["running"].as_u64()?, live["granted"].as_u64()?])
+    }
+
+    /// Makes a batch that cancels what is ready on a tenant's account, so many a second (1 to 1000); its id.
+    /// `expected` is how many that are, right to within a tenth.
+    ///
+    /// # Errors
+    /// When the server refuses or cannot be reached.
+    pub async fn cancel_ready(
+        &self,
+        tenant: &str,
+        expected: usize,
+        per_second: u32,
+    ) -> anyhow::Result<Uuid> {
+        let body = json!({
+            "action": "cancel",
+            "filter": { "tenant": tenant, "state": "ready" },
+            "max": expected,
+            "rate_per_second": per_second,
+            "confirm": expected,
+        });
+        let reply = self.post("/v1/batches", &body).await?;
+        if !reply.status().is_success() {
+            bail!("no batch: {}", reply.text().await?);
+        }
+        Ok(reply.json::<Identified>().await?.id)
+    }
+
+    /// A batch as it is now.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or does not know it.
+    pub async fn batch(&self, id: Uuid) -> anyhow::Result<Batch> {
+        let reply = self.get(&format!("/v1/batches/{id}")).await?;
+        Ok(reply.json().await?)
     }
 
     /// Whether the server says that it is ready.

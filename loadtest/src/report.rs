@@ -228,6 +228,18 @@ pub fn write_folder(
     Ok(folder)
 }
 
+/// Writes a file over what it was before. Never leaves half of one, whenever it is killed.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".unfinished");
+    fs::write(&unfinished, content)
+        .and_then(|()| fs::rename(&unfinished, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
 fn write_hlog(path: &Path, raw: &Raw<'_>) -> anyhow::Result<()> {
     let mut file = std::io::BufWriter::new(fs::File::create(path)?);
     let mut serializer = V2DeflateSerializer::new();

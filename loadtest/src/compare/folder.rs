@@ -14,7 +14,7 @@ use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
 
 use super::Options;
 use super::model::{Comparison, HistogramBlob};
-use crate::report;
+use crate::report::{self, replace};
 
 /// Where a comparison is written.
 pub(super) struct Folder {
@@ -69,15 +69,6 @@ impl Folder {
         }
         Ok(())
     }
-}
-
-/// Never leaves half a file, whenever it is killed.
-fn replace(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".unfinished");
-    fs::write(&unfinished, content)
-        .and_then(|()| fs::rename(&unfinished, path))
-        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A histogram as it was recorded.

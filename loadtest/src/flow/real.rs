@@ -5,7 +5,8 @@
 //!   Load (a backlog that stays) ─▶ API ▶ drover serve, process_servers = N ▶ agents ─▶ Mill (Plant in real time)
 //!            ▲                                                                             │ ends
 //!            └─────────────────────────────────────────────────────────────────────────────┘
-//!   points (γ × N), a dead server, stuck processes ─▶ rows and targets ─▶ table, JSON, a dated folder
+//!   points (γ × N), a dead server, stuck processes ─▶ rows and targets ─▶ table, JSON, a dated folder: anew after each
+//!   deaths of all sorts, for long (kill) ─▶ what was lost, doubled or leaked ─▶ the same
 //! ```
 //!
 //! The simulator has more rules, more servers and no luck; this has everything that it leaves out. What
@@ -13,24 +14,29 @@
 //! bottleneck, and each row says how busy the cores were.
 
 mod bed;
+mod dead_server;
 mod kill;
 mod load;
 mod mill;
 mod point;
-mod probes;
 mod report;
+mod stuck;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
+pub use dead_server::DeadServer;
 pub use kill::{Kill, Killed};
 pub use point::Row;
-pub use probes::{DeadServer, Stuck};
+pub use stuck::Stuck;
 
 use super::scenario::{Kind, Scenario, Tenant};
 use crate::server::ServerSpec;
+
+/// About how long it takes until a server and its fleet are up, and later down again.
+const SET_UP: Duration = Duration::from_secs(20);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -57,10 +63,26 @@ pub struct Options {
     pub server: ServerSpec,
     /// Journals go here.
     pub work_dir: PathBuf,
-    /// Write the rows to this file.
+    /// Write all that was found to this file, anew after each row.
     pub json: Option<PathBuf>,
-    /// Write a dated folder under this one.
+    /// Write a dated folder under this one, anew after each row.
     pub results: Option<PathBuf>,
+}
+
+impl Options {
+    /// About how long it will take.
+    pub fn expected(&self) -> Duration {
+        let points = u32::try_from(self.gammas.len() * self.servers.len()).unwrap_or(u32::MAX);
+        let measured = point::CALM + self.idle + self.warm_up + self.measured;
+        let mut all = (SET_UP + measured + self.fleet.drained_within()) * points;
+        if self.dead_server {
+            all += dead_server::expected(self.fleet);
+        }
+        if self.stuck > 0 {
+            all += stuck::expected(self.stuck);
+        }
+        all
+    }
 }
 
 /// Hosts that are alike.
@@ -79,6 +101,12 @@ pub struct Hosts {
 }
 
 impl Hosts {
+    /// How long the hosts work on what is outstanding.
+    fn drained_within(&self) -> Duration {
+        let outstanding = u32::try_from(self.outstanding).unwrap_or(u32::MAX);
+        self.mean * outstanding.div_ceil(self.slots.max(1))
+    }
+
     /// As a scenario of the simulator.
     fn scenario(&self, gamma: f64, servers: usize, seed: u64) -> Scenario {
         let tenant = |share| Tenant { share, weight: 1 };
@@ -113,8 +141,19 @@ pub struct Target {
     pub met: bool,
 }
 
+impl Target {
+    /// As a line of a report's table.
+    fn line(&self) -> String {
+        let met = if self.met { "met" } else { "**missed**" };
+        format!(
+            "| {}: {} | {} | {met} |",
+            self.name, self.target, self.found
+        )
+    }
+}
+
 /// All that was found.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Found {
     /// One for each thrash factor and number of servers.
     pub rows: Vec<Row>,
@@ -122,7 +161,7 @@ pub struct Found {
     pub dead_server: Option<DeadServer>,
     /// What stuck processes cost.
     pub stuck: Option<Stuck>,
-    /// The targets.
+    /// The targets, as far as was measured.
     pub targets: Vec<Target>,
 }
 
@@ -133,34 +172,69 @@ impl Found {
     }
 }
 
-/// Runs all points in turn, prints the table, writes what was asked for.
+/// Runs all points in turn, prints a line for each, and writes what was asked for as it goes: a run that ends
+/// early has lost nothing of what it had measured.
 ///
 /// # Errors
 /// When a server or a fleet does not start, or a file cannot be written.
 pub async fn run(options: &Options) -> anyhow::Result<Found> {
     let mut found = Found::default();
-    report::print_head();
+    let output = report::Output::new(options);
+    report::print_head(options);
     for gamma in &options.gammas {
         for servers in &options.servers {
             let row = point::measure(options, *gamma, *servers).await?;
             report::print_row(&row);
             found.rows.push(row);
+            output.write(&mut found)?;
         }
     }
     if options.dead_server {
-        found.dead_server = Some(probes::dead_server(options).await?);
+        found.dead_server = Some(dead_server::measure(options).await?);
+        output.write(&mut found)?;
     }
     if options.stuck > 0 {
-        found.stuck = Some(probes::stuck(options).await?);
+        found.stuck = Some(stuck::measure(options).await?);
+        output.write(&mut found)?;
     }
-    found.targets = report::judge(&found);
     report::print_targets(&found.targets);
-    if let Some(path) = &options.json {
-        report::write_json(path, &found)?;
-    }
-    if let Some(results) = &options.results {
-        let folder = report::write(&found, options, results)?;
-        println!("written: {}", folder.display());
-    }
+    output.print_place();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_outstanding_is_worked_on_by_all_slots() {
+        let mut hosts = report::tests::hosts();
+        assert_eq!(
+            hosts.drained_within(),
+            Duration::from_secs(5),
+            "20 of 1 s by 4"
+        );
+        hosts.outstanding = 21;
+        assert_eq!(
+            hosts.drained_within(),
+            Duration::from_secs(6),
+            "the last alone"
+        );
+    }
+
+    #[test]
+    fn the_expected_time_counts_every_point_and_what_else_was_asked_for() {
+        let mut options = report::tests::options(None);
+        let rows = options.expected();
+        // Two rows: warm-up, what counts, the idle server, calm, the end of what is outstanding, up and down.
+        assert_eq!(rows, 2 * Duration::from_secs(60 + 60 + 5 + 3 + 5 + 20));
+        options.gammas.push(0.05);
+        assert_eq!(options.expected(), rows * 2);
+        options.dead_server = true;
+        let dead = options.expected() - rows * 2;
+        assert_eq!(dead, Duration::from_secs(20 + 45 + 5));
+        options.stuck = 100_000;
+        let stuck = options.expected() - rows * 2 - dead;
+        assert_eq!(stuck, stuck::expected(100_000));
+    }
 }

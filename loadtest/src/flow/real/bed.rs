@@ -23,6 +23,8 @@ use crate::ledger::Ledger;
 use crate::server::{ServerSpec, Subject, Target, Usage, usage_of};
 use crate::workload;
 
+/// The server's log, in the folder of its plan.
+pub(super) const SERVER_LOG: &str = "server.log";
 /// The fleet must be up within this.
 const UP_WITHIN: Duration = Duration::from_secs(120);
 /// All processes must have ended so long after the load has.
@@ -264,7 +266,7 @@ fn spec(plan: &Plan<'_>) -> anyhow::Result<ServerSpec> {
         .with_context(|| format!("cannot make {}", plan.folder.display()))?;
     let mut spec = plan.server.clone();
     spec.data_dir = plan.folder.join("server");
-    spec.log = plan.folder.join("server.log");
+    spec.log = plan.folder.join(SERVER_LOG);
     let servers = format!("process_servers={}", plan.servers);
     for setting in plan.settings.iter().chain([&servers]) {
         spec.arguments.extend(["--set".to_owned(), setting.clone()]);

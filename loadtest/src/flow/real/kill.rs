@@ -1,5 +1,12 @@
-//! A random component dies every few seconds, for long: nothing is lost, nothing happens twice, no permit
-//! leaks.
+//! A random component dies or stands still every few seconds, for long: nothing is lost, nothing happens twice,
+//! no permit leaks (T7).
+//!
+//! | who | how | how often |
+//! |---|---|---|
+//! | the server | SIGKILL, started again at once | one turn in four |
+//! | the server | SIGSTOP for 3 s | one turn in eight |
+//! | ten agents | as SIGKILL does it, started again after 2 s | the others |
+//! | one of several process servers | the server does it itself, by a setting | as asked for, beside the turns |
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -7,25 +14,37 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::Hosts;
 use super::bed::{Bed, Plan};
+use super::{Hosts, Target, dead_server};
 use crate::clock;
 use crate::flow::random::Random;
-use crate::report;
 use crate::server::{ServerSpec, Subject};
+
+mod report;
 
 /// Agents that die together.
 const TOGETHER: usize = 10;
-/// One death in so many is the server's: its agents need some time to come back.
-const SERVER_ONE_IN: usize = 4;
+/// Of so many turns …
+const TURNS: usize = 8;
+/// … this many are the server's death: its agents need some time to come back.
+const SERVER_DIES: usize = 2;
+/// … and this many are its standstill.
+const SERVER_PAUSES: usize = 1;
+/// How long it stands still: too short for anybody to take it for dead.
+const PAUSE: Duration = Duration::from_secs(3);
 /// Killed agents stay dead for so long.
 const OUTAGE: Duration = Duration::from_secs(2);
+/// How far it is, is said this often.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Kill {
-    /// A death so often.
+    /// Somebody dies or stands still so often.
     pub every: Duration,
+    /// Beside that, so often one of the process servers: the server's own setting
+    /// `faults.process_servers_die_every`. It takes two of them at least.
+    pub process_servers_die: Option<Duration>,
     /// How long.
     pub duration: Duration,
     /// Process servers in the server.
@@ -51,12 +70,20 @@ pub struct Killed {
     pub agents: usize,
     /// Process servers.
     pub servers: usize,
-    /// How long it took, seconds.
+    /// Somebody died or stood still so often, seconds.
+    pub every_s: f64,
+    /// How long it took until everything had ended, seconds.
     pub seconds: f64,
+    /// Of these: from the last death until everything had ended.
+    pub settled_s: f64,
     /// How often the server was killed.
     pub server_deaths: u32,
+    /// How often it was stopped for 3 s, and went on.
+    pub server_pauses: u32,
     /// How many agents were killed.
     pub agent_deaths: usize,
+    /// How often one of the process servers died by the server's setting; nothing where that was not asked for.
+    pub process_server_deaths: Option<usize>,
     /// Processes that the API accepted.
     pub submitted: u64,
     /// Those that succeeded.
@@ -78,8 +105,10 @@ pub struct Killed {
     pub permits_told: usize,
     /// Agents that did not come back.
     pub missing: usize,
-    /// Whether everything held.
+    /// Whether everything held, and whoever was to die did.
     pub passed: bool,
+    /// T7: whether that was over enough operations.
+    pub targets: Vec<Target>,
     /// A few of the processes that failed or did not end, as the API tells them.
     pub examples: Vec<serde_json::Value>,
 }
@@ -90,104 +119,142 @@ impl Kill {
     /// # Errors
     /// When the server or the fleet does not start, or a file cannot be written.
     pub async fn run(&self) -> anyhow::Result<Killed> {
-        let plan = Plan {
+        let mut bed = Bed::prepare(&Plan {
             server: &self.server,
             folder: &self.work_dir,
             servers: self.servers,
-            settings: vec!["gateway.reconnect_spread=1s".to_owned()],
+            settings: self.settings(),
             hosts: self.fleet,
             scenario: self.fleet.scenario(0.05, self.servers, self.seed),
             agents_apart: TOGETHER,
-        };
-        let mut bed = Bed::prepare(&plan).await?;
+        })
+        .await?;
         bed.fleet.expect_losses(true);
         bed.load();
         let began = clock::now();
-        let mut deaths = Deaths {
-            random: Random::new(self.seed),
-            dead: Vec::new(),
-            server: 0,
-            agents: 0,
-        };
-        let mut next = began + self.every;
-        while clock::now().duration_since(began) < self.duration {
-            tokio::time::sleep_until(next.into()).await;
-            next += self.every;
-            deaths.one(&mut bed, self.fleet.agents).await?;
-            tracing::info!(
-                ended = bed.ledger.totals_quick().succeeded,
-                "{} deaths of the server, {} of agents",
-                deaths.server,
-                deaths.agents
-            );
-        }
+        let mut deaths = Deaths::new(self.seed);
+        self.let_die(&mut bed, &mut deaths, began).await?;
+        let last_death = clock::now();
         bed.stop_load().await;
         deaths.raise(&bed, None);
         let all_up = bed.wait_up(self.fleet.agents).await;
         bed.settle().await;
-        let seconds = clock::now().duration_since(began).as_secs_f64();
         let missing = all_up.map_or_else(|_| self.fleet.agents - bed.fleet.up(), |()| 0);
-        let found = self.judge(&bed, &deaths, seconds, missing).await;
+        let ended = clock::now();
+        let took = [
+            ended.duration_since(began),
+            ended.duration_since(last_death),
+        ];
+        let found = self.judge(&bed, &deaths, took, missing).await;
         bed.finish().await?;
-        self.tell(&found)?;
+        report::tell(self, &found)?;
         Ok(found)
     }
 
-    async fn judge(&self, bed: &Bed, deaths: &Deaths, seconds: f64, missing: usize) -> Killed {
+    fn settings(&self) -> Vec<String> {
+        let mut settings = vec!["gateway.reconnect_spread=1s".to_owned()];
+        let dying = self
+            .process_servers_die
+            .map(|every| format!("faults.process_servers_die_every={}ms", every.as_millis()));
+        settings.extend(dying);
+        settings
+    }
+
+    /// Somebody dies or stands still in each turn, until the time is over.
+    async fn let_die(
+        &self,
+        bed: &mut Bed,
+        deaths: &mut Deaths,
+        began: Instant,
+    ) -> anyhow::Result<()> {
+        let (mut next, mut told) = (began + self.every, began);
+        while clock::now().duration_since(began) < self.duration {
+            tokio::time::sleep_until(next.into()).await;
+            next += self.every;
+            deaths.one(bed, self.fleet.agents).await?;
+            let now = clock::now();
+            if now.duration_since(told) >= TELL_EVERY {
+                told = now;
+                let succeeded = bed.ledger.totals_quick().succeeded;
+                println!("{}", deaths.progress(now.duration_since(began), succeeded));
+            }
+        }
+        Ok(())
+    }
+
+    async fn judge(
+        &self,
+        bed: &Bed,
+        deaths: &Deaths,
+        [took, settled]: [Duration; 2],
+        missing: usize,
+    ) -> Killed {
         let totals = bed.ledger.totals();
-        let refused = bed.not_taken.load(Ordering::Relaxed);
-        let over_issue = bed.refusals.load(Ordering::Relaxed);
         let (permits, permits_told) = bed.leaked_permits().await;
-        let leaked = bed
-            .active()
-            .await
-            .unwrap_or(u64::MAX)
-            .saturating_add(permits);
-        let violations = [
-            totals.lost,
-            totals.duplicate_effects,
-            totals.failed,
-            refused,
-            over_issue,
-            leaked,
-            missing as u64,
-        ];
-        Killed {
+        let active = bed.active().await.unwrap_or(u64::MAX);
+        let counted = || dead_server::deaths_in(&self.work_dir.join(super::bed::SERVER_LOG));
+        let mut found = Killed {
             agents: self.fleet.agents,
             servers: self.servers,
-            seconds,
+            every_s: self.every.as_secs_f64(),
+            seconds: took.as_secs_f64(),
+            settled_s: settled.as_secs_f64(),
             server_deaths: deaths.server,
+            server_pauses: deaths.pauses,
             agent_deaths: deaths.agents,
+            process_server_deaths: self.process_servers_die.map(|_| counted()),
             submitted: totals.submitted,
             succeeded: totals.succeeded,
             failed: totals.failed,
-            refused,
+            refused: bed.not_taken.load(Ordering::Relaxed),
             lost: totals.lost,
             duplicate_effects: totals.duplicate_effects,
-            over_issue,
-            leaked,
+            over_issue: bed.refusals.load(Ordering::Relaxed),
+            leaked: active.saturating_add(permits),
             permits_told,
             missing,
-            passed: violations.iter().all(|count| *count == 0),
+            passed: false,
+            targets: Vec::new(),
             examples: bed.examples().await,
-        }
+        };
+        found.passed = found.holds();
+        found.targets = vec![report::judge(&found)];
+        found
     }
+}
 
-    fn tell(&self, found: &Killed) -> anyhow::Result<()> {
-        let json = serde_json::to_vec_pretty(found)?;
-        println!("{}", String::from_utf8_lossy(&json));
-        if let Some(path) = &self.json {
-            std::fs::write(path, &json)?;
+impl Killed {
+    /// Nothing was lost, doubled, refused or leaked, everybody came back, and whoever was to die did.
+    fn holds(&self) -> bool {
+        let violations = [
+            self.lost,
+            self.duplicate_effects,
+            self.failed,
+            self.refused,
+            self.over_issue,
+            self.leaked,
+            self.missing as u64,
+        ];
+        violations.iter().all(|count| *count == 0) && self.process_server_deaths != Some(0)
+    }
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    ServerDies,
+    ServerPauses,
+    /// Agents from this one on.
+    AgentsDie(usize),
+}
+
+impl Turn {
+    fn draw(random: &mut Random, agents: usize) -> Self {
+        match random.below(TURNS) {
+            turn if turn < SERVER_DIES => Self::ServerDies,
+            turn if turn < SERVER_DIES + SERVER_PAUSES => Self::ServerPauses,
+            _ => Self::AgentsDie(random.below(agents.div_ceil(TOGETHER)) * TOGETHER),
         }
-        if let Some(results) = &self.results {
-            let stamp = clock::stamp(clock::unix_seconds());
-            let folder = results.join(format!("{stamp}-flow-kill"));
-            std::fs::create_dir_all(&folder)?;
-            std::fs::write(folder.join("kill.json"), &json)?;
-            std::fs::write(folder.join("machine.txt"), report::machine())?;
-            println!("written: {}", folder.display());
-        }
-        Ok(())
     }
 }
 
@@ -197,29 +264,58 @@ struct Deaths {
     /// The first of each group that is dead, and since when.
     dead: Vec<(usize, Instant)>,
     server: u32,
+    pauses: u32,
     agents: usize,
 }
 
 impl Deaths {
-    /// Somebody dies; those who have been dead for long enough live again.
+    fn new(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+            dead: Vec::new(),
+            server: 0,
+            pauses: 0,
+            agents: 0,
+        }
+    }
+
+    /// Somebody dies or stands still; those who have been dead for long enough live again.
     async fn one(&mut self, bed: &mut Bed, agents: usize) -> anyhow::Result<()> {
         self.raise(bed, Some(OUTAGE));
-        if self.random.below(SERVER_ONE_IN) == 0 {
-            if let Subject::Ours(server) = &mut bed.subject {
+        match (Turn::draw(&mut self.random, agents), &mut bed.subject) {
+            (Turn::ServerDies, Subject::Ours(server)) => {
                 server.kill().await?;
                 server.restart().await?;
                 self.server += 1;
             }
-            return Ok(());
-        }
-        let first = self.random.below(agents.div_ceil(TOGETHER)) * TOGETHER;
-        if self.dead.iter().all(|(dead, _)| *dead != first) {
-            let group = first..(first + TOGETHER).min(agents);
-            self.agents += group.len();
-            bed.fleet.kill(group).await;
-            self.dead.push((first, clock::now()));
+            (Turn::ServerPauses, Subject::Ours(server)) => {
+                server.pause(PAUSE).await?;
+                self.pauses += 1;
+            }
+            // Not ours to kill.
+            (Turn::ServerDies | Turn::ServerPauses, Subject::Theirs(_)) => {}
+            (Turn::AgentsDie(first), _) => {
+                if self.dead.iter().all(|(dead, _)| *dead != first) {
+                    let group = first..(first + TOGETHER).min(agents);
+                    self.agents += group.len();
+                    bed.fleet.kill(group).await;
+                    self.dead.push((first, clock::now()));
+                }
+            }
         }
         Ok(())
+    }
+
+    /// How far it is, in one line.
+    fn progress(&self, since: Duration, succeeded: u64) -> String {
+        format!(
+            "{:>3} min: {} processes succeeded; {} deaths and {} standstills of the server, {} deaths of agents",
+            since.as_secs() / 60,
+            crate::report::grouped(succeeded),
+            self.server,
+            self.pauses,
+            crate::report::grouped(self.agents as u64)
+        )
     }
 
     /// Starts those again that have been dead for so long; all, without a time.
@@ -234,5 +330,46 @@ impl Deaths {
             }
             stays
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_shared_as_told_and_every_group_of_agents_has_its() {
+        let mut random = Random::new(1);
+        let turns: Vec<Turn> = (0..8000).map(|_| Turn::draw(&mut random, 25)).collect();
+        let count = |wanted| turns.iter().filter(|turn| **turn == wanted).count();
+        let about = |wanted, count: usize| count.abs_diff(wanted) < wanted / 8;
+        assert!(about(2000, count(Turn::ServerDies)));
+        assert!(about(1000, count(Turn::ServerPauses)));
+        // Two whole groups, and one of five.
+        for first in [0, 10, 20] {
+            assert!(about(5000 / 3, count(Turn::AgentsDie(first))), "{first}");
+        }
+    }
+
+    #[test]
+    fn process_servers_die_only_where_that_is_asked_for() {
+        let mut kill = report::tests::kill();
+        assert_eq!(kill.settings(), ["gateway.reconnect_spread=1s"]);
+        kill.process_servers_die = Some(Duration::from_secs(7));
+        let setting = "faults.process_servers_die_every=7000ms";
+        assert_eq!(kill.settings(), ["gateway.reconnect_spread=1s", setting]);
+    }
+
+    #[test]
+    fn a_death_that_was_asked_for_and_did_not_happen_is_no_pass() {
+        let mut found = report::tests::found();
+        assert!(found.holds());
+        found.process_server_deaths = None;
+        assert!(found.holds(), "nobody asked");
+        found.process_server_deaths = Some(0);
+        assert!(!found.holds());
+        found.process_server_deaths = Some(1);
+        found.leaked = 1;
+        assert!(!found.holds());
     }
 }

@@ -1,4 +1,4 @@
-//! What the real server reached: a table, JSON, CSV, and a dated folder.
+//! What the real server reached: a table, JSON, CSV, and a dated folder, all of them as it goes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -33,7 +33,13 @@ fn goodput_min(gamma: f64) -> f64 {
     }
 }
 
-pub(super) fn print_head() {
+/// Says how long it will take, and what the columns are.
+pub(super) fn print_head(options: &Options) {
+    println!(
+        "{} rows, about {} minutes in all",
+        options.gammas.len() * options.servers.len(),
+        options.expected().as_secs().div_ceil(60)
+    );
     println!(
         "{:>6} {:>8} {:>9} {:>8} {:>7} {:>6} {:>8} {:>8} {:>9} {:>8} {:>7} {:>6}",
         "γ",
@@ -101,7 +107,7 @@ pub(super) fn judge(found: &Found) -> Vec<Target> {
     targets
 }
 
-fn target(name: &'static str, target: String, found: String, met: bool) -> Target {
+pub(super) fn target(name: &'static str, target: String, found: String, met: bool) -> Target {
     Target {
         name,
         target,
@@ -180,18 +186,24 @@ fn judge_faults(found: &Found) -> Vec<Target> {
         )
     });
     let stuck = found.stuck.as_ref().map(|stuck| {
-        let kept = stuck.rate_with / stuck.rate_without.max(f64::MIN_POSITIVE);
         target(
             "T9",
             format!("{} stuck processes slow others ≤ 5 %", stuck.stuck),
             format!(
-                "{:.0} → {:.0} operations a second",
-                stuck.rate_without, stuck.rate_with
+                "{:.1} % kept; operations a second without {}, with {}",
+                100.0 * stuck.kept,
+                rates(&stuck.rates_without),
+                rates(&stuck.rates_with)
             ),
-            kept >= KEPT_MIN,
+            stuck.kept >= KEPT_MIN,
         )
     });
     dead.into_iter().chain(stuck).collect()
+}
+
+fn rates(rates: &[f64]) -> String {
+    let rates: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
+    rates.join(", ")
 }
 
 /// The least goodput over the best at fewer servers; nothing with one number of servers.
@@ -207,29 +219,52 @@ fn never_lower(rows: &[&Row]) -> Option<f64> {
     least
 }
 
-/// The rows alone: what programs read.
-///
-/// # Errors
-/// When the file cannot be written.
-pub(super) fn write_json(path: &Path, found: &Found) -> anyhow::Result<()> {
-    fs::write(path, serde_json::to_vec_pretty(&found.rows)?)
-        .with_context(|| format!("cannot write {}", path.display()))
+/// Where a run's results go. Each writing replaces the one before.
+pub(super) struct Output<'a> {
+    options: &'a Options,
+    folder: Option<PathBuf>,
 }
 
-/// Writes the folder; where it is.
-///
-/// # Errors
-/// When it cannot be written.
-pub(super) fn write(found: &Found, options: &Options, results: &Path) -> anyhow::Result<PathBuf> {
-    let stamp = clock::stamp(clock::unix_seconds());
-    let folder = results.join(format!("{stamp}-flow-real"));
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let put = |name: &str, content: &[u8]| {
-        let path = folder.join(name);
-        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
-    };
-    put("machine.txt", report::machine().as_bytes())?;
-    write_json(&folder.join("flow.json"), found)?;
+impl<'a> Output<'a> {
+    /// Names a folder with the time at which the run began, where one is asked for; nothing is made yet.
+    pub(super) fn new(options: &'a Options) -> Self {
+        let name = format!("{}-flow-real", clock::stamp(clock::unix_seconds()));
+        let folder = options.results.as_ref().map(|results| results.join(name));
+        Self { options, folder }
+    }
+
+    /// Holds what was found so far against the targets, and writes it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn write(&self, found: &mut Found) -> anyhow::Result<()> {
+        found.targets = judge(found);
+        if let Some(path) = &self.options.json {
+            report::replace(path, &serde_json::to_vec_pretty(found)?)?;
+        }
+        match &self.folder {
+            Some(folder) => write_folder(found, self.options, folder),
+            None => Ok(()),
+        }
+    }
+
+    /// Says where the folder is.
+    pub(super) fn print_place(&self) {
+        if let Some(folder) = &self.folder {
+            println!("written: {}", folder.display());
+        }
+    }
+}
+
+fn write_folder(found: &Found, options: &Options, folder: &Path) -> anyhow::Result<()> {
+    let machine = folder.join("machine.txt");
+    // What the run began with: the tree may have changed since.
+    if !machine.exists() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        report::replace(&machine, report::machine().as_bytes())?;
+    }
+    let put = |name: &str, content: &[u8]| report::replace(&folder.join(name), content);
+    put("flow.json", &serde_json::to_vec_pretty(&found.rows)?)?;
     put("flow.csv", csv(&found.rows).as_bytes())?;
     let probes = serde_json::json!({
         "targets": found.targets,
@@ -248,8 +283,7 @@ pub(super) fn write(found: &Found, options: &Options, results: &Path) -> anyhow:
         }
     }
     pictures.sort();
-    put("report.md", text(found, options, &pictures)?.as_bytes())?;
-    Ok(folder)
+    put("report.md", text(found, options, &pictures)?.as_bytes())
 }
 
 fn csv(rows: &[Row]) -> String {
@@ -319,12 +353,7 @@ fn text(found: &Found, options: &Options, pictures: &[String]) -> Result<String,
     }
     writeln!(text, "\n| target | found | |\n|---|---|---|")?;
     for target in &found.targets {
-        let met = if target.met { "met" } else { "**missed**" };
-        writeln!(
-            text,
-            "| {}: {} | {} | {met} |",
-            target.name, target.target, target.found
-        )?;
+        writeln!(text, "{}", target.line())?;
     }
     for picture in pictures {
         writeln!(text, "\n![{picture}]({picture})")?;
@@ -333,10 +362,14 @@ fn text(found: &Found, options: &Options, pictures: &[String]) -> Result<String,
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use serde_json::Value;
+
     use super::*;
     use crate::flow::matrix;
-    use crate::flow::real::{DeadServer, Stuck};
+    use crate::flow::real::{DeadServer, Hosts, Stuck};
 
     fn row(servers: usize, goodput_ratio: f64) -> Row {
         Row {
@@ -396,8 +429,9 @@ mod tests {
             }),
             stuck: Some(Stuck {
                 stuck: 100_000,
-                rate_without: 1000.0,
-                rate_with: 950.0,
+                rates_without: vec![1000.0, 900.0],
+                rates_with: vec![902.5],
+                kept: 0.95,
             }),
             targets: Vec::new(),
         };
@@ -420,31 +454,28 @@ mod tests {
         found.rows[1].transactions_per_operation = 0.51;
         found.rows[0].idle_queries_per_second = 1.01;
         found.dead_server.as_mut().unwrap().resumed_s = 12.1;
-        found.stuck.as_mut().unwrap().rate_with = 949.0;
+        found.stuck.as_mut().unwrap().kept = 0.949;
         assert!(met(&found).iter().all(|(_, met)| !met), "{:?}", met(&found));
     }
 
-    #[test]
-    fn the_folder_has_rows_targets_and_a_report() {
-        let place = tempfile::tempdir().unwrap();
-        let mut found = Found {
-            rows: vec![row(1, 0.95), row(8, 0.951)],
-            ..Found::default()
-        };
-        found.targets = judge(&found);
-        let options = Options {
+    pub(in super::super) fn hosts() -> Hosts {
+        Hosts {
+            agents: 200,
+            slots: 4,
+            capacity: 16,
+            mean: Duration::from_secs(1),
+            outstanding: 20,
+        }
+    }
+
+    pub(in super::super) fn options(place: Option<&Path>) -> Options {
+        Options {
             servers: vec![1, 8],
             gammas: vec![0.25],
-            fleet: crate::flow::real::Hosts {
-                agents: 200,
-                slots: 4,
-                capacity: 16,
-                mean: std::time::Duration::from_secs(1),
-                outstanding: 20,
-            },
-            warm_up: std::time::Duration::from_secs(60),
-            measured: std::time::Duration::from_secs(60),
-            idle: std::time::Duration::from_secs(5),
+            fleet: hosts(),
+            warm_up: Duration::from_secs(60),
+            measured: Duration::from_secs(60),
+            idle: Duration::from_secs(5),
             dead_server: false,
             stuck: 0,
             seed: 1,
@@ -455,12 +486,64 @@ mod tests {
                 log: "l".into(),
             },
             work_dir: "w".into(),
-            json: None,
-            results: None,
+            json: place.map(|place| place.join("real.json")),
+            results: place.map(Path::to_owned),
+        }
+    }
+
+    fn read(path: &Path) -> Value {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn each_row_is_in_the_file_and_in_the_folder_before_the_next_is_measured() {
+        let place = tempfile::tempdir().unwrap();
+        let options = options(Some(place.path()));
+        let output = Output::new(&options);
+        let folder = output.folder.clone().unwrap();
+        assert!(!folder.exists(), "nothing was found yet");
+        let mut found = Found::default();
+        for (done, servers) in [(1, 1), (2, 8)] {
+            found.rows.push(row(servers, 0.95));
+            output.write(&mut found).unwrap();
+            let json = read(&place.path().join("real.json"));
+            assert_eq!(json["rows"].as_array().unwrap().len(), done);
+            assert_eq!(json["rows"][done - 1]["servers"], servers);
+            assert_eq!(json["targets"].as_array().unwrap().len(), 4 + done);
+            assert_eq!(read(&folder.join("flow.json")), json["rows"]);
+        }
+        found.stuck = Some(Stuck {
+            stuck: 9,
+            rates_without: vec![100.0, 90.0],
+            rates_with: vec![94.0],
+            kept: 0.989,
+        });
+        output.write(&mut found).unwrap();
+        let json = read(&place.path().join("real.json"));
+        assert_eq!(
+            json["stuck"]["rates_without"],
+            serde_json::json!([100.0, 90.0])
+        );
+        assert_eq!(json["stuck"]["kept"], 0.989);
+        let t9 = json["targets"].as_array().unwrap().last().unwrap();
+        assert_eq!(
+            t9["found"],
+            "98.9 % kept; operations a second without 100, 90, with 94"
+        );
+    }
+
+    #[test]
+    fn the_folder_has_rows_targets_and_a_report() {
+        let place = tempfile::tempdir().unwrap();
+        let mut found = Found {
+            rows: vec![row(1, 0.95), row(8, 0.951)],
+            ..Found::default()
         };
-        let folder = write(&found, &options, place.path()).unwrap();
-        let rows = fs::read_to_string(folder.join("flow.json")).unwrap();
-        let rows: serde_json::Value = serde_json::from_str(&rows).unwrap();
+        let options = options(Some(place.path()));
+        let output = Output::new(&options);
+        output.write(&mut found).unwrap();
+        let folder = output.folder.unwrap();
+        let rows = read(&folder.join("flow.json"));
         assert_eq!(
             (&rows[1]["servers"], &rows[1]["real"]),
             (&8.into(), &true.into())

@@ -32,7 +32,7 @@ const MODEL: Hosts = Hosts {
 const WARM_UP: Duration = Duration::from_secs(130);
 const MEASURED: Duration = Duration::from_secs(120);
 /// With `--kill`: hosts that could do a million operations in half an hour more than four times over. Deaths and what
-/// follows them take two thirds of that, or more.
+/// follows them take half of that, and more where process servers die too.
 const QUICK: Hosts = Hosts {
     agents: 200,
     slots: 4,

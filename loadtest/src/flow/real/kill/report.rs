@@ -17,6 +17,10 @@ const EVERY_MAX_S: f64 = 5.0;
 
 /// Holds a run against T7.
 pub(super) fn judge(found: &Killed) -> Target {
+    let otherwise = match found.passed {
+        true => "",
+        false => "; the run FAILED, see the table",
+    };
     target(
         "T7",
         format!(
@@ -24,7 +28,7 @@ pub(super) fn judge(found: &Killed) -> Target {
             grouped(OPERATIONS_MIN)
         ),
         format!(
-            "{} in {} operations, one every {} s",
+            "{} in {} operations, one every {} s{otherwise}",
             grouped(found.duplicate_effects),
             grouped(found.succeeded),
             found.every_s
@@ -68,7 +72,9 @@ fn write_folder(folder: &Path, kill: &Kill, found: &Killed, json: &[u8]) -> anyh
 /// What is told, line by line.
 fn table(found: &Killed) -> Vec<(&'static str, String)> {
     let process_servers = found.process_server_deaths;
+    let passed = if found.passed { "passed" } else { "FAILED" };
     vec![
+        ("verdict", passed.to_owned()),
         ("the server died", grouped(found.server_deaths.into())),
         (
             "the server stood still for 3 s",
@@ -197,6 +203,13 @@ pub(super) mod tests {
             change(&mut found);
             !judge(&found).met
         };
+        let mut failed = found();
+        failed.passed = false;
+        assert!(
+            judge(&failed)
+                .found
+                .ends_with("; the run FAILED, see the table")
+        );
         assert!(missed(|found| found.succeeded -= 1));
         assert!(missed(|found| found.passed = false));
         assert!(missed(|found| found.every_s = 5.1));
@@ -226,6 +239,7 @@ pub(super) mod tests {
         assert_eq!(json["targets"][0]["met"], true);
         let text = read(&folder.join("report.md"));
         for line in [
+            "| verdict | passed |",
             "| the server died | 84 |",
             "| the server stood still for 3 s | 41 |",
             "| agents that died, ten at a time | 2,400 |",
@@ -236,7 +250,9 @@ pub(super) mod tests {
             assert!(text.contains(line), "{line} is not in {text}");
         }
         found.process_server_deaths = None;
+        found.passed = false;
         let text = super::text(&kill, &found).unwrap();
+        assert!(text.contains("| verdict | FAILED |"));
         assert!(text.contains("| one of the process servers died | not asked for |"));
     }
 }

@@ -36,7 +36,7 @@ fn goodput_min(gamma: f64) -> f64 {
 /// Says how long it will take, and what the columns are.
 pub(super) fn print_head(options: &Options) {
     println!(
-        "{} rows, about {} minutes in all",
+        "rows: {}, about {} minutes in all",
         options.gammas.len() * options.servers.len(),
         options.expected().as_secs().div_ceil(60)
     );

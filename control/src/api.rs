@@ -13,6 +13,7 @@
 
 mod accept;
 mod access;
+mod drivers;
 mod extract;
 mod figures;
 mod first_admin;
@@ -38,6 +39,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::access::Auth;
+use self::drivers::Drivers;
 pub use self::first_admin::{ADMIN_TOKEN_FILE, FirstAdminError};
 use self::overview::Board;
 use self::routes::health::Readiness;
@@ -129,6 +131,7 @@ struct Api {
     events: watch::Receiver<u64>,
     identity: Arc<Identity>,
     kinds: Kinds,
+    drivers: Drivers,
     auth: Auth,
     telemetry: Arc<Telemetry>,
     histograms: Arc<Histograms>,
@@ -184,6 +187,7 @@ impl ApiServer {
             events: parts.events,
             identity: parts.identity,
             kinds: parts.kinds,
+            drivers: Drivers::default(),
             telemetry: parts.telemetry,
             histograms: parts.histograms,
             webhooks: parts.webhooks,

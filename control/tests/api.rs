@@ -14,6 +14,8 @@ mod bad_input;
 mod batches;
 #[path = "api/client_model.rs"]
 mod client_model;
+#[path = "api/drivers.rs"]
+mod drivers;
 #[path = "api/enrolment.rs"]
 mod enrolment;
 #[path = "api/events.rs"]

@@ -12,7 +12,7 @@ use super::{Connection, Store, StoreError, from_sql, id_bytes};
 use crate::api::model::processes::ProcessOutcome;
 use crate::clock::UnixMs;
 use crate::process::{Class, Fate, Hold, State, StepId};
-use crate::store::processes::rows;
+use crate::store::processes::{IdempotencyKey, rows};
 
 /// Processes on one page at most.
 pub const PAGE_MAX: u32 = 1000;
@@ -200,6 +200,24 @@ impl Store {
         .fetch_one(&mut *reader)
         .await?;
         Ok(from_sql(count))
+    }
+
+    /// Whether a request with this key has made a process: then the same request is a repetition.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn knows_key(&self, key: &IdempotencyKey, now: UnixMs) -> Result<bool, StoreError> {
+        let mut reader = self.reader().await?;
+        let known = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM idempotency
+                            WHERE scope = $1 AND idem_key = $2 AND expires_at > $3)",
+        )
+        .bind(&key.scope)
+        .bind(&key.key)
+        .bind(now.to_sql())
+        .fetch_one(&mut *reader)
+        .await?;
+        Ok(known)
     }
 
     /// The input of a process: JSON text.

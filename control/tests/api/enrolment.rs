@@ -8,7 +8,7 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::plane::{DOMAIN, REMOTE, csr, eventually, plane};
+use crate::plane::{DOMAIN, DRIVERS, REMOTE, csr, eventually, plane};
 
 #[tokio::test]
 async fn a_token_makes_an_agent_that_every_shard_knows_before_it_is_told() {
@@ -269,7 +269,7 @@ async fn a_restarted_server_admits_who_is_enrolled_and_nobody_else() {
     // What it last said about itself is remembered, its session is not.
     let (_, agent) = plane.get(&format!("/v1/agents/{kept}")).await;
     assert_eq!(agent["state"], "disconnected");
-    assert_eq!(agent["kinds"], json!(["exec", "hang"]));
+    assert_eq!(agent["kinds"], json!(DRIVERS));
     assert_eq!(agent["labels"], json!({ "rack": "7" }));
     assert!(agent["last_seen_at"].is_string(), "{agent}");
 }

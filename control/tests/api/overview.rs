@@ -2,8 +2,6 @@
 
 use control::api::model::overview::{Overview, ServerState};
 use futures_util::StreamExt as _;
-use protocol::ids::SessionId;
-use protocol::link::{DownReason, Event};
 use reqwest::Method;
 use serde_json::json;
 
@@ -67,12 +65,7 @@ async fn sessions_are_counted_by_group_and_shard_as_they_come_and_go() {
     assert_eq!((shards[0].sessions, shards[0].at_home), (2, 2));
     // A second session of the same agent replaces the first.
     plane.gateway.connect(agent, "hv-1");
-    let target = plane.gateway.admitted.lock().unwrap()[&agent].0;
-    plane.gateway.say(Event::SessionDown {
-        target,
-        session: SessionId(1),
-        reason: DownReason::TimedOut,
-    });
+    plane.gateway.disconnect(agent);
     let seen = once(&plane, "one session", |overview| overview.sessions.up == 1).await;
     assert_eq!(seen.sessions.by_shard[0].sessions, 1);
     assert_eq!((seen.sessions.begun, seen.sessions.ended), (3, 2));

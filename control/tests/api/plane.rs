@@ -24,7 +24,7 @@ use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest, Enrolment, JoinTok
 use protocol::flow::{AgentFlow, LimitKey, LimitUse};
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, Epoch, GatewayId, GrantId, ServerId, SessionId, ShardId};
-use protocol::link::{Event, Request, SessionUp, Target};
+use protocol::link::{DownReason, Event, Request, SessionUp, Target};
 use protocol::operation::{Outcome, OutcomeStatus};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use reqwest::{Method, Response};
@@ -51,6 +51,9 @@ fn gateway_figures() -> GatewaySource {
         }
     })
 }
+
+/// The drivers of the agents.
+pub(crate) const DRIVERS: &[&str] = &["exec", "fail", "flaky", "hang"];
 
 /// The built-in kinds, and two on drivers that the made-up agents know: `three` stays in its last
 /// step, `doomed` fails there.
@@ -234,8 +237,13 @@ impl FakeGateway {
         });
     }
 
-    /// The agent's session is up.
+    /// The agent's session is up, with all the drivers that it plays.
     pub(crate) fn connect(&self, agent: AgentId, hostname: &str) {
+        self.connect_with(agent, hostname, DRIVERS);
+    }
+
+    /// The agent's session is up, with these drivers.
+    pub(crate) fn connect_with(&self, agent: AgentId, hostname: &str, drivers: &[&str]) {
         let (target, _) = self.admitted.lock().unwrap()[&agent];
         self.say(Event::SessionUp(Box::new(SessionUp {
             target,
@@ -244,12 +252,22 @@ impl FakeGateway {
             at_home: true,
             remote: REMOTE.parse().unwrap(),
             capacity: 4,
-            kinds: vec!["exec".to_owned(), "hang".to_owned()],
+            kinds: drivers.iter().map(|name| (*name).to_owned()).collect(),
             open: Vec::new(),
             hostname: hostname.to_owned(),
             software: "drover 0.1.0".to_owned(),
             labels: vec![("rack".to_owned(), "7".to_owned())],
         })));
+    }
+
+    /// The agent's session has ended.
+    pub(crate) fn disconnect(&self, agent: AgentId) {
+        let (target, _) = self.admitted.lock().unwrap()[&agent];
+        self.say(Event::SessionDown {
+            target,
+            session: SessionId(1),
+            reason: DownReason::TimedOut,
+        });
     }
 
     fn reply(&self, ticket: u64) -> Option<EnrolReply> {

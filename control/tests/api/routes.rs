@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::plane::{eventually, plane, plane_in, read};
+use crate::plane::{DRIVERS, eventually, plane, plane_in, read};
 
 #[tokio::test]
 async fn health_readiness_and_metrics_answer() {
@@ -146,7 +146,7 @@ async fn agents_show_what_they_say_and_can_be_found_by_state_and_group() {
     let (_, agent) = plane.get(&format!("/v1/agents/{up}")).await;
     assert_eq!(agent["hostname"], "hv-1");
     assert_eq!(agent["capacity"], 4);
-    assert_eq!(agent["kinds"], json!(["exec", "hang"]));
+    assert_eq!(agent["kinds"], json!(DRIVERS));
     assert_eq!(agent["labels"], json!({ "rack": "7" }));
     assert_eq!(agent["keys"].as_array().unwrap().len(), 1);
     for (query, expected) in [

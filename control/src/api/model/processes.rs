@@ -13,7 +13,8 @@ pub struct CreateProcess {
     /// The agent that does the work: its id, or its hostname where only one agent has it.
     #[schema(example = "hv-17.cloud.example")]
     pub agent: String,
-    /// A declared kind (`GET /v1/kinds`), or a driver: `[a-z0-9_.-]{1,64}`.
+    /// A declared kind (`GET /v1/kinds`), or a driver: `[a-z0-9_.-]{1,64}`. An agent that has told its
+    /// drivers must have all that are needed, also to undo.
     #[schema(example = "exec")]
     pub kind: String,
     /// The kind's input, or the driver's: any JSON, at most 96 KiB. Default `{}`.

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::agents;
 use crate::api::Api;
 use crate::api::access::Caller;
+use crate::api::drivers;
 use crate::api::model::processes::{Class, CreateProcess};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock::UnixMs;
@@ -39,14 +40,27 @@ pub(super) async fn check(
     hosts: &mut Hosts,
     at: &str,
 ) -> ApiResult<NewProcess> {
-    Ok(NewProcess {
+    let process = NewProcess {
         idempotency: Some(key),
-        ..checked(api, request, now, hosts, at).await?
-    })
+        ..read(api, request, now, hosts, at).await?
+    };
+    drivers::check(api, &process, at).await?;
+    Ok(process)
 }
 
 /// As [`check`], without a key.
 pub(super) async fn checked(
+    api: &Api,
+    request: &CreateProcess,
+    now: UnixMs,
+    hosts: &mut Hosts,
+) -> ApiResult<NewProcess> {
+    let process = read(api, request, now, hosts, "").await?;
+    drivers::check(api, &process, "").await?;
+    Ok(process)
+}
+
+async fn read(
     api: &Api,
     request: &CreateProcess,
     now: UnixMs,

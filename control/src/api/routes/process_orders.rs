@@ -15,6 +15,7 @@ use super::processes::{find, idempotency_key, unknown};
 use super::{agents, pauses, process_input};
 use crate::api::Api;
 use crate::api::access::Caller;
+use crate::api::drivers;
 use crate::api::extract::{Id, OptionalBody, Params, clip};
 use crate::api::model::processes::{
     CancelMode, CancelProcess, HistoryEntry, Process, ReplayProcess, RetryProcess, StepName,
@@ -159,7 +160,8 @@ pub(super) async fn replay(
         (status = 200, description = "Made earlier by a request with the same key.", body = Process),
         (status = 400, description = "Idempotency-Key is missing or not valid."),
         (status = 404, description = "There is no such process."),
-        (status = 422, description = "Its agent is revoked, or the key was used for another request."),
+        (status = 422, description = "Its agent is revoked or lacks a driver that it needs, or the key \
+          was used for another request."),
     )
 )]
 pub(super) async fn clone(
@@ -192,6 +194,7 @@ pub(super) async fn clone(
         }),
         idempotency: Some(key),
     };
+    drivers::check(&api, &process, "").await?;
     let creation = api.engine.create(vec![process]).await?.pop();
     let creation = creation.ok_or_else(|| {
         ApiError::new(

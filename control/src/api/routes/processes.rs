@@ -144,8 +144,8 @@ pub(super) struct CreateParams {
         (status = 400, description = "A field is not valid, or Idempotency-Key is missing."),
         (status = 413, description = "The body is too large."),
         (status = 415, description = "The body is not JSON."),
-        (status = 422, description = "There is no such agent, or the key was used for another \
-          request."),
+        (status = 422, description = "There is no such agent, it lacks a driver that the process \
+          needs, or the key was used for another request."),
         (status = 429, description = "Too many processes wait for the agent, or of the tenant; see \
           Retry-After."),
     )
@@ -160,7 +160,7 @@ pub(super) async fn create(
     let now = clock::now();
     let mut hosts = Hosts::new();
     if params.dry_run == Some(true) {
-        let process = process_input::checked(&api, &request, now, &mut hosts, "").await?;
+        let process = process_input::checked(&api, &request, now, &mut hosts).await?;
         let answer = process_dry_run::dry_run(&api, process).await?;
         return Ok(Json(answer).into_response());
     }

@@ -3,10 +3,12 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use super::model::Page;
 use super::problem::{ApiError, ApiResult};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 /// Items on a page when nobody says.
 pub(super) const PAGE_SIZE_DEFAULT: u32 = 50;
@@ -25,8 +27,42 @@ pub(super) struct PageParams {
     pub(super) page_token: Option<String>,
 }
 
-/// Checks `page_size`.
-pub(super) fn page_size(asked: Option<u32>) -> ApiResult<u32> {
+impl PageParams {
+    /// How many items the page has, and behind what it begins.
+    pub(super) fn read<T: FromStr>(&self, list: &str) -> ApiResult<(u32, Option<T>)> {
+        read(list, self.page_size, self.page_token.as_deref())
+    }
+}
+
+/// As [`PageParams::read`], of a list that has other parameters as well. `list` keeps the tokens of
+/// different lists apart.
+pub(super) fn read<T: FromStr>(
+    list: &str,
+    asked: Option<u32>,
+    token: Option<&str>,
+) -> ApiResult<(u32, Option<T>)> {
+    Ok((page_size(asked)?, read_token(list, token)?))
+}
+
+/// A page of `list`, of rows that were read one longer than the page. The next one begins behind the `place`
+/// of the last row.
+pub(super) fn of<R, T: ToSchema, P: Display>(
+    list: &str,
+    size: u32,
+    rows: Vec<R>,
+    place: impl FnOnce(&R) -> P,
+    describe: impl FnMut(R) -> T,
+) -> Page<T> {
+    let (rows, more) = cut(rows, size);
+    let last = rows.last().filter(|_| more);
+    let next_page_token = last.map(|last| next_token(list, place(last)));
+    Page {
+        items: rows.into_iter().map(describe).collect(),
+        next_page_token,
+    }
+}
+
+fn page_size(asked: Option<u32>) -> ApiResult<u32> {
     match asked.unwrap_or(PAGE_SIZE_DEFAULT) {
         size @ 1..=PAGE_SIZE_MAX => Ok(size),
         size => Err(ApiError::field(
@@ -36,13 +72,12 @@ pub(super) fn page_size(asked: Option<u32>) -> ApiResult<u32> {
     }
 }
 
-/// The token that leads on after `last`. `list` keeps the tokens of different lists apart.
+/// The token that leads on after `last`.
 pub(super) fn next_token(list: &str, last: impl Display) -> String {
     URL_SAFE_NO_PAD.encode(format!("{list}:{last}"))
 }
 
-/// Reads a `page_token` of `list`.
-pub(super) fn read_token<T: FromStr>(list: &str, token: Option<&str>) -> ApiResult<Option<T>> {
+fn read_token<T: FromStr>(list: &str, token: Option<&str>) -> ApiResult<Option<T>> {
     let Some(token) = token else { return Ok(None) };
     let read = || {
         let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
@@ -80,6 +115,25 @@ mod tests {
         assert!(read_token::<Uuid>("tokens", Some(&token)).is_err());
         for bad in ["", "x", "!!!", "YWdlbnRzOg"] {
             assert!(read_token::<Uuid>("agents", Some(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_page_leads_on_behind_its_last_row_and_the_last_page_nowhere() {
+        let rows = |first: u32, last: u32| (first..=last).collect::<Vec<_>>();
+        let shown = |page: &Page<String>| page.items.join(" ");
+        let first = of("rows", 3, rows(1, 4), |row| *row, |row| row.to_string());
+        assert_eq!(shown(&first), "1 2 3");
+        let params = PageParams {
+            page_size: Some(3),
+            page_token: first.next_page_token,
+        };
+        assert_eq!(params.read("rows").unwrap(), (3, Some(3)));
+        assert!(params.read::<u32>("others").is_err());
+        for rows in [rows(4, 6), rows(4, 4), Vec::new()] {
+            let count = rows.len();
+            let last = of("rows", 3, rows, |row| *row, |row| row.to_string());
+            assert_eq!((last.items.len(), last.next_page_token), (count, None));
         }
     }
 

@@ -70,8 +70,8 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<ListParams>,
 ) -> ApiResult<Json<Page<Agent>>> {
-    let size = page::page_size(params.page_size)?;
-    let mut after = page::read_token("agents", params.page_token.as_deref())?.map(AgentId);
+    let (size, after) = page::read("agents", params.page_size, params.page_token.as_deref())?;
+    let mut after = after.map(AgentId);
     let group = match &params.group {
         Some(text) => Some(groups::resolve(&api, "group", text).await?.id),
         None => None,

@@ -38,18 +38,15 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<ApiToken>>> {
-    let size = page::page_size(params.page_size)?;
-    let after = page::read_token("api-tokens", params.page_token.as_deref())?;
+    let (size, after) = params.read("api-tokens")?;
     let rows = api.store.api_tokens_after(after, size + 1).await?;
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("api-tokens", last.id));
-    Ok(Json(Page {
-        items: rows.into_iter().map(describe).collect(),
-        next_page_token: next,
-    }))
+    Ok(Json(page::of(
+        "api-tokens",
+        size,
+        rows,
+        |row| row.id,
+        describe,
+    )))
 }
 
 /// Make an API token

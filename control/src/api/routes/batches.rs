@@ -57,18 +57,15 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Batch>>> {
-    let size = page::page_size(params.page_size)?;
-    let before = page::read_token("batches", params.page_token.as_deref())?;
+    let (size, before) = params.read("batches")?;
     let rows = api.store.batches_before(before, size + 1).await?;
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("batches", last.id));
-    Ok(Json(Page {
-        items: rows.into_iter().map(describe).collect(),
-        next_page_token: next,
-    }))
+    Ok(Json(page::of(
+        "batches",
+        size,
+        rows,
+        |row| row.id,
+        describe,
+    )))
 }
 
 /// Act on many processes

@@ -89,8 +89,11 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<ListParams>,
 ) -> ApiResult<Json<Page<Process>>> {
-    let size = page::page_size(params.page_size)?;
-    let after: Option<Place> = page::read_token("dead-letters", params.page_token.as_deref())?;
+    let (size, after) = page::read::<Place>(
+        "dead-letters",
+        params.page_size,
+        params.page_token.as_deref(),
+    )?;
     let filter = DeadFilter {
         outcome: params.outcome.and_then(word),
         needs_attention: params.needs_attention,
@@ -111,15 +114,8 @@ pub(super) async fn list(
         .store
         .dead_letters(&filter, after.map(|place| place.0), size + 1)
         .await?;
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("dead-letters", Place::of(last)));
-    Ok(Json(Page {
-        items: rows.into_iter().map(describe).collect(),
-        next_page_token: next,
-    }))
+    let page = page::of("dead-letters", size, rows, Place::of, describe);
+    Ok(Json(page))
 }
 
 /// Count dead letters

@@ -36,21 +36,14 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Group>>> {
-    let size = page::page_size(params.page_size)?;
-    let after = page::read_token("groups", params.page_token.as_deref())?.map(GroupId);
+    let (size, after) = params.read("groups")?;
+    let after = after.map(GroupId);
     let mut rows = api.store.groups().await?;
     rows.sort_by_key(|group| group.id);
     rows.retain(|group| after.is_none_or(|after| group.id > after));
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("groups", last.id));
     let counts = Counts::read(&api).await?;
-    Ok(Json(Page {
-        items: rows.into_iter().map(|row| counts.describe(row)).collect(),
-        next_page_token: next,
-    }))
+    let shown = |row| counts.describe(row);
+    Ok(Json(page::of("groups", size, rows, |row| row.id, shown)))
 }
 
 /// Make a group

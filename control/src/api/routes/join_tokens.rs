@@ -42,19 +42,16 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Token>>> {
-    let size = page::page_size(params.page_size)?;
-    let after = page::read_token("tokens", params.page_token.as_deref())?;
+    let (size, after) = params.read("tokens")?;
     let rows = api.store.tokens_after(after, size + 1).await?;
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("tokens", last.id));
     let now = clock::now();
-    Ok(Json(Page {
-        items: rows.into_iter().map(|row| describe(row, now)).collect(),
-        next_page_token: next,
-    }))
+    Ok(Json(page::of(
+        "tokens",
+        size,
+        rows,
+        |row| row.id,
+        |row| describe(row, now),
+    )))
 }
 
 /// Make join tokens

@@ -34,22 +34,14 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<ProcessKind>>> {
-    let size = page::page_size(params.page_size)?;
-    let after: Option<String> = page::read_token("kinds", params.page_token.as_deref())?;
+    let (size, after) = params.read::<String>("kinds")?;
     let rows: Vec<&Kind> = api
         .kinds
         .iter()
         .filter(|kind| after.as_ref().is_none_or(|after| kind.name > *after))
         .collect();
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("kinds", &last.name));
-    Ok(Json(Page {
-        items: rows.into_iter().map(describe).collect(),
-        next_page_token: next,
-    }))
+    let name = |kind: &&Kind| kind.name.clone();
+    Ok(Json(page::of("kinds", size, rows, name, describe)))
 }
 
 /// Show a kind

@@ -44,8 +44,8 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Limit>>> {
-    let size = page::page_size(params.page_size)?;
-    let after: usize = page::read_token("limits", params.page_token.as_deref())?.unwrap_or(0);
+    let (size, after) = params.read("limits")?;
+    let after: usize = after.unwrap_or(0);
     let table = api.store.limits().await?;
     let rows = table.limits.into_iter().skip(after).collect();
     let (rows, more) = page::cut(rows, size);

@@ -41,8 +41,8 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Pause>>> {
-    let size = page::page_size(params.page_size)?;
-    let after: usize = page::read_token("pauses", params.page_token.as_deref())?.unwrap_or(0);
+    let (size, after) = params.read("pauses")?;
+    let after: usize = after.unwrap_or(0);
     let table = api.store.pauses().await?;
     let rows = table.pauses.into_iter().skip(after).collect();
     let (rows, more) = page::cut(rows, size);

@@ -238,19 +238,10 @@ pub(super) async fn history(
     Id(id): Id,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<HistoryEntry>>> {
-    let size = page::page_size(params.page_size)?;
-    let after = page::read_token("history", params.page_token.as_deref())?.unwrap_or(0);
+    let (size, after) = params.read("history")?;
     let id = find(&api, ProcessId(id)).await?.id;
-    let rows = api.store.history(id, after, size + 1).await?;
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("history", last.seq));
-    Ok(Json(Page {
-        items: rows.into_iter().map(entry).collect(),
-        next_page_token: next,
-    }))
+    let rows = api.store.history(id, after.unwrap_or(0), size + 1).await?;
+    Ok(Json(page::of("history", size, rows, |row| row.seq, entry)))
 }
 
 async fn go_on(

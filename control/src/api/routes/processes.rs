@@ -74,8 +74,7 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<ListParams>,
 ) -> ApiResult<Json<Page<Process>>> {
-    let size = page::page_size(params.page_size)?;
-    let after = page::read_token("processes", params.page_token.as_deref())?;
+    let (size, after) = page::read("processes", params.page_size, params.page_token.as_deref())?;
     let agent = match &params.agent {
         None => None,
         // The work of a revoked agent can still be looked at.
@@ -97,15 +96,13 @@ pub(super) async fn list(
         .store
         .processes(&filter, after.map(ProcessId), size + 1)
         .await?;
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("processes", last.id));
-    Ok(Json(Page {
-        items: rows.into_iter().map(describe).collect(),
-        next_page_token: next,
-    }))
+    Ok(Json(page::of(
+        "processes",
+        size,
+        rows,
+        |row| row.id,
+        describe,
+    )))
 }
 
 /// Whether anything is to be written.
@@ -258,19 +255,14 @@ pub(super) async fn events(
     Id(id): Id,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<EventRecord>>> {
-    let size = page::page_size(params.page_size)?;
-    let after = page::read_token("events", params.page_token.as_deref())?.unwrap_or(0);
+    let (size, after) = params.read("events")?;
     let id = find(&api, ProcessId(id)).await?.id;
-    let rows = api.store.events_after(after, Some(id), size + 1).await?;
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("events", last.seq));
-    Ok(Json(Page {
-        items: rows.into_iter().map(event_routes::describe).collect(),
-        next_page_token: next,
-    }))
+    let rows = api
+        .store
+        .events_after(after.unwrap_or(0), Some(id), size + 1)
+        .await?;
+    let shown = event_routes::describe;
+    Ok(Json(page::of("events", size, rows, |row| row.seq, shown)))
 }
 
 /// The header that makes repeating a request harmless.

@@ -49,24 +49,15 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Webhook>>> {
-    let size = page::page_size(params.page_size)?;
-    let after = page::read_token("webhooks", params.page_token.as_deref())?;
+    let (size, after) = params.read("webhooks")?;
     let rows = api.store.webhooks_after(after, size + 1).await?;
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("webhooks", last.id));
     let unsettled = api.store.unsettled_deliveries().await?;
     let tip = api.store.event_span().await?.last;
-    let shown = rows.into_iter().map(|row| {
+    let shown = |row: WebhookRow| {
         let unsettled = unsettled.get(&row.id).copied().unwrap_or_default();
         describe(row, unsettled, tip)
-    });
-    Ok(Json(Page {
-        items: shown.collect(),
-        next_page_token: next,
-    }))
+    };
+    Ok(Json(page::of("webhooks", size, rows, |row| row.id, shown)))
 }
 
 /// Make a webhook

@@ -56,8 +56,11 @@ pub(in crate::api::routes) async fn list(
     Id(id): Id,
     Params(params): Params<ListParams>,
 ) -> ApiResult<Json<Page<WebhookDelivery>>> {
-    let size = page::page_size(params.page_size)?;
-    let before = page::read_token("webhook-deliveries", params.page_token.as_deref())?;
+    let (size, before) = page::read(
+        "webhook-deliveries",
+        params.page_size,
+        params.page_token.as_deref(),
+    )?;
     let state = params.state.map(|state| match state {
         WebhookDeliveryState::Waiting => DeliveryState::Waiting,
         WebhookDeliveryState::Succeeded => DeliveryState::Succeeded,
@@ -68,15 +71,14 @@ pub(in crate::api::routes) async fn list(
         .store
         .webhook_deliveries(id, state, before, size + 1)
         .await?;
-    let (rows, more) = page::cut(rows, size);
-    let next = rows
-        .last()
-        .filter(|_| more)
-        .map(|last| page::next_token("webhook-deliveries", last.seq));
-    Ok(Json(Page {
-        items: rows.into_iter().map(|row| describe(id, row)).collect(),
-        next_page_token: next,
-    }))
+    let shown = |row| describe(id, row);
+    Ok(Json(page::of(
+        "webhook-deliveries",
+        size,
+        rows,
+        |row| row.seq,
+        shown,
+    )))
 }
 
 /// Deliver an event again

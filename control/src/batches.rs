@@ -6,8 +6,10 @@
 //!                                 └──────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A crash between acting and noting repeats one step: every action is harmless when repeated, and
-//! what it has changed no longer matches: it is in another state, or ended after the batch was made.
+//! A crash between acting and noting repeats one step. Every action is harmless when repeated, and
+//! what it has changed no longer matches: it is in another state, or ended after the batch was made. The
+//! exception is a replay of what is in backoff, which may be in backoff again: there the history of the
+//! process, written together with the order, says that this batch has started it over already.
 
 mod acting;
 mod matching;

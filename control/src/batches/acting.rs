@@ -43,27 +43,38 @@ pub(super) async fn act(
         BatchAction::Resume => return resume(engine, batch, &processes).await,
         BatchAction::Cancel => Order::Cancel,
         BatchAction::Retry | BatchAction::Redrive => Order::Retry,
-        BatchAction::Replay => match batch.step {
-            Some(step) => Order::Replay(step),
-            None => return replay_at_hand(store, engine, batch, processes).await,
-        },
+        BatchAction::Replay => return replay(store, engine, batch, processes).await,
     };
     let orders = processes.into_iter().map(|process| (process, order));
     give(engine, batch, orders).await
 }
 
-/// Each goes on at the step where it is.
-async fn replay_at_hand(
+/// Each goes on at the step that was asked for, or at the one at hand.
+///
+/// One whose history names this batch is left alone. A crash came between that order and its being noted, and
+/// a process that is in backoff again matches as before: nothing else tells the two backoffs apart.
+async fn replay(
     store: &Store,
     engine: &Engine,
     batch: &BatchRow,
-    processes: Vec<ProcessId>,
+    mut processes: Vec<ProcessId>,
 ) -> Result<Vec<Acted>, EngineError> {
-    let records = store.processes_by_ids(processes).await?;
-    let orders = records
-        .into_iter()
-        .map(|record| (record.id, Order::Replay(record.step.index())));
-    give(engine, batch, orders).await
+    let before = store.ordered_by(&processes, actor(batch)).await?;
+    processes.retain(|process| !before.contains(process));
+    let acted = match batch.step {
+        Some(step) => {
+            let orders = processes.into_iter();
+            let orders = orders.map(|process| (process, Order::Replay(step)));
+            give(engine, batch, orders).await?
+        }
+        None => {
+            let records = store.processes_by_ids(processes).await?.into_iter();
+            let orders = records.map(|record| (record.id, Order::Replay(record.step.index())));
+            give(engine, batch, orders).await?
+        }
+    };
+    let before = before.iter().map(|_| Acted::Done);
+    Ok(before.chain(acted).collect())
 }
 
 async fn give(
@@ -71,10 +82,7 @@ async fn give(
     batch: &BatchRow,
     orders: impl Iterator<Item = (ProcessId, Order)>,
 ) -> Result<Vec<Acted>, EngineError> {
-    let actor = Actor {
-        by: batch.by.clone(),
-        reason: Some(reason(batch)),
-    };
+    let actor = actor(batch);
     let acting = orders.map(|(process, order)| one(engine, process, order, &actor));
     join_all(acting).await.into_iter().collect()
 }
@@ -149,6 +157,14 @@ async fn resume(
 
 fn key(process: ProcessId) -> PauseKey {
     PauseKey::of_id(PauseScope::Process, process.0)
+}
+
+/// Who orders, for the history of each process. No other batch has the same words.
+fn actor(batch: &BatchRow) -> Actor {
+    Actor {
+        by: batch.by.clone(),
+        reason: Some(reason(batch)),
+    }
 }
 
 /// For the history of each process: which batch, and what was said about it.

@@ -8,12 +8,15 @@ mod matching;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use protocol::ids::ProcessId;
 use serde_json::json;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
+use super::processes::Actor;
 use super::queries::{self, ProcessRecord};
 use super::{Connection, Store, StoreError, audit, from_sql, id_bytes, to_sql};
 use crate::api::model::batches::{BatchAction, BatchFilter, BatchState};
@@ -178,6 +181,33 @@ impl Store {
         let mut found = queries::by_ids(&mut reader, ids).await?;
         found.sort_by_key(|record| record.id);
         Ok(found)
+    }
+
+    /// Those of these processes whose history has an order of this actor with these very words.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn ordered_by(
+        &self,
+        processes: &[ProcessId],
+        actor: Actor,
+    ) -> Result<BTreeSet<ProcessId>, StoreError> {
+        let ids = processes.iter().map(|id| id.0.simple().to_string());
+        let ids: serde_json::Value = ids.collect();
+        let mut reader = self.reader().await?;
+        let rows: Vec<Vec<u8>> = sqlx::query_scalar(
+            "SELECT e.process_id FROM json_each(?1) AS j
+             CROSS JOIN process_event AS e ON e.process_id = unhex(j.value)
+             WHERE e.type <> 'process.progress' AND e.data ->> '$.actor' = ?2
+               AND e.data ->> '$.reason' IS ?3",
+        )
+        .bind(ids.to_string())
+        .bind(actor.by)
+        .bind(actor.reason)
+        .fetch_all(&mut *reader)
+        .await?;
+        let ids = rows.iter().map(|id| id_bytes(id));
+        ids.map(|id| Ok(ProcessId::from_bytes(id?))).collect()
     }
 
     /// Makes a batch, and says so in the log.

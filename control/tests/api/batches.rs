@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::runtime::Runtime;
 
 use crate::plane::{Plane, eventually, plane, plane_in};
@@ -377,4 +378,85 @@ async fn only_so_many_run_at_once() {
     assert_eq!(page["items"].as_array().unwrap().len(), 5);
     assert_eq!(page["items"][0]["id"], ids[15], "newest first");
     assert!(page["next_page_token"].is_string());
+}
+
+/// So many processes of one agent whose next attempt waits 10 s and more: too many have failed.
+async fn held_back(plane: &Plane, count: usize) {
+    let agent = plane.agent(1, true).await;
+    for n in 0..count {
+        let body = json!({ "agent": agent, "kind": "flaky", "max_attempts": 20 });
+        assert_eq!(plane.start(&format!("f{n}"), body).await.0, 201);
+    }
+    all_held_back(plane, count).await;
+}
+
+async fn all_held_back(plane: &Plane, count: usize) {
+    eventually("all wait for the retry budget", async || {
+        let (_, page) = plane.get("/v1/processes?page_size=500").await;
+        let items = page["items"].as_array().unwrap();
+        let held = items
+            .iter()
+            .filter(|process| process["waiting_on"]["scope"] == "budget");
+        (held.count() == count).then_some(())
+    })
+    .await;
+}
+
+/// Takes back what a batch has noted, as if the server had died between acting and noting.
+async fn forget_progress(dir: &std::path::Path) {
+    let database = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.join("drover.db"));
+    let mut database = database.connect().await.unwrap();
+    let changed = sqlx::query(
+        "UPDATE batch SET state = 'running', finished_at = NULL, done = 0, failed = 0,
+             cursor = zeroblob(16)",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+    assert_eq!(changed.rows_affected(), 1);
+    database.close().await.unwrap();
+}
+
+#[test]
+fn a_replay_that_dies_before_it_has_noted_its_orders_repeats_none() {
+    const COUNT: usize = 14;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_owned();
+    let first = Runtime::new().unwrap();
+    let id = first.block_on(async {
+        let plane = plane_in(dir, 10_000).await;
+        held_back(&plane, COUNT).await;
+        let (status, batch) = ask(&plane, |body| {
+            body["action"] = json!("replay");
+            body["filter"] = json!({ "state": "backoff" });
+            body["confirm"] = json!(COUNT);
+            body["rate_per_second"] = json!(1000);
+        })
+        .await;
+        assert_eq!(status, 201, "{batch}");
+        let id = batch["id"].as_str().unwrap().to_owned();
+        assert_eq!(ended(&plane, &id).await["done"], COUNT);
+        all_held_back(&plane, COUNT).await;
+        std::mem::forget(plane.dir);
+        id
+    });
+    first.shutdown_timeout(Duration::from_secs(10));
+    let second = Runtime::new().unwrap();
+    second.block_on(async {
+        forget_progress(&path).await;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::remove_dir(dir.path()).unwrap();
+        std::fs::rename(&path, dir.path()).unwrap();
+        let plane = plane_in(dir, 10_000).await;
+        let batch = ended(&plane, &id).await;
+        assert_eq!(
+            (&batch["done"], &batch["failed"]),
+            (&json!(COUNT), &json!(0)),
+            "{batch}"
+        );
+        let reason = format!("batch {id}");
+        let states = events(&plane, "process.state").await;
+        let orders = states.iter().filter(|data| data["reason"] == *reason);
+        assert_eq!(orders.count(), COUNT, "each once");
+    });
 }

@@ -11,6 +11,7 @@ pub(super) mod health;
 mod histograms;
 mod join_tokens;
 mod kinds;
+mod limit_eta;
 mod limit_view;
 mod limits;
 mod overview;

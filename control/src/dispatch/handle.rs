@@ -172,6 +172,8 @@ pub struct Queued {
     pub depth: u32,
     /// What time passes between two ends at the agent lately, where that is known.
     pub each: Option<Duration>,
+    /// The same of the line's tenant, at all agents.
+    pub tenant_each: Option<Duration>,
 }
 
 impl Queued {

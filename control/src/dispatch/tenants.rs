@@ -58,6 +58,11 @@ impl Tenants {
         pace.unwrap_or_default().wait_for(depth, now)
     }
 
+    /// What time passes between two ends of its operations lately, where that is known.
+    pub(super) fn each(&self, tenant: &str, now: Instant) -> Option<Duration> {
+        self.0.get(tenant)?.pace.eta(1, now)
+    }
+
     fn entry(&mut self, tenant: &str) -> &mut Tenant {
         if !self.0.contains_key(tenant) && self.0.len() >= IDLE_MAX {
             self.0.retain(|_, known| known.ready > 0);

@@ -189,6 +189,38 @@ async fn a_process_says_which_shared_limit_has_no_room_for_it() {
 }
 
 #[tokio::test]
+async fn a_process_says_when_a_shared_limit_may_have_room_and_nothing_where_that_is_not_known() {
+    let plane = plane().await;
+    let (agent, id) = stuck(&plane).await;
+    let tenant = LimitKey::Tenant("acme".to_owned());
+    plane.gateway.flow(agent, parked(tenant));
+    let waits = why(&plane, &id).await;
+    assert_eq!(waits["eta_s"], Value::Null, "none has ended: {waits}");
+    // The tenant's work elsewhere tells how fast it goes.
+    let elsewhere = plane.agent(2, true).await;
+    for n in 0..5 {
+        let body = json!({"agent": elsewhere, "kind": "exec", "tenant": "acme"});
+        let other = made(&plane, &format!("e{n}"), body).await;
+        let path = format!("/v1/processes/{other}");
+        eventually("its end", async || {
+            (plane.get(&path).await.1["state"] == "succeeded").then_some(())
+        })
+        .await;
+    }
+    let waits = why(&plane, &id).await;
+    let eta = waits["eta_s"].as_u64().unwrap();
+    assert!(
+        (1..=10).contains(&eta),
+        "two ends of a quick tenant: {waits}"
+    );
+    let pool = LimitKey::Resource("pool/fast".to_owned());
+    plane.gateway.flow(agent, parked(pool));
+    let waits = why(&plane, &id).await;
+    assert_eq!(waits["key"], "resource pool/fast");
+    assert_eq!(waits["eta_s"], Value::Null, "{waits}");
+}
+
+#[tokio::test]
 async fn a_process_says_that_too_many_of_its_kind_have_failed_there() {
     let plane = plane().await;
     let agent = plane.agent(1, true).await;

@@ -282,7 +282,7 @@ pub struct WaitingOn {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u32>,
     /// When it may start, in seconds from now: from the pace of the last minute, or the time waited
-    /// for.
+    /// for. Left out where no honest estimate can be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_s: Option<u64>,
     /// The process that holds the resource.

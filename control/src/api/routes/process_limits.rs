@@ -8,8 +8,8 @@
 
 use protocol::flow::{AgentFlow, LimitKey, Parked};
 
-use super::limit_view;
 use super::process_waits::{at_capacity, in_line, on, rounded_up};
+use super::{limit_eta, limit_view};
 use crate::api::Api;
 use crate::api::model::Timestamp;
 use crate::api::model::processes::WaitingOn;
@@ -32,19 +32,33 @@ pub(super) async fn waits(
     };
     let row = api.store.limit(&key).await?;
     let name = limit_view::name_of(api, &key).await?;
-    let mut parked = parked.cloned();
-    if let Some(parked) = &mut parked
-        && let LimitKey::Resource(_) | LimitKey::Tenant(_) | LimitKey::Global = key
-        && let Ok(used) = api.engine.use_of(key.clone()).await
-        && used.limit.is_some()
-    {
-        // The gateway knew of one home only.
-        parked.in_use = used.in_use;
-    }
-    Ok(match &parked {
-        Some(parked) => at_shared(queued, parked, &name, row.as_ref()),
-        None => at_agent(queued, flow, &name, row.as_ref()),
+    let Some(parked) = parked else {
+        return Ok(at_agent(queued, flow, &name, row.as_ref()));
+    };
+    let (parked, lines) = everywhere(api, flow, parked).await;
+    Ok(WaitingOn {
+        eta_s: limit_eta::eta(queued, flow, &parked, lines).map(rounded_up),
+        ..at_shared(queued, &parked, &name, row.as_ref())
     })
+}
+
+/// What is in use of a limit, and how many lines wait for it where that is known. What is told with an agent is
+/// of its own home only.
+async fn everywhere(api: &Api, flow: &AgentFlow, parked: &Parked) -> (Parked, Option<u32>) {
+    let mut parked = parked.clone();
+    // Each agent has its own.
+    if let LimitKey::Work(_) = parked.key {
+        let told = flow.lines.iter().filter_map(|line| line.parked.as_ref());
+        let lines = told.filter(|other| other.key == parked.key).count();
+        return (parked, u32::try_from(lines).ok());
+    }
+    match api.engine.use_of(parked.key.clone()).await {
+        Ok(used) if used.limit.is_some() => {
+            parked.in_use = used.in_use;
+            (parked, Some(used.waiting))
+        }
+        _ => (parked, None),
+    }
 }
 
 /// What its line is parked on. One that is further back than memory waits in one of its tenant's lines: where
@@ -165,6 +179,7 @@ mod tests {
             position,
             depth: position.max(1),
             each: Some(Duration::from_secs(2)),
+            tenant_each: None,
         }
     }
 

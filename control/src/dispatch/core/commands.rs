@@ -9,7 +9,7 @@ use protocol::link::Request;
 
 use super::{Core, Moment, READY_PER_AGENT_MAX, READY_PER_TENANT_MAX};
 use crate::dispatch::asked::{FlowAnswer, UseAnswer};
-use crate::dispatch::handle::{Command, EnrolmentAsked, FlowError};
+use crate::dispatch::handle::{Command, EnrolmentAsked, FlowError, WaitingOn};
 use crate::process::pause::Pauses;
 use crate::store::limits::LimitTable;
 use crate::store::pauses::PauseTable;
@@ -55,7 +55,13 @@ impl Core {
             }
             Command::Connected(answer) => drop(answer.send(self.fleet.connected().clone())),
             Command::WaitingOn(process, agent, answer) => {
-                drop(answer.send(self.fleet.waiting_on(process, agent, now.mono)));
+                let mut waits = self.fleet.waiting_on(process, agent, now.mono);
+                if let Some(WaitingOn::Host(queued)) = &mut waits
+                    && let Some(line) = &queued.line
+                {
+                    queued.tenant_each = self.tenants.each(&line.tenant, now.mono);
+                }
+                drop(answer.send(waits));
             }
         }
     }

@@ -63,6 +63,8 @@ impl Fleet {
             position: position.unwrap_or(0),
             depth: u32::try_from(before).unwrap_or(u32::MAX),
             each: member.pace.eta(1, now),
+            // The fleet knows agents only.
+            tenant_each: None,
         }))
     }
 }

@@ -1,5 +1,7 @@
 //! `drover kinds …`
 
+use std::collections::BTreeSet;
+
 use clap::Subcommand;
 use control::api::model::kinds::{KindOperation, ProcessKind};
 
@@ -36,7 +38,7 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
 
 fn list(kinds: &[ProcessKind]) -> String {
     print::table(
-        ["NAME", "FROM", "FIELDS", "STEPS", "RESOURCE"],
+        ["NAME", "FROM", "DRIVERS", "FIELDS", "STEPS", "RESOURCE"],
         kinds.iter().map(|kind| {
             let fields = kind.fields.iter().map(|field| match field.required {
                 true => field.name.clone(),
@@ -46,6 +48,7 @@ fn list(kinds: &[ProcessKind]) -> String {
             [
                 kind.name.clone(),
                 origin(kind).to_owned(),
+                drivers(kind).join(" "),
                 fields.collect::<Vec<_>>().join(" "),
                 steps.collect::<Vec<_>>().join(" > "),
                 print::or_dash(kind.resource.as_ref()),
@@ -53,6 +56,14 @@ fn list(kinds: &[ProcessKind]) -> String {
         }),
         "no kinds are declared",
     )
+}
+
+/// What an agent must have: for the steps, and for what undoes them.
+fn drivers(kind: &ProcessKind) -> Vec<String> {
+    let steps = kind.steps.iter();
+    let operations = steps.flat_map(|step| [Some(&step.work), step.compensate.as_ref()]);
+    let names = operations.flatten().map(|work| work.operation.clone());
+    names.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn origin(kind: &ProcessKind) -> &'static str {
@@ -72,6 +83,7 @@ fn show(kind: &ProcessKind) -> String {
             "description",
             Some(kind.description.clone()).filter(|text| !text.is_empty()),
         ),
+        ("drivers", list(&drivers(kind))),
         ("resource", kind.resource.clone()),
         ("class", Some(print::word(&kind.class))),
         (
@@ -131,19 +143,21 @@ mod tests {
             "steps": [{
                 "name": "start", "operation": "exec", "input": {"program": "virsh"},
                 "timeout_seconds": 120,
-                "compensate": {"operation": "exec", "input": {}, "timeout_seconds": 60},
+                "compensate": {"operation": "undo", "input": {}, "timeout_seconds": 60},
             }],
         }))
         .unwrap();
         let listed = list(std::slice::from_ref(&kind));
-        assert!(listed.contains("vm-start  built-in  vm [size]"), "{listed}");
+        let row = "vm-start  built-in  exec undo  vm [size]";
+        assert!(listed.contains(row), "{listed}");
         let text = show(&kind);
         for words in [
             "vm/${vm}",
             "must be given",
             "exec {\"program\":\"virsh\"}",
             "120 s",
-            "exec {}",
+            "undo {}",
+            "exec, undo",
             "supersedes",
         ] {
             assert!(text.contains(words), "{words} is not in\n{text}");

@@ -460,3 +460,24 @@ fn a_replay_that_dies_before_it_has_noted_its_orders_repeats_none() {
         assert_eq!(orders.count(), COUNT, "each once");
     });
 }
+
+#[tokio::test]
+async fn a_replay_is_not_held_back_by_an_empty_budget() {
+    let plane = plane().await;
+    held_back(&plane, 12).await;
+    let (_, page) = plane.get("/v1/processes?state=backoff").await;
+    let path = format!("/v1/processes/{}", page["items"][0]["id"].as_str().unwrap());
+    let (status, body) = plane.post(&format!("{path}/replay"), json!({})).await;
+    assert_eq!(status, 202, "{body}");
+    let is_order = |line: &Value| line["actor"] == "first admin" && line["from"] == "backoff";
+    let claimed = |history: &Value| {
+        let items = history["items"].as_array().unwrap().iter();
+        let mut since = items.skip_while(|line| !is_order(line));
+        since.any(|line| line["to"] == "leased")
+    };
+    eventually("an attempt after the order", async || {
+        let (_, history) = plane.get(&format!("{path}/history")).await;
+        claimed(&history).then_some(())
+    })
+    .await;
+}

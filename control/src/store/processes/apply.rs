@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use protocol::flow::Line;
 use protocol::ids::{AgentId, GrantId, OperationId, ProcessId};
+use protocol::operation::Progress;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -317,6 +318,8 @@ impl Rules {
         let before = row.now.clone();
         let line_before = row.line_now();
         let claim = happened.input == Input::Claim;
+        // Somebody wants it now: the budget of retries is not asked.
+        let ordered = matches!(happened.input, Input::Replay(_));
         let step = row.now.handle(at, happened.input, chance);
         if claim && row.now.state == State::Leased && !step.stale {
             row.grant = happened.grant;
@@ -326,19 +329,8 @@ impl Rules {
             row.outcome = Some(stored::outcome(outcome));
         }
         if let Some(progress) = happened.progress.filter(|_| step.keep_progress) {
-            let mut data = stored::progress(&progress);
-            if row.planned {
-                data["step"] = json!(before.step.index());
-            }
-            events.push(event(
-                at,
-                &Record {
-                    kind: "process.progress",
-                    process: Some(id),
-                    agent: Some(row.now.target),
-                    data,
-                },
-            ));
+            let index = row.planned.then(|| before.step.index());
+            events.push(event(at, &progressed(&row.now, index, &progress)));
         }
         if before.state != row.now.state || step.remark || step.renewed_from.is_some() {
             let actor = happened.actor.as_deref();
@@ -358,7 +350,7 @@ impl Rules {
                 line_before,
                 line: row.line_now(),
             }),
-            retries: waited_to_retry && row.now.state == State::Ready,
+            retries: waited_to_retry && !ordered && row.now.state == State::Ready,
             stale: step.stale,
             refused: step.refused,
             tell: step.tell,
@@ -490,6 +482,20 @@ impl Now {
             deadline_at: process.deadline_at,
             created_at: process.created_at,
         }
+    }
+}
+
+/// The record of what its agent has told of its work; `index`: in which step, where it has a plan.
+fn progressed(process: &Process, index: Option<u16>, progress: &Progress) -> Record {
+    let mut data = stored::progress(progress);
+    if let Some(index) = index {
+        data["step"] = json!(index);
+    }
+    Record {
+        kind: "process.progress",
+        process: Some(process.id),
+        agent: Some(process.target),
+        data,
     }
 }
 

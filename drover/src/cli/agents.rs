@@ -54,7 +54,7 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
             query.extend(group.map(|group| ("group", group)));
             query.extend(state.map(|state| ("state", state)));
             let agents: Vec<Agent> = client.list(&["v1", "agents"], &query, limit).await?;
-            print::value(output, &agents, |agents| list(agents))
+            print::value(output, &agents, |agents| list(agents, !query.is_empty()))
         }
         Command::Show { agent } => {
             let id = resolve::agent(client, &agent).await?.to_string();
@@ -99,7 +99,8 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
     }
 }
 
-fn list(agents: &[Agent]) -> String {
+/// `narrowed`: only some were asked for.
+fn list(agents: &[Agent], narrowed: bool) -> String {
     print::table(
         ["ID", "HOSTNAME", "STATE", "GROUP", "IN USE", "DRIVERS"],
         agents.iter().map(|agent| {
@@ -112,7 +113,10 @@ fn list(agents: &[Agent]) -> String {
                 agent.kinds.join(","),
             ]
         }),
-        "no agents; let one in with `drover tokens create`",
+        match narrowed {
+            true => "no such agent",
+            false => "no agents; let one in with `drover tokens create`",
+        },
     )
 }
 

@@ -230,7 +230,9 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
             query.extend(tenant.map(|tenant| ("tenant", tenant)));
             query.extend(needs_attention.then(|| ("needs_attention", "true".to_owned())));
             let processes: Vec<Process> = client.list(&["v1", "processes"], &query, limit).await?;
-            print::value(output, &processes, |processes| view::list(processes))
+            print::value(output, &processes, |processes| {
+                view::list(processes, !query.is_empty())
+            })
         }
         Command::Show { process } => {
             let process = get(client, process).await?;

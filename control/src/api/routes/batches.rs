@@ -281,8 +281,12 @@ fn check_confirm(matched: u64, confirm: u64) -> ApiResult<()> {
             Kind::Conflict,
             "confirm",
             format!(
-                "is {confirm}, but {matched} processes match now; look again with `\"dry_run\": \
-                 true`, and give {matched} if that is what you want"
+                "is {confirm}, but {} now; look again with a dry run, and give {matched} if that is what \
+                 you want",
+                match matched {
+                    1 => "1 process matches".to_owned(),
+                    more => format!("{more} processes match"),
+                }
             ),
         ));
     }
@@ -388,6 +392,17 @@ fn describe(row: BatchRow) -> Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_figure_is_told_with_the_right_one() {
+        let detail = |matched| {
+            let refused = check_confirm(matched, 30).unwrap_err();
+            refused.into_problem().errors.remove(0).detail
+        };
+        assert!(detail(1).starts_with("is 30, but 1 process matches now;"));
+        assert!(detail(20).starts_with("is 30, but 20 processes match now;"));
+        assert!(check_confirm(29, 30).is_ok());
+    }
 
     #[test]
     fn more_pauses_than_there_is_room_for_are_refused() {

@@ -7,8 +7,8 @@ use control::api::model::processes::{
 
 use crate::cli::print;
 
-/// Many processes.
-pub(super) fn list(processes: &[Process]) -> String {
+/// Many processes; `narrowed`: only some were asked for.
+pub(super) fn list(processes: &[Process], narrowed: bool) -> String {
     print::table(
         [
             "ID", "KIND", "AGENT", "STATE", "STEP", "ATTEMPTS", "EXIT", "CREATED",
@@ -29,7 +29,10 @@ pub(super) fn list(processes: &[Process]) -> String {
                 process.created_at.to_string(),
             ]
         }),
-        "no processes; start one with `drover run AGENT exec -- PROGRAM`",
+        match narrowed {
+            true => "no such process",
+            false => "no processes; start one with `drover run AGENT exec -- PROGRAM`",
+        },
     )
 }
 
@@ -258,6 +261,12 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_list_does_not_say_that_there_is_nothing_when_only_some_were_asked_for() {
+        assert_eq!(list(&[], true), "no such process");
+        assert!(list(&[], false).contains("start one with `drover run"));
+    }
+
+    #[test]
     fn why_is_one_answer_with_what_to_do() {
         let failed = |status: &str, attention: bool| {
             detail(&json!({
@@ -315,7 +324,7 @@ mod tests {
             "steps": [{"step": 0, "name": "define", "state": "undone", "operation": "exec",
                 "input": {"a": 1}, "timeout_seconds": 60, "undone_by": "exec"}],
         }));
-        assert!(list(std::slice::from_ref(&process.process)).contains("failed, look!"));
+        assert!(list(std::slice::from_ref(&process.process), false).contains("failed, look!"));
         let text = show(&process);
         assert!(text.contains("define"), "{text}");
         assert!(text.contains("undone"), "{text}");

@@ -3,14 +3,16 @@
 //!
 //! ```text
 //!   known lately to have them ─▶ it is made: no look, on the path of every process
-//!   else: its row ─▶ it has them, or has never said what it has ─▶ it is made
-//!                 └▶ its session, which is newer ─▶ made, or refused
+//!   else what its session says, or its row where it has none
+//!         ├▶ nothing: it was never here ─▶ it is made
+//!         └▶ made, or refused
 //! ```
 //!
 //! What is remembered is only what agents have, so an agent that has got a driver is never refused for
 //! what it was. One that has lost a driver may still be given a process for [`MEMORY`]; that one fails at
 //! the agent, as it would if the agent lost it a moment later.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,32 +64,37 @@ impl Drivers {
     }
 }
 
+/// What agents said, as far as it was looked up for one request: a batch for one agent looks once. Nothing: no
+/// such agent, or it has never said which drivers it has.
+pub(super) type Said = HashMap<AgentId, Option<Announced>>;
+
+/// Which drivers an agent has, by its own word.
+pub(super) struct Announced {
+    hostname: String,
+    kinds: Vec<String>,
+}
+
 /// Refuses a process whose agent has said which drivers it has, and lacks one that the process needs. `at` is
 /// prefixed to the name of the field. A repeated request is not refused: its process is there already.
-pub(super) async fn check(api: &Api, process: &NewProcess, at: &str) -> ApiResult<()> {
+pub(super) async fn check(
+    api: &Api,
+    process: &NewProcess,
+    said: &mut Said,
+    at: &str,
+) -> ApiResult<()> {
     let needed = needed(process);
-    let now = clock::monotonic();
-    if api.drivers.had(process.agent, &needed, now) {
+    if api.drivers.had(process.agent, &needed, clock::monotonic()) {
         return Ok(());
     }
-    // Whether there is such an agent is decided where the process is made.
-    let Some(row) = api.store.agent(process.agent).await? else {
+    let announced = match said.entry(process.agent) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(place) => place.insert(look(api, process.agent).await?),
+    };
+    let Some(Announced { hostname, kinds }) = announced else {
         return Ok(());
     };
-    let mut has = row.kinds;
-    if !lacking(&has, &needed).is_empty() {
-        // The row may be older than the session.
-        let views = api.engine.agents(vec![process.agent]).await?;
-        let session = views.into_iter().next().and_then(|view| view.session);
-        has = session.map_or(has, |session| session.kinds);
-    }
-    // It has never been here: what it will have is not known.
-    if has.is_empty() {
-        return Ok(());
-    }
-    let lacking = lacking(&has, &needed);
+    let lacking = lacking(kinds, &needed);
     if lacking.is_empty() {
-        api.drivers.note(process.agent, &has, now);
         return Ok(());
     }
     if let Some(key) = &process.idempotency
@@ -98,8 +105,27 @@ pub(super) async fn check(api: &Api, process: &NewProcess, at: &str) -> ApiResul
     Err(ApiError::in_field(
         Kind::Unprocessable,
         &format!("{at}kind"),
-        refusal(process, &row.hostname, &lacking, &has),
+        refusal(process, hostname, &lacking, kinds),
     ))
+}
+
+/// What an agent says now or said last. Whether there is such an agent is decided where the process is made.
+async fn look(api: &Api, agent: AgentId) -> ApiResult<Option<Announced>> {
+    let Some(row) = api.store.agent(agent).await? else {
+        return Ok(None);
+    };
+    // The row may be older than the session.
+    let view = api.engine.agents(vec![agent]).await?.pop();
+    let session = view.and_then(|view| view.session);
+    let kinds = session.map_or(row.kinds, |session| session.kinds);
+    if kinds.is_empty() {
+        return Ok(None);
+    }
+    api.drivers.note(agent, &kinds, clock::monotonic());
+    Ok(Some(Announced {
+        hostname: row.hostname,
+        kinds,
+    }))
 }
 
 /// The drivers of its steps, and of what undoes them: work that cannot be undone is not begun.

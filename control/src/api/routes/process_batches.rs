@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::{Extension, Json};
 
-use super::process_input::{self, Hosts};
+use super::process_input::{self, Looked};
 use super::process_view::{created, describe};
 use crate::api::Api;
 use crate::api::access::Caller;
@@ -51,12 +51,12 @@ pub(super) async fn create(
         ));
     }
     let now = clock::now();
-    let mut hosts = Hosts::new();
+    let mut looked = Looked::default();
     let mut results: Vec<Option<BatchResult>> = Vec::with_capacity(count);
     let mut places = Vec::new();
     let mut creates = Vec::new();
     for (at, item) in batch.processes.iter().enumerate() {
-        match check(&api, &caller, item, now, &mut hosts, at).await {
+        match check(&api, &caller, item, now, &mut looked, at).await {
             Ok(process) => {
                 creates.push(process);
                 places.push(at);
@@ -120,13 +120,13 @@ async fn check(
     caller: &Caller,
     item: &BatchItem,
     now: UnixMs,
-    hosts: &mut Hosts,
+    looked: &mut Looked,
     at: usize,
 ) -> ApiResult<NewProcess> {
     let field = format!("processes[{at}].idempotency_key");
     let key = process_input::key(caller, &field, &item.idempotency_key, &item.process)?;
     let prefix = format!("processes[{at}].process.");
-    let process = process_input::check(api, &item.process, key, now, hosts, &prefix).await?;
+    let process = process_input::check(api, &item.process, key, now, looked, &prefix).await?;
     Ok(NewProcess {
         actor: Some(process_input::by(caller)),
         ..process

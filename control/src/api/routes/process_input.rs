@@ -27,8 +27,12 @@ const ATTEMPTS_MAX: u32 = 100;
 const HOSTNAME_BYTES_MAX: usize = 253;
 const KEY_BYTES_MAX: usize = 255;
 
-/// Hostnames that were looked up for this request.
-pub(super) type Hosts = HashMap<String, ApiResult<AgentId>>;
+/// What was looked up for this request.
+#[derive(Default)]
+pub(super) struct Looked {
+    hosts: HashMap<String, ApiResult<AgentId>>,
+    drivers: drivers::Said,
+}
 
 /// Checks a request and turns it into what the process server takes. `at` is prefixed to the names
 /// of fields: where in a batch the item stands.
@@ -37,14 +41,14 @@ pub(super) async fn check(
     request: &CreateProcess,
     key: IdempotencyKey,
     now: UnixMs,
-    hosts: &mut Hosts,
+    looked: &mut Looked,
     at: &str,
 ) -> ApiResult<NewProcess> {
     let process = NewProcess {
         idempotency: Some(key),
-        ..read(api, request, now, hosts, at).await?
+        ..read(api, request, now, looked, at).await?
     };
-    drivers::check(api, &process, at).await?;
+    drivers::check(api, &process, &mut looked.drivers, at).await?;
     Ok(process)
 }
 
@@ -53,10 +57,10 @@ pub(super) async fn checked(
     api: &Api,
     request: &CreateProcess,
     now: UnixMs,
-    hosts: &mut Hosts,
+    looked: &mut Looked,
 ) -> ApiResult<NewProcess> {
-    let process = read(api, request, now, hosts, "").await?;
-    drivers::check(api, &process, "").await?;
+    let process = read(api, request, now, looked, "").await?;
+    drivers::check(api, &process, &mut looked.drivers, "").await?;
     Ok(process)
 }
 
@@ -64,7 +68,7 @@ async fn read(
     api: &Api,
     request: &CreateProcess,
     now: UnixMs,
-    hosts: &mut Hosts,
+    looked: &mut Looked,
     at: &str,
 ) -> ApiResult<NewProcess> {
     let field = |name: &str| format!("{at}{name}");
@@ -93,7 +97,7 @@ async fn read(
     let tenant = request.tenant.as_deref().unwrap_or(TENANT_DEFAULT);
     check_name(&field("tenant"), "a tenant", tenant)?;
     let resource = resource(request, at)?;
-    let agent = agent(api, &request.agent, hosts, &field("agent")).await?;
+    let agent = agent(api, &request.agent, looked, &field("agent")).await?;
     let class = request.class.map(|class| match class {
         Class::Interactive => process::Class::Interactive,
         Class::Normal => process::Class::Normal,
@@ -191,7 +195,7 @@ pub(super) fn key_of(
     })
 }
 
-async fn agent(api: &Api, text: &str, hosts: &mut Hosts, field: &str) -> ApiResult<AgentId> {
+async fn agent(api: &Api, text: &str, looked: &mut Looked, field: &str) -> ApiResult<AgentId> {
     // Whether an id is known is decided where the process is made: one look fewer.
     if let Ok(id) = text.parse() {
         return Ok(id);
@@ -202,11 +206,11 @@ async fn agent(api: &Api, text: &str, hosts: &mut Hosts, field: &str) -> ApiResu
             "must be an agent's id or its hostname",
         ));
     }
-    if let Some(known) = hosts.get(text) {
+    if let Some(known) = looked.hosts.get(text) {
         return known.clone();
     }
     let found = agents::resolve(api, field, text).await;
-    hosts.insert(text.to_owned(), found.clone());
+    looked.hosts.insert(text.to_owned(), found.clone());
     found
 }
 

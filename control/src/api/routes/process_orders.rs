@@ -194,7 +194,7 @@ pub(super) async fn clone(
         }),
         idempotency: Some(key),
     };
-    drivers::check(&api, &process, "").await?;
+    drivers::check(&api, &process, &mut drivers::Said::new(), "").await?;
     let creation = api.engine.create(vec![process]).await?.pop();
     let creation = creation.ok_or_else(|| {
         ApiError::new(

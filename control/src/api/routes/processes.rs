@@ -10,7 +10,7 @@ use axum::{Extension, Json};
 use protocol::ids::ProcessId;
 use serde::Deserialize;
 
-use super::process_input::{self, Hosts};
+use super::process_input::{self, Looked};
 use super::process_view::{created, describe, describe_whole, paused_filter, state_filter};
 use super::{agents, events as event_routes, process_dry_run, process_steps};
 use crate::api::Api;
@@ -155,16 +155,16 @@ pub(super) async fn create(
     Body(request): Body<CreateProcess>,
 ) -> ApiResult<Response> {
     let now = clock::now();
-    let mut hosts = Hosts::new();
+    let mut looked = Looked::default();
     if params.dry_run == Some(true) {
-        let process = process_input::checked(&api, &request, now, &mut hosts).await?;
+        let process = process_input::checked(&api, &request, now, &mut looked).await?;
         let answer = process_dry_run::dry_run(&api, process).await?;
         return Ok(Json(answer).into_response());
     }
     let key = idempotency_key(&headers)?;
     let wait = preferred_wait(&headers)?;
     let key = process_input::key(&caller, "Idempotency-Key", key, &request)?;
-    let mut process = process_input::check(&api, &request, key, now, &mut hosts, "").await?;
+    let mut process = process_input::check(&api, &request, key, now, &mut looked, "").await?;
     process.actor = Some(process_input::by(&caller));
     let creation = api
         .engine

@@ -14,6 +14,7 @@
 mod asked;
 mod census;
 mod core;
+mod doors;
 mod driver;
 mod fleet;
 mod handle;
@@ -23,9 +24,11 @@ mod telemetry;
 mod tenants;
 
 pub use census::{Census, ShardSessions};
+pub(crate) use handle::ENROLMENTS_MAX;
 pub use handle::{
     AgentView, Cancellation, Engine, EngineError, EnrolmentAsked, FlowError, Order, Ordered,
     Queued, SessionView, WaitingOn,
 };
+pub(crate) use start::{Ending, start_under};
 pub use start::{StartError, Started, start};
 pub use telemetry::EngineStats;

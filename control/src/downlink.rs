@@ -13,6 +13,23 @@ use std::sync::Arc;
 use protocol::ids::{GatewayId, ServerId};
 use protocol::link::{Event, Request};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// The ends of a gateway that the process servers of this program have.
+pub enum Ends {
+    /// For the only one. Without it the program ends.
+    One(End),
+    /// For several, which share the gateway. When one ends by itself another one takes its place.
+    Several {
+        /// How many, at least 1.
+        servers: u32,
+        /// A new end, under a number that no process server has had.
+        join: Join,
+    },
+}
+
+/// Makes ends of a gateway.
+pub type Join = Arc<dyn Fn() -> End + Send + Sync>;
 
 /// One process server's way to a gateway.
 pub struct End {
@@ -38,13 +55,21 @@ pub trait Link: Send + Sync + 'static {
     /// This process server drains: it takes no more events, which are the others' now.
     fn drain(&self) {}
 
+    /// Cancelled when the gateway takes this process server for hung, because it has not come to
+    /// [`receive`](Self::receive) for 10 s while others did: it hears nothing more, what it says goes nowhere,
+    /// and another one should take its place. By default that never happens.
+    fn cut_off(&self) -> CancellationToken {
+        CancellationToken::new()
+    }
+
     /// Hands a request over.
     ///
     /// # Errors
     /// The queue has no room, or the gateway has stopped: the request comes back, nothing was sent.
     fn send(&self, request: Request) -> Result<(), LinkFull>;
 
-    /// Appends at most `max` events that have arrived and says how many.
+    /// Appends at most `max` events that have arrived and says how many. To be called at least every few
+    /// seconds, with 0 where there is no room: whoever does not come is taken for hung.
     fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize;
 }
 

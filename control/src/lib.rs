@@ -39,11 +39,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{ApiConfig, ApiServer, Parts};
 use crate::dispatch::Engine;
-use crate::downlink::End;
+use crate::downlink::Ends;
 use crate::enrol::{EnrolConfig, Enroller};
 use crate::identity::Identity;
 use crate::kinds::Kinds;
-use crate::servers::Servers;
+pub use crate::servers::Mishaps;
+use crate::servers::{Deaths, Servers};
 use crate::store::Store;
 use crate::store::log::Retention;
 use crate::telemetry::metrics::{Family, MetricsSource};
@@ -96,7 +97,7 @@ pub struct Control {
     engine: Engine,
     store: Store,
     servers: Servers,
-    engine_task: JoinHandle<()>,
+    keepers: Vec<JoinHandle<()>>,
     stop_keeping: CancellationToken,
     keeping: JoinHandle<()>,
     /// Stops webhooks and batches, which end by themselves then.
@@ -111,7 +112,8 @@ pub struct Control {
 /// Starts the control plane on a store and a gateway.
 ///
 /// Before it returns, the gateway owns every agent group and has been told who may come in, and the API
-/// answers. There are as many process servers as ends: the API's is the `first`.
+/// answers. There are as many process servers as `ends` says; where there are several, another one takes the
+/// place of each that dies, and the API goes on through those that live.
 ///
 /// # Errors
 /// [`StartError`]; nothing runs then.
@@ -119,12 +121,11 @@ pub async fn start(
     config: Config,
     identity: Identity,
     store: Store,
-    first: End,
-    others: Vec<End>,
+    ends: Ends,
 ) -> Result<Control, StartError> {
     let identity = Arc::new(identity);
     let (webhooks, courier) = webhooks::new(&config.webhooks, store.clone())?;
-    let (front, servers) = servers::start(&store, first, others).await?;
+    let (front, servers) = servers::start(&store, ends).await?;
     let (engine, recorded) = (front.engine, front.recorded);
     let enroller = {
         let identity = Arc::clone(&identity);
@@ -139,7 +140,7 @@ pub async fn start(
         events: recorded,
         identity,
         kinds: config.kinds,
-        metrics: with_own(config.metrics, &enroller, &webhooks),
+        metrics: with_own(config.metrics, &enroller, &webhooks, &servers.deaths),
         gateway: config.gateway,
         telemetry: Arc::new(api::Telemetry::new()),
         histograms: Arc::new(Histograms::new(clock::now())),
@@ -152,7 +153,9 @@ pub async fn start(
     let (failure, failed) = watch::channel(None);
     let ending = CancellationToken::new();
     let watched = |name, task| watch_over(name, task, failure.clone(), ending.clone());
-    let engine_task = tokio::spawn(watched("the process server", front.first));
+    let keepers = front.keepers.into_iter();
+    let keepers = keepers.map(|keeper| tokio::spawn(watched("the process server", keeper)));
+    let keepers = keepers.collect();
     let trimming = tokio::spawn(retention::keep_trimmed(store.clone(), config.retention));
     let enrolling = tokio::spawn(enroller.run(front.enrolments));
     let keeping = tokio::spawn(keeping);
@@ -170,7 +173,7 @@ pub async fn start(
         engine,
         store,
         servers,
-        engine_task,
+        keepers,
         stop_keeping: end_keeping,
         keeping,
         stop_outward: halt,
@@ -201,10 +204,12 @@ fn with_own(
     mut metrics: Vec<MetricsSource>,
     enroller: &Enroller,
     webhooks: &Webhooks,
+    deaths: &Arc<Deaths>,
 ) -> Vec<MetricsSource> {
-    let (enroller, webhooks) = (enroller.clone(), webhooks.clone());
+    let (enroller, webhooks, deaths) = (enroller.clone(), webhooks.clone(), Arc::clone(deaths));
     metrics.push(Arc::new(move |families: &mut Vec<Family>| {
         families.push(enroller.stats().family());
+        families.push(deaths.family());
         families.extend(webhooks.families());
     }));
     metrics
@@ -245,10 +250,9 @@ impl Control {
         &self.engine
     }
 
-    /// The last of the process servers beside the first, if there is one: aborting it is a crash, after which
-    /// the others take over. For tests of just that.
-    pub fn last_process_server(&self) -> Option<AbortHandle> {
-        self.servers.last()
+    /// Lets things befall process servers. For tests of what follows.
+    pub fn mishaps(&self) -> Mishaps {
+        self.servers.mishaps.clone()
     }
 
     /// Returns when a part has ended by itself, with its name. Nothing accepted is lost, but the
@@ -269,7 +273,7 @@ impl Control {
         // The API first: what it has accepted still needs the process server.
         self.api.drain(deadline / 2).await;
         self.stop_outward.cancel();
-        self.servers.drain(self.engine_task, deadline / 2).await;
+        self.servers.drain(self.keepers, deadline / 2).await;
         for task in self.background {
             task.abort();
         }

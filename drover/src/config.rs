@@ -77,8 +77,8 @@ pub(crate) struct Config {
     pub(crate) webhooks: WebhooksConfig,
     /// How the server stops.
     pub(crate) drain: DrainSettings,
-    /// After so long the last of several process servers dies; `None`: never.
-    pub(crate) process_server_dies_after: Option<Duration>,
+    /// What is to go wrong, for tests.
+    pub(crate) faults: FaultSettings,
     /// What is logged.
     pub(crate) log: LogSettings,
 }
@@ -105,6 +105,17 @@ pub(crate) struct GatewaySettings {
     pub(crate) adaptive_limits: bool,
     /// How fast newcomers are let in.
     pub(crate) admission: gateway::AdmissionConfig,
+}
+
+/// What is to go wrong, for tests of what follows; `None`: never.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct FaultSettings {
+    /// After so long the last of several process servers dies, and stays dead.
+    pub(crate) dies_after: Option<Duration>,
+    /// So often one of several process servers dies, whichever it is.
+    pub(crate) die_every: Option<Duration>,
+    /// After so long the last of several process servers hangs.
+    pub(crate) hangs_after: Option<Duration>,
 }
 
 /// How the server stops.
@@ -181,7 +192,7 @@ impl Default for Config {
             drain: DrainSettings {
                 deadline: Duration::from_secs(20),
             },
-            process_server_dies_after: None,
+            faults: FaultSettings::default(),
             log: LogSettings {
                 filter: "info".to_owned(),
                 format: LogFormat::Human,

@@ -12,6 +12,7 @@
 mod arguments;
 mod banner;
 mod build;
+mod faults;
 mod figures;
 
 use std::time::Duration;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::Control;
-use control::downlink::{End, Link, LinkFull, Wake};
+use control::downlink::{End, Ends, Link, LinkFull, Wake};
 use control::enrol::EnrolConfig;
 use control::identity::Identity;
 use control::process::{Plan, PlanOperation, PlanStep, State};
@@ -117,7 +117,7 @@ impl House {
             wake,
         };
         let told = control_config(path);
-        let control = control::start(told, identity, store.clone(), end, Vec::new()).await;
+        let control = control::start(told, identity, store.clone(), Ends::One(end)).await;
         let control = control.expect("a control plane");
         let token = std::fs::read_to_string(path.join(control::api::ADMIN_TOKEN_FILE));
         let base = format!("http://{}", control.api_addr());

@@ -15,31 +15,39 @@
 //! | `Granted` | the server that it names; if that is gone, the permits go back |
 //! | words about an operation | the server that dispatched it or asked for it last; all, where nobody is known to have |
 //! | `FlowTold` | the asker |
-//! | `Offered`, `Enrol`, `Security` | the leader: the server with the lowest number that does not drain |
+//! | `Offered`, `Enrol`, `Security` | the leader: of those that hear, the server with the lowest number |
 //! | `Withdrawn` | who was offered it |
 //!
 //! Whoever hears of an operation that is not its own changes nothing by it: the store decides by fences.
 //! Epochs belong to the gateway, so several servers assign the same ones.
 //!
-//! A server that drains hears nothing more and states no demand; one that leaves gives back what it was
-//! offered, and its grants expire. What it had not read is given to the others.
+//! A server hears from its first [come](Hub::handle_come) on: what it does before may take long. One that
+//! drains hears nothing more and states no demand; one that leaves gives back what it was offered, and its
+//! grants expire. What it had not read is given to the others.
+//!
+//! One that hangs would stop all the others, since the gateway is read no faster than the slowest reads. So
+//! whoever does not come for [`SILENCE_MAX`] while another one does is *cut off*: it has left, whatever it
+//! does later. A slow disk stops all alike; then nobody is cut off.
 //!
 //! Pure: `handle_*` takes something in, `poll_*` gives something out. Everything is bounded: a server's
-//! events by [`EVENTS_MAX`] and [`EVENT_BYTES_MAX`] (the gateway is not read while one has no room), requests by
-//! [`REQUESTS_MAX`], the rest by sessions and by [`ROUTES_MAX`].
+//! events by [`EVENTS_MAX`] and [`EVENT_BYTES_MAX`] (the gateway is not read while one has no room) and by what
+//! others leave unread, of which nothing is kept twice; requests by [`REQUESTS_MAX`], the rest by sessions and
+//! by [`ROUTES_MAX`].
 
+mod kept;
 mod tables;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use protocol::flow::Limit;
 use protocol::ids::{AgentId, GrantId, ServerId};
 use protocol::link::{Event, Request, SessionUp, Target};
 
+use self::kept::Kept;
 use self::tables::{Offers, Questions, Routes, Sessions, Targets};
-use crate::uplink;
 
 /// Events that wait for one process server before the gateway is not read any more.
 pub const EVENTS_MAX: usize = 8192;
@@ -53,6 +61,14 @@ pub const SERVERS_MAX: usize = 64;
 pub const ROUTES_MAX: usize = 1 << 18;
 /// Questions about flow that wait for their answer. More push out the oldest, which is not answered then.
 pub const QUESTIONS_MAX: usize = 4096;
+/// Whoever does not come to read for so long, while another one does, is cut off.
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How often [`Hub::handle_tick`] is to be called.
+pub const TICK: Duration = Duration::from_secs(1);
+/// What one tick counts at most: when the whole program stood still, nobody could come.
+const TICK_COUNTS_MAX: Duration = Duration::from_secs(2);
+/// Whoever leads anew has had time to learn of the last change of limits after this.
+const LIMITS_AFTER: Duration = Duration::from_secs(5);
 
 /// Why a process server could not join.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -75,24 +91,40 @@ pub struct Hub {
     sessions: Sessions,
     /// What the gateway was told last: several servers say the same.
     limits: Option<Vec<Limit>>,
+    /// For how long the leader has meant something else than that.
+    limits_differ: Duration,
     requests: VecDeque<Request>,
+    ticked_at: Option<Instant>,
 }
 
 /// One process server's end.
 #[derive(Default)]
 struct End {
-    events: VecDeque<Event>,
+    events: VecDeque<Kept>,
     bytes: usize,
-    /// Sessions that were up when it joined and that it has not been told of.
+    /// Sessions that were up when it came first and that it has not been told of.
     to_meet: VecDeque<AgentId>,
     /// Agents for which it states a demand.
     demand: Targets,
+    /// The limits that it said last.
+    limits: Option<Vec<Limit>>,
+    /// It has come to read once.
+    began: bool,
     draining: bool,
+    /// It has come to read since the last tick.
+    came: bool,
+    /// For how long it has not come while others did.
+    silent: Duration,
 }
 
 impl End {
-    fn push(&mut self, event: Event) {
-        self.bytes += uplink::weight(&event);
+    /// Whether it is told anything.
+    fn hears(&self) -> bool {
+        self.began && !self.draining
+    }
+
+    fn push(&mut self, event: Kept) {
+        self.bytes += event.weight();
         self.events.push_back(event);
     }
 
@@ -105,8 +137,8 @@ impl End {
 }
 
 impl Hub {
-    /// A process server is there. It is told of all sessions that are up, with empty inventories: it
-    /// asks about whatever it takes over.
+    /// A process server is there, and may say what the gateway has to know. It hears nothing before it has
+    /// [come](Self::handle_come).
     ///
     /// # Errors
     /// [`JoinError`]; nothing has changed.
@@ -117,12 +149,70 @@ impl Hub {
         if self.ends.len() >= SERVERS_MAX {
             return Err(JoinError::TooMany);
         }
-        let end = End {
-            to_meet: self.sessions.agents().collect(),
-            ..End::default()
-        };
-        self.ends.insert(server, end);
+        self.ends.insert(server, End::default());
         Ok(())
+    }
+
+    /// A process server comes to read, or would if it had room: it does not hang. The first time it begins to
+    /// hear: of all sessions that are up, with empty inventories (it asks about whatever it takes over),
+    /// and of what happens from now on.
+    pub fn handle_come(&mut self, server: ServerId) {
+        let Some(end) = self.ends.get_mut(&server) else {
+            return;
+        };
+        end.came = true;
+        if !end.began && !end.draining {
+            end.began = true;
+            end.to_meet = self.sessions.agents().collect();
+        }
+    }
+
+    /// Takes the passing of time; call it every [`TICK`]. Who hangs is cut off, and named: it has left, and
+    /// what it says is not passed on.
+    pub fn handle_tick(&mut self, now: Instant) -> Vec<ServerId> {
+        let before = self.ticked_at.replace(now).unwrap_or(now);
+        let passed = now.saturating_duration_since(before).min(TICK_COUNTS_MAX);
+        let others_come = self.ends.values().any(|end| end.hears() && end.came);
+        let mut hanging = Vec::new();
+        for (server, end) in self.ends.iter_mut().filter(|(_, end)| end.hears()) {
+            if std::mem::take(&mut end.came) {
+                end.silent = Duration::ZERO;
+            } else if others_come {
+                end.silent += passed;
+                if end.silent >= SILENCE_MAX {
+                    hanging.push(*server);
+                }
+            }
+        }
+        for server in &hanging {
+            self.handle_leave(*server);
+        }
+        self.follow_limits(passed);
+        hanging
+    }
+
+    /// Whoever leads anew may have said its limits when it did not lead, and the leader before it may not
+    /// have come to saying them.
+    fn follow_limits(&mut self, passed: Duration) {
+        let leader = self.leader().and_then(|leader| self.ends.get(&leader));
+        let Some(meant) = leader.and_then(|end| end.limits.as_ref()) else {
+            return;
+        };
+        if self.limits.as_ref() == Some(meant) {
+            self.limits_differ = Duration::ZERO;
+            return;
+        }
+        self.limits_differ += passed;
+        if self.limits_differ >= LIMITS_AFTER {
+            let limits = meant.clone();
+            self.tell_limits(limits);
+        }
+    }
+
+    fn tell_limits(&mut self, limits: Vec<Limit>) {
+        self.limits_differ = Duration::ZERO;
+        self.limits = Some(limits.clone());
+        self.requests.push_back(Request::SetLimits { limits });
     }
 
     /// A process server reads no more events and claims nothing more; what it still says is passed on.
@@ -151,7 +241,12 @@ impl Hub {
         }
         // What it was offered has just been given back.
         let mut unread = end.take_events();
-        unread.retain(|event| !matches!(event, Event::Offered { .. } | Event::Withdrawn { .. }));
+        unread.retain(|kept| {
+            !matches!(
+                kept.event(),
+                Event::Offered { .. } | Event::Withdrawn { .. }
+            )
+        });
         self.hand_over(unread);
     }
 
@@ -160,7 +255,8 @@ impl Hub {
     /// # Errors
     /// Too many wait: here it is again, whole.
     pub fn handle_request(&mut self, from: ServerId, request: Request) -> Result<(), Box<Request>> {
-        let leads = self.leader() == Some(from);
+        // Whoever starts first says what the limits are before anybody hears.
+        let leads = self.leader().is_none_or(|leader| leader == from);
         let Some(end) = self.ends.get_mut(&from) else {
             // Whoever has left has nothing more to say.
             return Ok(());
@@ -185,12 +281,12 @@ impl Hub {
                 ticket: self.questions.ask(from, ticket),
             },
             Request::SetLimits { limits } => {
+                end.limits = Some(limits.clone());
                 // The others learn of a change later, and may say what is no longer so.
-                if !leads || self.limits.as_ref() == Some(&limits) {
-                    return Ok(());
+                if leads && self.limits.as_ref() != Some(&limits) {
+                    self.tell_limits(limits);
                 }
-                self.limits = Some(limits.clone());
-                Request::SetLimits { limits }
+                return Ok(());
             }
             request => {
                 self.note(from, &request);
@@ -204,7 +300,7 @@ impl Hub {
     /// What a request that is passed on as it is says about operations and offers.
     fn note(&mut self, from: ServerId, request: &Request) {
         // Whoever drains hears nothing: words about what it still sends are for the others.
-        let hears = self.ends.get(&from).is_some_and(|end| !end.draining);
+        let hears = self.ends.get(&from).is_some_and(End::hears);
         match request {
             Request::Dispatch {
                 target,
@@ -249,14 +345,10 @@ impl Hub {
     }
 
     /// How many events may be taken from the gateway now: as many as everybody has room for, and none
-    /// while nobody is there.
+    /// while nobody hears.
     pub fn room(&self) -> usize {
-        let rooms = self
-            .ends
-            .values()
-            .filter(|end| !end.draining)
-            .map(End::room);
-        rooms.min().unwrap_or(0)
+        let hearing = self.ends.values().filter(|end| end.hears());
+        hearing.map(End::room).min().unwrap_or(0)
     }
 
     /// Takes an event of the gateway; see the module for where it goes.
@@ -278,7 +370,7 @@ impl Hub {
                 permits,
                 ..
             } => match self.ends.get_mut(&server) {
-                Some(end) if !end.draining => end.push(event),
+                Some(end) if end.hears() => end.push(Kept::Own(event)),
                 _ => self.give_back(target, grant, permits),
             },
             Event::Offered { target, grant, .. } => match self.leader() {
@@ -353,9 +445,9 @@ impl Hub {
                 return Some(Event::SessionUp(Box::new(up)));
             }
         }
-        let event = end.events.pop_front()?;
-        end.bytes -= uplink::weight(&event);
-        Some(event)
+        let kept = end.events.pop_front()?;
+        end.bytes -= kept.weight();
+        Some(kept.read())
     }
 
     /// Whether something waits for a process server.
@@ -374,10 +466,10 @@ impl Hub {
         self.requests.push_front(request);
     }
 
-    /// The server that speaks for all: the one with the lowest number that does not drain.
+    /// The server that speaks for all: of those that hear, the one with the lowest number.
     pub fn leader(&self) -> Option<ServerId> {
         let mut ends = self.ends.iter();
-        ends.find_map(|(server, end)| (!end.draining).then_some(*server))
+        ends.find_map(|(server, end)| end.hears().then_some(*server))
     }
 
     fn session_up(&mut self, up: Box<SessionUp>) {
@@ -395,20 +487,17 @@ impl Hub {
     }
 
     fn tell(&mut self, server: ServerId, event: Event) {
-        if let Some(end) = self.ends.get_mut(&server).filter(|end| !end.draining) {
-            end.push(event);
+        if let Some(end) = self.ends.get_mut(&server).filter(|end| end.hears()) {
+            end.push(Kept::Own(event));
         }
     }
 
     fn tell_all(&mut self, event: Event) {
-        let mut ends = self.ends.values_mut().filter(|end| !end.draining);
-        let Some(last) = ends.next_back() else {
-            return;
-        };
-        for end in ends {
-            end.push(event.clone());
+        let ends = self.ends.values_mut().filter(|end| end.hears());
+        let ends: Vec<&mut End> = ends.collect();
+        for (end, kept) in ends.into_iter().zip(Kept::copies(event)) {
+            end.push(kept);
         }
-        last.push(event);
     }
 
     fn tell_of(&mut self, server: Option<ServerId>, event: Event) {
@@ -418,11 +507,16 @@ impl Hub {
         }
     }
 
-    /// What one server has not read, for the others. Sessions they know of.
-    fn hand_over(&mut self, unread: VecDeque<Event>) {
-        for event in unread {
+    /// What one server has not read, for the others: not what they hear themselves, nor answers to what it
+    /// had asked.
+    fn hand_over(&mut self, unread: VecDeque<Kept>) {
+        for event in unread.into_iter().filter_map(Kept::unheard) {
             match event {
-                Event::SessionUp(_) | Event::SessionDown { .. } => {}
+                Event::SessionUp(_)
+                | Event::SessionDown { .. }
+                | Event::Reported { .. }
+                | Event::LimitTold { .. }
+                | Event::FlowTold { .. } => {}
                 event => self.handle_event(event),
             }
         }
@@ -448,7 +542,7 @@ impl Hub {
 }
 
 impl End {
-    fn take_events(&mut self) -> VecDeque<Event> {
+    fn take_events(&mut self) -> VecDeque<Kept> {
         self.bytes = 0;
         std::mem::take(&mut self.events)
     }

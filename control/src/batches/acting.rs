@@ -102,8 +102,9 @@ async fn one(
             Ok(Ordered::Refused(why)) => {
                 return Ok(Acted::Failed(format!("{process}: {why}")));
             }
-            Err(EngineError::Stopped | EngineError::Store(StoreError::Stopped)) => {
-                return Err(EngineError::Stopped);
+            // Nobody is there to do it, so nothing is wrong with this one.
+            Err(error @ (EngineError::Stopped | EngineError::Store(StoreError::Stopped))) => {
+                return Err(error);
             }
             Err(error) => {
                 tracing::debug!(%error, %process, "a batch tries again");

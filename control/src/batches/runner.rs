@@ -34,7 +34,8 @@ pub(super) async fn run(
     while !stop.is_cancelled() {
         let wait = match turn(&store, &engine, &mut due).await {
             Ok(wait) => wait,
-            Err(EngineError::Stopped | EngineError::Store(StoreError::Stopped)) => return,
+            Err(EngineError::Store(StoreError::Stopped)) => return,
+            // A process server that has died is followed by another one.
             Err(error) => {
                 tracing::warn!(%error, "batches wait");
                 RECOVER

@@ -179,17 +179,15 @@ impl Driver {
 
     /// Takes what the gateway has; says whether there may be more.
     fn take_events(&mut self, events: &mut Vec<Event>) -> bool {
+        // Also without room: whoever does not come is taken for hung.
         let room = self.core.event_room().min(EVENTS_PER_TURN);
-        if room == 0 {
-            return false;
-        }
         let taken = self.link.receive(events, room);
         self.core.set_leads(self.link.leads());
         let now = moment();
         for event in events.drain(..) {
             self.core.handle_event(now, event);
         }
-        taken >= room && self.core.event_room() > 0
+        taken > 0 && taken >= room && self.core.event_room() > 0
     }
 
     fn take_commands(&mut self, first: Command) {

@@ -10,10 +10,11 @@ use protocol::flow::{AgentFlow, LimitKey, LimitUse, Line};
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, GroupId, ProcessId, SessionId, ShardId};
 use protocol::link::{Request, Target};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::asked::{FlowAnswer, UseAnswer};
-use super::telemetry::{EngineStats, Telemetry};
+use super::doors::Doors;
+use super::telemetry::EngineStats;
 use crate::clock::UnixMs;
 use crate::process::{Input, State};
 use crate::store::groups::Group;
@@ -25,16 +26,19 @@ use crate::store::{Store, StoreError};
 /// Commands that may wait for the process server.
 pub(super) const COMMANDS_MAX: usize = 1024;
 /// Enrolments that may wait for the identity service.
-pub(super) const ENROLMENTS_MAX: usize = 256;
+pub(crate) const ENROLMENTS_MAX: usize = 256;
+/// How often what changes nothing is asked, where process servers end before they answer.
+const LOOKS_MAX: u32 = 3;
 
-/// Why the process server did not do what it was asked. Nothing was changed.
+/// Why the process server did not do what it was asked. Nothing was changed, unless it has stopped.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
     /// Too many commands are waiting.
     #[error("the process server is busy; try again in a second")]
     Busy,
-    /// The server is stopping.
-    #[error("the server is stopping; try again when it is back")]
+    /// The process server has stopped, and no other one was there to answer. What was asked may have been
+    /// done all the same: whoever repeats it must name it by the same key.
+    #[error("the process server has stopped; repeat the request in a few seconds")]
     Stopped,
     /// The store failed.
     #[error(transparent)]
@@ -55,8 +59,8 @@ pub enum FlowError {
         "the gateway has not answered within 2 s; ask again, and look at its log if that goes on"
     )]
     Silent,
-    /// The server is stopping.
-    #[error("the server is stopping; ask again when it is back")]
+    /// The process server has stopped.
+    #[error("the process server has stopped; ask again in a few seconds")]
     Stopped,
 }
 
@@ -199,17 +203,14 @@ pub struct EnrolmentAsked {
     pub request: Box<EnrolRequest>,
 }
 
-/// The process server's front door. Clones share it; every call is bounded and answers after the
-/// commit that makes it durable.
+/// The front door of one process server, or of all that share a store and a gateway: then whoever lives
+/// is asked. Clones share it; every call is bounded and answers after the commit that makes it durable.
 #[derive(Clone)]
 pub struct Engine {
-    pub(super) commands: mpsc::Sender<Command>,
-    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) doors: Arc<Doors>,
     pub(super) store: Store,
     /// The run of the gateway that groups are taken for.
     pub(super) owner: uuid::Uuid,
-    /// Process servers beside this one, whose figures are added to its own.
-    pub(super) beside: Arc<[Arc<Telemetry>]>,
 }
 
 /// A command in the queue, with where to answer.
@@ -418,12 +419,13 @@ impl Engine {
     }
 
     /// Closes an agent's session and keeps it out, after the store says so. Its processes end as
-    /// failed; those that may have been started say that people must look.
+    /// failed; those that may have been started say that people must look. All process servers are told, so
+    /// that one that dies at this moment does not leave the door open.
     ///
     /// # Errors
     /// The gateway was not told.
     pub fn revoke_agent(&self, agent: AgentId) -> Result<(), EngineError> {
-        self.submit(Command::Revoke(agent))
+        self.doors.submit_to_all(|| Command::Revoke(agent))
     }
 
     /// Answers an enrolment.
@@ -457,9 +459,8 @@ impl Engine {
     /// # Errors
     /// The process server did not answer.
     pub async fn agents(&self, agents: Vec<AgentId>) -> Result<Vec<AgentView>, EngineError> {
-        let (answer, answered) = oneshot::channel();
-        self.submit(Command::Agents(agents, answer))?;
-        answered.await.map_err(|_| EngineError::Stopped)
+        self.look(|answer| Command::Agents(agents.clone(), answer))
+            .await
     }
 
     /// How many agents of each group have a session; groups without one are left out.
@@ -467,9 +468,7 @@ impl Engine {
     /// # Errors
     /// The process server did not answer.
     pub async fn connected(&self) -> Result<BTreeMap<GroupId, u64>, EngineError> {
-        let (answer, answered) = oneshot::channel();
-        self.submit(Command::Connected(answer))?;
-        answered.await.map_err(|_| EngineError::Stopped)
+        self.look(Command::Connected).await
     }
 
     /// What a ready process waits on.
@@ -481,36 +480,58 @@ impl Engine {
         process: ProcessId,
         agent: AgentId,
     ) -> Result<Option<WaitingOn>, EngineError> {
-        let (answer, answered) = oneshot::channel();
-        self.submit(Command::WaitingOn(process, agent, answer))?;
-        answered.await.map_err(|_| EngineError::Stopped)
+        self.look(|answer| Command::WaitingOn(process, agent, answer))
+            .await
     }
 
-    /// The process server's figures, those of the ones beside it included.
+    /// The figures of all process servers together. Of one that has crashed, those of its last second are
+    /// missing.
     pub fn stats(&self) -> EngineStats {
-        let mut stats = self.telemetry.snapshot();
-        for other in &*self.beside {
-            stats.add(&other.snapshot());
-        }
-        stats
+        self.doors.stats()
     }
 
-    /// The same front door, with the figures of others beside it.
-    #[must_use]
-    pub(crate) fn with_beside<'a>(self, others: impl Iterator<Item = &'a Self>) -> Self {
-        let others = others.map(|other| Arc::clone(&other.telemetry));
+    /// The front door of no process server yet.
+    pub(crate) fn of_none(store: Store, owner: uuid::Uuid) -> Self {
         Self {
-            beside: others.collect(),
-            ..self
+            doors: Arc::default(),
+            store,
+            owner,
         }
+    }
+
+    /// Leads to the process servers of `other` as well.
+    pub(crate) fn open(&self, other: &Self) {
+        for door in other.doors.all() {
+            self.doors.open(door);
+        }
+    }
+
+    /// A process server is gone.
+    pub(crate) fn close(&self, worker: uuid::Uuid) {
+        self.doors.close(worker);
+    }
+
+    /// Whether it leads to nobody.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.doors.is_empty()
+    }
+
+    /// Asks what changes nothing; another process server, if the one that was asked ends meanwhile.
+    async fn look<T>(
+        &self,
+        question: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, EngineError> {
+        for _ in 0..LOOKS_MAX {
+            let (answer, answered) = oneshot::channel();
+            self.submit(question(answer))?;
+            if let Ok(found) = answered.await {
+                return Ok(found);
+            }
+        }
+        Err(EngineError::Stopped)
     }
 
     fn submit(&self, command: Command) -> Result<(), EngineError> {
-        self.commands
-            .try_send(command)
-            .map_err(|refused| match refused {
-                mpsc::error::TrySendError::Full(_) => EngineError::Busy,
-                mpsc::error::TrySendError::Closed(_) => EngineError::Stopped,
-            })
+        self.doors.submit(command)
     }
 }

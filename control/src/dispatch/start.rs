@@ -1,22 +1,26 @@
 //! Starts the process server: takes the groups, finds out what was on its way, tells the gateway.
 
+use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::ids::ProcessId;
-use protocol::link::Request;
+use protocol::ids::{AgentId, ProcessId};
+use protocol::link::{Request, Target};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::core::{Core, Moment, Recovered};
+use super::doors::{Door, Doors};
 use super::driver::Driver;
 use super::handle::{COMMANDS_MAX, ENROLMENTS_MAX, Engine, EnrolmentAsked};
 use super::telemetry::Telemetry;
 use crate::clock;
 use crate::downlink::{End, Link, LinkFull};
 use crate::process::{Input, State};
+use crate::store::agents::Admission;
 use crate::store::processes::{Batch, Happened};
 use crate::store::recovery::Lease;
 use crate::store::workers::Looked;
@@ -55,6 +59,27 @@ pub struct Started {
     pub drain: CancellationToken,
     /// Cancel it to stop at once; nothing that was accepted is lost.
     pub stop: CancellationToken,
+    /// Who it is to the store.
+    pub(crate) worker: Uuid,
+    /// For tests: it stands still for what is sent, as if it hung.
+    pub(crate) hang: watch::Sender<Duration>,
+}
+
+/// How a process server is told to end; see [`Started`].
+#[derive(Clone, Default)]
+pub(crate) struct Ending {
+    pub(crate) drain: CancellationToken,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Ending {
+    /// Of one that ends with the others, or alone.
+    fn child(&self) -> Self {
+        Self {
+            drain: self.drain.child_token(),
+            stop: self.stop.child_token(),
+        }
+    }
 }
 
 /// Starts a process server on the store and the gateway.
@@ -69,18 +94,24 @@ pub struct Started {
 /// # Errors
 /// [`StartError`]; calling again is harmless.
 pub async fn start(store: Store, end: End) -> Result<Started, StartError> {
+    start_under(store, end, &Ending::default()).await
+}
+
+/// The same for one that ends with others.
+pub(crate) async fn start_under(
+    store: Store,
+    end: End,
+    all: &Ending,
+) -> Result<Started, StartError> {
     let worker = Uuid::new_v4();
     let link = &end.link;
     store.ensure_automatic_groups(clock::now()).await?;
     let groups = store.take_groups(link.gateway().0).await?;
     store.begin_worker(worker, clock::now()).await?;
     let active = orphan(&store, store.leases(worker).await?).await?;
-    let admissions = store.admissions().await?;
     let recovered = Recovered {
-        targets: admissions
-            .iter()
-            .map(|admission| admission.target)
-            .collect(),
+        // Agents first: a group without its agents would turn them away as strangers.
+        targets: admit(&store, &**link).await?,
         waiting: store.waiting_by_state().await?,
         ready: store.ready_counts().await?,
         pauses: store.pauses().await?,
@@ -90,17 +121,6 @@ pub async fn start(store: Store, end: End) -> Result<Started, StartError> {
         abandoned: store.revoked_with_work().await?,
         next_due: store.earliest_timer().await?,
     };
-    // Agents first: a group without its agents would turn them away as strangers.
-    for admission in admissions {
-        tell(
-            &**link,
-            Request::AdmitAgent {
-                target: admission.target,
-                keys: admission.keys,
-            },
-        )
-        .await?;
-    }
     // Limits as well: nothing is granted that they do not permit. And what may be under way counts against
     // them from the first report of a home on, which is after the first group.
     let limits = recovered.limits.on_the_wire();
@@ -125,17 +145,40 @@ pub async fn start(store: Store, end: End) -> Result<Started, StartError> {
         )
         .await?;
     }
-    Ok(spawn(store, end, worker, core))
+    Ok(spawn(store, end, worker, core, all.child()))
 }
 
-fn spawn(store: Store, end: End, worker: Uuid, core: Core) -> Started {
+/// Tells the gateway who may come in. A change meanwhile is told at once by whom it was asked of, and what was
+/// read before it must not be the last word: so it is read again until nothing has changed.
+async fn admit(store: &Store, link: &dyn Link) -> Result<Vec<Target>, StartError> {
+    let mut told: BTreeMap<AgentId, Admission> = BTreeMap::new();
+    loop {
+        let read = store.admissions().await?.into_iter();
+        let read: BTreeMap<_, _> = read.map(|one| (one.target.agent, one)).collect();
+        if read == told {
+            return Ok(read.into_values().map(|one| one.target).collect());
+        }
+        for agent in told.keys().filter(|agent| !read.contains_key(agent)) {
+            tell(link, Request::RevokeAgent { agent: *agent }).await?;
+        }
+        for (agent, now) in &read {
+            if told.get(agent) != Some(now) {
+                let (target, keys) = (now.target, now.keys.clone());
+                tell(link, Request::AdmitAgent { target, keys }).await?;
+            }
+        }
+        told = read;
+    }
+}
+
+fn spawn(store: Store, end: End, worker: Uuid, core: Core, ending: Ending) -> Started {
     let owner = end.link.gateway().0;
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let (enrolments, enrolment_queue) = mpsc::channel(ENROLMENTS_MAX);
     let (recorded, recorded_watch) = watch::channel(0);
     let telemetry = Arc::new(Telemetry::new());
-    let drain = CancellationToken::new();
-    let stop = CancellationToken::new();
+    let (hang, hangs) = watch::channel(Duration::ZERO);
+    let Ending { drain, stop } = ending;
     let driver = Driver {
         core,
         store: store.clone(),
@@ -151,19 +194,40 @@ fn spawn(store: Store, end: End, worker: Uuid, core: Core) -> Started {
         drain: drain.clone(),
         stop: stop.clone(),
     };
+    let doors = Doors::default();
+    doors.open(Door {
+        worker,
+        commands,
+        telemetry,
+    });
     Started {
         engine: Engine {
-            commands,
-            telemetry,
+            doors: Arc::new(doors),
             store,
             owner,
-            beside: Arc::default(),
         },
         enrolments: enrolment_queue,
         recorded: recorded_watch,
-        task: tokio::spawn(driver.run()),
+        task: tokio::spawn(hanging(driver.run(), hangs)),
         drain,
         stop,
+        worker,
+        hang,
+    }
+}
+
+/// Runs it, and stands still while it is to hang: nothing of it goes on, as where it waits for something that
+/// never comes.
+async fn hanging(run: impl Future<Output = ()>, mut hangs: watch::Receiver<Duration>) {
+    let mut run = pin!(run);
+    loop {
+        tokio::select! {
+            () = &mut run => return,
+            Ok(()) = hangs.changed() => {
+                let time = *hangs.borrow_and_update();
+                tokio::time::sleep(time).await;
+            }
+        }
     }
 }
 

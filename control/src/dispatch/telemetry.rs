@@ -144,6 +144,15 @@ impl EngineStats {
     }
 }
 
+impl EngineStats {
+    /// Its process server is gone: what it had at hand is nobody's, or others' now.
+    pub(super) fn end(&mut self) {
+        self.active = 0;
+        self.outbox = 0;
+        self.store_error = None;
+    }
+}
+
 /// The figures as they were at the last tick, for whoever shows them.
 pub(super) struct Telemetry(Mutex<EngineStats>);
 

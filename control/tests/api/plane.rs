@@ -12,7 +12,7 @@ use bytes::Bytes;
 use control::Control;
 use control::api::ApiConfig;
 use control::api::model::access::{CreateApiToken, CreatedApiToken, CreatedTokens, Role};
-use control::downlink::{End, Link, LinkFull, Wake};
+use control::downlink::{End, Ends, Link, LinkFull, Wake};
 use control::enrol::EnrolConfig;
 use control::identity::{AGENT_CERTIFICATE_LIFE, Identity};
 use control::kinds::Kinds;
@@ -361,7 +361,7 @@ async fn start(
             link,
             wake,
         };
-        control::start(config, identity, store.clone(), end, Vec::new()).await?
+        control::start(config, identity, store.clone(), Ends::One(end)).await?
     };
     let admin = std::fs::read_to_string(dir.path().join("admin.token")).unwrap();
     Ok(Plane {

@@ -25,7 +25,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 31] = [
+pub(super) static KEYS: [Key<Config>; 33] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -306,18 +306,32 @@ pub(super) static KEYS: [Key<Config>; 31] = [
     Key {
         name: "faults.process_server_dies_after",
         doc: "For tests: so long after the start (1s to 24h) the last of several process servers dies as in a \
-              crash; never: it does not.",
+              crash, and stays dead; never: it does not.",
         set: |config, text| {
-            config.process_server_dies_after = match text {
-                "never" => None,
-                _ => Some(value::duration_within(text, Duration::from_secs(1), DAY)?),
-            };
-            Ok(())
+            value::never_or_within(text, Duration::from_secs(1), DAY)
+                .map(|after| config.faults.dies_after = after)
         },
-        show: |config| {
-            let after = config.process_server_dies_after;
-            value::quote(&after.map_or("never".to_owned(), value::show_duration))
+        show: |config| value::quote(&value::show_or_never(config.faults.dies_after)),
+    },
+    Key {
+        name: "faults.process_servers_die_every",
+        doc: "For tests: so often (1s to 24h) one of several process servers dies as in a crash, whichever it \
+              is, and another one takes its place; never: none does.",
+        set: |config, text| {
+            value::never_or_within(text, Duration::from_secs(1), DAY)
+                .map(|every| config.faults.die_every = every)
         },
+        show: |config| value::quote(&value::show_or_never(config.faults.die_every)),
+    },
+    Key {
+        name: "faults.process_server_hangs_after",
+        doc: "For tests: so long after the start (1s to 24h) the last of several process servers hangs for \
+              30 s; never: it does not.",
+        set: |config, text| {
+            value::never_or_within(text, Duration::from_secs(1), DAY)
+                .map(|after| config.faults.hangs_after = after)
+        },
+        show: |config| value::quote(&value::show_or_never(config.faults.hangs_after)),
     },
     Key {
         name: "log.filter",

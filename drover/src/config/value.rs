@@ -61,6 +61,25 @@ pub(crate) fn duration_within(
     Ok(value)
 }
 
+/// A duration between limits, or `never`.
+pub(crate) fn never_or_within(
+    text: &str,
+    least: Duration,
+    most: Duration,
+) -> Result<Option<Duration>, String> {
+    match text {
+        "never" => Ok(None),
+        _ => duration_within(text, least, most)
+            .map(Some)
+            .map_err(|error| format!("{error}, or never")),
+    }
+}
+
+/// What [`never_or_within`] reads back.
+pub(crate) fn show_or_never(value: Option<Duration>) -> String {
+    value.map_or("never".to_owned(), show_duration)
+}
+
 /// A duration that the API can hold: whole seconds, at least one.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let value = duration(text)?;

@@ -1,15 +1,18 @@
 //! A gateway of several process servers in this process: the gateway's [`Hub`] behind a lock, one end for
-//! each server, and a task that takes the gateway's events to them.
+//! each server, and a task that takes the gateway's events to them and cuts off those that hang.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use control::clock;
 use control::downlink::{End, Link, LinkFull, Wake};
 use gateway::Handle;
-use gateway::hub::Hub;
+use gateway::hub::{Hub, SILENCE_MAX, TICK};
 use protocol::ids::{GatewayId, ServerId};
 use protocol::link::{Event, Request};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use super::{FIRST, send};
 
@@ -29,66 +32,98 @@ pub(crate) struct Shared {
 
 struct Inner {
     hub: Hub,
-    wakes: BTreeMap<ServerId, Wake>,
+    bells: BTreeMap<ServerId, Bells>,
+    /// The number of the next process server. None is given twice: what is still on its way to one that is
+    /// gone must not reach another.
+    next: ServerId,
+}
+
+/// How a process server is called.
+struct Bells {
+    wake: Wake,
+    cut_off: CancellationToken,
 }
 
 /// One process server's end. Dropping it is leaving.
 struct HubLink {
     server: ServerId,
     shared: Arc<Shared>,
+    cut_off: CancellationToken,
 }
 
-/// Ends of a gateway for `servers` process servers, at least one. `wake` is rung by the gateway; somebody
-/// must [`run`](Shared::run) what is shared.
-pub(crate) fn share(
-    gateway: GatewayId,
-    handle: Handle,
-    wake: Wake,
-    servers: u32,
-) -> (Arc<Shared>, End, Vec<End>) {
-    let shared = Arc::new(Shared {
+/// What process servers of one gateway share. `wake` is rung by the gateway; somebody must
+/// [`run`](Shared::run) it.
+pub(crate) fn share(gateway: GatewayId, handle: Handle, wake: Wake) -> Arc<Shared> {
+    Arc::new(Shared {
         gateway,
         handle,
         inner: Mutex::new(Inner {
             hub: Hub::default(),
-            wakes: BTreeMap::new(),
+            bells: BTreeMap::new(),
+            next: FIRST,
         }),
         wake,
-    });
-    let first = shared.join(FIRST);
-    let others = (FIRST.0 + 1..FIRST.0 + servers).map(|number| shared.join(ServerId(number)));
-    let others = others.collect();
-    (shared, first, others)
+    })
 }
 
 impl Shared {
-    /// A process server's end. One that the hub does not take (its number is taken) hears nothing.
-    fn join(self: &Arc<Self>, server: ServerId) -> End {
-        let wake = Wake::new();
+    /// A new process server's end. One that the hub does not take (there are too many) is cut off from the
+    /// beginning.
+    pub(crate) fn join(self: &Arc<Self>) -> End {
+        let (wake, cut_off) = (Wake::new(), CancellationToken::new());
         let mut inner = self.lock();
+        let server = inner.next;
+        inner.next = ServerId(server.0 + 1);
         match inner.hub.handle_join(server) {
-            Ok(()) => drop(inner.wakes.insert(server, wake.clone())),
-            Err(error) => tracing::error!(%error, "a process server has no gateway"),
+            Ok(()) => {
+                let bells = Bells {
+                    wake: wake.clone(),
+                    cut_off: cut_off.clone(),
+                };
+                inner.bells.insert(server, bells);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a process server has no gateway");
+                cut_off.cancel();
+            }
         }
         drop(inner);
         let link = Arc::new(HubLink {
             server,
             shared: Arc::clone(self),
+            cut_off,
         });
         End { server, link, wake }
     }
 
     /// Takes events to the servers and what the hub itself has to say to the gateway, for ever.
-    #[expect(clippy::infinite_loop, reason = "it ends with its task")]
     pub(crate) async fn run(self: Arc<Self>) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let (more, blocked) = self.turn();
-            if more {
-                tokio::task::yield_now().await;
-            } else if blocked {
-                drop(tokio::time::timeout(RETRY, self.wake.rung()).await);
-            } else {
-                self.wake.rung().await;
+            tokio::select! {
+                // A gateway that is never silent must not keep the time from passing.
+                biased;
+                _ = ticks.tick() => self.tick(),
+                () = tokio::task::yield_now(), if more => {}
+                () = self.wake.rung(), if !more => {}
+                () = tokio::time::sleep(RETRY), if blocked => {}
+            }
+        }
+    }
+
+    /// Cuts off who hangs; the next turn says what follows.
+    fn tick(&self) {
+        let mut inner = self.lock();
+        for server in inner.hub.handle_tick(clock::monotonic()) {
+            tracing::error!(
+                number = %server,
+                "a process server has not come to read for {} s while others did; it is cut off, and they take over",
+                SILENCE_MAX.as_secs()
+            );
+            if let Some(bells) = inner.bells.remove(&server) {
+                bells.cut_off.cancel();
             }
         }
     }
@@ -129,9 +164,9 @@ impl Shared {
 impl Inner {
     /// Wakes whoever has something to read.
     fn ring(&self) {
-        for (server, wake) in &self.wakes {
+        for (server, bells) in &self.bells {
             if self.hub.has_event(*server) {
-                wake.ring();
+                bells.wake.ring();
             }
         }
     }
@@ -153,6 +188,10 @@ impl Link for HubLink {
         self.shared.wake.ring();
     }
 
+    fn cut_off(&self) -> CancellationToken {
+        self.cut_off.clone()
+    }
+
     fn send(&self, request: Request) -> Result<(), LinkFull> {
         let mut inner = self.shared.lock();
         inner
@@ -169,6 +208,7 @@ impl Link for HubLink {
     fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
         let mut inner = self.shared.lock();
         let had_room = inner.hub.room() > 0;
+        inner.hub.handle_come(self.server);
         let before = out.len();
         while out.len() - before < max
             && let Some(event) = inner.hub.poll_event(self.server)
@@ -185,7 +225,7 @@ impl Link for HubLink {
 impl Drop for HubLink {
     fn drop(&mut self) {
         let mut inner = self.shared.lock();
-        inner.wakes.remove(&self.server);
+        inner.bells.remove(&self.server);
         inner.hub.handle_leave(self.server);
         inner.ring();
         self.shared.wake.ring();

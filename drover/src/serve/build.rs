@@ -2,20 +2,21 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use control::Control;
 use control::api::ADMIN_TOKEN_FILE;
-use control::downlink::Wake;
+use control::downlink::{Ends, Wake};
 use control::enrol::EnrolConfig;
 use control::identity::{GatewaySecrets, Identity};
 use control::store::Store;
 use gateway::{Gateway, Handle, Secrets, TlsMaterial};
 use protocol::limits::SHARDS_MAX;
 use protocol::link::Request;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 
-use super::{banner, figures};
+use super::{banner, faults, figures};
 use crate::config::Config;
 use crate::data_dir::{DataDir, Ready};
 use crate::fault::{Fault, chain};
@@ -38,7 +39,7 @@ pub(super) struct Servers {
 impl Servers {
     /// Starts everything, the gateway behind a shut door until control has said who may come in.
     pub(super) async fn start(config: &Config, data: &DataDir) -> Result<Self, Fault> {
-        check(config)?;
+        faults::check(config)?;
         let identity = identity(config, data)?;
         let store = Store::open(&config.store, data.path())
             .await
@@ -49,26 +50,23 @@ impl Servers {
         let gateway = gateway::start(gateway_config, wake.callback())
             .map_err(|error| gateway_fault(&error))?;
         let handle = gateway.handle();
-        let (between, first, others) = match config.process_servers {
-            1 => (None, link::only(run, handle.clone(), wake), Vec::new()),
-            count => {
-                let (shared, first, others) = link::share(run, handle.clone(), wake, count);
-                (Some(tokio::spawn(shared.run())), first, others)
+        let (between, ends) = match config.process_servers {
+            1 => (None, Ends::One(link::only(run, handle.clone(), wake))),
+            servers => {
+                let shared = link::share(run, handle.clone(), wake);
+                let between = tokio::spawn(Arc::clone(&shared).run());
+                let join = Arc::new(move || shared.join());
+                (Some(between), Ends::Several { servers, join })
             }
         };
         let told = control_config(config, data, handle.clone());
-        let control = control::start(told, identity, store, first, others)
+        let control = control::start(told, identity, store, ends)
             .await
             .map_err(|error| control_fault(&error))?;
         while !handle.open() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        if let Some((after, last)) = config
-            .process_server_dies_after
-            .zip(control.last_process_server())
-        {
-            tokio::spawn(lose(last, after));
-        }
+        faults::begin(&config.faults, &control.mishaps());
         Ok(Self {
             control,
             gateway,
@@ -127,24 +125,6 @@ impl Servers {
             .map_err(|error| Fault::new(format_args!("the agent server's end failed: {error}")))?
             .map_err(|error| Fault::new(chain(&error)))
     }
-}
-
-/// What one key alone does not show.
-fn check(config: &Config) -> Result<(), Fault> {
-    match (config.process_server_dies_after, config.process_servers) {
-        (Some(_), 1) => Err(Fault::new(
-            "faults.process_server_dies_after: there is only one process server, and nobody to take over",
-        )
-        .advise("set process_servers to 2 at least")),
-        _ => Ok(()),
-    }
-}
-
-/// A process server dies after a while: for tests of what follows.
-async fn lose(server: AbortHandle, after: Duration) {
-    tokio::time::sleep(after).await;
-    tracing::warn!("a process server dies now, as faults.process_server_dies_after says");
-    server.abort();
 }
 
 fn gateway_fault(error: &gateway::StartError) -> Fault {

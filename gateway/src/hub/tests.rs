@@ -1,5 +1,7 @@
 //! The hub against what each server must hear, by hand and against a model.
 
+mod hanging;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -35,9 +37,15 @@ fn operation(n: u8) -> OperationId {
 fn hub(servers: &[ServerId]) -> Hub {
     let mut hub = Hub::default();
     for server in servers {
-        hub.handle_join(*server).unwrap();
+        enter(&mut hub, *server);
     }
     hub
+}
+
+/// It joins and begins to hear.
+fn enter(hub: &mut Hub, server: ServerId) {
+    hub.handle_join(server).unwrap();
+    hub.handle_come(server);
 }
 
 fn dispatch(n: u8) -> Request {
@@ -73,7 +81,7 @@ fn finished(n: u8) -> Event {
             exit_code: None,
             message: String::new(),
             output: Bytes::new(),
-            service_time: std::time::Duration::ZERO,
+            service_time: Duration::ZERO,
         },
     }
 }
@@ -145,6 +153,7 @@ fn down(n: u8, session: u64) -> Event {
 }
 
 fn heard(hub: &mut Hub, server: ServerId) -> Vec<Event> {
+    hub.handle_come(server);
     std::iter::from_fn(|| hub.poll_event(server)).collect()
 }
 
@@ -342,6 +351,7 @@ fn whoever_comes_later_meets_the_sessions_that_are_up() {
     hub.handle_event(up(2, 2));
     hub.handle_event(down(1, 1));
     hub.handle_join(B).unwrap();
+    assert!(!hub.has_event(B), "it has not come yet");
     let met = heard(&mut hub, B);
     let [Event::SessionUp(up)] = &met[..] else {
         panic!("{met:?}");
@@ -369,7 +379,10 @@ fn the_gateway_is_not_read_while_somebody_has_no_room_or_nobody_is_there() {
     let mut hub = Hub::default();
     assert_eq!(hub.room(), 0);
     hub.handle_join(A).unwrap();
-    hub.handle_join(B).unwrap();
+    assert_eq!(hub.room(), 0, "it does not hear yet");
+    hub.handle_come(A);
+    enter(&mut hub, B);
+    hub.handle_join(C).unwrap();
     while hub.room() > 0 {
         hub.handle_event(up(1, 1));
     }
@@ -475,6 +488,7 @@ proptest! {
             match step {
                 Step::Join(s) => {
                     let fresh = hub.handle_join(ServerId(s)).is_ok();
+                    hub.handle_come(ServerId(s));
                     prop_assert_eq!(fresh, !views.contains_key(&s));
                     views.entry(s).or_default();
                 }

@@ -13,6 +13,8 @@
 //! identity of its own. Each has a keeper, a task that does this.
 
 mod mishaps;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -36,10 +36,16 @@ struct House {
 
 impl House {
     fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With more flags.
+    fn with(more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("drover.toml");
         std::fs::write(&file, CONFIG).expect("a file");
-        let deployment = Deployment::start_with(&["--config", &file.to_string_lossy()]);
+        let file = file.to_string_lossy();
+        let deployment = Deployment::start_with(&[&["--config", &file], more].concat());
         let agents = ["hv-1", "hv-2"].map(|name| deployment.agent(name));
         let slots = ["hv-1", "hv-2"].map(|name| {
             let agent = deployment.json(&["agents", "show", name]);
@@ -93,8 +99,7 @@ impl House {
     }
 }
 
-fn one_at_a_time(scope: &str, key: &str) {
-    let house = House::new();
+fn one_at_a_time(house: &House, scope: &str, key: &str) {
     house.set_limit(scope, key);
     let ids: Vec<String> = (0..3)
         .flat_map(|_| ["hv-1", "hv-2"].map(|agent| house.create(agent, None)))
@@ -107,12 +112,30 @@ fn one_at_a_time(scope: &str, key: &str) {
 
 #[test]
 fn a_pool_is_used_by_one_at_a_time_on_whatever_agent() {
-    one_at_a_time("resource", "pool/fast");
+    one_at_a_time(&House::new(), "resource", "pool/fast");
 }
 
 #[test]
 fn a_tenant_has_one_process_at_a_time_on_whatever_agent() {
-    one_at_a_time("tenant", "acme");
+    one_at_a_time(&House::new(), "tenant", "acme");
+}
+
+/// One of the process servers lends for all, and what each has claimed counts.
+#[test]
+fn a_tenant_has_one_process_at_a_time_whichever_process_server_starts_it() {
+    let house = House::with(&["--set", "process_servers=3"]);
+    eventually("three process servers", || {
+        house.deployment.metric("drover_process_servers") == 3.0
+    });
+    one_at_a_time(&house, "tenant", "acme");
+}
+
+/// Whoever lends may be the one that dies.
+#[test]
+fn a_tenant_has_one_process_at_a_time_while_process_servers_die() {
+    let dying = ["--set", "faults.process_servers_die_every=3s"];
+    let house = House::with(&[&["--set", "process_servers=3"], &dying[..]].concat());
+    one_at_a_time(&house, "tenant", "acme");
 }
 
 /// The agent that uses the pool is out of reach, and the server knows of it from its store alone.

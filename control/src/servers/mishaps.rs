@@ -65,6 +65,12 @@ impl Mishaps {
         self.befall(self.0.last(), Mishap::Hang(time));
     }
 
+    /// How many of them live.
+    #[cfg(test)]
+    pub(super) fn living(&self) -> usize {
+        self.0.iter().filter(|place| place.lives()).count()
+    }
+
     fn befall(&self, place: Option<&Place>, mishap: Mishap) {
         // One whose mishap is still on its way has enough of them.
         if let Some(place) = place.filter(|place| place.lives())

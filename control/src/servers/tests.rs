@@ -1,0 +1,186 @@
+//! Keepers, on a store and a gateway that takes everything and says nothing.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Mutex, MutexGuard};
+
+use protocol::ids::{GatewayId, ServerId};
+use protocol::link::{Event, Request};
+use uuid::Uuid;
+
+use super::*;
+use crate::downlink::{Link, LinkFull, Wake};
+
+#[derive(Clone, Default)]
+struct Gateway {
+    next: Arc<AtomicU32>,
+    /// How each of those that have joined is cut off, in order.
+    joined: Arc<Mutex<Vec<CancellationToken>>>,
+}
+
+struct Port(CancellationToken);
+
+impl Link for Port {
+    fn gateway(&self) -> GatewayId {
+        GatewayId(Uuid::from_u128(1))
+    }
+
+    fn cut_off(&self) -> CancellationToken {
+        self.0.clone()
+    }
+
+    fn send(&self, _: Request) -> Result<(), LinkFull> {
+        Ok(())
+    }
+
+    fn receive(&self, _: &mut Vec<Event>, _: usize) -> usize {
+        0
+    }
+}
+
+impl Gateway {
+    fn join(&self) -> End {
+        let cut_off = CancellationToken::new();
+        self.joined().push(cut_off.clone());
+        End {
+            server: ServerId(self.next.fetch_add(1, Ordering::Relaxed)),
+            link: Arc::new(Port(cut_off)),
+            wake: Wake::new(),
+        }
+    }
+
+    fn joined(&self) -> MutexGuard<'_, Vec<CancellationToken>> {
+        self.joined.lock().unwrap()
+    }
+
+    fn several(&self, servers: u32) -> Ends {
+        let gateway = self.clone();
+        let join: Join = Arc::new(move || gateway.join());
+        Ends::Several { servers, join }
+    }
+}
+
+struct World {
+    _directory: tempfile::TempDir,
+    store: Store,
+    front: Front,
+    servers: Servers,
+}
+
+impl World {
+    async fn new(ends: Ends) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open("sqlite:", directory.path()).await.unwrap();
+        let (front, servers) = start(&store, ends).await.unwrap();
+        Self {
+            _directory: directory,
+            store,
+            front,
+            servers,
+        }
+    }
+
+    fn deaths(&self) -> (u64, u64) {
+        let deaths = &self.servers.deaths;
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (count(&deaths.ended), count(&deaths.cut_off))
+    }
+
+    async fn answers(&self) -> bool {
+        self.front.engine.connected().await.is_ok()
+    }
+
+    /// All end, within a second.
+    async fn drain(self) {
+        let began = clock::monotonic();
+        self.servers
+            .drain(self.front.keepers, Duration::from_secs(10))
+            .await;
+        assert!(clock::monotonic() - began < Duration::from_secs(5));
+    }
+}
+
+async fn eventually(what: &str, look: impl Fn() -> bool) {
+    for _ in 0..400 {
+        if look() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("waited in vain for: {what}");
+}
+
+#[tokio::test]
+async fn whoever_crashes_is_followed_under_a_new_number_and_the_door_leads_to_the_others() {
+    let gateway = Gateway::default();
+    let world = World::new(gateway.several(2)).await;
+    for dead in 1..=3 {
+        eventually("both", || world.servers.mishaps.living() == 2).await;
+        world.servers.mishaps.crash_any();
+        eventually("its death", || world.deaths().0 == dead).await;
+        assert!(world.answers().await, "the other one does");
+        let joined = 2 + usize::try_from(dead).unwrap();
+        eventually("another one", || gateway.joined().len() == joined).await;
+    }
+    eventually("both", || world.servers.mishaps.living() == 2).await;
+    assert_eq!(world.deaths(), (3, 0));
+    world.drain().await;
+}
+
+#[tokio::test]
+async fn one_that_is_to_stay_dead_is_not_followed() {
+    let gateway = Gateway::default();
+    let world = World::new(gateway.several(2)).await;
+    eventually("both", || world.servers.mishaps.living() == 2).await;
+    world.servers.mishaps.crash_last_for_good();
+    eventually("its death", || world.deaths().0 == 1).await;
+    tokio::time::sleep(PAUSE_FIRST * 2).await;
+    assert_eq!(gateway.joined().len(), 2);
+    assert!(world.answers().await);
+    world.drain().await;
+}
+
+#[tokio::test]
+async fn one_that_hangs_is_followed_when_it_is_cut_off_though_it_does_not_end_by_itself() {
+    let gateway = Gateway::default();
+    let world = World::new(gateway.several(2)).await;
+    eventually("both", || world.servers.mishaps.living() == 2).await;
+    world.servers.mishaps.hang_last(Duration::from_secs(3600));
+    tokio::time::sleep(PAUSE_FIRST * 2).await;
+    assert_eq!((world.deaths(), gateway.joined().len()), ((0, 0), 2));
+    let last = gateway.joined()[1].clone();
+    last.cancel();
+    eventually("another one", || gateway.joined().len() == 3).await;
+    eventually("both", || world.servers.mishaps.living() == 2).await;
+    assert_eq!(world.deaths(), (0, 1));
+    world.drain().await;
+}
+
+#[tokio::test]
+async fn without_its_only_process_server_the_program_is_to_end() {
+    let mut world = World::new(Ends::One(Gateway::default().join())).await;
+    eventually("it", || world.servers.mishaps.living() == 1).await;
+    world.servers.mishaps.crash_any();
+    let keeper = world.front.keepers.remove(0);
+    timeout(Duration::from_secs(20), keeper)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(!world.answers().await);
+    assert_eq!(world.deaths(), (1, 0));
+}
+
+#[tokio::test]
+async fn where_none_lives_and_none_can_be_started_the_program_is_to_end() {
+    let mut world = World::new(Gateway::default().several(2)).await;
+    eventually("both", || world.servers.mishaps.living() == 2).await;
+    world.store.clone().close().await;
+    for left in [1, 0] {
+        world.servers.mishaps.crash_any();
+        eventually("a death", || world.servers.mishaps.living() == left).await;
+    }
+    let keeper = world.front.keepers.remove(0);
+    timeout(Duration::from_secs(20), keeper)
+        .await
+        .unwrap()
+        .unwrap();
+}

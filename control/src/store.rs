@@ -28,7 +28,7 @@ mod stored;
 pub(crate) mod tally;
 mod telemetry;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tokens;
 pub mod webhooks;
 pub(crate) mod workers;

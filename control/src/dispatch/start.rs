@@ -271,3 +271,80 @@ async fn tell(link: &dyn Link, mut request: Request) -> Result<(), StartError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, MutexGuard};
+
+    use protocol::ids::GatewayId;
+    use protocol::link::Event;
+
+    use super::*;
+    use crate::clock::UnixMs;
+    use crate::store::tests::enrol;
+
+    /// A gateway that has no room after the first request until it is told.
+    #[derive(Default)]
+    struct Narrow {
+        sent: Mutex<Vec<Request>>,
+        open: CancellationToken,
+    }
+
+    impl Narrow {
+        fn sent(&self) -> MutexGuard<'_, Vec<Request>> {
+            self.sent.lock().unwrap()
+        }
+    }
+
+    impl Link for Narrow {
+        fn gateway(&self) -> GatewayId {
+            GatewayId(Uuid::nil())
+        }
+
+        fn send(&self, request: Request) -> Result<(), LinkFull> {
+            let mut sent = self.sent();
+            if !sent.is_empty() && !self.open.is_cancelled() {
+                return Err(LinkFull(Box::new(request)));
+            }
+            sent.push(request);
+            Ok(())
+        }
+
+        fn receive(&self, _: &mut Vec<Event>, _: usize) -> usize {
+            0
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_revoked_while_a_server_starts_is_not_let_in_by_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open("sqlite:", directory.path()).await.unwrap();
+        store.ensure_automatic_groups(UnixMs(1)).await.unwrap();
+        let (first, second) = (enrol(&store, 1).await, enrol(&store, 2).await);
+        let link = Narrow::default();
+        let meanwhile = async {
+            while link.sent().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let revoked = store.revoke_agent(first.agent, "ann".to_owned(), UnixMs(3));
+            revoked.await.unwrap();
+            link.open.cancel();
+        };
+        let (targets, ()) = tokio::join!(admit(&store, &link), meanwhile);
+        assert_eq!(targets.unwrap(), [second]);
+        let said: Vec<_> = link
+            .sent()
+            .iter()
+            .map(|request| match request {
+                Request::AdmitAgent { target, .. } => (target.agent, true),
+                Request::RevokeAgent { agent } => (*agent, false),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let expected = [(first, true), (second, true), (first, false)];
+        assert_eq!(
+            said,
+            expected.map(|(target, lets_in)| (target.agent, lets_in))
+        );
+    }
+}

@@ -352,7 +352,7 @@ async fn trimming_keeps_the_newest_and_numbers_never_repeat() {
 }
 
 /// Lets an agent into the emptiest automatic group.
-async fn enrol(store: &Store, number: u8) -> protocol::link::Target {
+pub(crate) async fn enrol(store: &Store, number: u8) -> protocol::link::Target {
     let secret = tokens::SecretHash::of(&[number]);
     let anywhere = tokens::TokenUse::JoinAnywhere;
     store

@@ -198,6 +198,11 @@ impl Common {
         let (number, cut_off) = (end.server.0, end.link.cut_off());
         let mut started = dispatch::start_under(self.store.clone(), end, &self.ending).await?;
         self.engine.open(&started.engine);
+        if let Err(error) = started.catch_up().await {
+            self.engine.close(started.worker);
+            started.stop.cancel();
+            return Err(error.into());
+        }
         let (unasked, bell) = (mpsc::channel(1).1, self.recorded.clone());
         let mut asked = std::mem::replace(&mut started.enrolments, unasked);
         let (enrolments, mut recorded) = (self.enrolments.clone(), started.recorded.clone());

@@ -410,12 +410,14 @@ impl Engine {
         }
     }
 
-    /// Lets an agent connect with these keys (replaces), after the store says so.
+    /// Lets an agent connect with these keys (replaces), after the store says so. All process servers are told:
+    /// each must know for whom processes may be made.
     ///
     /// # Errors
     /// The gateway was not told.
     pub fn admit_agent(&self, target: Target, keys: Vec<KeyHash>) -> Result<(), EngineError> {
-        self.submit(Command::Admit(target, keys))
+        self.doors
+            .submit_to_all(|| Command::Admit(target, keys.clone()))
     }
 
     /// Closes an agent's session and keeps it out, after the store says so. Its processes end as

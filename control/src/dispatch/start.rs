@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ids::{AgentId, ProcessId};
-use protocol::link::{Request, Target};
+use protocol::link::Request;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::core::{Core, Moment, Recovered};
 use super::doors::{Door, Doors};
 use super::driver::Driver;
-use super::handle::{COMMANDS_MAX, ENROLMENTS_MAX, Engine, EnrolmentAsked};
+use super::handle::{COMMANDS_MAX, ENROLMENTS_MAX, Engine, EngineError, EnrolmentAsked};
 use super::telemetry::Telemetry;
 use crate::clock;
 use crate::downlink::{End, Link, LinkFull};
@@ -43,6 +43,9 @@ pub enum StartError {
     /// The gateway takes nothing.
     #[error("the gateway has taken no request for {} s; is it running?", LINK_PATIENCE.as_secs())]
     Gateway,
+    /// It was started, and has not heard of all changes since.
+    #[error("a process server could not be told which agents came or went while it started: {0}")]
+    Behind(#[from] EngineError),
 }
 
 /// A process server that runs.
@@ -63,6 +66,30 @@ pub struct Started {
     pub(crate) worker: Uuid,
     /// For tests: it stands still for what is sent, as if it hung.
     pub(crate) hang: watch::Sender<Duration>,
+    /// Who may come in, as it knows.
+    admitted: BTreeMap<AgentId, Admission>,
+}
+
+impl Started {
+    /// Tells it who has come and gone since it began to start: before its door was open, nobody could.
+    ///
+    /// # Errors
+    /// The store failed, or too many came at once: it does not know some of them.
+    pub(crate) async fn catch_up(&mut self) -> Result<(), EngineError> {
+        let before = std::mem::take(&mut self.admitted);
+        let after = by_agent(self.engine.store.admissions().await?);
+        let engine = &self.engine;
+        let gone = before.keys().filter(|agent| !after.contains_key(agent));
+        for agent in gone {
+            engine.revoke_agent(*agent)?;
+        }
+        for (agent, now) in &after {
+            if before.get(agent) != Some(now) {
+                engine.admit_agent(now.target, now.keys.clone())?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How a process server is told to end; see [`Started`].
@@ -109,9 +136,10 @@ pub(crate) async fn start_under(
     let groups = store.take_groups(link.gateway().0).await?;
     store.begin_worker(worker, clock::now()).await?;
     let active = orphan(&store, store.leases(worker).await?).await?;
+    // Agents first: a group without its agents would turn them away as strangers.
+    let admitted = admit(&store, &**link).await?;
     let recovered = Recovered {
-        // Agents first: a group without its agents would turn them away as strangers.
-        targets: admit(&store, &**link).await?,
+        targets: admitted.values().map(|one| one.target).collect(),
         waiting: store.waiting_by_state().await?,
         ready: store.ready_counts().await?,
         pauses: store.pauses().await?,
@@ -145,18 +173,19 @@ pub(crate) async fn start_under(
         )
         .await?;
     }
-    Ok(spawn(store, end, worker, core, all.child()))
+    let mut started = spawn(store, end, worker, core, all.child());
+    started.admitted = admitted;
+    Ok(started)
 }
 
 /// Tells the gateway who may come in. A change meanwhile is told at once by whom it was asked of, and what was
 /// read before it must not be the last word: so it is read again until nothing has changed.
-async fn admit(store: &Store, link: &dyn Link) -> Result<Vec<Target>, StartError> {
+async fn admit(store: &Store, link: &dyn Link) -> Result<BTreeMap<AgentId, Admission>, StartError> {
     let mut told: BTreeMap<AgentId, Admission> = BTreeMap::new();
     loop {
-        let read = store.admissions().await?.into_iter();
-        let read: BTreeMap<_, _> = read.map(|one| (one.target.agent, one)).collect();
+        let read = by_agent(store.admissions().await?);
         if read == told {
-            return Ok(read.into_values().map(|one| one.target).collect());
+            return Ok(read);
         }
         for agent in told.keys().filter(|agent| !read.contains_key(agent)) {
             tell(link, Request::RevokeAgent { agent: *agent }).await?;
@@ -169,6 +198,11 @@ async fn admit(store: &Store, link: &dyn Link) -> Result<Vec<Target>, StartError
         }
         told = read;
     }
+}
+
+fn by_agent(admissions: Vec<Admission>) -> BTreeMap<AgentId, Admission> {
+    let admissions = admissions.into_iter();
+    admissions.map(|one| (one.target.agent, one)).collect()
 }
 
 fn spawn(store: Store, end: End, worker: Uuid, core: Core, ending: Ending) -> Started {
@@ -213,6 +247,7 @@ fn spawn(store: Store, end: End, worker: Uuid, core: Core, ending: Ending) -> St
         stop,
         worker,
         hang,
+        admitted: BTreeMap::new(),
     }
 }
 
@@ -276,11 +311,13 @@ async fn tell(link: &dyn Link, mut request: Request) -> Result<(), StartError> {
 mod tests {
     use std::sync::{Mutex, MutexGuard};
 
-    use protocol::ids::GatewayId;
-    use protocol::link::Event;
+    use protocol::ids::{GatewayId, ServerId};
+    use protocol::link::{Event, Target};
 
     use super::*;
     use crate::clock::UnixMs;
+    use crate::downlink::Wake;
+    use crate::store::processes::{Creation, NewProcess};
     use crate::store::tests::enrol;
 
     /// A gateway that has no room after the first request until it is told.
@@ -331,7 +368,12 @@ mod tests {
             link.open.cancel();
         };
         let (targets, ()) = tokio::join!(admit(&store, &link), meanwhile);
-        assert_eq!(targets.unwrap(), [second]);
+        let targets: Vec<_> = targets
+            .unwrap()
+            .into_values()
+            .map(|one| one.target)
+            .collect();
+        assert_eq!(targets, [second]);
         let said: Vec<_> = link
             .sent()
             .iter()
@@ -346,5 +388,34 @@ mod tests {
             said,
             expected.map(|(target, lets_in)| (target.agent, lets_in))
         );
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_or_goes_before_the_door_of_a_server_opens_is_known_by_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open("sqlite:", directory.path()).await.unwrap();
+        store.ensure_automatic_groups(UnixMs(1)).await.unwrap();
+        let first = enrol(&store, 1).await;
+        let link = Arc::new(Narrow::default());
+        link.open.cancel();
+        let end = End {
+            server: ServerId(1),
+            link: Arc::<Narrow>::clone(&link),
+            wake: Wake::new(),
+        };
+        let mut started = start(store.clone(), end).await.unwrap();
+        let second = enrol(&store, 2).await;
+        let revoked = store.revoke_agent(first.agent, "ann".to_owned(), UnixMs(3));
+        revoked.await.unwrap();
+        let create = async |engine: &Engine| {
+            let of = |target: Target| NewProcess::of_driver(target.agent, "exec", "{}", UnixMs(9));
+            let made = engine.create(vec![of(first), of(second)]).await.unwrap();
+            let known = |creation| !matches!(creation, Creation::UnknownAgent);
+            made.into_iter().map(known).collect::<Vec<_>>()
+        };
+        assert_eq!(create(&started.engine).await, [true, false]);
+        started.catch_up().await.unwrap();
+        assert_eq!(create(&started.engine).await, [false, true]);
+        started.stop.cancel();
     }
 }

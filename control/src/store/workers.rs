@@ -244,29 +244,8 @@ impl Store {
         Ok(not_held)
     }
 
-    /// How many processes are neither ready nor over, by state.
-    async fn not_ready(&self) -> Result<Vec<(State, u64)>, StoreError> {
-        let mut counts = self.waiting_by_state().await?;
-        let mut reader = self.reader().await?;
-        let rows = sqlx::query(
-            "SELECT p.state, count(*)
-             FROM process_lease AS l CROSS JOIN process AS p ON p.id = l.process_id
-             GROUP BY p.state",
-        )
-        .fetch_all(&mut *reader)
-        .await?;
-        for row in &rows {
-            let state: &str = row.try_get(0)?;
-            let state = state
-                .parse()
-                .map_err(|error| StoreError::BadRow(format!("{error}")))?;
-            counts.push((state, super::from_sql(row.try_get(1)?)));
-        }
-        Ok(counts)
-    }
-
     /// A process server has ended: whoever sweeps takes over what it leaves, at once. Also what it has claimed
-    /// since it was taken for gone; nobody would look for that otherwise.
+    /// since it was forgotten; nobody would look for that otherwise.
     pub(crate) async fn end_worker(&self, worker: Uuid) -> Result<(), StoreError> {
         let instance = self.instance();
         self.write(move |db| {
@@ -500,7 +479,7 @@ mod tests {
         let batch = Batch {
             at: UnixMs(1),
             // Ids are made of it.
-            seed: u64::from(by.as_bytes()[15]),
+            seed: rand::random(),
             creates: vec![new],
             ..Batch::default()
         };
@@ -661,7 +640,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_server_claims_after_it_was_taken_for_gone_is_found_when_it_has_ended() {
+    async fn what_a_dead_server_had_on_its_way_is_taken_over_as_well() {
         let (_directory, store) = open().await;
         for number in [1, 2] {
             store
@@ -669,16 +648,28 @@ mod tests {
                 .await
                 .unwrap();
         }
-        let beat = async |at| {
+        let sweep = async |at| {
             let beat = store.beat(worker(1), UnixMs(at), Asks::default()).await;
-            beat.unwrap()
+            let beat = beat.unwrap();
+            let adopted: Vec<_> = beat.adopted.iter().map(|lease| lease.process).collect();
+            (beat.live, adopted)
         };
-        assert!(beat(12_000).await.adopted.is_empty(), "it held nothing");
-        let id = claimed(&store, worker(2)).await;
-        assert!(beat(24_000).await.adopted.is_empty(), "nobody knows of it");
+        assert_eq!(sweep(12_000).await, (1, Vec::new()), "it had nothing");
+        let late = claimed(&store, worker(2)).await;
+        assert_eq!(sweep(14_000).await, (1, vec![late]));
+        // After a while nothing is expected of it any more.
+        assert_eq!(sweep(700_000).await, (1, Vec::new()));
+        let mut reader = store.reader().await.unwrap();
+        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM worker")
+            .fetch_one(&mut *reader)
+            .await
+            .unwrap();
+        assert_eq!(known, 1);
+        // Unless it is known that it has just ended.
+        let later = claimed(&store, worker(2)).await;
+        assert_eq!(sweep(701_000).await, (1, Vec::new()));
         store.end_worker(worker(2)).await.unwrap();
-        assert_eq!(beat(25_000).await.adopted[0].process, id);
-        assert_eq!(beat(26_000).await.live, 1);
+        assert_eq!(sweep(702_000).await, (1, vec![later]));
     }
 
     #[tokio::test]

@@ -16,56 +16,101 @@ const SERVERS: usize = 4;
 const DIES_AFTER: Duration = Duration::from_secs(45);
 /// What the server says whenever a process server dies because a setting says so.
 const LAST_WORDS: &str = "a process server dies now";
-/// Outstanding on each host, of [`SLOTS`] and [`MEAN`]: what waits when the server dies is started within 5 s by
-/// those that live, whatever else is measured. So what takes longer is the taking over.
-const OUTSTANDING: usize = 20;
-const SLOTS: u32 = 4;
-const MEAN: Duration = Duration::from_secs(1);
+/// What waits is started by those that live within 5 s whatever else is measured, so that what takes longer is
+/// the following of the dead one.
+const WAITING: Load = Load {
+    slots: 4,
+    mean: Duration::from_secs(1),
+    outstanding: 20,
+};
+/// All of it runs, and most of it longer than until a dead server is missed: its claims are taken over.
+const RUNNING: Load = Load {
+    slots: 4,
+    mean: Duration::from_secs(30),
+    outstanding: 3,
+};
+/// After a death, until whoever is dead must have been missed, with a reserve.
+const MISSED_WITHIN: Duration = Duration::from_secs(20);
+/// How often it is asked what was taken over.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// What hosts have to do.
+#[derive(Clone, Copy)]
+struct Load {
+    slots: u32,
+    mean: Duration,
+    outstanding: usize,
+}
+
+impl Load {
+    fn on(self, fleet: Hosts) -> Hosts {
+        Hosts {
+            slots: self.slots.min(fleet.capacity),
+            mean: self.mean,
+            outstanding: self.outstanding,
+            ..fleet
+        }
+    }
+}
 
 /// What followed the death of one of several process servers.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct DeadServer {
     /// Process servers.
     pub servers: usize,
-    /// Claims that the others had to ask for.
-    pub taken_over: u64,
     /// From the death until the last process that waited at that moment was started, seconds.
     pub resumed_s: f64,
-    /// Of those: never ended, or without effect.
+    /// Claims that the others had to ask for, where operations take long.
+    pub taken_over: u64,
+    /// From the death until they had asked for the last of these, seconds.
+    pub taken_over_s: f64,
+    /// Of all: never ended, or without effect.
     pub lost: u64,
     /// Effects beyond the first.
     pub duplicate_effects: u64,
 }
 
-impl Hosts {
-    /// Of the same number and capacity, with little that waits.
-    fn with_little_outstanding(self) -> Self {
-        Self {
-            slots: SLOTS.min(self.capacity),
-            mean: MEAN,
-            outstanding: OUTSTANDING,
-            ..self
-        }
-    }
-}
-
 /// About how long [`measure`] takes.
 pub(super) fn expected(fleet: Hosts) -> Duration {
-    SET_UP + DIES_AFTER + fleet.with_little_outstanding().drained_within()
+    let loads = [WAITING, RUNNING].map(|load| load.on(fleet).drained_within());
+    (SET_UP + DIES_AFTER) * 2 + MISSED_WITHIN + loads.iter().sum::<Duration>()
 }
 
 /// Lets one of four process servers die under load, takes the load away at that moment, and sees how long
-/// it takes until all that waited was started.
+/// it takes until all that waited was started; and, with other operations, until all that ran is looked after.
 pub(super) async fn measure(options: &Options) -> anyhow::Result<DeadServer> {
     println!("one of {SERVERS} process servers dies …");
-    let folder = options.work_dir.join("dead-server");
-    let hosts = options.fleet.with_little_outstanding();
-    let setting = format!("faults.process_server_dies_after={}s", DIES_AFTER.as_secs());
+    let (bed, died) = one_dies(options, WAITING, "dead-server").await?;
+    ensure!(bed.settle().await, "not all processes ended");
+    let started = bed.mill.last_start().context("nothing was started")?;
+    let waited = bed.ledger.totals();
+    bed.finish().await?;
+    let (bed, also_died) = one_dies(options, RUNNING, "dead-server-2").await?;
+    let (taken_over, last) = taken_over(&bed, also_died).await?;
+    ensure!(bed.settle().await, "not all processes ended");
+    let ran = bed.ledger.totals();
+    bed.finish().await?;
+    Ok(DeadServer {
+        servers: SERVERS,
+        resumed_s: started.saturating_duration_since(died).as_secs_f64(),
+        taken_over,
+        taken_over_s: last.as_secs_f64(),
+        lost: waited.lost + ran.lost,
+        duplicate_effects: waited.duplicate_effects + ran.duplicate_effects,
+    })
+}
+
+/// A server under a load that is taken away when one of its process servers dies, and when that was.
+async fn one_dies(options: &Options, load: Load, name: &str) -> anyhow::Result<(Bed, Instant)> {
+    let folder = options.work_dir.join(name);
+    let hosts = load.on(options.fleet);
+    let dies = format!("faults.process_server_dies_after={}s", DIES_AFTER.as_secs());
     let mut bed = Bed::prepare(&Plan {
         server: &options.server,
         folder: &folder,
         servers: SERVERS,
-        settings: vec![setting],
+        // Limits that are still being learnt would make something wait.
+        settings: vec![dies, "gateway.adaptive_limits=false".to_owned()],
         hosts,
         scenario: hosts.scenario(0.05, SERVERS, options.seed),
         agents_apart: 0,
@@ -73,30 +118,32 @@ pub(super) async fn measure(options: &Options) -> anyhow::Result<DeadServer> {
     .await?;
     bed.load();
     let died = last_words(&folder.join(SERVER_LOG)).await?;
-    let unknown_before = bed.api.metric("drover_replies_lost_total").await?;
     bed.stop_load().await;
-    ensure!(bed.settle().await, "not all processes ended");
-    let started = bed.mill.last_start().context("nothing was started")?;
-    let unknown = bed.api.metric("drover_replies_lost_total").await?;
-    let totals = bed.ledger.totals();
-    let found = DeadServer {
-        servers: SERVERS,
-        taken_over: difference(unknown_before, unknown),
-        resumed_s: started.saturating_duration_since(died).as_secs_f64(),
-        lost: totals.lost,
-        duplicate_effects: totals.duplicate_effects,
-    };
-    bed.finish().await?;
-    Ok(found)
+    Ok((bed, died))
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a count"
-)]
-fn difference(before: Option<f64>, after: Option<f64>) -> u64 {
-    (after.unwrap_or(0.0) - before.unwrap_or(0.0)).max(0.0) as u64
+/// How many claims were taken over since a death, and how long after it the last ones were.
+async fn taken_over(bed: &Bed, died: Instant) -> anyhow::Result<(u64, Duration)> {
+    let count = async || -> anyhow::Result<u64> {
+        let count = bed.api.metric("drover_replies_lost_total").await?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a count"
+        )]
+        Ok(count.unwrap_or(0.0) as u64)
+    };
+    let before = count().await?;
+    let (mut seen, mut last) = (before, Duration::ZERO);
+    let since_then = || clock::now().duration_since(died);
+    while since_then() < MISSED_WITHIN {
+        tokio::time::sleep(ASK_EVERY).await;
+        let now = count().await?;
+        if now > seen {
+            (seen, last) = (now, since_then());
+        }
+    }
+    Ok((seen - before, last))
 }
 
 /// How many process servers have died, as the server's log says.

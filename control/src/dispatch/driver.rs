@@ -173,7 +173,7 @@ impl Driver {
         if self.core.wants_news() {
             let news = self.store.news(self.worker, self.seen);
             self.seen = news.as_ref().map(|news| news.clock);
-            self.core.handle_news(news);
+            self.core.handle_news(moment(), news);
         }
     }
 

@@ -27,7 +27,7 @@ use self::lines::Lines;
 use self::queues::{Queues, Within};
 use super::census::ShardSessions;
 use super::handle::SessionView;
-use super::pace::Pace;
+use super::pace::Ends;
 use crate::clock::UnixMs;
 use crate::process::pause::Pauses;
 pub(super) use crate::store::lines::Place;
@@ -61,7 +61,7 @@ pub(super) struct Member {
     /// Nothing of it is to be started.
     paused: bool,
     /// How fast its operations end.
-    pace: Pace,
+    ends: Ends,
     active: BTreeMap<ProcessId, Active>,
 }
 
@@ -176,7 +176,7 @@ impl Fleet {
             ready_stored: 0,
             offer: None,
             paused: false,
-            pace: Pace::default(),
+            ends: Ends::default(),
             active: BTreeMap::new(),
         })
     }
@@ -212,14 +212,21 @@ impl Fleet {
 
     /// How long so many take at an agent's present pace.
     pub(super) fn wait_for(&self, agent: AgentId, depth: u64, now: Instant) -> Duration {
-        let pace = self.get(agent).map(|member| member.pace);
-        pace.unwrap_or_default().wait_for(depth, now)
+        let ends = self.get(agent).map(|member| member.ends);
+        ends.unwrap_or_default().pace().wait_for(depth, now)
     }
 
     /// One more operation of an agent has ended.
     pub(super) fn completed(&mut self, agent: AgentId, now: Instant) {
         if let Some(member) = self.members.get_mut(&agent) {
-            member.pace.one(now);
+            member.ends.one(now);
+        }
+    }
+
+    /// So many operations of an agent have ended in all, whichever process server has heard of it.
+    pub(super) fn heard_of_ends(&mut self, agent: AgentId, total: u64, now: Instant) {
+        if let Some(member) = self.members.get_mut(&agent) {
+            member.ends.heard(total, now);
         }
     }
 

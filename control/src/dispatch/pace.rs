@@ -17,10 +17,46 @@ pub(super) struct Pace {
     since: Option<(Instant, Instant)>,
 }
 
-impl Pace {
-    /// One more has ended.
+/// What is known of all ends, those of other process servers among them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ends {
+    pace: Pace,
+    /// When others were last heard of: how many had ended in all.
+    total: Option<u64>,
+    /// Those of this server since.
+    own: u64,
+}
+
+impl Ends {
+    /// One more has ended by this server's own word.
     pub(super) fn one(&mut self, now: Instant) {
-        self.weight = self.weight_at(now) + 1.0;
+        self.own += 1;
+        self.pace.more(1, now);
+    }
+
+    /// So many have ended in all, whoever has heard of it.
+    pub(super) fn heard(&mut self, total: u64, now: Instant) {
+        let before = self.total.replace(total).unwrap_or(total);
+        let own = std::mem::take(&mut self.own);
+        let others = total.saturating_sub(before).saturating_sub(own);
+        self.pace.more(others, now);
+    }
+
+    /// How fast they end.
+    pub(super) fn pace(&self) -> Pace {
+        self.pace
+    }
+}
+
+impl Pace {
+    /// So many more have ended lately.
+    pub(super) fn more(&mut self, ended: u64, now: Instant) {
+        if ended == 0 {
+            return;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let ended = ended as f64;
+        self.weight = self.weight_at(now) + ended;
         let first = self.since.map_or(now, |(first, _)| first);
         self.since = Some((first, now));
     }
@@ -71,7 +107,7 @@ mod tests {
         let mut now = start;
         for _ in 0..1200 {
             now += Duration::from_millis(250);
-            pace.one(now);
+            pace.more(1, now);
         }
         let found = pace.per_second(now);
         assert!((3.8..4.2).contains(&found), "{found}");
@@ -88,9 +124,28 @@ mod tests {
         let start = crate::clock::monotonic();
         let mut pace = Pace::default();
         for n in 1..=20 {
-            pace.one(start + Duration::from_millis(n * 100));
+            pace.more(1, start + Duration::from_millis(n * 100));
         }
         let found = pace.per_second(start + Duration::from_secs(2));
         assert!((7.0..13.0).contains(&found), "{found}");
+    }
+
+    #[test]
+    fn what_others_have_heard_of_counts_once() {
+        let start = crate::clock::monotonic();
+        let mut ends = Ends::default();
+        let mut total = 1000;
+        let mut now = start;
+        for second in 0..300 {
+            now = start + Duration::from_secs(second);
+            // One of its own, and three of others that it hears of every other second.
+            ends.one(now);
+            total += 4;
+            if second % 2 == 0 {
+                ends.heard(total, now);
+            }
+        }
+        let found = ends.pace().per_second(now);
+        assert!((3.6..4.4).contains(&found), "{found}");
     }
 }

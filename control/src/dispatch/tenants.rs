@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::pace::Pace;
+use super::pace::Ends;
+use crate::store::tally::TenantCount;
 
 /// Tenants whose pace is kept although nothing of them waits; beyond that, they are forgotten.
 const IDLE_MAX: usize = 4096;
@@ -12,7 +13,7 @@ const IDLE_MAX: usize = 4096;
 #[derive(Debug, Default)]
 struct Tenant {
     ready: u64,
-    pace: Pace,
+    ends: Ends,
 }
 
 /// Every tenant with something ready, and some that had.
@@ -32,19 +33,21 @@ impl Tenants {
         }
     }
 
-    /// So many are ready of each, and of others none.
-    pub(super) fn set_ready(&mut self, counts: &BTreeMap<Arc<str>, u64>) {
+    /// So many are ready and have ended of each, whichever process server has done that; of others none.
+    pub(super) fn correct(&mut self, counts: &BTreeMap<Arc<str>, TenantCount>, now: Instant) {
         for known in self.0.values_mut() {
             known.ready = 0;
         }
-        for (tenant, ready) in counts {
-            self.entry(tenant).ready = *ready;
+        for (tenant, count) in counts {
+            let known = self.entry(tenant);
+            known.ready = count.ready;
+            known.ends.heard(count.ended, now);
         }
     }
 
     /// An operation of one has ended.
     pub(super) fn completed(&mut self, tenant: &str, now: Instant) {
-        self.entry(tenant).pace.one(now);
+        self.entry(tenant).ends.one(now);
     }
 
     /// How many are ready.
@@ -54,13 +57,13 @@ impl Tenants {
 
     /// How long so many take at the tenant's present pace.
     pub(super) fn wait_for(&self, tenant: &str, depth: u64, now: Instant) -> Duration {
-        let pace = self.0.get(tenant).map(|known| known.pace);
-        pace.unwrap_or_default().wait_for(depth, now)
+        let ends = self.0.get(tenant).map(|known| known.ends);
+        ends.unwrap_or_default().pace().wait_for(depth, now)
     }
 
     /// What time passes between two ends of its operations lately, where that is known.
     pub(super) fn each(&self, tenant: &str, now: Instant) -> Option<Duration> {
-        self.0.get(tenant)?.pace.eta(1, now)
+        self.0.get(tenant)?.ends.pace().eta(1, now)
     }
 
     fn entry(&mut self, tenant: &str) -> &mut Tenant {
@@ -84,7 +87,9 @@ mod tests {
         tenants.remove("nobody");
         assert_eq!((tenants.ready("acme"), tenants.ready("nobody")), (2, 0));
         tenants.add("gone", 7);
-        tenants.set_ready(&BTreeMap::from([("acme".into(), 2), ("new".into(), 1)]));
+        let count = |ready| TenantCount { ready, ended: 0 };
+        let counts = BTreeMap::from([("acme".into(), count(2)), ("new".into(), count(1))]);
+        tenants.correct(&counts, now);
         let ready = ["acme", "gone", "new"].map(|tenant| tenants.ready(tenant));
         assert_eq!(ready, [2, 0, 1]);
         for n in 0..2 * IDLE_MAX {

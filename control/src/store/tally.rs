@@ -1,5 +1,5 @@
 //! What several process servers on one store have in common, kept up with every commit: how many processes
-//! are in which state and in which line, and what others have changed since one last looked.
+//! are in which state and in which line, how many have ended, and what others have changed since one last looked.
 //!
 //! ```text
 //!   commit ─▶ effects ─▶ counts by state, by tenant, by agent and line
@@ -35,25 +35,41 @@ pub(crate) struct News {
     pub(crate) agents: Vec<AgentId>,
     /// What is ready for these.
     pub(crate) ready: Vec<ReadyCount>,
-    /// Ready processes of each tenant that has some, of all agents.
-    pub(crate) tenants: BTreeMap<Arc<str>, u64>,
+    /// How many operations of these have ended since it began to count.
+    pub(crate) ended: Vec<(AgentId, u64)>,
+    /// What there is of each tenant, at all agents.
+    pub(crate) tenants: BTreeMap<Arc<str>, TenantCount>,
     /// Processes that are not over, by state.
     pub(crate) states: BTreeMap<State, u64>,
 }
+
+/// What there is of a tenant.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct TenantCount {
+    /// Processes that are ready.
+    pub(crate) ready: u64,
+    /// Operations that have ended since it began to count.
+    pub(crate) ended: u64,
+}
+
+/// Tenants that are counted although nothing of them is ready; beyond that, they are forgotten.
+const IDLE_MAX: usize = 4096;
 
 #[derive(Default)]
 struct Counts {
     /// Grows with every change.
     clock: u64,
     states: BTreeMap<State, u64>,
-    tenants: BTreeMap<Arc<str>, u64>,
-    agents: BTreeMap<AgentId, Ready>,
+    tenants: BTreeMap<Arc<str>, TenantCount>,
+    agents: BTreeMap<AgentId, Agent>,
 }
 
-/// What is ready for an agent.
+/// What there is of an agent.
 #[derive(Default)]
-struct Ready {
+struct Agent {
     lines: BTreeMap<Arc<Line>, u32>,
+    /// Operations that have ended.
+    ended: u64,
     /// Who changed it last, and when.
     last: (u64, Option<Uuid>),
     /// When anybody else last did.
@@ -85,7 +101,7 @@ impl Tally {
             counts.stay(*state, *count);
         }
         for count in ready {
-            *counts.tenant(&count.line.tenant) += u64::from(count.ready);
+            counts.tenant(&count.line.tenant).ready += u64::from(count.ready);
             let agent = counts.agents.entry(count.agent).or_default();
             agent.last = (counts.clock, None);
             agent.lines.insert(Arc::clone(&count.line), count.ready);
@@ -115,9 +131,9 @@ impl Counts {
         }
     }
 
-    fn tenant(&mut self, tenant: &str) -> &mut u64 {
-        if !self.tenants.contains_key(tenant) {
-            self.tenants.insert(tenant.into(), 0);
+    fn tenant(&mut self, tenant: &str) -> &mut TenantCount {
+        if !self.tenants.contains_key(tenant) && self.tenants.len() >= IDLE_MAX {
+            self.tenants.retain(|_, count| count.ready > 0);
         }
         self.tenants.entry(tenant.into()).or_default()
     }
@@ -141,6 +157,10 @@ impl Counts {
                 self.stay(now.state, 1);
             }
             let Some(names) = &effect.names else { continue };
+            if before.is_active() && !now.state.is_active() {
+                self.tenant(&names.tenant).ended += 1;
+                self.changed(by, now.target).ended += 1;
+            }
             let (was, is) = (before == State::Ready, now.state == State::Ready);
             if was != is || (is && names.line_before != names.line) {
                 if was {
@@ -154,42 +174,40 @@ impl Counts {
     }
 
     fn enter(&mut self, by: Option<Uuid>, agent: AgentId, line: &Arc<Line>) {
-        *self.tenant(&line.tenant) += 1;
-        let ready = self.changed(by, agent);
-        *ready.lines.entry(Arc::clone(line)).or_default() += 1;
+        self.tenant(&line.tenant).ready += 1;
+        let agent = self.changed(by, agent);
+        *agent.lines.entry(Arc::clone(line)).or_default() += 1;
     }
 
     fn leave(&mut self, by: Option<Uuid>, agent: AgentId, line: &Arc<Line>) {
         let tenant = self.tenant(&line.tenant);
-        *tenant = tenant.saturating_sub(1);
-        if *tenant == 0 {
-            self.tenants.remove(&*line.tenant);
-        }
-        let ready = self.changed(by, agent);
-        if let Some(count) = ready.lines.get_mut(line) {
+        tenant.ready = tenant.ready.saturating_sub(1);
+        let agent = self.changed(by, agent);
+        if let Some(count) = agent.lines.get_mut(line) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                ready.lines.remove(line);
+                agent.lines.remove(line);
             }
         }
     }
 
-    fn changed(&mut self, by: Option<Uuid>, agent: AgentId) -> &mut Ready {
-        let ready = self.agents.entry(agent).or_default();
-        if ready.last.1 != by {
-            ready.others = ready.last.0;
+    fn changed(&mut self, by: Option<Uuid>, agent: AgentId) -> &mut Agent {
+        let agent = self.agents.entry(agent).or_default();
+        if agent.last.1 != by {
+            agent.others = agent.last.0;
         }
-        ready.last = (self.clock, by);
-        ready
+        agent.last = (self.clock, by);
+        agent
     }
 
     fn news(&mut self, by: Uuid, since: Option<u64>) -> News {
-        let (mut agents, mut ready) = (Vec::new(), Vec::new());
+        let (mut agents, mut ready, mut ended) = (Vec::new(), Vec::new(), Vec::new());
         for (agent, counts) in &self.agents {
             if since.is_some_and(|since| counts.changed_by_others(by) <= since) {
                 continue;
             }
             agents.push(*agent);
+            ended.push((*agent, counts.ended));
             ready.extend(counts.lines.iter().map(|(line, ready)| ReadyCount {
                 agent: *agent,
                 line: Arc::clone(line),
@@ -200,13 +218,14 @@ impl Counts {
             clock: self.clock,
             agents,
             ready,
+            ended,
             tenants: self.tenants.clone(),
             states: self.states.clone(),
         }
     }
 }
 
-impl Ready {
+impl Agent {
     /// When anybody but `by` changed it last.
     fn changed_by_others(&self, by: Uuid) -> u64 {
         match self.last {

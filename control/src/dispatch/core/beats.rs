@@ -76,11 +76,14 @@ impl Core {
     }
 
     /// Takes what others have changed.
-    pub(in crate::dispatch) fn handle_news(&mut self, news: Option<News>) {
+    pub(in crate::dispatch) fn handle_news(&mut self, now: Moment, news: Option<News>) {
         self.news_due = false;
         let Some(news) = news else { return };
         self.living = Living::of(news.states.into_iter());
-        self.tenants.set_ready(&news.tenants);
+        self.tenants.correct(&news.tenants, now.mono);
+        for (agent, total) in news.ended {
+            self.fleet.heard_of_ends(agent, total, now.mono);
+        }
         for agent in self.fleet.correct_ready(&news.agents, &news.ready) {
             self.wake(agent);
         }

@@ -62,7 +62,7 @@ impl Fleet {
             line: line.and_then(|id| self.line(id).cloned()),
             position: position.unwrap_or(0),
             depth: u32::try_from(before).unwrap_or(u32::MAX),
-            each: member.pace.eta(1, now),
+            each: member.ends.pace().eta(1, now),
             // The fleet knows agents only.
             tenant_each: None,
         }))

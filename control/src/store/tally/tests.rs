@@ -158,7 +158,7 @@ async fn the_counts_are_those_of_the_rows_whatever_happens() {
         let mut stays = all.states;
         stays.retain(|_, count| *count > 0);
         assert_eq!(stays, states(&store).await);
-        let by_tenant: u64 = all.tenants.values().sum();
+        let by_tenant: u64 = all.tenants.values().map(|count| count.ready).sum();
         let ready: u64 = counted.iter().map(|count| u64::from(count.ready)).sum();
         assert_eq!(by_tenant, ready);
         // Whoever looks at the news alone misses nothing that others have done.
@@ -205,4 +205,34 @@ async fn the_others_hear_what_one_has_changed_and_it_does_not_hear_that_itself()
     assert_eq!((&theirs.agents[..], theirs.ready.len()), (&[agent][..], 1));
     let again = store.news(WORKERS[1], Some(theirs.clock)).unwrap();
     assert!(again.agents.is_empty());
+}
+
+#[tokio::test]
+async fn what_has_ended_is_counted_for_its_agent_and_its_tenant() {
+    let (_directory, store) = open().await;
+    beat(&store, WORKERS[0]).await;
+    let agent = AgentId(Uuid::from_u128(10));
+    let made = Batch {
+        at: UnixMs(5),
+        creates: vec![NewProcess::of_driver(agent, "exec", "{}", UnixMs(1000))],
+        ..Batch::default()
+    };
+    let made = store.apply(made).await.unwrap();
+    let [Creation::Created(record)] = &made.creations[..] else {
+        panic!("{made:?}");
+    };
+    for input in [
+        Input::Claim,
+        Input::NotDelivered(Fence(1), NotDelivered::NoSession),
+    ] {
+        let batch = Batch {
+            at: UnixMs(6),
+            inputs: vec![Happened::new(record.id, input)],
+            ..Batch::default()
+        };
+        store.apply(batch).await.unwrap();
+    }
+    let news = store.news(WORKERS[0], None).unwrap();
+    assert_eq!(news.ended, [(agent, 1)]);
+    assert_eq!(news.tenants["default"].ended, 1);
 }

@@ -96,6 +96,7 @@ async fn several_process_servers_share_a_gateway_and_nothing_is_lost_or_doubled(
         idle: Duration::from_secs(2),
         dead_server: false,
         stuck: 0,
+        peak: 0,
         seed: 7,
         server: spec(work.path()),
         work_dir: work.path().to_owned(),

@@ -117,7 +117,7 @@ struct RealArguments {
     #[arg(long, value_parser = duration, conflicts_with = "kill")]
     measured: Option<Duration>,
     /// Watch the idle server so long first
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = "30s", value_parser = duration)]
     idle: Duration,
     /// Also let one of four process servers die, and see when its work resumes
     // A conflict of its own: what `--real` conflicts with waives the requirement.
@@ -127,6 +127,10 @@ struct RealArguments {
     #[arg(long, default_value_t = 0, value_name = "COUNT", requires = "real", conflicts_with = "kill",
         value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     stuck: u32,
+    /// Also see what the server does at most with each number of process servers, in so many rounds; 0: not
+    #[arg(long, default_value_t = 0, value_name = "ROUNDS", requires = "real", conflicts_with = "kill",
+        value_parser = clap::value_parser!(u32).range(..=100))]
+    peak: u32,
 }
 
 fn servers(text: &str) -> Result<usize, String> {
@@ -178,6 +182,7 @@ async fn on_a_server(arguments: FlowArguments) -> anyhow::Result<bool> {
         idle: at_least_a_second("--idle", arguments.real.idle)?,
         dead_server: arguments.real.dead_server,
         stuck: usize::try_from(arguments.real.stuck)?,
+        peak: arguments.real.peak,
         seed: arguments.seed,
         server: spec(&arguments.server, &work)?,
         work_dir: work.path.clone(),
@@ -338,13 +343,14 @@ mod tests {
         for line in [
             "flow --dead-server",
             "flow --stuck 9",
+            "flow --peak 1",
             "flow --kill 5s --dead-server",
             "flow --kill 5s --warm-up 9s",
             "flow --kill 5s --real",
         ] {
             assert!(parsed(line).is_err(), "{line}");
         }
-        assert!(parsed("flow --real --dead-server --stuck 9").is_ok());
+        assert!(parsed("flow --real --dead-server --stuck 9 --peak 2").is_ok());
         assert!(one_number(&[2, 4]).is_err());
     }
 }

@@ -18,6 +18,7 @@ mod dead_server;
 mod kill;
 mod load;
 mod mill;
+mod peak;
 mod point;
 mod report;
 mod stuck;
@@ -29,6 +30,7 @@ use serde::Serialize;
 
 pub use dead_server::DeadServer;
 pub use kill::{Kill, Killed};
+pub use peak::Peak;
 pub use point::Row;
 pub use stuck::Stuck;
 
@@ -57,6 +59,8 @@ pub struct Options {
     pub dead_server: bool,
     /// Also: so many processes that are stuck, and what they cost the others (T9); 0: none.
     pub stuck: usize,
+    /// Also: what the server does at most with each number of process servers, in so many rounds (T10); 0: not.
+    pub peak: u32,
     /// Seed of the operations' work.
     pub seed: u64,
     /// How to start a server; each point has a data directory of its own beneath this one's.
@@ -81,6 +85,7 @@ impl Options {
         if self.stuck > 0 {
             all += stuck::expected(self.stuck);
         }
+        all += peak::expected(self);
         all
     }
 }
@@ -161,6 +166,8 @@ pub struct Found {
     pub dead_server: Option<DeadServer>,
     /// What stuck processes cost.
     pub stuck: Option<Stuck>,
+    /// What the server does at most, by process servers; empty: not measured.
+    pub peaks: Vec<Peak>,
     /// The targets, as far as was measured.
     pub targets: Vec<Target>,
 }
@@ -195,6 +202,10 @@ pub async fn run(options: &Options) -> anyhow::Result<Found> {
     }
     if options.stuck > 0 {
         found.stuck = Some(stuck::measure(options).await?);
+        output.write(&mut found)?;
+    }
+    if options.peak > 0 {
+        found.peaks = peak::measure(options).await?;
         output.write(&mut found)?;
     }
     report::print_targets(&found.targets);

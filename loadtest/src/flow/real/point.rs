@@ -13,7 +13,7 @@ use crate::flow::scenario::Scenario;
 use crate::flow::score::Score;
 
 /// After the fleet has come up, before the server counts as idle.
-pub(super) const CALM: Duration = Duration::from_secs(3);
+pub(super) const CALM: Duration = Duration::from_secs(10);
 
 /// What was measured at a point.
 #[derive(Clone, Debug, Serialize)]

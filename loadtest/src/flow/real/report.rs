@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::{Found, Options, Row, Target};
+use super::{Found, Options, Peak, Row, Target, peak};
 use crate::clock;
 use crate::report;
 
@@ -24,6 +24,7 @@ const KEPT_MIN: f64 = 0.95;
 /// T10.
 const TRANSACTIONS_MAX: f64 = 0.5;
 const IDLE_QUERIES_MAX: f64 = 1.0;
+const LEFT_MIN: f64 = 0.98;
 
 /// T2: of the capacity, by how hosts thrash.
 fn goodput_min(gamma: f64) -> f64 {
@@ -104,6 +105,7 @@ pub(super) fn judge(found: &Found) -> Vec<Target> {
     }
     targets.extend(judge_rows(&found.rows));
     targets.extend(judge_faults(found));
+    targets.extend(judge_peaks(&found.peaks));
     targets
 }
 
@@ -170,6 +172,27 @@ fn judge_rows(rows: &[Row]) -> Vec<Target> {
             idle <= IDLE_QUERIES_MAX,
         ),
     ]
+}
+
+/// T10, where it was tried.
+fn judge_peaks(peaks: &[Peak]) -> Option<Target> {
+    let left = peak::left_beyond(peaks);
+    let rates: Vec<String> = peaks
+        .iter()
+        .map(|peak| format!("{}: {}", peak.servers, rates(&peak.rates)))
+        .collect();
+    (peaks.len() > 1).then(|| {
+        target(
+            "T10",
+            "past the peak more servers cost ≤ 2 %".to_owned(),
+            format!(
+                "{:.1} % left at worst; operations a second by servers: {}",
+                100.0 * left,
+                rates.join("; ")
+            ),
+            left >= LEFT_MIN,
+        )
+    })
 }
 
 /// T8 and T9, where they were tried.
@@ -273,6 +296,7 @@ fn write_folder(found: &Found, options: &Options, folder: &Path) -> anyhow::Resu
         "targets": found.targets,
         "dead_server": found.dead_server,
         "stuck": found.stuck,
+        "peaks": found.peaks,
     });
     put("targets.json", &serde_json::to_vec_pretty(&probes)?)?;
     let mut pictures: Vec<String> = Vec::new();
@@ -437,6 +461,12 @@ pub(super) mod tests {
                 rates_with: vec![902.5],
                 kept: 0.95,
             }),
+            peaks: [(4, 100.0), (8, 98.0)]
+                .map(|(servers, rate)| Peak {
+                    servers,
+                    rates: vec![rate],
+                })
+                .into(),
             targets: Vec::new(),
         };
         assert_eq!(
@@ -449,7 +479,8 @@ pub(super) mod tests {
                 ("T10", true),
                 ("T10", true),
                 ("T8", true),
-                ("T9", true)
+                ("T9", true),
+                ("T10", true)
             ]
         );
         found.rows[1].row.goodput_ratio = 0.92;
@@ -459,6 +490,7 @@ pub(super) mod tests {
         found.rows[0].idle_queries_per_second = 1.01;
         found.dead_server.as_mut().unwrap().taken_over_s = 12.1;
         found.stuck.as_mut().unwrap().kept = 0.949;
+        found.peaks[1].rates.push(97.9);
         assert!(met(&found).iter().all(|(_, met)| !met), "{:?}", met(&found));
         let nothing_to_take = DeadServer {
             taken_over: 0,
@@ -489,6 +521,7 @@ pub(super) mod tests {
             idle: Duration::from_secs(5),
             dead_server: false,
             stuck: 0,
+            peak: 0,
             seed: 1,
             server: crate::server::ServerSpec {
                 binary: "drover".into(),

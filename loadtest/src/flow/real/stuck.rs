@@ -29,9 +29,11 @@ const ROUNDS: u32 = 2;
 const RATE_OVER: Duration = Duration::from_secs(30);
 /// Before that, until the load is even.
 const RATE_AFTER: Duration = Duration::from_secs(10);
+/// How long [`rate`] takes.
+pub(super) const RATE_TAKES: Duration = RATE_AFTER.saturating_add(RATE_OVER);
 /// Agents that are stuck with them: one takes 20,000 at most.
 const PER_STUCK_AGENT: usize = 15_000;
-/// Of all hosts; so many operations without end occupy one that is stuck.
+/// Of hosts that are never the limit; so many operations without end occupy one that is stuck.
 const SLOTS: u32 = 16;
 /// On whose account stuck processes are.
 const TENANT: &str = "stuck";
@@ -54,6 +56,19 @@ pub struct Stuck {
     /// What the others keep of their rate: each rate with them over the mean of those just before and after, and of
     /// these the mean.
     pub kept: f64,
+}
+
+impl Hosts {
+    /// The server, or the machine, is the limit.
+    pub(super) fn never_the_limit(agents: usize) -> Self {
+        Self {
+            agents,
+            slots: SLOTS,
+            capacity: SLOTS,
+            mean: Duration::from_millis(5),
+            outstanding: 8,
+        }
+    }
 }
 
 impl Stuck {
@@ -84,7 +99,7 @@ pub(super) fn expected(stuck: usize) -> Duration {
     let stuck = u32::try_from(stuck).unwrap_or(u32::MAX);
     let seconds = |per_second| Duration::from_secs(u64::from(stuck / per_second));
     let round = seconds(ACCEPTED_PER_SECOND) + seconds(CANCELLED_PER_SECOND);
-    SET_UP + (RATE_AFTER + RATE_OVER) * (2 * ROUNDS + 1) + round * ROUNDS
+    SET_UP + RATE_TAKES * (2 * ROUNDS + 1) + round * ROUNDS
 }
 
 /// Measures how many operations a second go through when only the server limits them: without stuck
@@ -93,14 +108,8 @@ pub(super) async fn measure(options: &Options) -> anyhow::Result<Stuck> {
     println!("{} stuck processes …", options.stuck);
     let folder = options.work_dir.join("stuck");
     let stuck_agents = options.stuck.div_ceil(PER_STUCK_AGENT);
-    // Hosts that are never the limit, and some more that are to be stuck.
-    let hosts = Hosts {
-        agents: options.fleet.agents + stuck_agents,
-        slots: SLOTS,
-        capacity: SLOTS,
-        mean: Duration::from_millis(5),
-        outstanding: 8,
-    };
+    // Some more that are to be stuck.
+    let hosts = Hosts::never_the_limit(options.fleet.agents + stuck_agents);
     let mut bed = Bed::prepare(&Plan {
         server: &options.server,
         folder: &folder,
@@ -128,7 +137,7 @@ pub(super) async fn measure(options: &Options) -> anyhow::Result<Stuck> {
 }
 
 /// Operations that succeed a second.
-async fn rate(bed: &Bed) -> anyhow::Result<f64> {
+pub(super) async fn rate(bed: &Bed) -> anyhow::Result<f64> {
     tokio::time::sleep(RATE_AFTER).await;
     let (before, since): (Reading, Instant) = (bed.read().await?, clock::now());
     tokio::time::sleep(RATE_OVER).await;

@@ -467,9 +467,16 @@ mod tests {
         Uuid::from_u128(number)
     }
 
-    async fn open() -> (tempfile::TempDir, Store) {
+    /// A store with these process servers.
+    async fn open(numbers: &[u128]) -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open("sqlite:", directory.path()).await.unwrap();
+        for number in numbers {
+            store
+                .begin_worker(worker(*number), UnixMs(1000))
+                .await
+                .unwrap();
+        }
         (directory, store)
     }
 
@@ -499,13 +506,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_lowest_living_server_sweeps_and_takes_over_what_a_dead_one_had_claimed() {
-        let (_directory, store) = open().await;
-        for number in [1, 2, 3] {
-            store
-                .begin_worker(worker(number), UnixMs(1000))
-                .await
-                .unwrap();
-        }
+        let (_directory, store) = open(&[1, 2, 3]).await;
         let id = claimed(&store, worker(1)).await;
         for (number, sweeps) in [(2, false), (1, true), (3, false)] {
             let beat = store
@@ -550,13 +551,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_others_may_have_changed_is_read_only_when_something_was_written() {
-        let (_directory, store) = open().await;
-        for number in [1, 2] {
-            store
-                .begin_worker(worker(number), UnixMs(1000))
-                .await
-                .unwrap();
-        }
+        let (_directory, store) = open(&[1, 2]).await;
         let looks = async |number, looked| {
             let asks = Asks {
                 looked,
@@ -594,13 +589,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_server_lends_until_it_is_gone_and_the_next_one_has_a_higher_term() {
-        let (_directory, store) = open().await;
-        for number in [1, 2] {
-            store
-                .begin_worker(worker(number), UnixMs(1000))
-                .await
-                .unwrap();
-        }
+        let (_directory, store) = open(&[1, 2]).await;
         let lends = async |number, at, wants| {
             let asks = Asks {
                 lends: wants,
@@ -622,13 +611,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_ends_in_order_is_followed_at_once() {
-        let (_directory, store) = open().await;
-        for number in [1, 2] {
-            store
-                .begin_worker(worker(number), UnixMs(1000))
-                .await
-                .unwrap();
-        }
+        let (_directory, store) = open(&[1, 2]).await;
         let id = claimed(&store, worker(2)).await;
         store.end_worker(worker(2)).await.unwrap();
         let beat = store
@@ -641,13 +624,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_dead_server_had_on_its_way_is_taken_over_as_well() {
-        let (_directory, store) = open().await;
-        for number in [1, 2] {
-            store
-                .begin_worker(worker(number), UnixMs(1000))
-                .await
-                .unwrap();
-        }
+        let (_directory, store) = open(&[1, 2]).await;
         let sweep = async |at| {
             let beat = store.beat(worker(1), UnixMs(at), Asks::default()).await;
             let beat = beat.unwrap();

@@ -112,6 +112,8 @@ struct Pending {
     /// The input of each order.
     order_answers: Vec<(usize, OrderAnswer)>,
     claims: BTreeMap<ProcessId, Claim>,
+    /// Who waits until nothing is claimed any more that a pause holds.
+    held: Vec<oneshot::Sender<()>>,
     resources: BTreeSet<String>,
     abandoned: BTreeSet<AgentId>,
     records: Vec<crate::store::processes::Record>,
@@ -638,6 +640,7 @@ impl Pending {
             return taken;
         }
         self.inputs = taken.inputs.split_off(max);
+        self.held = std::mem::take(&mut taken.held);
         for input in self
             .inputs
             .iter()
@@ -659,6 +662,7 @@ impl Pending {
 
     fn is_empty(&self) -> bool {
         self.create_callers.is_empty()
+            && self.held.is_empty()
             && self.inputs.is_empty()
             && self.resources.is_empty()
             && self.abandoned.is_empty()

@@ -80,20 +80,29 @@ impl Doors {
         Err(error)
     }
 
-    /// Hands a command to each that takes it.
+    /// Hands a command to each.
     ///
     /// # Errors
-    /// As [`Doors::submit`]; where one has taken it there is none.
-    pub(super) fn submit_to_all(&self, command: impl Fn() -> Command) -> Result<(), EngineError> {
-        let mut told = Err(EngineError::Stopped);
+    /// As [`Doors::submit`]: [`EngineError::Busy`] where one that lives has no room, though others may have
+    /// taken it. So it must be one that may be repeated.
+    pub(super) fn submit_to_all(
+        &self,
+        mut command: impl FnMut() -> Command,
+    ) -> Result<(), EngineError> {
+        let (mut told, mut busy) = (false, false);
         for door in &self.read().open {
-            told = match (door.commands.try_send(command()), told) {
-                (Ok(()), _) | (_, Ok(())) => Ok(()),
-                (Err(TrySendError::Full(_)), _) => Err(EngineError::Busy),
-                (Err(TrySendError::Closed(_)), told) => told,
-            };
+            match door.commands.try_send(command()) {
+                Ok(()) => told = true,
+                Err(TrySendError::Full(_)) => busy = true,
+                // It has just ended.
+                Err(TrySendError::Closed(_)) => {}
+            }
         }
-        told
+        match (busy, told) {
+            (true, _) => Err(EngineError::Busy),
+            (false, true) => Ok(()),
+            (false, false) => Err(EngineError::Stopped),
+        }
     }
 
     /// The figures of all together, and of those that are gone.
@@ -161,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_all_must_know_is_said_to_each_that_takes_it() {
+    fn what_all_must_know_is_said_to_each_and_one_without_room_is_not_passed_over() {
         let doors = Doors::default();
         let tell = || doors.submit_to_all(command);
         assert!(matches!(tell(), Err(EngineError::Stopped)));
@@ -170,10 +179,14 @@ mod tests {
         doors.open(first);
         doors.open(second);
         tell().unwrap();
-        tell().unwrap();
-        assert!(matches!(tell(), Err(EngineError::Busy)));
+        assert!(
+            matches!(tell(), Err(EngineError::Busy)),
+            "the first has no room"
+        );
         assert!(first_queue.try_recv().is_ok() && first_queue.try_recv().is_err());
         assert!(second_queue.try_recv().is_ok() && second_queue.try_recv().is_ok());
+        tell().unwrap();
+        assert!(first_queue.try_recv().is_ok() && second_queue.try_recv().is_ok());
         drop(first_queue);
         tell().unwrap();
         drop(second_queue);

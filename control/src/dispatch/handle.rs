@@ -23,6 +23,8 @@ use crate::store::pauses::{Pause, PauseAdded, PauseKey, PauseTable};
 use crate::store::processes::{Actor, Creation, NewProcess};
 use crate::store::{Store, StoreError};
 
+/// Process servers have taken up a pause after this, or hang.
+const TAKEN_UP_WITHIN: Duration = Duration::from_secs(3);
 /// Commands that may wait for the process server.
 pub(super) const COMMANDS_MAX: usize = 1024;
 /// Enrolments that may wait for the identity service.
@@ -225,7 +227,8 @@ pub(super) enum Command {
         actor: Option<Arc<Actor>>,
         answer: oneshot::Sender<Result<Ordered, StoreError>>,
     },
-    Pauses(PauseTable),
+    /// Answered when nothing that it holds is claimed any more.
+    Pauses(PauseTable, oneshot::Sender<()>),
     Limits(LimitTable),
     Flow(AgentId, FlowAnswer),
     Use(LimitKey, UseAnswer),
@@ -281,7 +284,7 @@ impl Engine {
         Ok(answered.await.map_err(|_| EngineError::Stopped)??)
     }
 
-    /// Pauses something: what is ready of it is not started from the answer on; what runs goes on.
+    /// Pauses something: no process server starts what is ready of it from the answer on; what runs goes on.
     ///
     /// # Errors
     /// The store failed, or the process server was not told: then it takes it up within seconds if it
@@ -334,9 +337,20 @@ impl Engine {
         Ok(removed)
     }
 
+    /// Tells all process servers, and waits until each has taken it up. One that hangs is not waited for: it
+    /// claims nothing then, and reads what is set with its next beat.
     async fn take_up_pauses(&self) -> Result<(), EngineError> {
         let table = self.store.pauses().await?;
-        self.submit(Command::Pauses(table))
+        let mut taken_up = Vec::new();
+        let told = self.doors.submit_to_all(|| {
+            let (answer, answered) = oneshot::channel();
+            taken_up.push(answered);
+            Command::Pauses(table.clone(), answer)
+        });
+        let all = futures_util::future::join_all(taken_up);
+        // Whoever ends meanwhile gives no answer, and claims nothing.
+        drop(tokio::time::timeout(TAKEN_UP_WITHIN, all).await);
+        told
     }
 
     /// Sets a limit; the gateway has been told, or will be within seconds, when this returns.
@@ -367,7 +381,7 @@ impl Engine {
 
     async fn take_up_limits(&self) -> Result<(), EngineError> {
         let table = self.store.limits().await?;
-        self.submit(Command::Limits(table))
+        self.doors.submit_to_all(|| Command::Limits(table.clone()))
     }
 
     /// What an agent is given now, and why no more: its gateway is asked. Answers within three seconds.

@@ -71,24 +71,29 @@ pub struct Started {
 }
 
 impl Started {
-    /// Tells it who has come and gone since it began to start: before its door was open, nobody could.
+    /// Tells it who has come and gone since it began to start: before its door was open, nobody could. What was
+    /// read may be older than what it has been told meanwhile, so it is read again until nothing has changed.
     ///
     /// # Errors
     /// The store failed, or too many came at once: it does not know some of them.
     pub(crate) async fn catch_up(&mut self) -> Result<(), EngineError> {
-        let before = std::mem::take(&mut self.admitted);
-        let after = by_agent(self.engine.store.admissions().await?);
         let engine = &self.engine;
-        let gone = before.keys().filter(|agent| !after.contains_key(agent));
-        for agent in gone {
-            engine.revoke_agent(*agent)?;
-        }
-        for (agent, now) in &after {
-            if before.get(agent) != Some(now) {
-                engine.admit_agent(now.target, now.keys.clone())?;
+        let mut told = std::mem::take(&mut self.admitted);
+        loop {
+            let read = by_agent(engine.store.admissions().await?);
+            if read == told {
+                return Ok(());
             }
+            for agent in told.keys().filter(|agent| !read.contains_key(agent)) {
+                engine.revoke_agent(*agent)?;
+            }
+            for (agent, now) in &read {
+                if told.get(agent) != Some(now) {
+                    engine.admit_agent(now.target, now.keys.clone())?;
+                }
+            }
+            told = read;
         }
-        Ok(())
     }
 }
 

@@ -56,9 +56,10 @@ impl Core {
         now: Moment,
         result: Result<Applied, StoreError>,
     ) {
-        let Some((batch, started)) = self.in_flight.take() else {
+        let Some((mut batch, started)) = self.in_flight.take() else {
             return;
         };
+        let held = std::mem::take(&mut batch.held);
         let inputs = batch.inputs.len() + batch.creates.len();
         match result {
             Ok(applied) => {
@@ -72,6 +73,10 @@ impl Core {
                 self.applied(now, batch, applied);
             }
             Err(error) => self.failed(now, batch, &error),
+        }
+        // Claims that could not be written are given up, so nothing is claimed either way.
+        for answer in held {
+            answer.send(()).unwrap_or_default();
         }
     }
 

@@ -33,7 +33,11 @@ impl Core {
                 });
                 self.pending.order_answers.push((at, answer));
             }
-            Command::Pauses(table) => self.take_pauses(&table),
+            Command::Pauses(table, answer) => {
+                self.take_pauses(&table);
+                // What was claimed before is on its way to the store, or goes with the next batch.
+                self.pending.held.push(answer);
+            }
             Command::Limits(table) => self.take_limits(now, table),
             Command::Flow(agent, answer) => self.ask_flow(now, agent, answer),
             Command::Use(key, answer) => self.ask_use(now, key, answer),

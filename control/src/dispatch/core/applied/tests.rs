@@ -225,10 +225,9 @@ fn retries_over_the_budget_wait_and_first_starts_do_not() {
     }
 }
 
-#[test]
-fn a_server_that_cannot_beat_claims_nothing() {
+/// One with a session of its agent.
+fn connected(start: Moment) -> Core {
     let mut core = core(Vec::new());
-    let start = moment();
     let up = SessionUp {
         target: target(AGENT),
         session: SessionId(1),
@@ -243,22 +242,56 @@ fn a_server_that_cannot_beat_claims_nothing() {
         labels: Vec::new(),
     };
     core.handle_event(start, Event::SessionUp(Box::new(up)));
-    let offer = |number| Event::Offered {
+    core
+}
+
+fn offer(number: u64) -> Event {
+    Event::Offered {
         target: target(AGENT),
         grant: protocol::ids::GrantId(number),
         epoch: Epoch(1),
+    }
+}
+
+/// A process becomes ready.
+fn ready(core: &mut Core, at: Moment, number: u128) {
+    let after = Now {
+        ready_at: Some(UnixMs(100)),
+        ..now(State::Ready, 0)
     };
-    let ready = |core: &mut Core, number| {
-        let after = Now {
-            ready_at: Some(UnixMs(100)),
-            ..now(State::Ready, 0)
-        };
-        core.effect(
-            start,
-            effect(number, State::Blocked, after),
-            &mut BTreeMap::new(),
-        );
+    core.effect(
+        at,
+        effect(number, State::Blocked, after),
+        &mut BTreeMap::new(),
+    );
+}
+
+#[test]
+fn a_pause_is_answered_when_what_was_claimed_before_it_is_written() {
+    let start = moment();
+    let mut core = connected(start);
+    core.handle_event(start, offer(1));
+    ready(&mut core, start, 1);
+    assert!(core.poll_batch(start, 1).is_some(), "a claim");
+    core.handle_event(start, offer(2));
+    ready(&mut core, start, 2);
+    let (answer, mut answered) = oneshot::channel();
+    let pauses = PauseTable {
+        version: 1,
+        pauses: Vec::new(),
     };
+    core.handle_command(start, Order::Pauses(pauses, answer));
+    for expected in [false, true] {
+        core.handle_applied(start, Ok(Applied::default()));
+        assert_eq!(answered.try_recv().is_ok(), expected);
+        assert_eq!(core.poll_batch(start, 2).is_some(), !expected);
+    }
+}
+
+#[test]
+fn a_server_that_cannot_beat_claims_nothing() {
+    let start = moment();
+    let mut core = connected(start);
     let claims = |core: &Core| core.pending.claims.len();
     let later = Moment {
         mono: start.mono + Duration::from_secs(9),
@@ -266,7 +299,7 @@ fn a_server_that_cannot_beat_claims_nothing() {
     };
     core.note_time(later);
     core.handle_event(later, offer(1));
-    ready(&mut core, 1);
+    ready(&mut core, start, 1);
     assert_eq!(claims(&core), 0, "somebody else may hold it by now");
     core.handle_beat(start, crate::store::workers::Beat::default());
     core.note_time(later);

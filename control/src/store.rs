@@ -234,7 +234,7 @@ impl Store {
     }
 
     /// How much was written, heartbeats aside: while it does not grow, nothing has changed.
-    fn writes(&self) -> u64 {
+    pub(crate) fn writes(&self) -> u64 {
         self.shared.writes.load(Ordering::Acquire)
     }
 

@@ -161,6 +161,9 @@ impl Store {
                 move |beat: &Beat| committed.tally().take(Some(worker), &beat.applied),
             )
             .await?;
+        if !beat.adopted.is_empty() {
+            self.wrote();
+        }
         if beat.live > 1 && !self.tally().has_begun() {
             self.begin_tally().await?;
         }

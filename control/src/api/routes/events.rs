@@ -89,6 +89,7 @@ pub(super) async fn stream(
         agent: params.agent.map(AgentId),
         kind: params.kind,
         read: VecDeque::new(),
+        read_up_to: None,
         _permit: permit,
     };
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
@@ -170,6 +171,8 @@ struct Watcher {
     agent: Option<AgentId>,
     kind: Option<String>,
     read: VecDeque<EventRow>,
+    /// How much the store had written when there was nothing more to be read.
+    read_up_to: Option<u64>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -209,16 +212,20 @@ impl Watcher {
         // Before the look, so that nothing falls between the two.
         self.recorded.mark_unchanged();
         let store = &self.api.store;
-        match store
-            .events_after(self.cursor, self.process, READ_MAX)
-            .await
-        {
-            Ok(rows) if !rows.is_empty() => {
-                self.read = rows.into();
-                return Some(());
+        let writes = store.writes();
+        // A stream in which nothing happens costs the store nothing.
+        if self.read_up_to != Some(writes) {
+            match store
+                .events_after(self.cursor, self.process, READ_MAX)
+                .await
+            {
+                Ok(rows) if !rows.is_empty() => {
+                    self.read = rows.into();
+                    return Some(());
+                }
+                Ok(_) => self.read_up_to = Some(writes),
+                Err(error) => tracing::warn!(%error, "an event stream could not be read on"),
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "an event stream could not be read on"),
         }
         tokio::select! {
             () = self.api.stopping.cancelled() => return None,

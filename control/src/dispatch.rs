@@ -19,6 +19,7 @@ mod driver;
 mod fleet;
 mod handle;
 mod pace;
+mod rhythm;
 mod start;
 mod telemetry;
 mod tenants;

@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "control/src/dispatch/fleet.rs",
     "control/src/dispatch/fleet",
     "control/src/dispatch/pace.rs",
+    "control/src/dispatch/rhythm.rs",
     "control/src/dispatch/tenants.rs",
     "control/src/batches/matching.rs",
     "control/src/batches/rules.rs",

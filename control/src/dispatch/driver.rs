@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::core::{Core, Moment, TICK};
 use super::handle::{Command, EnrolmentAsked};
+use super::rhythm::Rhythm;
 use super::telemetry::Telemetry;
 use crate::clock;
 use crate::downlink::{Link, LinkFull, Wake};
@@ -32,9 +33,7 @@ use crate::store::{Store, StoreError};
 const EVENTS_PER_TURN: usize = 1024;
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
-/// Under load a batch gathers this long (since the last one began): fewer, larger commits.
-const GATHER: Duration = Duration::from_millis(5);
-/// A batch of this size does not wait.
+/// A batch of this size does not wait for its time.
 const GATHER_ENOUGH: usize = 256;
 /// A gateway without room is tried again after this.
 const LINK_RETRY: Duration = Duration::from_millis(2);
@@ -84,7 +83,7 @@ impl Driver {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beats = interval(BEAT_EVERY);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last_batch = clock::monotonic();
+        let mut rhythm = Rhythm::new(clock::monotonic());
         loop {
             // Under load something is always ready below, and none of it counts against tokio's
             // budget: without this the store's writer might never get a turn on this thread.
@@ -92,14 +91,14 @@ impl Driver {
             self.core.note_time(moment());
             let more = self.take_events(&mut events);
             self.take_news();
-            self.start_batch(&mut waits, &mut last_batch);
+            self.start_batch(&mut waits, &mut rhythm);
             let blocked = self.flush();
             self.start_reads(&mut waits);
             self.pass_enrolments();
             if self.drain.is_cancelled() && self.core.is_idle() && !more {
                 break;
             }
-            let alarm = self.alarm(last_batch, waits.batch.is_some(), blocked);
+            let alarm = self.alarm(&rhythm, waits.batch.is_some(), blocked);
             tokio::select! {
                 () = self.wake.rung(), if !more && self.core.event_room() > 0 => {}
                 () = std::future::ready(()), if more => {}
@@ -204,15 +203,15 @@ impl Driver {
         }
     }
 
-    fn start_batch(&mut self, waits: &mut Waits, last_batch: &mut Instant) {
+    fn start_batch(&mut self, waits: &mut Waits, rhythm: &mut Rhythm) {
         let now = moment();
-        let gathered = now.mono.saturating_duration_since(*last_batch) >= GATHER
+        let gathered = now.mono >= rhythm.next(self.core.stats.servers)
             || self.core.gathered() >= GATHER_ENOUGH;
         if waits.batch.is_some() || !gathered {
             return;
         }
         if let Some(batch) = self.core.poll_batch(now, rand::random()) {
-            *last_batch = now.mono;
+            rhythm.began(now.mono);
             let store = self.store.clone();
             waits.batch = Some(async move { store.apply(batch).await }.boxed());
         }
@@ -295,7 +294,7 @@ impl Driver {
     }
 
     /// When the next turn is due if nothing happens.
-    fn alarm(&self, last_batch: Instant, writing: bool, blocked: bool) -> Instant {
+    fn alarm(&self, rhythm: &Rhythm, writing: bool, blocked: bool) -> Instant {
         let now = moment();
         let mut alarm = now.mono + TICK;
         if blocked {
@@ -305,10 +304,11 @@ impl Driver {
             return alarm;
         }
         let mut batch_at = None;
+        let next = rhythm.next(self.core.stats.servers);
         if self.core.wants_batch() {
-            batch_at = Some(last_batch + GATHER);
+            batch_at = Some(next);
         } else if let Some(due) = self.core.next_due() {
-            batch_at = Some((now.mono + now.wall.until(due)).max(last_batch + GATHER));
+            batch_at = Some((now.mono + now.wall.until(due)).max(next));
         }
         if let Some(batch_at) = batch_at {
             let allowed = self.core.not_before().unwrap_or(batch_at);

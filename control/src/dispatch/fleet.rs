@@ -3,10 +3,13 @@
 //!
 //! The store is the truth about processes; what is here is a bounded copy of the part that is
 //! needed at once. Of each agent's lines some are open ([`queues`]), and of their ready processes the
-//! first are kept, [`READY_KEPT`] in all; the rest is fetched when these run out.
+//! first are kept, [`READY_KEPT`] in all; the rest is fetched when these run out. Nothing is kept for an agent
+//! at which nothing may be started, and however much those keep that take nothing, every other one has
+//! room for [`READY_FLOOR`] and for the first of each line.
 
 mod charges;
 mod lines;
+mod news;
 mod questions;
 mod queues;
 mod sessions;
@@ -37,8 +40,10 @@ pub(super) use questions::{Active, Known};
 
 /// Ready processes kept in memory for one agent; few in this crate's own tests, to reach the limit.
 pub(super) const READY_KEPT: usize = if cfg!(test) { 8 } else { 256 };
-/// Ready processes kept in memory for all agents.
-pub(super) const READY_KEPT_TOTAL: usize = 1 << 18;
+/// Ready processes kept in memory for all agents, before each has no more than its floor.
+pub(super) const READY_KEPT_TOTAL: usize = if cfg!(test) { 3 * READY_KEPT } else { 1 << 18 };
+/// Ready processes that are kept for an agent however many others keep.
+pub(super) const READY_FLOOR: usize = if cfg!(test) { 2 } else { 16 };
 /// Demand told for one line of an agent at most: several times what any agent takes at once, so that a
 /// long line needs one word for many processes.
 const DEMAND_MAX: u32 = 64;
@@ -93,6 +98,8 @@ pub(super) struct Fleet {
     sessions_begun: u64,
     sessions_ended: u64,
     pauses: Pauses,
+    /// What is ready of agents that are not known here yet.
+    unmet: BTreeMap<AgentId, Vec<ReadyCount>>,
     /// Up to here it was said what is believed to be claimed.
     believed_to: Option<(AgentId, ProcessId)>,
 }
@@ -112,6 +119,8 @@ impl Fleet {
         member.admitted = true;
         member.target = target;
         member.paused = paused;
+        self.change(target.agent, |_, _| ());
+        self.meet(target.agent);
     }
 
     /// What is not to be started, from now on. Says which agents' queues this may change.
@@ -122,8 +131,8 @@ impl Fleet {
         for (agent, member) in &mut self.members {
             let paused = self.pauses.holds_agent(&member.target);
             let turned = std::mem::replace(&mut member.paused, paused) != paused;
-            if queues_change && (member.ready_stored > 0 || member.queues.kept() > 0) {
-                // What stands here is not known by kind: it is read anew.
+            if (turned || queues_change) && (member.ready_stored > 0 || member.queues.kept() > 0) {
+                // What stands here is not known by kind, and for a paused agent nothing is kept.
                 self.ready_kept -= member.queues.kept();
                 member.queues.empty();
             }
@@ -181,7 +190,8 @@ impl Fleet {
         })
     }
 
-    /// Changes what waits for an agent, within what may be kept in all.
+    /// Changes what waits for an agent, within what may be kept in all. Afterwards nothing is kept for one at
+    /// which nothing may be started.
     fn change<R>(
         &mut self,
         agent: AgentId,
@@ -192,9 +202,12 @@ impl Fleet {
         let mut within = Within {
             lines: &mut self.lines,
             pauses: &self.pauses,
-            room: READY_KEPT_TOTAL.saturating_sub(self.ready_kept),
+            room: member.takes_work().then(|| member.room(self.ready_kept)),
         };
         let result = change(member, &mut within);
+        if !member.takes_work() && member.queues.kept() > 0 {
+            member.queues.empty();
+        }
         member.queues.tidy(&mut within);
         self.ready_kept = self.ready_kept + member.queues.kept() - before;
         Some(result)
@@ -223,81 +236,27 @@ impl Fleet {
         }
     }
 
-    /// So many operations of an agent have ended in all, whichever process server has heard of it.
-    pub(super) fn heard_of_ends(&mut self, agent: AgentId, total: u64, now: Instant) {
-        if let Some(member) = self.members.get_mut(&agent) {
-            member.ends.heard(total, now);
-        }
-    }
-
     /// So many more are ready in the store than was known.
     pub(super) fn count_ready(&mut self, agent: AgentId, more: u32) {
-        if let Some(member) = self.members.get_mut(&agent) {
-            member.ready_stored = member.ready_stored.saturating_add(more);
-            self.ready_stored += u64::from(more);
-            if member.session.is_none() {
-                self.ready_without_session += u64::from(more);
-            }
-        }
+        self.set_ready(agent, self.waiting_for(agent).saturating_add(more));
     }
 
-    /// So many are ready in the store for an agent in a line, at a start.
-    pub(super) fn recover_ready(&mut self, count: &ReadyCount) {
-        self.count_ready(count.agent, count.ready);
-        self.change(count.agent, |member, within| {
-            member.queues.expect(within, &count.line, count.ready);
-        });
-    }
-
-    /// So many are ready in the store for these agents, whoever has made and taken them; `counts` has all
-    /// of their lines. Says for which of them there are any.
-    pub(super) fn correct_ready(
-        &mut self,
-        agents: &[AgentId],
-        counts: &[ReadyCount],
-    ) -> Vec<AgentId> {
-        let mut by_agent: BTreeMap<AgentId, u32> = BTreeMap::new();
-        for count in counts {
-            let ready = by_agent.entry(count.agent).or_default();
-            *ready = ready.saturating_add(count.ready);
-            self.change(count.agent, |member, within| {
-                member.queues.expect(within, &count.line, count.ready);
-            });
+    /// So many are ready in the store.
+    fn set_ready(&mut self, agent: AgentId, ready: u32) {
+        let Some(member) = self.members.get_mut(&agent) else {
+            return;
+        };
+        let before = u64::from(std::mem::replace(&mut member.ready_stored, ready));
+        let turned = |all: u64| (all + u64::from(ready)).saturating_sub(before);
+        self.ready_stored = turned(self.ready_stored);
+        if member.session.is_none() {
+            self.ready_without_session = turned(self.ready_without_session);
         }
-        let mut some = Vec::new();
-        for agent in agents {
-            let Some(member) = self.members.get_mut(agent) else {
-                continue;
-            };
-            // What is not there any more shows when it is tried.
-            let here = u32::try_from(member.queues.kept()).unwrap_or(u32::MAX);
-            let here = here.saturating_add(member.queues.claiming());
-            let ready = by_agent.get(agent).copied().unwrap_or(0).max(here);
-            let before = std::mem::replace(&mut member.ready_stored, ready);
-            self.ready_stored =
-                (self.ready_stored + u64::from(ready)).saturating_sub(u64::from(before));
-            if member.session.is_none() {
-                let left = self.ready_without_session + u64::from(ready);
-                self.ready_without_session = left.saturating_sub(u64::from(before));
-            }
-            if ready > 0 {
-                some.push(*agent);
-            }
-        }
-        some
     }
 
     /// One fewer is ready in the store; it may still stand in its line.
     pub(super) fn uncount_ready(&mut self, agent: AgentId, stood: Option<(&Line, Place)>) {
-        let Some(member) = self.members.get_mut(&agent) else {
-            return;
-        };
-        let one = u64::from(member.ready_stored > 0);
-        self.ready_stored -= one;
-        if member.session.is_none() {
-            self.ready_without_session = self.ready_without_session.saturating_sub(one);
-        }
-        member.ready_stored = member.ready_stored.saturating_sub(1);
+        self.set_ready(agent, self.waiting_for(agent).saturating_sub(1));
         if let Some((line, place)) = stood {
             self.change(agent, |member, within| {
                 member.queues.remove(within.lines, line, place);
@@ -328,18 +287,15 @@ impl Fleet {
 
     /// Whether something has run out while the store has more.
     pub(super) fn wants_refill(&self, agent: AgentId) -> bool {
-        self.ready_kept < READY_KEPT_TOTAL
-            && self.get(agent).is_some_and(|member| {
-                member.session.is_some()
-                    && !member.paused
-                    && member.queues.wants_refill(&self.pauses)
-            })
+        self.get(agent)
+            .is_some_and(|member| member.takes_work() && member.queues.wants_refill(&self.pauses))
     }
 
     /// What the store is to be asked for; it is being asked now.
     pub(super) fn refill_begins(&mut self, agent: AgentId) -> Option<Want> {
         let member = self.members.get_mut(&agent)?;
-        let (lines, others) = member.queues.refill_begins(&self.pauses);
+        let room = member.room(self.ready_kept);
+        let (lines, others) = member.queues.refill_begins(&self.pauses, room);
         Some(Want {
             agent,
             lines,
@@ -355,19 +311,6 @@ impl Fleet {
         });
         if !self.pauses.differs_within_queues(&Pauses::default()) {
             self.ran_dry(agent);
-        }
-    }
-
-    /// Nothing is paused, so where nothing is found others have taken what was counted.
-    fn ran_dry(&mut self, agent: AgentId) {
-        let Some(member) = self.members.get_mut(&agent) else {
-            return;
-        };
-        if member.queues.kept() == 0 && member.queues.is_all() {
-            let claiming = member.queues.claiming();
-            let gone = member.ready_stored.saturating_sub(claiming);
-            member.ready_stored -= gone;
-            self.ready_stored = self.ready_stored.saturating_sub(u64::from(gone));
         }
     }
 
@@ -499,5 +442,18 @@ impl Fleet {
     /// A line that is in use.
     pub(super) fn line(&self, line: LineId) -> Option<&Arc<Line>> {
         self.lines.get(line)
+    }
+}
+
+impl Member {
+    /// Whether something may be started at it.
+    fn takes_work(&self) -> bool {
+        self.session.is_some() && !self.paused
+    }
+
+    /// So many more may be kept for it while so many are kept for all.
+    fn room(&self, kept_for_all: usize) -> usize {
+        let floor = READY_FLOOR.saturating_sub(self.queues.kept());
+        READY_KEPT_TOTAL.saturating_sub(kept_for_all).max(floor)
     }
 }

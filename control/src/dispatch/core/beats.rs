@@ -84,7 +84,8 @@ impl Core {
         for (agent, total) in news.ended {
             self.fleet.heard_of_ends(agent, total, now.mono);
         }
-        for agent in self.fleet.correct_ready(&news.agents, &news.ready) {
+        let agents = news.agents.into_iter().collect();
+        for agent in self.fleet.correct_ready(&agents, news.ready) {
             self.wake(agent);
         }
     }

@@ -6,7 +6,7 @@
 //!   │ 1 │ 2 │ 3      │ the store        are read in their order, the most urgent first
 //!   └───┴───┴────────┘
 //!   all of them together keep at most READY_KEPT; when these are used up, the longest
-//!   gives up its last
+//!   gives up its last, and none its first
 //! ```
 //!
 //! Within a line the order is that of age. Between lines the gateway decides, so each is filled and
@@ -49,6 +49,9 @@ pub(super) struct Queue {
     told: u32,
     /// Something of it was taken since the agent was last looked at.
     served: bool,
+    /// Emptied, as part of it was not in the store any more. The gateway keeps the last word about it until it
+    /// is read anew, within milliseconds: a line that comes and goes would lose its turn there.
+    anew: bool,
 }
 
 impl Queue {
@@ -62,6 +65,7 @@ impl Queue {
             on_offer: 0,
             told: 0,
             served: true,
+            anew: false,
         }
     }
 
@@ -72,10 +76,14 @@ impl Queue {
 
     /// What the gateway should know to be waiting.
     fn wanted(&self, ready: bool) -> u32 {
-        let ready = if ready { self.ready.len() } else { 0 };
-        let ready = u32::try_from(ready).unwrap_or(u32::MAX);
         let asked_for = self.claiming.saturating_sub(self.on_offer);
-        ready.saturating_add(asked_for).min(DEMAND_MAX)
+        if !ready {
+            return asked_for.min(DEMAND_MAX);
+        }
+        let known = if self.anew { self.told } else { 0 };
+        let here = u32::try_from(self.ready.len()).unwrap_or(u32::MAX);
+        let here = here.saturating_add(asked_for).min(DEMAND_MAX);
+        here.max(known)
     }
 
     /// The earliest deadline of what waits.
@@ -95,8 +103,8 @@ pub(super) struct Within<'a> {
     pub(super) lines: &'a mut Lines,
     /// Lines of paused tenants are not opened: the end of a pause reads all lines anew.
     pub(super) pauses: &'a Pauses,
-    /// So many more may be kept in memory.
-    pub(super) room: usize,
+    /// So many more may be kept in memory, besides the first of each line; `None`: nothing at all.
+    pub(super) room: Option<usize>,
 }
 
 /// A line's demand.
@@ -176,11 +184,18 @@ impl Queues {
     }
 
     /// Makes sure that one more may be kept in a line, at this place. False: not this one.
-    fn make_room(&mut self, id: LineId, place: Place, room: usize) -> bool {
-        if room > 0 && self.kept < READY_KEPT {
+    fn make_room(&mut self, id: LineId, place: Place, room: Option<usize>) -> bool {
+        let own = self.open.get(&id).map_or(0, |queue| queue.ready.len());
+        let Some(room) = room else {
+            if let Some(queue) = self.open.get_mut(&id) {
+                queue.more = true;
+            }
+            return false;
+        };
+        // The first of a line is kept whatever others keep: without it nobody hears that the line waits.
+        if self.kept < READY_KEPT && (room > 0 || own == 0) {
             return true;
         }
-        let own = self.open.get(&id).map_or(0, |queue| queue.ready.len());
         let others = self.open.iter().filter(|(other, _)| **other != id);
         let longest = others.max_by_key(|(_, queue)| queue.ready.len());
         let longest = longest.map(|(other, queue)| (*other, queue.ready.len()));
@@ -245,6 +260,23 @@ impl Queues {
         }
     }
 
+    /// The store has no more than `stored` of each open line, and nothing of others. Where more is here, part of
+    /// it is gone and nobody can say which: the line is emptied and read anew.
+    pub(super) fn drop_gone(&mut self, stored: &BTreeMap<&Line, u32>) {
+        for queue in self.open.values_mut() {
+            let stored = stored.get(&*queue.line).copied().unwrap_or(0);
+            // What is being claimed is ready in the store until that is committed.
+            let here = queue.ready.len() + queue.claiming as usize;
+            if here > stored as usize {
+                self.kept -= queue.ready.len();
+                queue.ready.clear();
+                queue.more = stored > 0;
+                queue.anew = stored > 0;
+                queue.reading = false;
+            }
+        }
+    }
+
     /// The store has so many of a line, at least.
     pub(super) fn expect(&mut self, within: &mut Within<'_>, line: &Arc<Line>, stored: u32) {
         if is_paused(line, within.pauses) {
@@ -254,7 +286,11 @@ impl Queues {
             Some(id) => {
                 if let Some(queue) = self.open.get_mut(&id) {
                     let here = queue.ready.len() + queue.claiming as usize;
-                    queue.more |= stored as usize > here;
+                    if stored as usize > here {
+                        queue.more = true;
+                        // What is being read may be from before.
+                        queue.reading = false;
+                    }
                 }
             }
             None => self.hold_back(),
@@ -378,6 +414,7 @@ impl Queues {
             queue.ready.clear();
             queue.more = true;
             queue.reading = false;
+            queue.anew = false;
         }
         self.kept = 0;
         self.hold_back();
@@ -417,18 +454,20 @@ impl Queues {
         self.held && self.open.len() < LINES_OPEN
     }
 
-    /// What the store is to be asked for: it is being asked now.
+    /// What the store is to be asked for, while so many more may be kept: it is being asked now.
     pub(super) fn refill_begins(
         &mut self,
         pauses: &Pauses,
+        room: usize,
     ) -> (Vec<(Arc<Line>, u32)>, Option<Others>) {
         let others = self.may_look().then(|| Others {
             after: self.cursor.clone(),
             // Those that are open may be among them.
             limit: u32::try_from(2 * LINES_OPEN).unwrap_or(u32::MAX),
         });
-        let share = READY_KEPT / self.open.len().max(1);
-        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        let most = READY_KEPT.min(self.kept.saturating_add(room));
+        let share = most / self.open.len().max(1);
+        let share = u32::try_from(share.max(1)).unwrap_or(u32::MAX);
         let hungry = self.open.values_mut();
         let hungry = hungry.filter(|queue| is_hungry(queue, pauses));
         let asked = hungry.map(|queue| {
@@ -444,7 +483,7 @@ impl Queues {
 
     /// Takes what the store has found, without what is being claimed.
     pub(super) fn refill(&mut self, within: &mut Within<'_>, found: Found) {
-        let most = self.kept.saturating_add(within.room);
+        let most = within.room.map(|room| self.kept.saturating_add(room));
         for line in found.lines {
             self.refill_line(within.lines, line, most);
         }
@@ -453,7 +492,7 @@ impl Queues {
         }
     }
 
-    fn refill_line(&mut self, lines: &Lines, found: FoundLine, most: usize) {
+    fn refill_line(&mut self, lines: &Lines, found: FoundLine, most: Option<usize>) {
         let id = lines.find(&found.line);
         let Some((id, queue)) = id.and_then(|id| Some((id, self.open.get_mut(&id)?))) else {
             return;
@@ -461,8 +500,9 @@ impl Queues {
         // Something that came meanwhile may not have been there to be read.
         let all = std::mem::take(&mut queue.reading) && found.all;
         queue.more = !all;
+        queue.anew = false;
         for (place, deadline) in found.places {
-            let room = most.saturating_sub(self.kept);
+            let room = most.map(|most| most.saturating_sub(self.kept));
             if !self.make_room(id, place, room) {
                 return;
             }

@@ -2,7 +2,7 @@
 
 mod model;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::flow::Class;
 use protocol::ids::{Fence, SessionId, ShardId, Slot};
@@ -249,6 +249,7 @@ fn a_new_session_is_told_everything_anew_and_no_session_nothing() {
     assert_eq!(told(&mut fleet), None);
     assert_eq!(fleet.connected().values().sum::<u64>(), 0);
     fleet.connect(target(), session(2), UnixMs(3));
+    read(&mut fleet, &[(&plain(Class::Normal), &[place(5, 1)])]);
     assert_eq!(told(&mut fleet), Some(1));
     assert_eq!(fleet.connected().values().sum::<u64>(), 1);
 }
@@ -341,8 +342,22 @@ fn a_paused_agent_takes_nothing_and_its_demand_is_withdrawn() {
     );
     let other = PauseKey::of_id(PauseScope::Group, Uuid::from_u128(99));
     assert_eq!(fleet.set_pauses(paused(&[other])), [AGENT]);
+    read(&mut fleet, &[(&line, &[place(5, 0)])]);
     assert_eq!(told(&mut fleet), Some(1));
     assert!(fleet.take_on_offer(AGENT).is_some(), "and goes on");
+}
+
+/// The store is asked, and has these places of lines and no other ones.
+fn read(fleet: &mut Fleet, has: &[(&Arc<Line>, &[Place])]) {
+    assert!(fleet.wants_refill(AGENT));
+    let want = fleet.refill_begins(AGENT).unwrap();
+    let mut found = found_nothing(want);
+    for line in &mut found.lines {
+        let of = has.iter().filter(|(of, _)| **of == line.line);
+        let places = of.flat_map(|(_, places)| places.iter());
+        line.places.extend(places.map(|place| (*place, LATER)));
+    }
+    fleet.refill(found);
 }
 
 /// The store has nothing more that may be started, of any line that was asked for.
@@ -410,28 +425,151 @@ fn the_lines_of_a_paused_tenant_are_not_read_and_keep_nobody_from_an_offer() {
     assert!(!fleet.wants_refill(AGENT));
 }
 
+/// What a heartbeat says of an agent.
+fn heard(fleet: &mut Fleet, agent: AgentId, counts: &[(&Arc<Line>, u32)]) -> Vec<AgentId> {
+    let counts = counts.iter().map(|(line, ready)| ReadyCount {
+        agent,
+        line: Arc::clone(line),
+        ready: *ready,
+    });
+    fleet.correct_ready(&BTreeSet::from([agent]), counts.collect())
+}
+
 #[test]
 fn what_others_have_made_is_asked_for_and_what_they_took_is_no_longer_counted() {
     let mut fleet = connected();
     let line = worker(Class::Normal, "build");
-    let counts = [ReadyCount {
-        agent: AGENT,
-        line: Arc::clone(&line),
-        ready: 3,
-    }];
-    assert_eq!(fleet.correct_ready(&[AGENT], &counts), [AGENT]);
+    assert_eq!(heard(&mut fleet, AGENT, &[(&line, 3)]), [AGENT]);
     assert_eq!(fleet.ready_stored(), 3);
-    assert!(fleet.correct_ready(&[], &[]).is_empty());
+    assert!(fleet.correct_ready(&BTreeSet::new(), Vec::new()).is_empty());
     assert_eq!(fleet.ready_stored(), 3, "nobody has changed that");
     let want = fleet.refill_begins(AGENT).unwrap();
-    assert_eq!(want.lines, [(line, u32::try_from(READY_KEPT).unwrap())]);
+    assert_eq!(
+        want.lines,
+        [(Arc::clone(&line), u32::try_from(READY_KEPT).unwrap())]
+    );
     assert_eq!(want.others, None, "all lines are known");
     fleet.refill(found_nothing(want));
     assert_eq!(fleet.ready_stored(), 0);
     assert!(!fleet.wants_refill(AGENT));
-    assert_eq!(fleet.correct_ready(&[AGENT], &counts), [AGENT]);
-    assert!(fleet.correct_ready(&[AGENT], &[]).is_empty());
+    assert_eq!(heard(&mut fleet, AGENT, &[(&line, 3)]), [AGENT]);
+    assert!(heard(&mut fleet, AGENT, &[]).is_empty());
     assert_eq!(fleet.ready_stored(), 0, "they took all of it");
+}
+
+#[test]
+fn what_others_took_or_cancelled_is_kept_no_longer_and_the_line_keeps_its_turn() {
+    let mut fleet = connected();
+    let line = worker(Class::Normal, "build");
+    for n in 0..6 {
+        add(&mut fleet, &line, place(5, n));
+    }
+    assert_eq!(told(&mut fleet), Some(6));
+    let id = number(&fleet, &line);
+    let taken = fleet.take(AGENT, id, 2);
+    heard(&mut fleet, AGENT, &[(&line, 6)]);
+    assert!(!fleet.wants_refill(AGENT), "what is being claimed is there");
+    // Three of the four others are gone.
+    heard(&mut fleet, AGENT, &[(&line, 3)]);
+    assert_eq!((fleet.ready_stored(), fleet.ready_kept), (3, 0));
+    assert_eq!(told(&mut fleet), None, "it is told when it is known");
+    read(&mut fleet, &[(&line, &[place(5, 4)])]);
+    assert_eq!((told(&mut fleet), fleet.ready_kept), (Some(3), 1));
+    // All are gone, those that are being claimed as well.
+    heard(&mut fleet, AGENT, &[]);
+    assert_eq!((fleet.ready_stored(), fleet.ready_kept), (0, 0));
+    assert_eq!(told(&mut fleet), Some(2));
+    assert!(!fleet.wants_refill(AGENT), "there is nothing to be read");
+    for taken in taken {
+        fleet.settle(AGENT, taken.line, false);
+    }
+    assert_eq!((told(&mut fleet), fleet.lines.len()), (None, 0));
+}
+
+#[test]
+fn an_emptied_line_of_a_paused_agent_is_withdrawn_at_once() {
+    let mut fleet = connected();
+    let line = worker(Class::Normal, "build");
+    for n in 0..3 {
+        add(&mut fleet, &line, place(5, n));
+    }
+    assert_eq!(told(&mut fleet), Some(3));
+    heard(&mut fleet, AGENT, &[(&line, 1)]);
+    fleet.set_pauses(paused(&[PauseKey::of_id(PauseScope::Agent, AGENT.0)]));
+    assert_eq!(told(&mut fleet), Some(0));
+}
+
+#[test]
+fn where_nothing_may_be_started_nothing_is_kept_and_all_of_it_is_read_later() {
+    let mut fleet = connected();
+    let line = plain(Class::Normal);
+    let places: Vec<Place> = (0..6).map(|n| place(5, n)).collect();
+    for place in &places[..4] {
+        add(&mut fleet, &line, *place);
+    }
+    let taken = fleet.take(AGENT, number(&fleet, &line), 1);
+    let want = Want {
+        agent: AGENT,
+        lines: vec![(Arc::clone(&line), 8)],
+        others: None,
+    };
+    assert!(fleet.disconnect(target(), SessionId(1), UnixMs(2)));
+    assert_eq!(fleet.ready_kept, 0);
+    // Neither what is new, nor what comes back, nor what was read for the session that is over.
+    add(&mut fleet, &line, places[4]);
+    fleet.settle(AGENT, taken[0].line, false);
+    fleet.put_back(AGENT, &taken[0]);
+    let mut late = found_nothing(want);
+    late.lines[0].places.push((places[0], LATER));
+    fleet.refill(late);
+    assert_eq!((fleet.ready_kept, fleet.ready_stored()), (0, 5));
+    assert!(!fleet.wants_refill(AGENT));
+    fleet.connect(target(), session(2), UnixMs(3));
+    read(&mut fleet, &[(&line, &places[..5])]);
+    assert_eq!(told(&mut fleet), Some(5));
+    // A paused agent is the same.
+    let key = PauseKey::of_id(PauseScope::Agent, AGENT.0);
+    assert_eq!(fleet.set_pauses(paused(&[key])), [AGENT]);
+    add(&mut fleet, &line, places[5]);
+    assert_eq!((fleet.ready_kept, fleet.ready_stored()), (0, 6));
+    assert!(!fleet.wants_refill(AGENT));
+    assert_eq!(fleet.set_pauses(Pauses::default()), [AGENT]);
+    read(&mut fleet, &[(&line, &places)]);
+    assert_eq!(told(&mut fleet), Some(6));
+}
+
+#[test]
+fn what_is_ready_without_a_session_is_no_longer_counted_where_nothing_is_found() {
+    let mut fleet = connected();
+    let line = plain(Class::Normal);
+    heard(&mut fleet, AGENT, &[(&line, 3)]);
+    let want = fleet.refill_begins(AGENT).unwrap();
+    assert!(fleet.disconnect(target(), SessionId(1), UnixMs(2)));
+    let away = |fleet: &Fleet| fleet.census(&BTreeMap::new()).ready_without_session;
+    assert_eq!(away(&fleet), 3);
+    fleet.refill(found_nothing(want));
+    assert_eq!((fleet.ready_stored(), away(&fleet)), (0, 0));
+}
+
+#[test]
+fn what_is_said_of_an_agent_that_is_not_known_yet_is_kept_for_it() {
+    let mut fleet = connected();
+    let line = plain(Class::Normal);
+    let other = Target {
+        agent: AgentId(Uuid::from_u128(9)),
+        ..target()
+    };
+    assert!(heard(&mut fleet, other.agent, &[(&line, 3)]).is_empty());
+    heard(&mut fleet, other.agent, &[(&line, 2)]);
+    fleet.admit(other);
+    assert_eq!(fleet.waiting_for(other.agent), 2);
+    fleet.connect(other, session(2), UnixMs(1));
+    assert!(fleet.wants_refill(other.agent));
+    // One that has nothing any more leaves nothing behind.
+    let gone = AgentId(Uuid::from_u128(10));
+    heard(&mut fleet, gone, &[(&line, 3)]);
+    heard(&mut fleet, gone, &[]);
+    assert!(fleet.unmet.is_empty());
 }
 
 #[test]

@@ -25,6 +25,24 @@ impl Store {
         self.claiming.iter().any(|(_, taken)| taken.place == *place)
     }
 
+    /// How many there are of each line, as the counts of the store say it.
+    fn counts(&self) -> Vec<ReadyCount> {
+        let lines = self.ready.iter().filter(|(_, ready)| !ready.is_empty());
+        let counts = lines.map(|(line, ready)| ReadyCount {
+            agent: AGENT,
+            line: Arc::clone(line),
+            ready: u32::try_from(ready.len()).unwrap(),
+        });
+        counts.collect()
+    }
+
+    /// Whether it is ready still.
+    fn has(&self, line: &Arc<Line>, place: &Place) -> bool {
+        self.ready
+            .get(line)
+            .is_some_and(|ready| ready.contains(place))
+    }
+
     /// Those of a line that nobody is claiming.
     fn waiting(&self, line: &Arc<Line>) -> Vec<Place> {
         let all = self.ready.get(line).into_iter().flatten();
@@ -71,20 +89,55 @@ fn refill(fleet: &mut Fleet, store: &Store) {
     }
 }
 
+/// As a heartbeat does.
+fn news(fleet: &mut Fleet, store: &Store) {
+    fleet.correct_ready(&BTreeSet::from([AGENT]), store.counts());
+    // No more is here than there.
+    for queue in fleet.get(AGENT).unwrap().queues.open().values() {
+        let stored = store.ready.get(&queue.line).map_or(0, BTreeSet::len);
+        let claiming = store.claiming.iter();
+        let claiming = claiming.filter(|(line, _)| *line == queue.line).count();
+        let here = queue.ready.len();
+        assert!(here == 0 || here + claiming <= stored, "{:?}", queue.line);
+    }
+}
+
 fn check(fleet: &Fleet, store: &Store) {
     let member = fleet.get(AGENT).unwrap();
     let open = member.queues.open();
     assert!(open.len() <= LINES_OPEN);
     let kept: usize = open.values().map(|queue| queue.ready.len()).sum();
     assert!(kept <= READY_KEPT);
-    assert_eq!((kept, kept), (fleet.ready_kept, member.queues.kept()));
-    assert_eq!(fleet.ready_stored(), store.len() as u64);
-    assert_eq!(fleet.lines.len(), open.len(), "each is used once");
-    // What is in memory of a line is what comes first of it.
+    assert_eq!(kept, member.queues.kept());
+    assert_eq!(member.ready_stored as usize, store.len());
+    // What is in memory of a line is what comes first of it, beside what others took.
     for queue in open.values() {
         let waiting = store.waiting(&queue.line);
-        let here: Vec<Place> = queue.ready.keys().copied().collect();
+        let here = queue.ready.keys().copied();
+        let here: Vec<Place> = here.filter(|at| store.has(&queue.line, at)).collect();
         assert_eq!(here[..], waiting[..here.len()], "{:?}", queue.line);
+    }
+    check_sums(fleet);
+}
+
+fn check_sums(fleet: &Fleet) {
+    let members = || fleet.members.values();
+    let kept: usize = members().map(|member| member.queues.kept()).sum();
+    assert_eq!(fleet.ready_kept, kept);
+    assert!(kept <= READY_KEPT_TOTAL + fleet.members.len() * (READY_FLOOR + LINES_OPEN));
+    let away = members().filter(|member| member.session.is_none());
+    let away: u64 = away.map(|member| u64::from(member.ready_stored)).sum();
+    let stored: u64 = members().map(|member| u64::from(member.ready_stored)).sum();
+    let census = fleet.census(&BTreeMap::new());
+    assert_eq!(
+        (fleet.ready_stored(), census.ready_without_session),
+        (stored, away)
+    );
+    let open = members().flat_map(|member| member.queues.open().values());
+    let open: BTreeSet<&Line> = open.map(|queue| &*queue.line).collect();
+    assert_eq!(fleet.lines.len(), open.len());
+    for member in members().filter(|member| member.session.is_none() || member.paused) {
+        assert_eq!(member.queues.kept(), 0, "{:?}", member.target);
     }
 }
 
@@ -109,10 +162,14 @@ enum Op {
     Tell,
     /// The engine's regular look.
     Look,
-    /// The session is lost and comes back.
+    /// The session is lost, or comes back.
     Session,
     /// Something is paused and resumed.
     Pause,
+    /// The agent is paused or resumed.
+    PauseAgent,
+    /// Another server takes one, even of those that are being claimed here; a heartbeat says so at once.
+    Others(u8, usize),
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -126,11 +183,16 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Look),
         1 => Just(Op::Session),
         1 => Just(Op::Pause),
+        1 => Just(Op::PauseAgent),
+        2 => (0_u8..7, any::<usize>()).prop_map(|(line, at)| Op::Others(line, at)),
     ]
 }
 
 fn take(fleet: &mut Fleet, store: &mut Store, (at, permits): (usize, u32)) {
     refill(fleet, store);
+    if !fleet.get(AGENT).unwrap().takes_work() {
+        return;
+    }
     let open = fleet.get(AGENT).unwrap().queues.open();
     let lines: Vec<_> = open
         .iter()
@@ -150,8 +212,9 @@ fn take(fleet: &mut Fleet, store: &mut Store, (at, permits): (usize, u32)) {
     let waiting = store.waiting(line);
     let taken = fleet.take(AGENT, *id, permits);
     assert!(waiting.is_empty() || !taken.is_empty(), "{line:?} starves");
-    let places: Vec<Place> = taken.iter().map(|taken| taken.place).collect();
-    assert_eq!(places, waiting[..taken.len()]);
+    let places = taken.iter().map(|taken| taken.place);
+    let places: Vec<Place> = places.filter(|at| store.has(line, at)).collect();
+    assert_eq!(places, waiting[..places.len()]);
     store
         .claiming
         .extend(taken.into_iter().map(|taken| (Arc::clone(line), taken)));
@@ -171,8 +234,10 @@ fn step(fleet: &mut Fleet, store: &mut Store, number: u128, op: Op) {
         Op::Take(at, permits) => take(fleet, store, (at, permits)),
         Op::Claimed if !store.claiming.is_empty() => {
             let (line, taken) = store.claiming.remove(0);
-            assert!(store.ready.get_mut(&line).unwrap().remove(&taken.place));
-            fleet.uncount_ready(AGENT, Some((&line, taken.place)));
+            // Nothing, where others took it.
+            if store.ready.get_mut(&line).unwrap().remove(&taken.place) {
+                fleet.uncount_ready(AGENT, Some((&line, taken.place)));
+            }
             fleet.settle(AGENT, taken.line, false);
         }
         Op::Failed if !store.claiming.is_empty() => {
@@ -196,15 +261,94 @@ fn step(fleet: &mut Fleet, store: &mut Store, number: u128, op: Op) {
         }
         Op::Look => fleet.look_again(AGENT),
         Op::Session => {
-            assert!(fleet.disconnect(target(), SessionId(1), UnixMs(2)));
-            fleet.connect(target(), session(1), UnixMs(3));
+            if !fleet.disconnect(target(), SessionId(1), UnixMs(2)) {
+                fleet.connect(target(), session(1), UnixMs(3));
+            }
         }
         Op::Pause => {
+            let before = fleet.pauses().clone();
             let key = PauseKey::of_name(PauseScope::Kind, "other");
             fleet.set_pauses(Pauses::new(&[key]));
-            fleet.set_pauses(Pauses::default());
+            fleet.set_pauses(before);
+        }
+        Op::PauseAgent => {
+            let key = PauseKey::of_id(PauseScope::Agent, AGENT.0);
+            let resumed = fleet.get(AGENT).unwrap().paused;
+            fleet.set_pauses(match resumed {
+                true => Pauses::default(),
+                false => Pauses::new(&[key]),
+            });
+        }
+        Op::Others(of, at) => {
+            let ready = store.ready.entry(line(of)).or_default();
+            if let Some(place) = ready.iter().nth(at % ready.len().max(1)).copied() {
+                ready.remove(&place);
+            }
+            news(fleet, store);
         }
         Op::Claimed | Op::Failed => {}
+    }
+}
+
+/// Whatever happens, what is given out is what comes first; and in the end all of it is given out.
+fn give_all(fleet: &mut Fleet, ops: Vec<Op>) {
+    let mut store = Store::default();
+    for (number, op) in (0..).zip(ops) {
+        step(fleet, &mut store, number, op);
+        check(fleet, &store);
+    }
+    fleet.set_pauses(Pauses::default());
+    if fleet.get(AGENT).unwrap().session.is_none() {
+        fleet.connect(target(), session(1), UnixMs(3));
+    }
+    for _ in 0..10_000 {
+        if store.len() == 0 {
+            break;
+        }
+        take(fleet, &mut store, (0, 2));
+        while !store.claiming.is_empty() {
+            step(fleet, &mut store, 0, Op::Claimed);
+        }
+        stated(fleet);
+        check(fleet, &store);
+    }
+    assert_eq!(store.len(), 0);
+    news(fleet, &store);
+    refill(fleet, &store);
+    stated(fleet);
+    assert_eq!(stated(fleet), None);
+    assert!(fleet.get(AGENT).unwrap().queues.open().is_empty());
+}
+
+/// How an agent takes nothing.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Stuck {
+    /// Its limit is 0, or it has hung.
+    Idle,
+    /// It has lost its session.
+    Away,
+    /// It never had one.
+    Gone,
+}
+
+/// An agent with more than may be kept of it, of which nothing is ever taken.
+fn stick(fleet: &mut Fleet, number: u128, how: Stuck) {
+    let target = Target {
+        agent: AgentId(Uuid::from_u128(1000 + number)),
+        ..target()
+    };
+    fleet.admit(target);
+    if how != Stuck::Gone {
+        fleet.connect(target, session(1), UnixMs(1));
+    }
+    for n in 0..2 * READY_KEPT {
+        let line = line(u8::try_from(n % 5).unwrap());
+        fleet.count_ready(target.agent, 1);
+        let entry = (place(1, number * 100 + n as u128), LATER);
+        fleet.enqueue(target.agent, &line, entry);
+    }
+    if how == Stuck::Away {
+        assert!(fleet.disconnect(target, SessionId(1), UnixMs(2)));
     }
 }
 
@@ -213,27 +357,22 @@ proptest! {
     fn the_bounded_queues_give_what_the_whole_ones_would(
         ops in prop::collection::vec(any_op(), 1..250),
     ) {
-        let (mut fleet, mut store) = (connected(), Store::default());
-        for (number, op) in (0..).zip(ops) {
-            step(&mut fleet, &mut store, number, op);
-            check(&fleet, &store);
+        give_all(&mut connected(), ops);
+    }
+
+    #[test]
+    fn nobody_starves_beside_agents_that_take_nothing(
+        how in prop::collection::vec(
+            prop::sample::select(vec![Stuck::Idle, Stuck::Away, Stuck::Gone]),
+            1..20,
+        ),
+        ops in prop::collection::vec(any_op(), 1..100),
+    ) {
+        let mut fleet = connected();
+        for (number, how) in (0..).zip(how) {
+            stick(&mut fleet, number, how);
         }
-        // Whatever happened, all of it is given out in the end.
-        for _ in 0..10_000 {
-            if store.len() == 0 {
-                break;
-            }
-            take(&mut fleet, &mut store, (0, 2));
-            while !store.claiming.is_empty() {
-                step(&mut fleet, &mut store, 0, Op::Claimed);
-            }
-            stated(&mut fleet);
-            check(&fleet, &store);
-        }
-        prop_assert_eq!(store.len(), 0);
-        refill(&mut fleet, &store);
-        stated(&mut fleet);
-        prop_assert_eq!((stated(&mut fleet), fleet.lines.len()), (None, 0));
+        give_all(&mut fleet, ops);
     }
 
     #[test]

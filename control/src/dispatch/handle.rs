@@ -118,7 +118,7 @@ pub struct AgentView {
     pub agent: AgentId,
     /// Its session, while it has one.
     pub session: Option<SessionView>,
-    /// Operations claimed for it or running on it.
+    /// Operations claimed for it or running on it, whichever process server has claimed them.
     pub in_use: u32,
     /// Processes ready for it.
     pub ready: u32,
@@ -168,7 +168,7 @@ pub struct Queued {
     pub agent: AgentId,
     /// Operations that the agent takes at once by its own word.
     pub capacity: u32,
-    /// Operations claimed for it or running on it.
+    /// Operations claimed for it or running on it, whichever process server has claimed them.
     pub in_use: u32,
     /// The line that it waits in; nothing where it is further back than what is in memory.
     pub line: Option<Arc<Line>>,
@@ -475,8 +475,14 @@ impl Engine {
     /// # Errors
     /// The process server did not answer.
     pub async fn agents(&self, agents: Vec<AgentId>) -> Result<Vec<AgentView>, EngineError> {
-        self.look(|answer| Command::Agents(agents.clone(), answer))
-            .await
+        let mut views = self
+            .look(|answer| Command::Agents(agents.clone(), answer))
+            .await?;
+        // The server that was asked knows its own.
+        for view in &mut views {
+            view.in_use = self.store.in_use(view.agent).unwrap_or(view.in_use);
+        }
+        Ok(views)
     }
 
     /// How many agents of each group have a session; groups without one are left out.
@@ -496,8 +502,13 @@ impl Engine {
         process: ProcessId,
         agent: AgentId,
     ) -> Result<Option<WaitingOn>, EngineError> {
-        self.look(|answer| Command::WaitingOn(process, agent, answer))
-            .await
+        let mut waits = self
+            .look(|answer| Command::WaitingOn(process, agent, answer))
+            .await?;
+        if let Some(WaitingOn::Host(queued)) = &mut waits {
+            queued.in_use = self.store.in_use(agent).unwrap_or(queued.in_use);
+        }
+        Ok(waits)
     }
 
     /// The figures of all process servers together. Of one that has crashed, those of its last second are

@@ -121,12 +121,14 @@ pub(super) async fn waiting_by_state(db: &mut Connection) -> Result<Vec<(State, 
 /// States and counts.
 pub(super) fn by_state(rows: &[SqliteRow]) -> Result<Vec<(State, u64)>, StoreError> {
     rows.iter()
-        .map(|row| {
-            let state: &str = row.try_get(0)?;
-            let state = state
-                .parse()
-                .map_err(|error| StoreError::BadRow(format!("{error}")))?;
-            Ok((state, from_sql(row.try_get(1)?)))
-        })
+        .map(|row| Ok((state(row, 0)?, from_sql(row.try_get(1)?))))
         .collect()
+}
+
+/// The state in a column.
+pub(super) fn state(row: &SqliteRow, column: usize) -> Result<State, StoreError> {
+    let state: &str = row.try_get(column)?;
+    state
+        .parse()
+        .map_err(|error| StoreError::BadRow(format!("{error}")))
 }

@@ -1,17 +1,19 @@
 //! What several process servers on one store have in common, kept up with every commit: how many processes
-//! are in which state and in which line, how many have ended, and what others have changed since one last looked.
+//! are in which state and in which line, how much each agent has at work and has ended, and what others have changed
+//! since one last looked.
 //!
 //! ```text
 //!   commit ─▶ effects ─▶ counts by state, by tenant, by agent and line
 //!                        each agent: when its lines changed last, and by whom
 //!   beat   ─▶ the counts, and the lines of those agents that others have changed
+//!   people ─▶ what an agent has at work, at this moment
 //! ```
 //!
 //! Without it every server would count all that waits with every beat, which costs the more the more is
 //! stuck. It begins when a second server is there: one alone knows everything by itself. The embedded store has
 //! one process, so that all its writes pass here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::flow::Line;
@@ -31,6 +33,8 @@ pub(super) struct Tally(Mutex<Option<Counts>>);
 pub(crate) struct News {
     /// How far this goes: what the next look begins from.
     pub(crate) clock: u64,
+    /// It is everything: what is not in it has nothing.
+    pub(crate) all: bool,
     /// Agents with ready processes, or without any more, that somebody else has changed.
     pub(crate) agents: Vec<AgentId>,
     /// What is ready for these.
@@ -54,6 +58,8 @@ pub(crate) struct TenantCount {
 
 /// Tenants that are counted although nothing of them is ready; beyond that, they are forgotten.
 const IDLE_MAX: usize = 4096;
+/// Agents that are counted before any with nothing is forgotten; few in this crate's own tests, to reach it.
+const AGENTS_MIN: usize = if cfg!(test) { 8 } else { 1 << 14 };
 
 #[derive(Default)]
 struct Counts {
@@ -62,12 +68,20 @@ struct Counts {
     states: BTreeMap<State, u64>,
     tenants: BTreeMap<Arc<str>, TenantCount>,
     agents: BTreeMap<AgentId, Agent>,
+    /// The same by when each changed last: what has not changed lately costs a look nothing.
+    by_change: BTreeSet<(u64, AgentId)>,
+    /// When there are more, some of those with nothing are forgotten.
+    agents_max: usize,
+    /// When the last one of these changed last: whoever has not looked since then is told everything.
+    forgotten: u64,
 }
 
 /// What there is of an agent.
 #[derive(Default)]
 struct Agent {
     lines: BTreeMap<Arc<Line>, u32>,
+    /// Operations that it may know something about.
+    active: u32,
     /// Operations that have ended.
     ended: u64,
     /// Who changed it last, and when.
@@ -86,9 +100,14 @@ impl Tally {
         self.lock().is_some()
     }
 
-    /// Begins, with what the store has, by agent and line and by state, unless it has begun. To be called in the
-    /// order of commits, as [`Tally::take`].
-    pub(super) fn begin(&self, ready: &[ReadyCount], states: &[(State, u64)]) {
+    /// Begins, with what the store has, unless it has begun: `ready` by agent and line, `waiting` by state,
+    /// `claimed` by agent and state. To be called in the order of commits, as [`Tally::take`].
+    pub(super) fn begin(
+        &self,
+        ready: &[ReadyCount],
+        waiting: &[(State, u64)],
+        claimed: &[(AgentId, State, u32)],
+    ) {
         let mut begun = self.lock();
         if begun.is_some() {
             return;
@@ -97,13 +116,16 @@ impl Tally {
             clock: 1,
             ..Counts::default()
         };
-        for (state, count) in states {
+        for (state, count) in waiting {
             counts.stay(*state, *count);
+        }
+        for (agent, state, count) in claimed {
+            counts.stay(*state, u64::from(*count));
+            counts.changed(None, *agent).active += count;
         }
         for count in ready {
             counts.tenant(&count.line.tenant).ready += u64::from(count.ready);
-            let agent = counts.agents.entry(count.agent).or_default();
-            agent.last = (counts.clock, None);
+            let agent = counts.changed(None, count.agent);
             agent.lines.insert(Arc::clone(&count.line), count.ready);
         }
         *begun = Some(counts);
@@ -117,9 +139,17 @@ impl Tally {
         }
     }
 
+    /// Operations that an agent may know something about, whichever process server has claimed them. `None`: it
+    /// has not begun.
+    pub(super) fn in_use(&self, agent: AgentId) -> Option<u32> {
+        let begun = self.lock();
+        let known = begun.as_ref()?.agents.get(&agent);
+        Some(known.map_or(0, |agent| agent.active))
+    }
+
     /// What has changed since `since`, other than by `by`: everything, since nothing. `None`: it has not begun.
     pub(super) fn news(&self, by: Uuid, since: Option<u64>) -> Option<News> {
-        Some(self.lock().as_mut()?.news(by, since))
+        Some(self.lock().as_ref()?.news(by, since))
     }
 }
 
@@ -157,9 +187,15 @@ impl Counts {
                 self.stay(now.state, 1);
             }
             let Some(names) = &effect.names else { continue };
-            if before.is_active() && !now.state.is_active() {
-                self.tenant(&names.tenant).ended += 1;
-                self.changed(by, now.target).ended += 1;
+            match (before.is_active(), now.state.is_active()) {
+                (false, true) => self.changed(by, now.target).active += 1,
+                (true, false) => {
+                    self.tenant(&names.tenant).ended += 1;
+                    let agent = self.changed(by, now.target);
+                    agent.ended += 1;
+                    agent.active = agent.active.saturating_sub(1);
+                }
+                _ => {}
             }
             let (was, is) = (before == State::Ready, now.state == State::Ready);
             if was != is || (is && names.line_before != names.line) {
@@ -191,18 +227,47 @@ impl Counts {
         }
     }
 
-    fn changed(&mut self, by: Option<Uuid>, agent: AgentId) -> &mut Agent {
-        let agent = self.agents.entry(agent).or_default();
+    fn changed(&mut self, by: Option<Uuid>, id: AgentId) -> &mut Agent {
+        if self.agents.len() > self.agents_max.max(AGENTS_MIN) {
+            self.forget_idle();
+        }
+        let agent = self.agents.entry(id).or_default();
         if agent.last.1 != by {
             agent.others = agent.last.0;
         }
-        agent.last = (self.clock, by);
+        let before = std::mem::replace(&mut agent.last, (self.clock, by));
+        if before.0 != self.clock {
+            self.by_change.remove(&(before.0, id));
+            self.by_change.insert((self.clock, id));
+        }
         agent
     }
 
-    fn news(&mut self, by: Uuid, since: Option<u64>) -> News {
+    /// Forgets agents with nothing, first what has not changed for longest: all servers have seen that but those
+    /// that have hung. Some stay, and room for as many as are busy, so that this is not done with every change.
+    fn forget_idle(&mut self) {
+        let idle = |id| self.agents.get(id).is_none_or(Agent::is_idle);
+        let busy = self.agents.keys().filter(|id| !idle(id)).count();
+        let more = self.agents.len().saturating_sub(busy + AGENTS_MIN / 2);
+        let oldest = self.by_change.iter().filter(|(_, id)| idle(id));
+        let oldest: Vec<_> = oldest.take(more).copied().collect();
+        for (changed, id) in oldest {
+            self.forgotten = changed.max(self.forgotten);
+            self.by_change.remove(&(changed, id));
+            self.agents.remove(&id);
+        }
+        self.agents_max = 2 * busy + AGENTS_MIN;
+    }
+
+    fn news(&self, by: Uuid, since: Option<u64>) -> News {
+        let since = since.filter(|since| *since >= self.forgotten);
         let (mut agents, mut ready, mut ended) = (Vec::new(), Vec::new(), Vec::new());
-        for (agent, counts) in &self.agents {
+        let nobody = AgentId(Uuid::nil());
+        let from = (since.map_or(0, |since| since + 1), nobody);
+        for (_, agent) in self.by_change.range(from..) {
+            let Some(counts) = self.agents.get(agent) else {
+                continue;
+            };
             if since.is_some_and(|since| counts.changed_by_others(by) <= since) {
                 continue;
             }
@@ -216,6 +281,7 @@ impl Counts {
         }
         News {
             clock: self.clock,
+            all: since.is_none(),
             agents,
             ready,
             ended,
@@ -226,6 +292,10 @@ impl Counts {
 }
 
 impl Agent {
+    fn is_idle(&self) -> bool {
+        self.active == 0 && self.lines.is_empty()
+    }
+
     /// When anybody but `by` changed it last.
     fn changed_by_others(&self, by: Uuid) -> u64 {
         match self.last {

@@ -201,6 +201,12 @@ impl Store {
         self.tally().news(worker, since)
     }
 
+    /// Operations that an agent may know something about, whichever process server has claimed them. Nothing,
+    /// while there is only one: that knows it itself.
+    pub(crate) fn in_use(&self, agent: AgentId) -> Option<u32> {
+        self.tally().in_use(agent)
+    }
+
     /// Begins to count what several process servers have in common.
     async fn begin_tally(&self) -> Result<(), StoreError> {
         let committed = self.clone();
@@ -209,12 +215,12 @@ impl Store {
                 |db| {
                     Box::pin(async move {
                         let ready = lines::ready_counts(db).await?;
-                        let mut states = recovery::waiting_by_state(db).await?;
-                        states.extend(claimed_by_state(db).await?);
-                        Ok::<_, StoreError>((ready, states))
+                        let waiting = recovery::waiting_by_state(db).await?;
+                        let claimed = claimed_by_state(db).await?;
+                        Ok::<_, StoreError>((ready, waiting, claimed))
                     })
                 },
-                move |(ready, states)| committed.tally().begin(ready, states),
+                move |(ready, waiting, claimed)| committed.tally().begin(ready, waiting, claimed),
             )
             .await?;
         Ok(())
@@ -432,16 +438,21 @@ async fn forget(db: &mut Connection, now: UnixMs) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// How many processes agents may know something about, by state.
-async fn claimed_by_state(db: &mut Connection) -> Result<Vec<(State, u64)>, StoreError> {
+/// How many processes each agent may know something about, by state.
+async fn claimed_by_state(db: &mut Connection) -> Result<Vec<(AgentId, State, u32)>, StoreError> {
     let rows = sqlx::query(
-        "SELECT p.state, count(*)
+        "SELECT p.target_id, p.state, count(*)
          FROM process_lease AS l CROSS JOIN process AS p ON p.id = l.process_id
-         GROUP BY p.state",
+         GROUP BY p.target_id, p.state",
     )
     .fetch_all(&mut *db)
     .await?;
-    recovery::by_state(&rows)
+    rows.iter()
+        .map(|row| {
+            let agent = AgentId::from_bytes(id_bytes(row.try_get(0)?)?);
+            Ok((agent, recovery::state(row, 1)?, row.try_get(2)?))
+        })
+        .collect()
 }
 
 async fn record(

@@ -115,3 +115,31 @@ async fn a_pause_reaches_every_server() {
     world.check(1).await;
     end(others).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_server_shows_what_is_in_use_at_all_of_them() {
+    let world = World::new(1, 34, Faults::NONE).await;
+    let others = world.beside(1).await;
+    // What the second one claims stays claimed.
+    world.fleet.lose_commands_of(1);
+    for n in 0..3 {
+        let process = world.new_process(0, &format!("u{n}"));
+        others[0].engine.create(vec![process]).await.unwrap();
+    }
+    let agent = world.fleet.targets()[0].agent;
+    let nobody = ProcessId(uuid::Uuid::from_u128(1));
+    // After a beat of each it is known that there are two.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let leased = u32::try_from(world.count(State::Leased).await).unwrap();
+    assert!(leased > 0);
+    for engine in [world.engine(), &others[0].engine] {
+        let views = engine.agents(vec![agent]).await.unwrap();
+        assert_eq!(views[0].in_use, leased);
+        let waits = engine.waiting_on(nobody, agent).await.unwrap();
+        let Some(dispatch::WaitingOn::Host(queued)) = waits else {
+            panic!("{waits:?}");
+        };
+        assert_eq!(queued.in_use, leased);
+    }
+    end(others).await;
+}

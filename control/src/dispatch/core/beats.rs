@@ -1,6 +1,6 @@
 //! What a heartbeat brings: claims of servers that are gone, and what the others have changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::ids::AgentId;
@@ -84,7 +84,10 @@ impl Core {
         for (agent, total) in news.ended {
             self.fleet.heard_of_ends(agent, total, now.mono);
         }
-        let agents = news.agents.into_iter().collect();
+        let mut agents: BTreeSet<AgentId> = news.agents.into_iter().collect();
+        if news.all {
+            agents.extend(self.fleet.heard_of());
+        }
         for agent in self.fleet.correct_ready(&agents, news.ready) {
             self.wake(agent);
         }

@@ -46,6 +46,11 @@ impl Fleet {
         some
     }
 
+    /// Agents of which something may be known here.
+    pub(in crate::dispatch) fn heard_of(&self) -> impl Iterator<Item = AgentId> {
+        self.members.keys().chain(self.unmet.keys()).copied()
+    }
+
     /// See [`Fleet::correct_ready`]: for one agent, with how many there are in all.
     fn correct(&mut self, agent: AgentId, counts: Vec<ReadyCount>) -> u32 {
         let ready = counts.iter().map(|count| count.ready);

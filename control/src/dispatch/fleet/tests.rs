@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock;
+use crate::dispatch::handle::WaitingOn;
 use crate::process::pause::{PauseKey, PauseScope};
 use crate::process::{State, StepId};
 use crate::store::lines::FoundLine;
@@ -536,6 +537,30 @@ fn where_nothing_may_be_started_nothing_is_kept_and_all_of_it_is_read_later() {
     assert_eq!(fleet.set_pauses(Pauses::default()), [AGENT]);
     read(&mut fleet, &[(&line, &places)]);
     assert_eq!(told(&mut fleet), Some(6));
+}
+
+#[test]
+fn estimates_go_by_the_ends_that_all_servers_have_heard_of() {
+    let mut fleet = connected();
+    let start = clock::monotonic();
+    let now = start + Duration::from_secs(60);
+    fleet.completed(AGENT, start);
+    fleet.heard_of_ends(AGENT, 1000, start);
+    let each = |fleet: &Fleet| {
+        let waits = fleet.waiting_on(ProcessId(Uuid::from_u128(1)), AGENT, now);
+        let Some(WaitingOn::Host(queued)) = waits else {
+            panic!("{waits:?}");
+        };
+        queued.each.unwrap()
+    };
+    let alone = (fleet.wait_for(AGENT, 10, now), each(&fleet));
+    fleet.completed(AGENT, now);
+    fleet.heard_of_ends(AGENT, 1060, now);
+    let all = (fleet.wait_for(AGENT, 10, now), each(&fleet));
+    assert!(
+        alone.0 > 20 * all.0 && alone.1 > 20 * all.1,
+        "{alone:?} {all:?}"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use protocol::ids::{AgentId, Fence, ProcessId};
 use protocol::link::NotDelivered;
@@ -6,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use uuid::Uuid;
 
-use super::News;
+use super::{AGENTS_MIN, News};
 use crate::clock::UnixMs;
 use crate::process::{Input, State};
 use crate::store::Store;
@@ -15,6 +16,9 @@ use crate::store::processes::{Batch, Creation, Happened, NewProcess};
 use crate::store::workers::Asks;
 
 const WORKERS: [Uuid; 3] = [Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3)];
+
+/// More than are counted before some are forgotten.
+const AGENTS: Range<u128> = 10..40;
 
 async fn open() -> (tempfile::TempDir, Store) {
     let directory = tempfile::tempdir().unwrap();
@@ -48,6 +52,9 @@ impl View {
     /// Takes the news; those agents that this server has changed itself since then may be wrong.
     fn take(&mut self, news: &News) {
         self.since = Some(news.clock);
+        if news.all {
+            self.ready.clear();
+        }
         for agent in &news.agents {
             self.ready.insert(*agent, Vec::new());
         }
@@ -78,7 +85,7 @@ fn anything(rng: &mut StdRng, id: ProcessId) -> Happened {
 fn batch(rng: &mut StdRng, round: u64, known: &[ProcessId]) -> Batch {
     let mut creates = Vec::new();
     for _ in 0..rng.random_range(0..4) {
-        let agent = AgentId(Uuid::from_u128(rng.random_range(10..14)));
+        let agent = AgentId(Uuid::from_u128(rng.random_range(AGENTS)));
         let kind = ["exec", "other"][rng.random_range(0..2)];
         let mut new = NewProcess::of_driver(agent, kind, "{}", UnixMs(1_000_000));
         new.tenant = format!("t{}", rng.random_range(0..3));
@@ -102,6 +109,21 @@ fn batch(rng: &mut StdRng, round: u64, known: &[ProcessId]) -> Batch {
         sweep: if rng.random_bool(0.3) { 10 } else { 0 },
         ..Batch::default()
     }
+}
+
+/// How much agents may know something about, by the rows themselves.
+async fn in_use(store: &Store) -> BTreeMap<AgentId, u32> {
+    let mut reader = store.reader().await.unwrap();
+    let rows: Vec<(Vec<u8>, u32)> = sqlx::query_as(
+        "SELECT target_id, count(*) FROM process
+         WHERE state IN ('leased', 'running', 'unknown', 'cancelling') GROUP BY target_id",
+    )
+    .fetch_all(&mut *reader)
+    .await
+    .unwrap();
+    let rows = rows.into_iter();
+    rows.map(|(agent, count)| (AgentId(Uuid::from_slice(&agent).unwrap()), count))
+        .collect()
 }
 
 /// States that are counted, by the rows themselves.
@@ -158,6 +180,11 @@ async fn the_counts_are_those_of_the_rows_whatever_happens() {
         let mut stays = all.states;
         stays.retain(|_, count| *count > 0);
         assert_eq!(stays, states(&store).await);
+        let active = in_use(&store).await;
+        for agent in AGENTS.map(|n| AgentId(Uuid::from_u128(n))) {
+            let there = active.get(&agent).copied().unwrap_or(0);
+            assert_eq!(store.in_use(agent), Some(there), "round {round}");
+        }
         let by_tenant: u64 = all.tenants.values().map(|count| count.ready).sum();
         let ready: u64 = counted.iter().map(|count| u64::from(count.ready)).sum();
         assert_eq!(by_tenant, ready);
@@ -166,7 +193,7 @@ async fn the_counts_are_those_of_the_rows_whatever_happens() {
         let view = views.entry(looks).or_default();
         view.take(&store.news(looks, view.since).unwrap());
         let mine = own.remove(&looks).unwrap_or_default();
-        for agent in (10..14).map(|n| AgentId(Uuid::from_u128(n))) {
+        for agent in AGENTS.map(|n| AgentId(Uuid::from_u128(n))) {
             let of = |counts: &[ReadyCount]| -> Vec<ReadyCount> {
                 let of = counts.iter().filter(|count| count.agent == agent);
                 of.cloned().collect()
@@ -235,4 +262,47 @@ async fn what_has_ended_is_counted_for_its_agent_and_its_tenant() {
     let news = store.news(WORKERS[0], None).unwrap();
     assert_eq!(news.ended, [(agent, 1)]);
     assert_eq!(news.tenants["default"].ended, 1);
+}
+
+/// Makes one process for the agent of this number, and ends it.
+async fn come_and_go(store: &Store, number: u64) -> AgentId {
+    let agent = AgentId(Uuid::from_u128(u128::from(number)));
+    let made = Batch {
+        at: UnixMs(5),
+        seed: number,
+        worker: Some(WORKERS[0]),
+        creates: vec![NewProcess::of_driver(agent, "exec", "{}", UnixMs(1000))],
+        ..Batch::default()
+    };
+    let made = store.apply(made).await.unwrap();
+    let [Creation::Created(record)] = &made.creations[..] else {
+        panic!("{made:?}");
+    };
+    let cancelled = Batch {
+        at: UnixMs(6),
+        worker: Some(WORKERS[0]),
+        inputs: vec![Happened::new(record.id, Input::Cancel)],
+        ..Batch::default()
+    };
+    store.apply(cancelled).await.unwrap();
+    agent
+}
+
+#[tokio::test]
+async fn agents_with_nothing_are_forgotten_and_who_has_not_looked_since_is_told_everything() {
+    let (_directory, store) = open().await;
+    beat(&store, WORKERS[0]).await;
+    let hung = store.news(WORKERS[1], None).unwrap();
+    let mut lively = store.news(WORKERS[2], None).unwrap();
+    assert!(lively.all);
+    for number in 100..200 {
+        let agent = come_and_go(&store, number).await;
+        lively = store.news(WORKERS[2], Some(lively.clock)).unwrap();
+        assert_eq!((&lively.agents[..], lively.all), (&[agent][..], false));
+        let begun = store.tally().lock();
+        let counts = begun.as_ref().unwrap();
+        assert!(counts.agents.len() <= AGENTS_MIN + 3);
+        assert_eq!(counts.by_change.len(), counts.agents.len());
+    }
+    assert!(store.news(WORKERS[1], Some(hung.clock)).unwrap().all);
 }

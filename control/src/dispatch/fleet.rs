@@ -202,7 +202,7 @@ impl Fleet {
         let mut within = Within {
             lines: &mut self.lines,
             pauses: &self.pauses,
-            room: member.takes_work().then(|| member.room(self.ready_kept)),
+            room: member.room(self.ready_kept),
         };
         let result = change(member, &mut within);
         if !member.takes_work() && member.queues.kept() > 0 {

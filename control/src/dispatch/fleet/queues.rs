@@ -103,8 +103,8 @@ pub(super) struct Within<'a> {
     pub(super) lines: &'a mut Lines,
     /// Lines of paused tenants are not opened: the end of a pause reads all lines anew.
     pub(super) pauses: &'a Pauses,
-    /// So many more may be kept in memory, besides the first of each line; `None`: nothing at all.
-    pub(super) room: Option<usize>,
+    /// So many more may be kept in memory, besides the first of each line.
+    pub(super) room: usize,
 }
 
 /// A line's demand.
@@ -184,14 +184,8 @@ impl Queues {
     }
 
     /// Makes sure that one more may be kept in a line, at this place. False: not this one.
-    fn make_room(&mut self, id: LineId, place: Place, room: Option<usize>) -> bool {
+    fn make_room(&mut self, id: LineId, place: Place, room: usize) -> bool {
         let own = self.open.get(&id).map_or(0, |queue| queue.ready.len());
-        let Some(room) = room else {
-            if let Some(queue) = self.open.get_mut(&id) {
-                queue.more = true;
-            }
-            return false;
-        };
         // The first of a line is kept whatever others keep: without it nobody hears that the line waits.
         if self.kept < READY_KEPT && (room > 0 || own == 0) {
             return true;
@@ -483,7 +477,7 @@ impl Queues {
 
     /// Takes what the store has found, without what is being claimed.
     pub(super) fn refill(&mut self, within: &mut Within<'_>, found: Found) {
-        let most = within.room.map(|room| self.kept.saturating_add(room));
+        let most = self.kept.saturating_add(within.room);
         for line in found.lines {
             self.refill_line(within.lines, line, most);
         }
@@ -492,7 +486,7 @@ impl Queues {
         }
     }
 
-    fn refill_line(&mut self, lines: &Lines, found: FoundLine, most: Option<usize>) {
+    fn refill_line(&mut self, lines: &Lines, found: FoundLine, most: usize) {
         let id = lines.find(&found.line);
         let Some((id, queue)) = id.and_then(|id| Some((id, self.open.get_mut(&id)?))) else {
             return;
@@ -502,7 +496,7 @@ impl Queues {
         queue.more = !all;
         queue.anew = false;
         for (place, deadline) in found.places {
-            let room = most.map(|most| most.saturating_sub(self.kept));
+            let room = most.saturating_sub(self.kept);
             if !self.make_room(id, place, room) {
                 return;
             }

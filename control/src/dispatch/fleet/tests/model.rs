@@ -313,6 +313,9 @@ fn give_all(fleet: &mut Fleet, ops: Vec<Op>) {
         check(fleet, &store);
     }
     assert_eq!(store.len(), 0);
+    while !store.claiming.is_empty() {
+        step(fleet, &mut store, 0, Op::Claimed);
+    }
     news(fleet, &store);
     refill(fleet, &store);
     stated(fleet);
@@ -400,6 +403,31 @@ proptest! {
             seen.extend(stated(&mut fleet).unwrap().into_keys());
         }
         prop_assert_eq!(seen.len(), lines.len());
+    }
+}
+
+#[test]
+fn a_thousand_stuck_agents_leave_the_next_one_its_room() {
+    let mut fleet = connected();
+    for number in 0..1000 {
+        stick(&mut fleet, number, Stuck::Idle);
+    }
+    assert!(fleet.ready_kept > READY_KEPT_TOTAL);
+    let mut store = Store::default();
+    for n in 0..20 {
+        step(&mut fleet, &mut store, n, Op::Add(0, 1));
+        check(&fleet, &store);
+    }
+    assert_eq!(fleet.get(AGENT).unwrap().queues.kept(), READY_FLOOR);
+    let of = |lines: BTreeMap<Line, u32>| lines.into_values().sum::<u32>() as usize;
+    assert_eq!(stated(&mut fleet).map(of), Some(READY_FLOOR));
+    // What the floor has no room for is read and given out all the same.
+    for left in (0..20).step_by(READY_FLOOR).rev() {
+        take(&mut fleet, &mut store, (0, 20));
+        while !store.claiming.is_empty() {
+            step(&mut fleet, &mut store, 0, Op::Claimed);
+        }
+        assert_eq!(store.len(), left);
     }
 }
 

@@ -119,6 +119,7 @@ impl Fleet {
         member.admitted = true;
         member.target = target;
         member.paused = paused;
+        // A pause of its group may hold it now.
         self.change(target.agent, |_, _| ());
         self.meet(target.agent);
     }

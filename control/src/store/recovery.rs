@@ -119,7 +119,7 @@ pub(super) async fn waiting_by_state(db: &mut Connection) -> Result<Vec<(State, 
 }
 
 /// States and counts.
-pub(super) fn by_state(rows: &[SqliteRow]) -> Result<Vec<(State, u64)>, StoreError> {
+fn by_state(rows: &[SqliteRow]) -> Result<Vec<(State, u64)>, StoreError> {
     rows.iter()
         .map(|row| Ok((state(row, 0)?, from_sql(row.try_get(1)?))))
         .collect()

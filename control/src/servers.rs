@@ -314,7 +314,7 @@ impl Keeper {
             if !task.is_finished() {
                 drop(task.await);
             }
-            if let Err(error) = store.end_worker(worker).await {
+            if let Err(error) = store.end_worker(worker, clock::now()).await {
                 tracing::warn!(number, %error, "a process server's end was not written; the others will miss it");
             }
         });

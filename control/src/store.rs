@@ -29,6 +29,7 @@ pub(crate) mod tally;
 mod telemetry;
 #[cfg(test)]
 pub(crate) mod tests;
+mod timers;
 pub mod tokens;
 pub mod webhooks;
 pub(crate) mod workers;
@@ -40,10 +41,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use sqlx::{Sqlite, SqlitePool};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 pub use telemetry::StoreStats;
+
+use crate::clock::UnixMs;
 
 /// A connection of the backend.
 pub type Connection = sqlx::SqliteConnection;
@@ -172,6 +176,7 @@ struct Shared {
     orders: AtomicU64,
     /// What several process servers have in common.
     tally: tally::Tally,
+    timers: timers::Timers,
     writer_task: Mutex<Option<JoinHandle<Connection>>>,
     /// Held exclusively by this process; the operating system lets go of it even after SIGKILL.
     lock: Mutex<Option<std::fs::File>>,
@@ -198,6 +203,7 @@ impl Store {
                 writes: AtomicU64::new(0),
                 orders: AtomicU64::new(0),
                 tally: tally::Tally::default(),
+                timers: timers::Timers::default(),
                 writer_task: Mutex::new(Some(task)),
                 lock: Mutex::new(Some(opened.lock)),
             }),
@@ -258,6 +264,17 @@ impl Store {
 
     fn tally(&self) -> &tally::Tally {
         &self.shared.tally
+    }
+
+    /// The earliest timer, as far as process servers have set any, and when an earlier one is set.
+    pub(crate) fn timers(&self) -> watch::Receiver<Option<UnixMs>> {
+        self.shared.timers.watch()
+    }
+
+    /// Takes what a commit has done, in the order of commits; `swept`: it has looked at timers.
+    fn committed(&self, by: Option<Uuid>, applied: &processes::Applied, swept: bool) {
+        self.shared.tally.take(by, applied);
+        self.shared.timers.take(applied, swept);
     }
 
     /// A read-only connection.

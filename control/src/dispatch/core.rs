@@ -157,7 +157,10 @@ pub(super) struct Core {
     inventories: VecDeque<Inventory>,
     last_seen: BTreeMap<AgentId, UnixMs>,
     enrolments: VecDeque<EnrolmentAsked>,
+    /// When the store's earliest timer is due.
     next_due: Option<UnixMs>,
+    /// Of the process servers that share the store this one has the duty to look at timers.
+    sweeps: bool,
     demand_again_at: Instant,
     /// The highest epochs that agents have seen, where those are above ours: the store is older
     /// than its agents' last owner (restored from a backup).
@@ -202,8 +205,6 @@ pub(super) struct Recovered {
     pub(super) resources: Vec<String>,
     /// Revoked agents whose processes have not all ended.
     pub(super) abandoned: Vec<AgentId>,
-    /// The earliest timer.
-    pub(super) next_due: Option<UnixMs>,
 }
 
 impl Core {
@@ -236,7 +237,8 @@ impl Core {
             inventories: VecDeque::new(),
             last_seen: BTreeMap::new(),
             enrolments: VecDeque::new(),
-            next_due: recovered.next_due,
+            next_due: None,
+            sweeps: false,
             demand_again_at: now.mono + DEMAND_AGAIN,
             outdated: BTreeMap::new(),
             raise_at: now.mono,
@@ -330,9 +332,14 @@ impl Core {
         }
     }
 
-    /// When timers of the store are due, if any are set.
+    /// Takes when the store's earliest timer is due; to be told whenever that has changed.
+    pub(super) fn set_next_due(&mut self, due: Option<UnixMs>) {
+        self.next_due = due;
+    }
+
+    /// When this server is to look at timers of the store, if it has the duty to and any are set.
     pub(super) fn next_due(&self) -> Option<UnixMs> {
-        self.next_due
+        self.next_due.filter(|_| self.sweeps)
     }
 
     /// What is to be written now, if anything and if the store is free. Answer with
@@ -341,7 +348,7 @@ impl Core {
         if self.in_flight.is_some() || self.not_before.is_some_and(|at| now.mono < at) {
             return None;
         }
-        if self.next_due.is_some_and(|due| due <= now.wall) {
+        if self.next_due().is_some_and(|due| due <= now.wall) {
             self.pending.sweep = true;
         }
         if self.pending.is_empty() {

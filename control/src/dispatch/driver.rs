@@ -21,7 +21,7 @@ use super::core::{Core, Moment, TICK};
 use super::handle::{Command, EnrolmentAsked};
 use super::rhythm::Rhythm;
 use super::telemetry::Telemetry;
-use crate::clock;
+use crate::clock::{self, UnixMs};
 use crate::downlink::{Link, LinkFull, Wake};
 use crate::store::groups::Group;
 use crate::store::lines::Found;
@@ -50,6 +50,8 @@ pub(super) struct Driver {
     pub(super) looked: Looked,
     /// Up to when what they have changed in their lines was taken.
     pub(super) seen: Option<u64>,
+    /// The store's earliest timer.
+    pub(super) timers: watch::Receiver<Option<UnixMs>>,
     pub(super) link: Arc<dyn Link>,
     pub(super) wake: Wake,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -88,7 +90,7 @@ impl Driver {
             // Under load something is always ready below, and none of it counts against tokio's
             // budget: without this the store's writer might never get a turn on this thread.
             tokio::task::yield_now().await;
-            self.core.note_time(moment());
+            self.note_present();
             let more = self.take_events(&mut events);
             self.take_news();
             self.start_batch(&mut waits, &mut rhythm);
@@ -102,6 +104,8 @@ impl Driver {
             tokio::select! {
                 () = self.wake.rung(), if !more && self.core.event_room() > 0 => {}
                 () = std::future::ready(()), if more => {}
+                // Another process server has set a timer. The sender lives as long as the store.
+                Ok(()) = self.timers.changed() => {}
                 Some(command) = self.commands.recv(), if self.core.command_room() => {
                     self.take_commands(command);
                 }
@@ -116,9 +120,7 @@ impl Driver {
                 }
                 noted = wait(&mut waits.notes) => {
                     waits.notes = None;
-                    if let Err(error) = noted {
-                        tracing::warn!(%error, "what agents said about themselves was not noted");
-                    }
+                    take_noted(noted);
                 }
                 raised = wait(&mut waits.raise) => {
                     waits.raise = None;
@@ -126,7 +128,9 @@ impl Driver {
                 }
                 (began, beat) = wait(&mut waits.beat) => {
                     waits.beat = None;
-                    self.take_beat(began, beat);
+                    if self.take_beat(began, beat) {
+                        beats.reset_immediately();
+                    }
                 }
                 _ = beats.tick(), if waits.beat.is_none() => {
                     waits.beat = Some(self.beat());
@@ -142,11 +146,17 @@ impl Driver {
         }
         self.tick();
         if !self.stop.is_cancelled()
-            && let Err(error) = self.store.end_worker(self.worker).await
+            && let Err(error) = self.store.end_worker(self.worker, clock::now()).await
         {
             // The others find out by themselves.
             tracing::warn!(%error, "the process server's end was not written");
         }
+    }
+
+    /// What time it is, and when timers are due.
+    fn note_present(&mut self) {
+        self.core.note_time(moment());
+        self.core.set_next_due(*self.timers.borrow_and_update());
     }
 
     /// Says that this server is alive.
@@ -274,14 +284,20 @@ impl Driver {
         }
     }
 
-    fn take_beat(&mut self, began: Moment, beat: Result<Beat, StoreError>) {
+    /// Takes what a beat has found; says whether the next one is due at once.
+    fn take_beat(&mut self, began: Moment, beat: Result<Beat, StoreError>) -> bool {
         match beat {
             // What it allows counts from when it was asked.
             Ok(beat) => {
                 self.looked = beat.looked;
+                let more = beat.more;
                 self.core.handle_beat(began, beat);
+                more
             }
-            Err(error) => tracing::warn!(%error, "the process server's beat was not written"),
+            Err(error) => {
+                tracing::warn!(%error, "the process server's beat was not written");
+                false
+            }
         }
     }
 
@@ -315,6 +331,12 @@ impl Driver {
             alarm = alarm.min(batch_at.max(allowed));
         }
         alarm
+    }
+}
+
+fn take_noted(noted: Result<(), StoreError>) {
+    if let Err(error) = noted {
+        tracing::warn!(%error, "what agents said about themselves was not noted");
     }
 }
 

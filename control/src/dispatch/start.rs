@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::ids::{AgentId, ProcessId};
+use protocol::ids::AgentId;
 use protocol::link::Request;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -19,15 +19,10 @@ use super::handle::{COMMANDS_MAX, ENROLMENTS_MAX, Engine, EngineError, Enrolment
 use super::telemetry::Telemetry;
 use crate::clock;
 use crate::downlink::{End, Link, LinkFull};
-use crate::process::{Input, State};
 use crate::store::agents::Admission;
-use crate::store::processes::{Batch, Happened};
-use crate::store::recovery::Lease;
 use crate::store::workers::Looked;
 use crate::store::{Store, StoreError};
 
-/// Rows that one step of the recovery changes.
-const RECOVERY_STEP: usize = 2000;
 /// A gateway without room is tried again after this.
 const LINK_RETRY: Duration = Duration::from_millis(2);
 
@@ -140,7 +135,7 @@ pub(crate) async fn start_under(
     store.ensure_automatic_groups(clock::now()).await?;
     let groups = store.take_groups(link.gateway().0).await?;
     store.begin_worker(worker, clock::now()).await?;
-    let active = orphan(&store, store.leases(worker).await?).await?;
+    let active = store.leases(worker).await?;
     // Agents first: a group without its agents would turn them away as strangers.
     let admitted = admit(&store, &**link).await?;
     let recovered = Recovered {
@@ -152,7 +147,6 @@ pub(crate) async fn start_under(
         active,
         resources: store.free_resources().await?,
         abandoned: store.revoked_with_work().await?,
-        next_due: store.earliest_timer().await?,
     };
     // Limits as well: nothing is granted that they do not permit. And what may be under way counts against
     // them from the first report of a home on, which is after the first group.
@@ -224,6 +218,7 @@ fn spawn(store: Store, end: End, worker: Uuid, core: Core, ending: Ending) -> St
         worker,
         looked: Looked::default(),
         seen: None,
+        timers: store.timers(),
         link: end.link,
         wake: end.wake,
         commands: command_queue,
@@ -269,35 +264,6 @@ async fn hanging(run: impl Future<Output = ()>, mut hangs: watch::Receiver<Durat
             }
         }
     }
-}
-
-/// Whatever was leased or running is unknown now.
-async fn orphan(store: &Store, mut leases: Vec<Lease>) -> Result<Vec<Lease>, StoreError> {
-    for step in leases.chunks_mut(RECOVERY_STEP) {
-        let lost: Vec<ProcessId> = step
-            .iter()
-            .filter(|lease| matches!(lease.state, State::Leased | State::Running))
-            .map(|lease| lease.process)
-            .collect();
-        if lost.is_empty() {
-            continue;
-        }
-        let inputs = lost
-            .iter()
-            .map(|process| Happened::new(*process, Input::Orphaned));
-        let batch = Batch {
-            at: clock::now(),
-            inputs: inputs.collect(),
-            ..Batch::default()
-        };
-        store.apply(batch).await?;
-        for lease in step {
-            if matches!(lease.state, State::Leased | State::Running) {
-                lease.state = State::Unknown;
-            }
-        }
-    }
-    Ok(leases)
 }
 
 async fn tell(link: &dyn Link, mut request: Request) -> Result<(), StartError> {

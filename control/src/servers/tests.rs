@@ -3,12 +3,15 @@
 use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, MutexGuard};
 
-use protocol::ids::{GatewayId, ServerId};
+use protocol::ids::{AgentId, GatewayId, ServerId};
 use protocol::link::{Event, Request};
 use uuid::Uuid;
 
 use super::*;
 use crate::downlink::{Link, LinkFull, Wake};
+use crate::process::Input;
+use crate::store::processes::{Batch, Creation, Happened, NewProcess};
+use crate::store::workers::{BEAT_EVERY, TAKE_OVER_STEP};
 
 #[derive(Clone, Default)]
 struct Gateway {
@@ -123,6 +126,45 @@ async fn whoever_crashes_is_followed_under_a_new_number_and_the_door_leads_to_th
     }
     eventually("both", || world.servers.mishaps.living() == 2).await;
     assert_eq!(world.deaths(), (3, 0));
+    world.drain().await;
+}
+
+#[tokio::test]
+async fn what_one_leaves_is_taken_over_step_after_step_without_a_pause() {
+    let world = World::new(Gateway::default().several(1)).await;
+    let dead = Uuid::from_u128(7);
+    world.store.begin_worker(dead, clock::now()).await.unwrap();
+    let count = 3 * TAKE_OVER_STEP as usize + 1;
+    let deadline = clock::now().plus(Duration::from_secs(600));
+    for seed in 0..count as u64 {
+        let agent = AgentId(Uuid::from_u128(9));
+        let batch = Batch {
+            at: clock::now(),
+            seed,
+            creates: vec![NewProcess::of_driver(agent, "exec", "{}", deadline)],
+            ..Batch::default()
+        };
+        let made = world.store.apply(batch).await.unwrap().creations;
+        let [Creation::Created(record)] = &made[..] else {
+            panic!("{made:?}");
+        };
+        let batch = Batch {
+            at: clock::now(),
+            worker: Some(dead),
+            inputs: vec![Happened::new(record.id, Input::Claim)],
+            ..Batch::default()
+        };
+        world.store.apply(batch).await.unwrap();
+    }
+    let began = clock::monotonic();
+    world.store.end_worker(dead, clock::now()).await.unwrap();
+    while !world.store.leases(dead).await.unwrap().is_empty() {
+        assert!(
+            clock::monotonic() - began < BEAT_EVERY * 2,
+            "its beats wait for each other"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     world.drain().await;
 }
 

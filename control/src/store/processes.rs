@@ -321,12 +321,12 @@ pub(crate) async fn apply_within(db: &mut Connection, batch: Batch) -> Result<Ap
 impl Store {
     /// Applies a batch; returns after its commit.
     pub(crate) async fn apply(&self, batch: Batch) -> Result<Applied, StoreError> {
-        let (worker, store) = (batch.worker, self.clone());
+        let (worker, swept, store) = (batch.worker, batch.sweep > 0, self.clone());
         let applied = self
             .writer
             .write_and(
                 move |db| Box::pin(apply::apply(db, batch)),
-                move |applied| store.tally().take(worker, applied),
+                move |applied| store.committed(worker, applied, swept),
             )
             .await;
         self.wrote();

@@ -1,8 +1,9 @@
 //! Process servers on one store: heartbeats, and whose claims are whose.
 //!
 //! ```text
-//!   every 2 s    beat ─▶ who is alive? ─▶ the lowest id has the duty to sweep (compare-and-set)
-//!   after 10 s   without a beat a server is gone: the sweeper takes its claims over and asks its agents
+//!   every 2 s    beat ─▶ who is alive? ─▶ one of these has the duty to sweep (compare-and-set), and keeps it
+//!   the sweeper  looks at timers that are due; takes over what servers that are gone had claimed
+//!   after 10 s   without a beat a server is gone, at once if its end was seen
 //!   while limits that span homes are set: one server has the duty to lend them, until it is gone
 //! ```
 //!
@@ -32,8 +33,8 @@ pub(crate) const BEAT_EVERY: Duration = Duration::from_secs(2);
 /// A process server that has said nothing for so long is gone.
 pub(crate) const BEAT_EXPIRY: Duration = Duration::from_secs(10);
 
-/// Claims that one sweep takes over.
-const SWEEP_STEP: u32 = 500;
+/// Claims that one transaction takes over from one server.
+pub(crate) const TAKE_OVER_STEP: u32 = if cfg!(test) { 4 } else { 500 };
 /// For so long what a server that is gone may still have had on its way is looked for.
 const MOURNED: Duration = Duration::from_secs(600);
 /// For so long what a server that is gone may have left without an owner is looked for.
@@ -46,10 +47,12 @@ pub(crate) const BELIEVED_MAX: usize = 4096;
 pub(crate) struct Beat {
     /// Process servers that are alive, this one among them.
     pub(crate) live: u32,
-    /// This one sweeps.
+    /// This one sweeps: timers as well.
     pub(crate) sweeps: bool,
     /// It sweeps, and some server has gone lately.
     bereft: bool,
+    /// There are more claims to take over than one beat takes: the next one is due at once.
+    pub(crate) more: bool,
     /// This one lends limits that span homes, in this term: higher with every server that takes the duty.
     pub(crate) lends: Option<u32>,
     /// Claims of servers that are gone: this one's now, and to be asked for.
@@ -94,7 +97,6 @@ pub(crate) struct Shared {
     pub(crate) orders: Option<(PauseTable, LimitTable)>,
     /// Resources that somebody waits for and nobody holds: their holder's server is gone.
     pub(crate) resources: Vec<String>,
-    pub(crate) next_due: Option<UnixMs>,
     /// Of what this one believed to have claimed: what it has not, or no longer.
     pub(crate) not_held: Vec<Believed>,
 }
@@ -103,8 +105,8 @@ pub(crate) struct Shared {
 pub(crate) type Believed = (AgentId, ProcessId, Fence);
 
 impl Store {
-    /// A process server begins: those of earlier processes on this store are gone, and what they had
-    /// claimed is its own, as is what a living one does not hold.
+    /// A process server begins: those of earlier processes on this store are gone. It takes over what servers
+    /// that are gone had claimed, as the sweeper would ([`Store::beat`]); its agents are to be asked for all of it.
     pub(crate) async fn begin_worker(&self, worker: Uuid, now: UnixMs) -> Result<(), StoreError> {
         let instance = self.instance();
         self.write(move |db| {
@@ -114,20 +116,34 @@ impl Store {
                     .bind(instance.into_bytes().to_vec())
                     .execute(&mut *db)
                     .await?;
-                enter(db, worker, instance, now).await?;
-                sqlx::query(
-                    "UPDATE process_lease SET worker_id = $1
-                     WHERE worker_id IS NULL OR worker_id NOT IN
-                        (SELECT id FROM worker WHERE beat_at > $2)",
-                )
-                .bind(worker.into_bytes().to_vec())
-                .bind(now.minus(BEAT_EXPIRY).to_sql())
-                .execute(&mut *db)
-                .await?;
-                Ok(())
+                enter(db, worker, instance, now).await
             })
         })
-        .await
+        .await?;
+        loop {
+            let committed = self.clone();
+            let taken = self
+                .writer
+                .write_and(
+                    move |db| {
+                        Box::pin(async move {
+                            let gone = gone_with_claims(db, now).await?;
+                            take_over(db, worker, &gone, now).await
+                        })
+                    },
+                    move |taken: &TakenOver| {
+                        committed.committed(Some(worker), &taken.applied, false);
+                    },
+                )
+                .await?;
+            self.wrote();
+            if !taken.more {
+                break;
+            }
+        }
+        // Timers that nobody has set since the store was opened.
+        self.shared.timers.note(self.earliest_timer().await?);
+        Ok(())
     }
 
     /// A process server is alive. If it has the duty to, it takes over what those that are gone had
@@ -158,7 +174,7 @@ impl Store {
                         Ok::<_, StoreError>(beat)
                     })
                 },
-                move |beat: &Beat| committed.tally().take(Some(worker), &beat.applied),
+                move |beat: &Beat| committed.committed(Some(worker), &beat.applied, false),
             )
             .await?;
         if !beat.adopted.is_empty() {
@@ -174,10 +190,12 @@ impl Store {
             orders: self.orders(),
         };
         beat.looked = Looked(Some(sight));
-        if (beat.live > 1 && beat.looked != looked) || !beat.adopted.is_empty() {
-            let seen = looked.0.map(|seen| seen.orders);
+        let seen = looked.0;
+        // Also the one that is left alone looks once more: what the other has left belongs to nobody now.
+        let company = beat.live > 1 || beat.bereft || seen.is_some_and(|seen| seen.live > 1);
+        if (company && beat.looked != looked) || !beat.adopted.is_empty() {
             beat.shared = Some(Shared {
-                orders: match seen == Some(sight.orders) {
+                orders: match seen.is_some_and(|seen| seen.orders == sight.orders) {
                     true => None,
                     false => Some((self.pauses().await?, self.limits().await?)),
                 },
@@ -185,7 +203,6 @@ impl Store {
                     true => self.free_resources().await?,
                     false => Vec::new(),
                 },
-                next_due: self.earliest_timer().await?,
                 not_held: self.not_held(worker, believed).await?,
             });
         }
@@ -255,17 +272,19 @@ impl Store {
 
     /// A process server has ended: whoever sweeps takes over what it leaves, at once. Also what it has claimed
     /// since it was forgotten; nobody would look for that otherwise.
-    pub(crate) async fn end_worker(&self, worker: Uuid) -> Result<(), StoreError> {
+    pub(crate) async fn end_worker(&self, worker: Uuid, now: UnixMs) -> Result<(), StoreError> {
         let instance = self.instance();
         self.write(move |db| {
             Box::pin(async move {
+                // As if it had been silent for so long: it is mourned like any other.
                 sqlx::query(
                     "INSERT INTO worker (id, instance, epoch, started_at, beat_at)
-                     VALUES ($1, $2, 1, 0, 0)
-                     ON CONFLICT (id) DO UPDATE SET beat_at = 0",
+                     VALUES ($1, $2, 1, 0, $3)
+                     ON CONFLICT (id) DO UPDATE SET beat_at = min(beat_at, excluded.beat_at)",
                 )
                 .bind(worker.into_bytes().to_vec())
                 .bind(instance.into_bytes().to_vec())
+                .bind(now.minus(BEAT_EXPIRY).to_sql())
                 .execute(&mut *db)
                 .await?;
                 Ok(())
@@ -302,27 +321,25 @@ async fn sweep(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<Beat, S
         .await?;
     let gone_before = now.minus(BEAT_EXPIRY).to_sql();
     let lately = now.minus(BEAT_EXPIRY + BEREFT).to_sql();
-    let (mut live, mut gone) = (Vec::new(), Vec::new());
-    let mut bereft = false;
+    let (mut live, mut gone, mut bereft) = (0, Vec::new(), false);
     for row in &rows {
         let id = Uuid::from_bytes(id_bytes(row.try_get(0)?)?);
         let beat_at: i64 = row.try_get(1)?;
         match beat_at > gone_before {
-            true => live.push(id),
-            false => gone.push(id),
+            true => live += 1,
+            false => gone.push(Some(id)),
         }
         bereft |= beat_at <= gone_before && beat_at > lately;
     }
     let mut beat = Beat {
-        live: u32::try_from(live.len()).unwrap_or(u32::MAX),
+        live,
         ..Beat::default()
     };
-    beat.sweeps = live.first() == Some(&worker) && take_duty(db, worker, now).await?;
+    beat.sweeps = take_duty(db, worker, now).await?;
     if beat.sweeps {
         beat.bereft = bereft;
-        for dead in gone {
-            adopt(db, worker, dead, now, &mut beat).await?;
-        }
+        let taken = take_over(db, worker, &gone, now).await?;
+        (beat.adopted, beat.applied, beat.more) = (taken.leases, taken.applied, taken.more);
         forget(db, now).await?;
     }
     Ok(beat)
@@ -374,56 +391,99 @@ async fn take_lending(
     Ok(term.and_then(|term| u32::try_from(term).ok()))
 }
 
-/// Takes over what a server that is gone had claimed: never sent again, always asked for.
-async fn adopt(
+/// What was taken over from servers that are gone.
+#[derive(Default)]
+struct TakenOver {
+    leases: Vec<Lease>,
+    /// What became of these.
+    applied: Applied,
+    /// One of them had more than one transaction takes over.
+    more: bool,
+}
+
+/// Claims of no living server: whose they were. `None`: nobody's.
+async fn gone_with_claims(
+    db: &mut Connection,
+    now: UnixMs,
+) -> Result<Vec<Option<Uuid>>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT worker_id FROM process_lease
+         WHERE worker_id IS NULL OR worker_id NOT IN (SELECT id FROM worker WHERE beat_at > $1)",
+    )
+    .bind(now.minus(BEAT_EXPIRY).to_sql())
+    .fetch_all(&mut *db)
+    .await?;
+    let owners = rows.iter().map(|row| {
+        let owner: Option<&[u8]> = row.try_get(0)?;
+        let owner = owner.map(id_bytes).transpose()?;
+        Ok(owner.map(Uuid::from_bytes))
+    });
+    owners.collect()
+}
+
+/// Takes over what servers that are gone had claimed: never sent again, always asked for.
+async fn take_over(
     db: &mut Connection,
     worker: Uuid,
-    dead: Uuid,
+    gone: &[Option<Uuid>],
     now: UnixMs,
-    beat: &mut Beat,
-) -> Result<(), StoreError> {
+) -> Result<TakenOver, StoreError> {
+    let mut taken = TakenOver::default();
+    for dead in gone {
+        let inputs = take_claims(db, worker, *dead).await?;
+        let count = inputs.len();
+        if count == 0 {
+            continue;
+        }
+        taken.more |= count >= TAKE_OVER_STEP as usize;
+        let batch = Batch {
+            at: now,
+            inputs,
+            ..Batch::default()
+        };
+        let applied = processes::apply_within(db, batch).await?;
+        let server = dead.map_or_else(|| "unknown".to_owned(), |dead| dead.to_string());
+        tracing::warn!(%worker, server, count, "a process server is gone; its agents are asked");
+        record(db, now, worker, server, count).await?;
+        let leases = applied.steps.iter().filter_map(|effect| {
+            let now = effect.now.filter(|now| now.state.is_active())?;
+            Some(Lease {
+                process: effect.process,
+                agent: now.target,
+                fence: now.fence,
+                step: now.step,
+                state: now.state,
+                deadline_at: now.deadline_at,
+                line: Arc::clone(&effect.names.as_ref()?.line),
+            })
+        });
+        taken.leases.extend(leases);
+        taken.applied.steps.extend(applied.steps);
+    }
+    Ok(taken)
+}
+
+/// Makes claims of `dead` those of `worker`, [`TAKE_OVER_STEP`] at most: what has happened to them.
+async fn take_claims(
+    db: &mut Connection,
+    worker: Uuid,
+    dead: Option<Uuid>,
+) -> Result<Vec<Happened>, StoreError> {
     let rows = sqlx::query(
         "UPDATE process_lease SET worker_id = $1 WHERE process_id IN
-            (SELECT process_id FROM process_lease WHERE worker_id = $2 LIMIT $3)
+            (SELECT process_id FROM process_lease WHERE worker_id IS $2 LIMIT $3)
          RETURNING process_id",
     )
     .bind(worker.into_bytes().to_vec())
-    .bind(dead.into_bytes().to_vec())
-    .bind(SWEEP_STEP)
+    .bind(dead.map(|dead| dead.into_bytes().to_vec()))
+    .bind(TAKE_OVER_STEP)
     .fetch_all(&mut *db)
     .await?;
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let mut inputs = Vec::with_capacity(rows.len());
-    for row in &rows {
+    let claims = rows.iter().map(|row| {
         let id = ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
-        inputs.push(Happened::new(id, Input::Orphaned));
-    }
-    let count = inputs.len();
-    let batch = Batch {
-        at: now,
-        inputs,
-        ..Batch::default()
-    };
-    let applied = processes::apply_within(db, batch).await?;
-    tracing::warn!(%worker, %dead, count, "a process server is gone; its agents are asked");
-    record(db, now, worker, dead, count).await?;
-    let leases = applied.steps.iter().filter_map(|effect| {
-        let now = effect.now.filter(|now| now.state.is_active())?;
-        Some(Lease {
-            process: effect.process,
-            agent: now.target,
-            fence: now.fence,
-            step: now.step,
-            state: now.state,
-            deadline_at: now.deadline_at,
-            line: Arc::clone(&effect.names.as_ref()?.line),
-        })
+        Ok(Happened::new(id, Input::Orphaned))
     });
-    beat.adopted.extend(leases);
-    beat.applied.steps.extend(applied.steps);
-    Ok(())
+    claims.collect()
 }
 
 /// Forgets servers that have been gone for long.
@@ -459,11 +519,11 @@ async fn record(
     db: &mut Connection,
     now: UnixMs,
     worker: Uuid,
-    dead: Uuid,
+    server: String,
     count: usize,
 ) -> Result<(), StoreError> {
     let data = serde_json::json!({
-        "server": dead.to_string(),
+        "server": server,
         "taken_over_by": worker.to_string(),
         "claims": Value::from(count),
     });
@@ -519,10 +579,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_lowest_living_server_sweeps_and_takes_over_what_a_dead_one_had_claimed() {
+    async fn one_server_sweeps_and_when_it_is_gone_another_takes_over_what_it_had_claimed() {
         let (_directory, store) = open(&[1, 2, 3]).await;
         let id = claimed(&store, worker(1)).await;
-        for (number, sweeps) in [(2, false), (1, true), (3, false)] {
+        for (number, sweeps) in [(1, true), (2, false), (3, false)] {
             let beat = store
                 .beat(worker(number), UnixMs(3000), Asks::default())
                 .await
@@ -537,7 +597,7 @@ mod tests {
             .unwrap();
         assert_eq!((early.live, early.adopted.len()), (3, 0));
         store
-            .beat(worker(3), UnixMs(13_500), Asks::default())
+            .beat(worker(3), UnixMs(12_500), Asks::default())
             .await
             .unwrap();
         let late = store
@@ -561,6 +621,139 @@ mod tests {
             .await
             .unwrap();
         assert_eq!((back.live, back.adopted.len()), (3, 0));
+    }
+
+    #[tokio::test]
+    async fn whoever_joins_leaves_the_duty_to_sweep_where_it_is() {
+        let (_directory, store) = open(&[2]).await;
+        let sweeps = async |number, at| {
+            let beat = store.beat(worker(number), UnixMs(at), Asks::default());
+            beat.await.unwrap().sweeps
+        };
+        assert!(sweeps(2, 2000).await);
+        for number in [1, 3] {
+            let begun = store.begin_worker(worker(number), UnixMs(2500));
+            begun.await.unwrap();
+        }
+        for at in [3000, 5000, 7000] {
+            assert!(sweeps(2, at).await, "nobody else does");
+            assert!(!sweeps(1, at + 1).await && !sweeps(3, at + 2).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn more_claims_than_one_step_takes_over_make_the_next_beat_due_at_once() {
+        let (_directory, store) = open(&[1, 2]).await;
+        for _ in 0..TAKE_OVER_STEP + 2 {
+            claimed(&store, worker(2)).await;
+        }
+        store.end_worker(worker(2), UnixMs(1400)).await.unwrap();
+        for (adopted, more) in [(TAKE_OVER_STEP, true), (2, false), (0, false)] {
+            let beat = store.beat(worker(1), UnixMs(1500), Asks::default());
+            let beat = beat.await.unwrap();
+            assert_eq!((beat.adopted.len(), beat.more), (adopted as usize, more));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_one_that_is_left_alone_finds_what_nobody_has_passed_on() {
+        // Whose end is seen, and who is only missed after a while.
+        for (seen, at) in [(true, 103_000), (false, 113_000)] {
+            let (_directory, store) = open(&[1, 2]).await;
+            let on_resource = async |seed| {
+                let new = NewProcess {
+                    resource: Some("vm-1".to_owned()),
+                    ..NewProcess::of_driver(AGENT, "exec", "{}", UnixMs(1_000_000))
+                };
+                let batch = Batch {
+                    at: UnixMs(1),
+                    seed,
+                    creates: vec![new],
+                    ..Batch::default()
+                };
+                let made = store.apply(batch).await.unwrap().creations;
+                let [Creation::Created(record)] = &made[..] else {
+                    panic!("{made:?}");
+                };
+                record.id
+            };
+            let holder = on_resource(1).await;
+            on_resource(2).await;
+            let looks = async |looked, at| {
+                let asks = Asks {
+                    looked,
+                    ..Asks::default()
+                };
+                store.beat(worker(1), UnixMs(at), asks).await.unwrap()
+            };
+            let other = store.beat(worker(2), UnixMs(102_000), Asks::default());
+            other.await.unwrap();
+            let beat = looks(Looked::default(), 102_000).await;
+            // The other one lets go of it, and is no more before it passes it on.
+            let batch = Batch {
+                at: UnixMs(102_100),
+                worker: Some(worker(2)),
+                inputs: vec![Happened::new(holder, Input::Cancel)],
+                ..Batch::default()
+            };
+            assert_eq!(store.apply(batch).await.unwrap().freed, ["vm-1"]);
+            let beat = looks(beat.looked, 102_200).await;
+            assert!(beat.shared.unwrap().resources.is_empty(), "it may yet");
+            if seen {
+                store.end_worker(worker(2), UnixMs(102_300)).await.unwrap();
+            }
+            let beat = looks(beat.looked, at).await;
+            assert_eq!(beat.live, 1);
+            assert_eq!(beat.shared.unwrap().resources, ["vm-1"]);
+        }
+    }
+
+    /// Events that say that a server is gone: the claims that it left.
+    async fn gone(store: &Store) -> Vec<u64> {
+        let events = store.events_after(0, None, 100).await.unwrap();
+        let gone = events.iter().filter(|event| event.kind == "server.gone");
+        gone.map(|event| event.data["claims"].as_u64().unwrap())
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_follower_takes_over_as_the_sweeper_does() {
+        let (_directory, store) = open(&[1, 2]).await;
+        for _ in 0..TAKE_OVER_STEP + 1 {
+            claimed(&store, worker(2)).await;
+        }
+        let kept = claimed(&store, worker(1)).await;
+        store.end_worker(worker(2), UnixMs(1400)).await.unwrap();
+        store.begin_worker(worker(3), UnixMs(1500)).await.unwrap();
+        let leases = store.leases(worker(3)).await.unwrap();
+        assert_eq!(leases.len(), TAKE_OVER_STEP as usize + 1);
+        assert!(leases.iter().all(|lease| lease.state == State::Unknown));
+        assert_eq!(gone(&store).await, [u64::from(TAKE_OVER_STEP), 1]);
+        let kept_by = store.leases(worker(1)).await.unwrap();
+        assert_eq!(kept_by[0].process, kept);
+    }
+
+    #[tokio::test]
+    async fn whoever_sweeps_hears_of_a_timer_as_soon_as_it_is_set() {
+        let (_directory, store) = open(&[1]).await;
+        let mut timers = store.timers();
+        let new = NewProcess::of_driver(AGENT, "exec", "{}", UnixMs(500));
+        let batch = Batch {
+            at: UnixMs(1),
+            worker: Some(worker(2)),
+            creates: vec![new],
+            ..Batch::default()
+        };
+        store.apply(batch).await.unwrap();
+        assert!(timers.has_changed().unwrap());
+        assert_eq!(*timers.borrow_and_update(), Some(UnixMs(500)));
+        let look = Batch {
+            at: UnixMs(600),
+            sweep: 10,
+            ..Batch::default()
+        };
+        store.apply(look).await.unwrap();
+        assert_eq!(*timers.borrow(), None);
     }
 
     #[tokio::test]
@@ -619,7 +812,7 @@ mod tests {
         assert_eq!(lends(1, 14_999, true).await, None, "it may be alive");
         assert_eq!(lends(1, 15_001, true).await, Some(2), "it is gone");
         assert_eq!(lends(2, 16_000, true).await, None, "it was only slow");
-        store.end_worker(worker(1)).await.unwrap();
+        store.end_worker(worker(1), UnixMs(16_500)).await.unwrap();
         assert_eq!(lends(2, 17_000, true).await, Some(3));
     }
 
@@ -627,7 +820,7 @@ mod tests {
     async fn a_server_that_ends_in_order_is_followed_at_once() {
         let (_directory, store) = open(&[1, 2]).await;
         let id = claimed(&store, worker(2)).await;
-        store.end_worker(worker(2)).await.unwrap();
+        store.end_worker(worker(2), UnixMs(1400)).await.unwrap();
         let beat = store
             .beat(worker(1), UnixMs(1500), Asks::default())
             .await
@@ -659,7 +852,7 @@ mod tests {
         // Unless it is known that it has just ended.
         let later = claimed(&store, worker(2)).await;
         assert_eq!(sweep(701_000).await, (1, Vec::new()));
-        store.end_worker(worker(2)).await.unwrap();
+        store.end_worker(worker(2), UnixMs(701_500)).await.unwrap();
         assert_eq!(sweep(702_000).await, (1, vec![later]));
     }
 
@@ -676,7 +869,8 @@ mod tests {
         // The clock says that the first one may be alive; the file's lock knows better.
         store.begin_worker(worker(3), UnixMs(1002)).await.unwrap();
         let leases = store.leases(worker(3)).await.unwrap();
-        assert_eq!(leases[0].process, id);
+        assert_eq!((leases[0].process, leases[0].state), (id, State::Unknown));
+        assert_eq!(gone(&store).await, [1]);
         assert_eq!(
             store
                 .beat(worker(3), UnixMs(1003), Asks::default())

@@ -15,7 +15,7 @@ pub(crate) const BODY_BYTES_MAX: usize = 256 << 10;
 pub(crate) const PATTERNS_MAX: usize = 32;
 
 /// Every event that a webhook can ask for. A new kind of event in the log wants a line here.
-pub(crate) const EVENTS: [&str; 19] = [
+pub(crate) const EVENTS: [&str; 20] = [
     "agent.down",
     "agent.enrolled",
     "agent.rekeyed",
@@ -34,6 +34,7 @@ pub(crate) const EVENTS: [&str; 19] = [
     "process.state",
     "process.succeeded",
     "security.enrolment_refused",
+    "server.gone",
     "webhook.disabled",
 ];
 

@@ -81,9 +81,6 @@ impl Core {
     }
 
     fn applied(&mut self, now: Moment, mut batch: Pending, applied: Applied) {
-        if batch.sweep {
-            self.next_due = applied.next_due;
-        }
         let mut orders = std::mem::take(&mut batch.order_answers)
             .into_iter()
             .peekable();
@@ -185,7 +182,6 @@ impl Core {
         } else if effect.before.is_some_and(State::is_active) {
             self.fleet.deactivate(agent, process);
         }
-        self.note_due(after.due_at);
         self.count(now, effect, after);
         self.wake(agent);
     }
@@ -297,7 +293,6 @@ impl Core {
     fn made(&mut self, record: &ProcessRecord, line: Option<Arc<Line>>) {
         self.stats.created += 1;
         self.living.add(record.state, 1);
-        self.note_due(record.due_at);
         let Some(line) = line else { return };
         self.fleet.count_ready(record.agent, 1);
         self.tenants.add(&record.tenant, 1);
@@ -308,12 +303,6 @@ impl Core {
             self.fleet.enqueue(record.agent, &line, entry);
         }
         self.wake(record.agent);
-    }
-
-    pub(super) fn note_due(&mut self, due: Option<UnixMs>) {
-        if let Some(due) = due {
-            self.next_due = Some(self.next_due.map_or(due, |earliest| earliest.min(due)));
-        }
     }
 
     /// The store took nothing of it. Callers are told; what was heard is kept, in order.

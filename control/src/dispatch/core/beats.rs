@@ -16,6 +16,7 @@ impl Core {
     /// Takes what a beat has found that began at this moment.
     pub(in crate::dispatch) fn handle_beat(&mut self, now: Moment, beat: Beat) {
         self.believed_until = now.mono + BELIEF;
+        self.sweeps = beat.sweeps;
         self.take_duty(now, beat.lends);
         self.stats.servers = u64::from(beat.live);
         let mut about: BTreeMap<AgentId, Vec<_>> = BTreeMap::new();
@@ -66,7 +67,6 @@ impl Core {
             self.take_limits(now, limits);
         }
         self.pending.resources.extend(shared.resources);
-        self.note_due(shared.next_due);
     }
 
     /// Whether it is to be asked what others have changed. Answer with [`Core::handle_news`]: only now, while

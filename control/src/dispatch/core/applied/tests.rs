@@ -16,6 +16,7 @@ use crate::process::{Class, StepId};
 use crate::store::lines::ReadyCount;
 use crate::store::pauses::PauseTable;
 use crate::store::processes::Names;
+use crate::store::workers::Beat;
 
 const AGENT: AgentId = AgentId(Uuid::from_u128(1));
 const OTHER: AgentId = AgentId(Uuid::from_u128(2));
@@ -99,7 +100,6 @@ fn core(ready: Vec<(AgentId, &str, u32)>) -> Core {
         active: Vec::new(),
         resources: Vec::new(),
         abandoned: Vec::new(),
-        next_due: None,
     };
     Core::new(moment(), (ServerId(1), Uuid::from_u128(77)), recovered)
 }
@@ -225,6 +225,25 @@ fn retries_over_the_budget_wait_and_first_starts_do_not() {
     }
 }
 
+#[test]
+fn only_the_server_that_sweeps_looks_at_timers() {
+    let mut core = core(Vec::new());
+    core.set_next_due(Some(UnixMs(900)));
+    assert_eq!(core.next_due(), None, "it need not wake for it");
+    assert!(core.poll_batch(moment(), 1).is_none());
+    let beat = |sweeps| {
+        let mut beat = Beat::default();
+        beat.sweeps = sweeps;
+        beat
+    };
+    core.handle_beat(moment(), beat(true));
+    assert_eq!(core.next_due(), Some(UnixMs(900)));
+    assert!(core.poll_batch(moment(), 1).unwrap().sweep > 0);
+    core.handle_applied(moment(), Ok(Applied::default()));
+    core.handle_beat(moment(), beat(false));
+    assert!(core.poll_batch(moment(), 1).is_none());
+}
+
 /// One with a session of its agent.
 fn connected(start: Moment) -> Core {
     let mut core = core(Vec::new());
@@ -301,11 +320,11 @@ fn a_server_that_cannot_beat_claims_nothing() {
     core.handle_event(later, offer(1));
     ready(&mut core, start, 1);
     assert_eq!(claims(&core), 0, "somebody else may hold it by now");
-    core.handle_beat(start, crate::store::workers::Beat::default());
+    core.handle_beat(start, Beat::default());
     core.note_time(later);
     core.handle_event(later, offer(1));
     assert_eq!(claims(&core), 0, "that beat began long ago");
-    core.handle_beat(later, crate::store::workers::Beat::default());
+    core.handle_beat(later, Beat::default());
     core.note_time(later);
     core.handle_event(later, offer(2));
     assert_eq!(claims(&core), 1);

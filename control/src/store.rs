@@ -13,6 +13,7 @@ pub mod agents;
 pub mod api_tokens;
 mod audit;
 pub mod batches;
+mod budgets;
 pub mod dead_letters;
 pub mod groups;
 pub mod limits;
@@ -177,6 +178,7 @@ struct Shared {
     /// What several process servers have in common.
     tally: tally::Tally,
     timers: timers::Timers,
+    budgets: budgets::RetryBudgets,
     writer_task: Mutex<Option<JoinHandle<Connection>>>,
     /// Held exclusively by this process; the operating system lets go of it even after SIGKILL.
     lock: Mutex<Option<std::fs::File>>,
@@ -204,6 +206,7 @@ impl Store {
                 orders: AtomicU64::new(0),
                 tally: tally::Tally::default(),
                 timers: timers::Timers::default(),
+                budgets: budgets::RetryBudgets::default(),
                 writer_task: Mutex::new(Some(task)),
                 lock: Mutex::new(Some(opened.lock)),
             }),
@@ -275,6 +278,7 @@ impl Store {
     fn committed(&self, by: Option<Uuid>, applied: &processes::Applied, swept: bool) {
         self.shared.tally.take(by, applied);
         self.shared.timers.take(applied, swept);
+        self.shared.budgets.take(applied);
     }
 
     /// A read-only connection.

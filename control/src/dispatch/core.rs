@@ -34,7 +34,6 @@ use super::telemetry::EngineStats;
 use super::tenants::Tenants;
 use crate::clock::UnixMs;
 use crate::lending::Lender;
-use crate::process::budget::Budgets;
 use crate::process::pause::Pauses;
 use crate::process::{Input, State, StepId};
 use crate::store::StoreError;
@@ -72,11 +71,6 @@ const SECURITY_LINES: u64 = 5;
 pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Demand is told anew this often, in case a word was lost.
 const DEMAND_AGAIN: Duration = Duration::from_secs(30);
-
-/// An empty retry budget gets a tenth of a retry by itself in so many ticks.
-const DRIP_TICKS: u32 = 6;
-/// A retry that finds its budget empty waits so long, and up to as long again.
-const DEFER: Duration = Duration::from_secs(10);
 
 /// Epochs are raised no more often than this: every raise costs a group's grants.
 const RAISE_EVERY: Duration = Duration::from_secs(5);
@@ -127,9 +121,6 @@ pub(super) struct Core {
     fleet: Fleet,
     living: Living,
     tenants: Tenants,
-    budgets: Budgets,
-    /// Ticks until the budgets get a little by themselves.
-    drip_in: u32,
     /// Of the pauses that the fleet knows.
     pauses_version: u64,
     /// The limits that the gateway was told.
@@ -218,8 +209,6 @@ impl Core {
             fleet: Fleet::new(server),
             living: Living::default(),
             tenants: Tenants::default(),
-            budgets: Budgets::default(),
-            drip_in: DRIP_TICKS,
             pauses_version: 0,
             limits: recovered.limits,
             asked: Asked::new(worker),
@@ -312,11 +301,6 @@ impl Core {
         }
         self.security_seen = 0;
         self.asked.handle_tick(now.mono);
-        self.drip_in = self.drip_in.saturating_sub(1);
-        if self.drip_in == 0 {
-            self.drip_in = DRIP_TICKS;
-            self.budgets.drip();
-        }
         self.lender.handle_tick(now.mono);
         self.tell_lent();
         for (target, about) in self.fleet.due_questions(now.mono) {

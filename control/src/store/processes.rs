@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 pub(crate) use create::NEEDLESS;
 
+use super::budgets::RetryBudgets;
 use super::queries::ProcessRecord;
 use super::{Connection, Store, StoreError};
 use crate::clock::UnixMs;
@@ -264,8 +265,8 @@ pub(crate) struct Effect {
     pub(crate) place_before: Option<UnixMs>,
     /// Its kind, tenant and line, if it is known.
     pub(crate) names: Option<Names>,
-    /// It leaves a backoff after a failed attempt: a retry.
-    pub(crate) retries: bool,
+    /// Its time to be tried again has come, and its retry budget is empty: it waits on.
+    pub(crate) deferred: bool,
     /// The input was about the past and changed nothing.
     pub(crate) stale: bool,
     /// The order was refused, for this reason.
@@ -313,19 +314,20 @@ pub(crate) struct Work {
     pub(crate) grant: GrantId,
 }
 
-/// Applies a batch within a write that does more.
+/// Applies a batch within a write that does more. Nothing in it may be tried again: no budget is asked.
 pub(crate) async fn apply_within(db: &mut Connection, batch: Batch) -> Result<Applied, StoreError> {
-    apply::apply(db, batch).await
+    apply::apply(db, batch, &RetryBudgets::default()).await
 }
 
 impl Store {
     /// Applies a batch; returns after its commit.
     pub(crate) async fn apply(&self, batch: Batch) -> Result<Applied, StoreError> {
         let (worker, swept, store) = (batch.worker, batch.sweep > 0, self.clone());
+        let budgets = self.shared.budgets.clone();
         let applied = self
             .writer
             .write_and(
-                move |db| Box::pin(apply::apply(db, batch)),
+                move |db| Box::pin(async move { apply::apply(db, batch, &budgets).await }),
                 move |applied| store.committed(worker, applied, swept),
             )
             .await;

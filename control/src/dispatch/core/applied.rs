@@ -9,13 +9,13 @@ use protocol::ids::{AgentId, Fence, OperationId, ProcessId};
 use protocol::link::Request;
 use protocol::operation::Command;
 
-use super::{Claim, Core, CreateAnswer, DEFER, Moment, Pending, operation};
+use super::{Claim, Core, CreateAnswer, Moment, Pending, operation};
 use crate::clock::UnixMs;
 use crate::dispatch::fleet::Known;
 use crate::dispatch::handle::Ordered;
 use crate::process::{Input, State, Tell};
 use crate::store::StoreError;
-use crate::store::processes::{Applied, Creation, Effect, Happened, Names, NewProcess, Now, Work};
+use crate::store::processes::{Applied, Creation, Effect, Names, NewProcess, Now, Work};
 use crate::store::queries::ProcessRecord;
 
 /// The first wait after the store has failed; doubles up to the last.
@@ -101,6 +101,7 @@ impl Core {
 
     fn effect(&mut self, now: Moment, effect: Effect, claims: &mut BTreeMap<ProcessId, Claim>) {
         self.stats.stale += u64::from(effect.stale);
+        self.stats.deferred += u64::from(effect.deferred);
         let process = effect.process;
         let Some(after) = effect.now else {
             if let (Some(Tell::Forget), Some(agent)) = (effect.tell, effect.from) {
@@ -167,7 +168,7 @@ impl Core {
             }
         }
         if after.state == State::Ready {
-            self.became_ready(now, process, effect, after);
+            self.became_ready(process, effect, after);
         }
         self.paced(now, effect, after);
         if let Some(names) = effect.names.as_ref().filter(|_| after.state.is_active()) {
@@ -186,7 +187,7 @@ impl Core {
         self.wake(agent);
     }
 
-    fn became_ready(&mut self, now: Moment, process: ProcessId, effect: &Effect, after: Now) {
+    fn became_ready(&mut self, process: ProcessId, effect: &Effect, after: Now) {
         let agent = after.target;
         self.fleet.count_ready(agent, 1);
         let place = (after.ready_at.unwrap_or(after.created_at), process);
@@ -194,12 +195,7 @@ impl Core {
             return;
         };
         self.tenants.add(&names.tenant, 1);
-        if effect.retries && !self.budgets.try_retry(agent, &names.kind) {
-            self.stats.deferred += 1;
-            let until = now.wall.plus(DEFER + DEFER.mul_f64(spread(process)));
-            let defer = Happened::new(process, Input::Defer(until));
-            self.pending.inputs.push(defer);
-        } else if !self
+        if !self
             .fleet
             .pauses()
             .holds(process, &names.tenant, &names.kind)
@@ -209,15 +205,12 @@ impl Core {
         }
     }
 
-    /// Counts what has ended at an agent, for the pace and for the retry budget.
+    /// Counts what has ended at an agent, for the pace.
     fn paced(&mut self, now: Moment, effect: &Effect, after: Now) {
         let ended = effect.before.is_some_and(State::is_active) && !after.state.is_active();
         if let Some(names) = effect.names.as_ref().filter(|_| ended) {
             self.fleet.completed(after.target, now.mono);
             self.tenants.completed(&names.tenant, now.mono);
-            if after.state == State::Succeeded {
-                self.budgets.succeeded(after.target, &names.kind);
-            }
         }
     }
 
@@ -405,12 +398,6 @@ fn ordered(effect: &Effect) -> Ordered {
         (Some(_), Some(why)) => Ordered::Refused(why.clone()),
         (Some(now), None) => Ordered::State(now.state),
     }
-}
-
-/// A fraction from 0 to 1 that is the same for the same process, and spread over many.
-fn spread(process: ProcessId) -> f64 {
-    let [.., high, low] = process.to_bytes();
-    f64::from(u16::from_be_bytes([high, low])) / f64::from(u16::MAX)
 }
 
 /// Puts the refused ones back to their places.

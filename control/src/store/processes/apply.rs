@@ -18,7 +18,9 @@ use super::stand_in;
 use super::writes::Writes;
 use super::{Actor, Applied, Batch, Effect, Happened, Names, Now, Record, Work, create};
 use crate::clock::UnixMs;
+use crate::process::budget::DEFER;
 use crate::process::{Hold, Input, Process, State, Step, StepId, StepNeeds};
+use crate::store::budgets::RetryBudgets;
 use crate::store::lines;
 use crate::store::{Connection, StoreError, from_sql, id_bytes, stored};
 
@@ -55,7 +57,11 @@ pub(super) const WORK: &str = "
     JOIN process_payload AS d ON d.process_id = p.id
     LEFT JOIN process_plan AS s ON s.process_id = p.id AND s.step = p.step & 32799";
 
-pub(super) async fn apply(db: &mut Connection, batch: Batch) -> Result<Applied, StoreError> {
+pub(super) async fn apply(
+    db: &mut Connection,
+    batch: Batch,
+    budgets: &RetryBudgets,
+) -> Result<Applied, StoreError> {
     let Batch {
         at,
         seed,
@@ -84,7 +90,17 @@ pub(super) async fn apply(db: &mut Connection, batch: Batch) -> Result<Applied, 
     let mut rng = StdRng::seed_from_u64(seed);
     let mut events: Vec<Value> = records.iter().map(|record| event(at, record)).collect();
     let moment = (at, worker);
-    run(db, moment, inputs, &mut rng, &mut events, &mut applied).await?;
+    let retries = Some(budgets);
+    run(
+        db,
+        moment,
+        inputs,
+        retries,
+        &mut rng,
+        &mut events,
+        &mut applied,
+    )
+    .await?;
     if !creates.is_empty() {
         create::create(db, moment, creates, &mut rng, &mut events, &mut applied).await?;
     }
@@ -103,11 +119,13 @@ pub(super) async fn apply(db: &mut Connection, batch: Batch) -> Result<Applied, 
     Ok(applied)
 }
 
-/// Runs the rules over inputs, in order, and writes what follows. `worker` is who claims.
+/// Runs the rules over inputs, in order, and writes what follows. `worker` is who claims; `budgets` pay for
+/// retries, where any may be among them.
 pub(super) async fn run(
     db: &mut Connection,
     (at, worker): (UnixMs, Option<Uuid>),
     mut inputs: Vec<Happened>,
+    budgets: Option<&RetryBudgets>,
     rng: &mut StdRng,
     events: &mut Vec<Value>,
     applied: &mut Applied,
@@ -123,7 +141,7 @@ pub(super) async fn run(
     rules.load(db, stand_ins).await?;
     let first = applied.steps.len();
     for happened in inputs {
-        let step = rules.step(at, happened, rng.random(), events);
+        let step = rules.step((at, budgets), happened, rng.random(), events);
         applied.steps.push(step);
     }
     rules.write(db, (at, worker), first, applied).await
@@ -291,7 +309,7 @@ impl Rules {
 
     fn step(
         &mut self,
-        at: UnixMs,
+        (at, budgets): (UnixMs, Option<&RetryBudgets>),
         happened: Happened,
         chance: f64,
         events: &mut Vec<Value>,
@@ -320,7 +338,16 @@ impl Rules {
         let claim = happened.input == Input::Claim;
         // Somebody wants it now: the budget of retries is not asked.
         let ordered = matches!(happened.input, Input::Replay(_));
-        let step = row.now.handle(at, happened.input, chance);
+        let mut step = row.now.handle(at, happened.input, chance);
+        let waited_to_retry = matches!(before.hold, Some(Hold::Retry | Hold::Budget));
+        let retries = waited_to_retry && !ordered && row.now.state == State::Ready;
+        let deferred =
+            retries && budgets.is_some_and(|all| !all.try_retry(at, row.now.target, &row.now.kind));
+        if deferred {
+            let until = at.plus(DEFER + DEFER.mul_f64(chance));
+            step = row.now.handle(at, Input::Defer(until), chance);
+            step.remark = before.hold != row.now.hold;
+        }
         if claim && row.now.state == State::Leased && !step.stale {
             row.grant = happened.grant;
         }
@@ -336,7 +363,6 @@ impl Rules {
             let actor = happened.actor.as_deref();
             events.push(event(at, &changed(&row.now, &before, &step, actor)));
         }
-        let waited_to_retry = matches!(before.hold, Some(Hold::Retry | Hold::Budget));
         Effect {
             process: id,
             from: happened.from,
@@ -350,7 +376,7 @@ impl Rules {
                 line_before,
                 line: row.line_now(),
             }),
-            retries: waited_to_retry && !ordered && row.now.state == State::Ready,
+            deferred,
             stale: step.stale,
             refused: step.refused,
             tell: step.tell,
@@ -423,7 +449,7 @@ fn other(happened: &Happened, step: Step) -> Effect {
         before: None,
         place_before: None,
         names: None,
-        retries: false,
+        deferred: false,
         stale: true,
         refused: step.refused,
         tell: step.tell,

@@ -137,7 +137,7 @@ pub(super) async fn create(
     let mut refused = BTreeMap::new();
     for group in independent(slots) {
         let needless = needless(db, &group).await?;
-        apply::run(db, (at, worker), needless, rng, events, applied).await?;
+        apply::run(db, (at, worker), needless, None, rng, events, applied).await?;
         let mut held = held_resources(db, &group).await?;
         let mut rows = Rows::default();
         for slot in group {

@@ -61,7 +61,7 @@ fn effect(number: u128, before: State, after: Now) -> Effect {
             line_before: line("acme"),
             line: line("acme"),
         }),
-        retries: false,
+        deferred: false,
         stale: false,
         refused: None,
         tell: None,
@@ -171,58 +171,6 @@ fn a_queue_that_is_full_turns_newcomers_away_and_says_for_how_long() {
         panic!("not refused for the tenant's queue");
     };
     assert!(retry_after < Duration::from_secs(10), "{retry_after:?}");
-}
-
-#[test]
-fn retries_over_the_budget_wait_and_first_starts_do_not() {
-    let mut core = core(Vec::new());
-    for number in 0..15 {
-        let after = Now {
-            ready_at: Some(UnixMs(100)),
-            ..now(State::Ready, 1)
-        };
-        let retry = Effect {
-            retries: true,
-            ..effect(number, State::Backoff, after)
-        };
-        core.effect(moment(), retry, &mut BTreeMap::new());
-    }
-    let waits = |core: &Core| {
-        let inputs = core.pending.inputs.iter();
-        inputs
-            .filter(|input| matches!(input.input, Input::Defer(until) if until > UnixMs(10_999)))
-            .count()
-    };
-    assert_eq!((waits(&core), core.stats.deferred), (5, 5));
-    for number in 20..30 {
-        let after = Now {
-            ready_at: Some(UnixMs(100)),
-            ..now(State::Ready, 0)
-        };
-        core.effect(
-            moment(),
-            effect(number, State::Blocked, after),
-            &mut BTreeMap::new(),
-        );
-    }
-    assert_eq!(waits(&core), 5);
-    // Ten successes pay for one.
-    for number in 30..40 {
-        let ended = effect(number, State::Running, now(State::Succeeded, 1));
-        core.effect(moment(), ended, &mut BTreeMap::new());
-    }
-    for (number, expected) in [(50, 5), (51, 6)] {
-        let after = Now {
-            ready_at: Some(UnixMs(100)),
-            ..now(State::Ready, 1)
-        };
-        let retry = Effect {
-            retries: true,
-            ..effect(number, State::Backoff, after)
-        };
-        core.effect(moment(), retry, &mut BTreeMap::new());
-        assert_eq!(waits(&core), expected);
-    }
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod crashes;
 mod following;
 #[path = "flow/goodput.rs"]
 mod goodput;
+#[path = "flow/retries.rs"]
+mod retries;
 #[path = "flow/sharing.rs"]
 mod sharing;
 

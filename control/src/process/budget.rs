@@ -26,13 +26,18 @@ pub const SUCCESSES_PER_RETRY: u32 = 10;
 /// A bucket gets a success's worth by itself so often: otherwise what only fails could never show that it has
 /// recovered.
 pub const DRIP_EVERY: Duration = Duration::from_secs(6);
-/// A retry that finds its bucket empty waits so long, and up to as long again.
-pub const DEFER: Duration = Duration::from_secs(10);
+/// A retry that finds its bucket empty waits so long, and up to as long again ([`deferral`]).
+const DEFER: Duration = Duration::from_secs(10);
 /// Buckets that are kept at most; beyond that, retries of new ones are let through.
 pub const BUCKETS_MAX: usize = 65_536;
 
 /// A full bucket, in successes.
 const FULL: u32 = CAP * SUCCESSES_PER_RETRY;
+
+/// How long a retry that finds its bucket empty waits; `chance` is from 0 to 1.
+pub fn deferral(chance: f64) -> Duration {
+    DEFER + DEFER.mul_f64(chance.clamp(0.0, 1.0))
+}
 
 /// The buckets.
 #[derive(Debug, Default)]

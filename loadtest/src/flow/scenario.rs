@@ -27,6 +27,8 @@ pub enum Change {
     Slots(f64),
     /// Every operation takes so many times as long, for a reason of its own.
     Slow(f64),
+    /// Of the attempts that end this share fails in passing. Only Drover's rule has a notion of it.
+    Failing(f64),
     /// A fault; rules without a notion of it are not told.
     Fault(Fault),
 }

@@ -28,6 +28,10 @@ pub struct Score {
     pub timed_out: u64,
     /// Attempts that were fenced off at a host.
     pub fenced: u64,
+    /// Attempts that failed in passing.
+    pub failed: u64,
+    /// Attempts that were made after one that failed.
+    pub retries: u64,
     /// Operations in flight beyond the limit under which the last of them was granted, at worst.
     pub over_issue: u32,
     /// Operations that ran more than once.
@@ -81,6 +85,14 @@ impl Score {
 
     pub(super) fn fence(&mut self, now: Nanos) {
         self.fenced += u64::from(self.counts(now));
+    }
+
+    pub(super) fn fail(&mut self, now: Nanos) {
+        self.failed += u64::from(self.counts(now));
+    }
+
+    pub(super) fn retry(&mut self, now: Nanos) {
+        self.retries += u64::from(self.counts(now));
     }
 
     /// An operation that had been ready since then starts on its host.

@@ -67,6 +67,8 @@ pub(super) struct World<M> {
     pub(super) plant: Plant,
     pub(super) processes: Vec<Process>,
     pub(super) score: Score,
+    /// The share of attempts that fails in passing.
+    failing: f64,
     /// The work of operations, apart from everything else that is random: the same for each rule.
     draws: Random,
     events: Events<Event<M>>,
@@ -82,6 +84,7 @@ impl<M> World<M> {
             plant: Plant::new(scenario),
             processes: Vec::new(),
             score: Score::new(scenario),
+            failing: 0.0,
             draws: Random::new(scenario.seed),
             events: Events::new(),
             epoch: clock::now(),
@@ -125,6 +128,11 @@ impl<M> World<M> {
         let process = &mut self.processes[place];
         process.ready_at = self.now;
         process.run += 1;
+    }
+
+    /// Whether an attempt that ends has failed in passing. Nothing is drawn while none does.
+    pub(super) fn fails(&mut self) -> bool {
+        self.failing > 0.0 && self.random.unit() < self.failing
     }
 
     /// A message after so many seconds.
@@ -183,6 +191,7 @@ pub(super) fn run<R: Rule>(scenario: &Scenario, mut rule: R) -> (R, World<R::Mes
             }
             Event::Change(Change::Slots(slots)) => world.plant.set_slots(now, slots),
             Event::Change(Change::Slow(slow)) => world.plant.set_slow(now, slow),
+            Event::Change(Change::Failing(share)) => world.failing = share,
             Event::Change(Change::Fault(fault)) => rule.handle_fault(&mut world, fault),
             Event::Second => {
                 #[expect(clippy::cast_precision_loss, reason = "a few dozen")]

@@ -18,7 +18,7 @@ use super::stand_in;
 use super::writes::Writes;
 use super::{Actor, Applied, Batch, Effect, Happened, Names, Now, Record, Work, create};
 use crate::clock::UnixMs;
-use crate::process::budget::DEFER;
+use crate::process::budget::deferral;
 use crate::process::{Hold, Input, Process, State, Step, StepId, StepNeeds};
 use crate::store::budgets::RetryBudgets;
 use crate::store::lines;
@@ -344,7 +344,7 @@ impl Rules {
         let deferred =
             retries && budgets.is_some_and(|all| !all.try_retry(at, row.now.target, &row.now.kind));
         if deferred {
-            let until = at.plus(DEFER + DEFER.mul_f64(chance));
+            let until = at.plus(deferral(chance));
             step = row.now.handle(at, Input::Defer(until), chance);
             step.remark = before.hold != row.now.hold;
         }

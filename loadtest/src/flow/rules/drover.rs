@@ -12,11 +12,13 @@
 mod agent;
 mod faults;
 mod owner;
+mod retries;
 mod store;
 
 use agent::Agent;
 use gateway::flow::fair::Flow;
 use owner::Owner;
+use retries::Retries;
 use store::Store;
 
 use super::super::scenario::{Fault, Scenario};
@@ -144,6 +146,8 @@ pub(in crate::flow) enum Message {
     /// Epoch of the owner, host, session.
     FromAgent(u64, usize, u32, FromAgent),
     Forget(usize, Op),
+    /// The time of a process's next attempt has come.
+    Retry(usize),
     Repair(faults::Repair),
 }
 
@@ -167,6 +171,7 @@ pub(in crate::flow) struct Drover {
     servers: Vec<Server>,
     agents: Vec<Agent>,
     store: Store,
+    retries: Retries,
     flows: Vec<Flow>,
     failing_over: bool,
 }
@@ -223,6 +228,7 @@ impl Drover {
             servers: (0..scenario.servers).map(server).collect(),
             agents: (0..scenario.hosts).map(|_| Agent::new()).collect(),
             store: Store::new(scenario, flows.len()),
+            retries: Retries::new(scenario),
             flows,
             failing_over: false,
         }
@@ -314,13 +320,25 @@ impl Drover {
             return;
         };
         let place = op.place as usize;
+        if world.fails() {
+            let host = world.processes[place].host;
+            world.send(Message::Forget(host, op));
+            self.failed(world, place);
+            return;
+        }
         let (host, tenant, work) = {
             let process = &world.processes[place];
             (process.host, process.tenant, process.work)
         };
         let took = world.since(sent_at);
         world.score.succeed(world.now, tenant, work, took);
+        self.retries.succeeded(world, place);
         world.send(Message::Forget(host, op));
+        self.replace(world, place);
+    }
+
+    /// A process is over: another one takes its place, in a world that does not end.
+    fn replace(&mut self, world: &mut DroverWorld, place: usize) {
         if world.scenario.endless {
             world.renew(place);
             self.store.renew(place);
@@ -448,6 +466,7 @@ impl Rule for Drover {
                 let journal = self.agents[host].journal();
                 owner.handle_agent(world, host, session, inner, journal);
             }
+            Message::Retry(place) => self.retry(world, place),
             Message::Forget(host, op) => self.agents[host].forget(op),
             Message::Repair(repair) => self.repair(world, repair),
         }

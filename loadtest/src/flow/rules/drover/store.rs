@@ -14,12 +14,16 @@ enum State {
         server: (usize, u32),
         epoch: u64,
     },
+    /// Its last attempt failed in passing, and the next one is not yet due.
+    Backoff,
     Done,
 }
 
 struct Row {
     state: State,
     run: u32,
+    /// Attempts at this process that have failed.
+    failed: u32,
     fence: u64,
     sent_at: Nanos,
 }
@@ -36,6 +40,7 @@ impl Store {
         let row = |_| Row {
             state: State::Ready,
             run: 0,
+            failed: 0,
             fence: 0,
             sent_at: 0,
         };
@@ -99,7 +104,19 @@ impl Store {
     pub(super) fn renew(&mut self, place: usize) {
         let row = &mut self.rows[place];
         row.run += 1;
+        row.failed = 0;
         row.fence = 0;
+    }
+
+    /// An attempt has failed in passing; how many of this process have. The next one is an operation of its own
+    /// here: the agent's judge takes an operation that runs twice for a mistake.
+    pub(super) fn failed(&mut self, place: usize) -> u32 {
+        let row = &mut self.rows[place];
+        row.state = State::Backoff;
+        row.run += 1;
+        row.failed += 1;
+        row.fence = 0;
+        row.failed
     }
 
     /// What a server sent under an earlier owner and knows no end of.

@@ -1,0 +1,350 @@
+//! Who sweeps, and who takes over what.
+
+use super::*;
+use crate::store::processes::{Creation, NewProcess};
+
+const AGENT: AgentId = AgentId(Uuid::from_u128(7));
+
+fn worker(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+/// A store with these process servers.
+async fn open(numbers: &[u128]) -> (tempfile::TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    for number in numbers {
+        store
+            .begin_worker(worker(*number), UnixMs(1000))
+            .await
+            .unwrap();
+    }
+    (directory, store)
+}
+
+/// A process that this server has claimed.
+async fn claimed(store: &Store, by: Uuid) -> ProcessId {
+    let new = NewProcess::of_driver(AGENT, "exec", "{}", UnixMs(1_000_000));
+    let batch = Batch {
+        at: UnixMs(1),
+        // Ids are made of it.
+        seed: rand::random(),
+        creates: vec![new],
+        ..Batch::default()
+    };
+    let made = store.apply(batch).await.unwrap().creations;
+    let [Creation::Created(record)] = &made[..] else {
+        panic!("{made:?}");
+    };
+    let batch = Batch {
+        at: UnixMs(2),
+        worker: Some(by),
+        inputs: vec![Happened::new(record.id, Input::Claim)],
+        ..Batch::default()
+    };
+    store.apply(batch).await.unwrap();
+    record.id
+}
+
+#[tokio::test]
+async fn one_server_sweeps_and_when_it_is_gone_another_takes_over_what_it_had_claimed() {
+    let (_directory, store) = open(&[1, 2, 3]).await;
+    let id = claimed(&store, worker(1)).await;
+    for (number, sweeps) in [(1, true), (2, false), (3, false)] {
+        let beat = store
+            .beat(worker(number), UnixMs(3000), Asks::default())
+            .await
+            .unwrap();
+        assert_eq!((beat.live, beat.sweeps), (3, sweeps), "{number}");
+        assert!(beat.adopted.is_empty() && beat.shared.is_some());
+    }
+    // The first one falls silent. As long as it may be alive, nobody takes anything.
+    let early = store
+        .beat(worker(2), UnixMs(12_000), Asks::default())
+        .await
+        .unwrap();
+    assert_eq!((early.live, early.adopted.len()), (3, 0));
+    store
+        .beat(worker(3), UnixMs(12_500), Asks::default())
+        .await
+        .unwrap();
+    let late = store
+        .beat(worker(2), UnixMs(13_600), Asks::default())
+        .await
+        .unwrap();
+    assert_eq!((late.live, late.sweeps), (2, true));
+    let adopted: Vec<_> = late.adopted.iter().map(|l| (l.process, l.state)).collect();
+    assert_eq!(adopted, [(id, State::Unknown)]);
+    assert!(
+        store
+            .beat(worker(2), UnixMs(14_000), Asks::default())
+            .await
+            .unwrap()
+            .adopted
+            .is_empty()
+    );
+    // It was only slow: it is counted again, and gets nothing back.
+    let back = store
+        .beat(worker(1), UnixMs(15_000), Asks::default())
+        .await
+        .unwrap();
+    assert_eq!((back.live, back.adopted.len()), (3, 0));
+}
+
+#[tokio::test]
+async fn whoever_joins_leaves_the_duty_to_sweep_where_it_is() {
+    let (_directory, store) = open(&[2]).await;
+    let sweeps = async |number, at| {
+        let beat = store.beat(worker(number), UnixMs(at), Asks::default());
+        beat.await.unwrap().sweeps
+    };
+    assert!(sweeps(2, 2000).await);
+    for number in [1, 3] {
+        let begun = store.begin_worker(worker(number), UnixMs(2500));
+        begun.await.unwrap();
+    }
+    for at in [3000, 5000, 7000] {
+        assert!(sweeps(2, at).await, "nobody else does");
+        assert!(!sweeps(1, at + 1).await && !sweeps(3, at + 2).await);
+    }
+}
+
+#[tokio::test]
+async fn more_claims_than_one_step_takes_over_make_the_next_beat_due_at_once() {
+    let (_directory, store) = open(&[1, 2]).await;
+    for _ in 0..TAKE_OVER_STEP + 2 {
+        claimed(&store, worker(2)).await;
+    }
+    store.end_worker(worker(2), UnixMs(1400)).await.unwrap();
+    for (adopted, more) in [(TAKE_OVER_STEP, true), (2, false), (0, false)] {
+        let beat = store.beat(worker(1), UnixMs(1500), Asks::default());
+        let beat = beat.await.unwrap();
+        assert_eq!((beat.adopted.len(), beat.more), (adopted as usize, more));
+    }
+}
+
+#[tokio::test]
+async fn the_one_that_is_left_alone_finds_what_nobody_has_passed_on() {
+    // Whose end is seen, and who is only missed after a while.
+    for (seen, at) in [(true, 103_000), (false, 113_000)] {
+        let (_directory, store) = open(&[1, 2]).await;
+        let on_resource = async |seed| {
+            let new = NewProcess {
+                resource: Some("vm-1".to_owned()),
+                ..NewProcess::of_driver(AGENT, "exec", "{}", UnixMs(1_000_000))
+            };
+            let batch = Batch {
+                at: UnixMs(1),
+                seed,
+                creates: vec![new],
+                ..Batch::default()
+            };
+            let made = store.apply(batch).await.unwrap().creations;
+            let [Creation::Created(record)] = &made[..] else {
+                panic!("{made:?}");
+            };
+            record.id
+        };
+        let holder = on_resource(1).await;
+        on_resource(2).await;
+        let looks = async |looked, at| {
+            let asks = Asks {
+                looked,
+                ..Asks::default()
+            };
+            store.beat(worker(1), UnixMs(at), asks).await.unwrap()
+        };
+        let other = store.beat(worker(2), UnixMs(102_000), Asks::default());
+        other.await.unwrap();
+        let beat = looks(Looked::default(), 102_000).await;
+        // The other one lets go of it, and is no more before it passes it on.
+        let batch = Batch {
+            at: UnixMs(102_100),
+            worker: Some(worker(2)),
+            inputs: vec![Happened::new(holder, Input::Cancel)],
+            ..Batch::default()
+        };
+        assert_eq!(store.apply(batch).await.unwrap().freed, ["vm-1"]);
+        let beat = looks(beat.looked, 102_200).await;
+        assert!(beat.shared.unwrap().resources.is_empty(), "it may yet");
+        if seen {
+            store.end_worker(worker(2), UnixMs(102_300)).await.unwrap();
+        }
+        let beat = looks(beat.looked, at).await;
+        assert_eq!(beat.live, 1);
+        assert_eq!(beat.shared.unwrap().resources, ["vm-1"]);
+    }
+}
+
+/// Events that say that a server is gone: the claims that it left.
+async fn gone(store: &Store) -> Vec<u64> {
+    let events = store.events_after(0, None, 100).await.unwrap();
+    let gone = events.iter().filter(|event| event.kind == "server.gone");
+    gone.map(|event| event.data["claims"].as_u64().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_follower_takes_over_as_the_sweeper_does() {
+    let (_directory, store) = open(&[1, 2]).await;
+    for _ in 0..TAKE_OVER_STEP + 1 {
+        claimed(&store, worker(2)).await;
+    }
+    let kept = claimed(&store, worker(1)).await;
+    store.end_worker(worker(2), UnixMs(1400)).await.unwrap();
+    store.begin_worker(worker(3), UnixMs(1500)).await.unwrap();
+    let leases = store.leases(worker(3)).await.unwrap();
+    assert_eq!(leases.len(), TAKE_OVER_STEP as usize + 1);
+    assert!(leases.iter().all(|lease| lease.state == State::Unknown));
+    assert_eq!(gone(&store).await, [u64::from(TAKE_OVER_STEP), 1]);
+    let kept_by = store.leases(worker(1)).await.unwrap();
+    assert_eq!(kept_by[0].process, kept);
+}
+
+#[tokio::test]
+async fn whoever_sweeps_hears_of_a_timer_as_soon_as_it_is_set() {
+    let (_directory, store) = open(&[1]).await;
+    let mut timers = store.timers();
+    let new = NewProcess::of_driver(AGENT, "exec", "{}", UnixMs(500));
+    let batch = Batch {
+        at: UnixMs(1),
+        worker: Some(worker(2)),
+        creates: vec![new],
+        ..Batch::default()
+    };
+    store.apply(batch).await.unwrap();
+    assert!(timers.has_changed().unwrap());
+    assert_eq!(*timers.borrow_and_update(), Some(UnixMs(500)));
+    let look = Batch {
+        at: UnixMs(600),
+        sweep: 10,
+        ..Batch::default()
+    };
+    store.apply(look).await.unwrap();
+    assert_eq!(*timers.borrow(), None);
+}
+
+#[tokio::test]
+async fn what_others_may_have_changed_is_read_only_when_something_was_written() {
+    let (_directory, store) = open(&[1, 2]).await;
+    let looks = async |number, looked| {
+        let asks = Asks {
+            looked,
+            ..Asks::default()
+        };
+        let beat = store.beat(worker(number), UnixMs(2000), asks).await;
+        let beat = beat.unwrap();
+        (beat.shared.is_some(), beat.looked)
+    };
+    let (first, mut one) = looks(1, Looked::default()).await;
+    assert!(first);
+    // The other one's beats are no reason.
+    let (_, _) = looks(2, Looked::default()).await;
+    for _ in 0..3 {
+        let (again, looked) = looks(1, one).await;
+        assert!(!again);
+        one = looked;
+    }
+    let (theirs, own) = (
+        claimed(&store, worker(2)).await,
+        claimed(&store, worker(1)).await,
+    );
+    let believed = vec![(AGENT, own, Fence(1)), (AGENT, theirs, Fence(1))];
+    let asks = Asks {
+        looked: one,
+        believed,
+        ..Asks::default()
+    };
+    let beat = store.beat(worker(1), UnixMs(2000), asks).await.unwrap();
+    let shared = beat.shared.unwrap();
+    assert_eq!(shared.not_held, [(AGENT, theirs, Fence(1))]);
+    assert!(shared.orders.is_none(), "nobody has ordered anything");
+    assert!(!looks(1, beat.looked).await.0);
+}
+
+#[tokio::test]
+async fn one_server_lends_until_it_is_gone_and_the_next_one_has_a_higher_term() {
+    let (_directory, store) = open(&[1, 2]).await;
+    let lends = async |number, at, wants| {
+        let asks = Asks {
+            lends: wants,
+            ..Asks::default()
+        };
+        let beat = store.beat(worker(number), UnixMs(at), asks).await;
+        beat.unwrap().lends
+    };
+    assert_eq!(lends(2, 2000, false).await, None, "it does not want to");
+    assert_eq!(lends(2, 3000, true).await, Some(1));
+    assert_eq!(lends(1, 4000, true).await, None, "the other one lives");
+    assert_eq!(lends(2, 5000, true).await, Some(1), "it goes on");
+    assert_eq!(lends(1, 14_999, true).await, None, "it may be alive");
+    assert_eq!(lends(1, 15_001, true).await, Some(2), "it is gone");
+    assert_eq!(lends(2, 16_000, true).await, None, "it was only slow");
+    store.end_worker(worker(1), UnixMs(16_500)).await.unwrap();
+    assert_eq!(lends(2, 17_000, true).await, Some(3));
+}
+
+#[tokio::test]
+async fn a_server_that_ends_in_order_is_followed_at_once() {
+    let (_directory, store) = open(&[1, 2]).await;
+    let id = claimed(&store, worker(2)).await;
+    store.end_worker(worker(2), UnixMs(1400)).await.unwrap();
+    let beat = store
+        .beat(worker(1), UnixMs(1500), Asks::default())
+        .await
+        .unwrap();
+    assert_eq!(beat.adopted[0].process, id);
+    assert_eq!(beat.live, 1);
+}
+
+#[tokio::test]
+async fn what_a_dead_server_had_on_its_way_is_taken_over_as_well() {
+    let (_directory, store) = open(&[1, 2]).await;
+    let sweep = async |at| {
+        let beat = store.beat(worker(1), UnixMs(at), Asks::default()).await;
+        let beat = beat.unwrap();
+        let adopted: Vec<_> = beat.adopted.iter().map(|lease| lease.process).collect();
+        (beat.live, adopted)
+    };
+    assert_eq!(sweep(12_000).await, (1, Vec::new()), "it had nothing");
+    let late = claimed(&store, worker(2)).await;
+    assert_eq!(sweep(14_000).await, (1, vec![late]));
+    // After a while nothing is expected of it any more.
+    assert_eq!(sweep(700_000).await, (1, Vec::new()));
+    let mut reader = store.reader().await.unwrap();
+    let known: i64 = sqlx::query_scalar("SELECT count(*) FROM worker")
+        .fetch_one(&mut *reader)
+        .await
+        .unwrap();
+    assert_eq!(known, 1);
+    // Unless it is known that it has just ended.
+    let later = claimed(&store, worker(2)).await;
+    assert_eq!(sweep(701_000).await, (1, Vec::new()));
+    store.end_worker(worker(2), UnixMs(701_500)).await.unwrap();
+    assert_eq!(sweep(702_000).await, (1, vec![later]));
+}
+
+#[tokio::test]
+async fn a_server_in_a_new_process_takes_everything_and_one_beside_it_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    store.begin_worker(worker(1), UnixMs(1000)).await.unwrap();
+    let id = claimed(&store, worker(1)).await;
+    store.begin_worker(worker(2), UnixMs(1001)).await.unwrap();
+    assert!(store.leases(worker(2)).await.unwrap().is_empty());
+    store.close().await;
+    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    // The clock says that the first one may be alive; the file's lock knows better.
+    store.begin_worker(worker(3), UnixMs(1002)).await.unwrap();
+    let leases = store.leases(worker(3)).await.unwrap();
+    assert_eq!((leases[0].process, leases[0].state), (id, State::Unknown));
+    assert_eq!(gone(&store).await, [1]);
+    assert_eq!(
+        store
+            .beat(worker(3), UnixMs(1003), Asks::default())
+            .await
+            .unwrap()
+            .live,
+        1
+    );
+}

@@ -180,6 +180,25 @@ impl Store {
         if !beat.adopted.is_empty() {
             self.wrote();
         }
+        match self.look(&beat, worker, looked, believed).await {
+            Ok((looked, shared)) => (beat.looked, beat.shared) = (looked, shared),
+            // What was taken over must be known all the same: nobody takes it over again.
+            Err(error) => {
+                beat.looked = looked;
+                tracing::warn!(%error, "what other process servers have changed was not read; the next beat does it");
+            }
+        }
+        Ok(beat)
+    }
+
+    /// Looks at what others may have changed, where there is reason to, since `looked`; how far this goes.
+    async fn look(
+        &self,
+        beat: &Beat,
+        worker: Uuid,
+        looked: Looked,
+        believed: Vec<Believed>,
+    ) -> Result<(Looked, Option<Shared>), StoreError> {
         if beat.live > 1 && !self.tally().has_begun() {
             self.begin_tally().await?;
         }
@@ -189,24 +208,24 @@ impl Store {
             writes: self.writes(),
             orders: self.orders(),
         };
-        beat.looked = Looked(Some(sight));
-        let seen = looked.0;
+        let (seen, now) = (looked.0, Looked(Some(sight)));
         // Also the one that is left alone looks once more: what the other has left belongs to nobody now.
         let company = beat.live > 1 || beat.bereft || seen.is_some_and(|seen| seen.live > 1);
-        if (company && beat.looked != looked) || !beat.adopted.is_empty() {
-            beat.shared = Some(Shared {
-                orders: match seen.is_some_and(|seen| seen.orders == sight.orders) {
-                    true => None,
-                    false => Some((self.pauses().await?, self.limits().await?)),
-                },
-                resources: match beat.bereft {
-                    true => self.free_resources().await?,
-                    false => Vec::new(),
-                },
-                not_held: self.not_held(worker, believed).await?,
-            });
+        if beat.adopted.is_empty() && (!company || now == looked) {
+            return Ok((now, None));
         }
-        Ok(beat)
+        let shared = Shared {
+            orders: match seen.is_some_and(|seen| seen.orders == sight.orders) {
+                true => None,
+                false => Some((self.pauses().await?, self.limits().await?)),
+            },
+            resources: match beat.bereft {
+                true => self.free_resources().await?,
+                false => Vec::new(),
+            },
+            not_held: self.not_held(worker, believed).await?,
+        };
+        Ok((now, Some(shared)))
     }
 
     /// What others have changed since `since` (everything, since nothing), as `worker` sees it. Nothing, while

@@ -38,6 +38,8 @@ pub(crate) struct Faults {
     pub(crate) offline: bool,
     /// Operations do not end by themselves.
     pub(crate) stuck: bool,
+    /// Operations fail in passing.
+    pub(crate) flaky: bool,
 }
 
 impl Faults {
@@ -45,11 +47,13 @@ impl Faults {
         rate: 0,
         offline: false,
         stuck: false,
+        flaky: false,
     };
     pub(crate) const ALL: Self = Self {
         rate: 1,
         offline: false,
         stuck: false,
+        flaky: false,
     };
 }
 
@@ -585,7 +589,7 @@ impl World {
                 self.timeline.push((operation.process, false));
                 let status = if cancelled {
                     OutcomeStatus::Cancelled
-                } else if self.fault(20) {
+                } else if self.faults.flaky || self.fault(20) {
                     OutcomeStatus::FailedTransient
                 } else if doomed {
                     OutcomeStatus::FailedPermanent

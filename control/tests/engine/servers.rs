@@ -85,6 +85,38 @@ async fn what_a_dead_server_had_claimed_and_made_is_finished_by_another() {
     world.check(total).await;
 }
 
+/// Attempts at `total` processes that all fail in passing, with so many servers beside the first, until the retry
+/// budget lets no more through.
+async fn attempts(beside: usize, total: usize) -> u64 {
+    let flaky = Faults {
+        flaky: true,
+        ..Faults::NONE
+    };
+    let world = World::new(1, 34, flaky).await;
+    let others = world.beside(beside).await;
+    let mut engines = vec![world.engine().clone()];
+    engines.extend(others.iter().map(|other| other.engine.clone()));
+    for n in 0..total {
+        let process = world.new_process(0, &format!("r{n}"));
+        engines[n % engines.len()]
+            .create(vec![process])
+            .await
+            .unwrap();
+    }
+    // Second attempts are due within 2 s, third ones 4 s later; who has no budget waits 10 s and more.
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(world.count(State::Backoff).await, total);
+    end(others).await;
+    engines.iter().map(|engine| engine.stats().claimed).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_servers_do_not_try_again_more() {
+    let total = 40;
+    let (alone, four) = tokio::join!(attempts(0, total), attempts(3, total));
+    assert_eq!((alone, four), (50, 50), "first attempts, and ten retries");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_reaches_every_server() {
     use control::process::pause::{PauseKey, PauseScope};

@@ -176,6 +176,37 @@ async fn the_one_that_is_left_alone_finds_what_nobody_has_passed_on() {
     }
 }
 
+#[tokio::test]
+async fn what_was_taken_over_is_known_although_nothing_else_can_be_read() {
+    let (_directory, store) = open(&[1, 2]).await;
+    let id = claimed(&store, worker(2)).await;
+    store.end_worker(worker(2), UnixMs(1400)).await.unwrap();
+    let rename = async |sql: &'static str| {
+        let renamed = store.write(move |db| {
+            Box::pin(async move {
+                sqlx::query(sql).execute(&mut *db).await?;
+                Ok::<_, StoreError>(())
+            })
+        });
+        renamed.await.unwrap();
+    };
+    let looks = async |looked| {
+        let asks = Asks {
+            looked,
+            ..Asks::default()
+        };
+        store.beat(worker(1), UnixMs(1500), asks).await.unwrap()
+    };
+    rename("ALTER TABLE pause RENAME TO away").await;
+    let beat = looks(Looked::default()).await;
+    assert_eq!(beat.adopted[0].process, id);
+    assert!(beat.shared.is_none());
+    rename("ALTER TABLE away RENAME TO pause").await;
+    // Nothing counts as read: the next beat makes good for it.
+    store.begin_worker(worker(3), UnixMs(1500)).await.unwrap();
+    assert!(looks(beat.looked).await.shared.unwrap().orders.is_some());
+}
+
 /// Events that say that a server is gone: the claims that it left.
 async fn gone(store: &Store) -> Vec<u64> {
     let events = store.events_after(0, None, 100).await.unwrap();

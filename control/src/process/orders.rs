@@ -126,8 +126,10 @@ impl Process {
         step
     }
 
-    /// Ends it and says which steps stay done.
+    /// Ends it and says which steps stay done. Its place is after these: one that succeeded while it was being
+    /// cancelled is not done again.
     fn end_as_left(&mut self, now: UnixMs, end: State, outcome: Outcome, below: u16) -> Step {
+        self.step = StepId::forward(below, self.step.run());
         let message = match below {
             1 => format!("{}; step 1 was done and is not undone", outcome.message),
             _ => format!(
@@ -154,6 +156,19 @@ impl Process {
         self.attempt = 0;
         self.busy_count = 0;
         self.become_ready(self.created_at);
+    }
+
+    /// How many steps, from the first on, are done and not undone, as far as is certain. Later ones may be
+    /// done as well where undoing has begun, but stand on what is undone.
+    ///
+    /// ```text
+    ///   forward, at step n   n: it got here step by step
+    ///   undoing step n       n: undoing goes backwards, and has not passed n
+    ///   all undone           0: its place is its beginning again
+    ///   succeeded            it is at its last step: it may go on from any
+    /// ```
+    fn done(&self) -> u16 {
+        self.step.index()
     }
 
     /// An agent may know something about it.
@@ -289,6 +304,14 @@ pub(super) fn replay(process: &mut Process, now: UnixMs, index: u16) -> Step {
         return refused(format!(
             "it has {steps} {}, counted from 0",
             if steps == 1 { "step" } else { "steps" }
+        ));
+    }
+    let done = process.done();
+    if index > done {
+        let earlier = if done > 0 { " or an earlier one" } else { "" };
+        return refused(format!(
+            "the steps before step {index} (counted from 0) are not all done: they were undone, or have not \
+             succeeded; replay it from step {done}{earlier}"
         ));
     }
     if process.unsettled && (index != process.step.index() || process.step.undoes()) {

@@ -490,12 +490,10 @@ fn check(p: &Process) {
 #[derive(Default)]
 struct Done {
     steps: BTreeSet<u16>,
-    /// Somebody jumped: from then on, only they know.
-    jumped: bool,
 }
 
 impl Done {
-    fn note(&mut self, before: &Process, input: &Input, step: &Step, after: &Process) {
+    fn note(&mut self, before: &Process, step: &Step, after: &Process) {
         let succeeded = step
             .step_ended
             .as_ref()
@@ -506,8 +504,17 @@ impl Done {
                 false => self.steps.insert(before.step.index()),
             };
         }
-        self.jumped |= matches!(input, Input::Replay(_)) && step.refused.is_none();
-        if self.jumped || !after.state.is_terminal() {
+        if let Some(from) = step.renewed_from {
+            self.steps.retain(|at| *at < from);
+        }
+        if after.state == State::Leased && !after.step.undoes() {
+            let before: BTreeSet<u16> = (0..after.step.index()).collect();
+            assert!(
+                self.steps.is_superset(&before),
+                "it goes on from where not all steps before are done: {after:?}"
+            );
+        }
+        if !after.state.is_terminal() {
             return;
         }
         if after.state == State::Succeeded {
@@ -613,7 +620,7 @@ proptest! {
             let step = p.handle(now, input.clone(), chance);
             check(&p);
             check_step(&before, &input, &step, &p);
-            done.note(&before, &input, &step, &p);
+            done.note(&before, &step, &p);
             if input == Input::Claim && !step.stale && p.state == State::Leased {
                 prop_assert_eq!(p.fence.0, before.fence.0 + 1);
                 prop_assert!(now < p.deadline_at, "claimed after its deadline");

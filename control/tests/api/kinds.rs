@@ -183,10 +183,27 @@ async fn a_doomed_process_is_undone_kept_and_can_be_tried_again() {
             .iter()
             .any(|entry| entry["actor"] == "system" && entry["to"] == "leased")
     );
-    let (_, replayed) = plane
-        .post(&format!("{path}/replay"), json!({"step": "second"}))
-        .await;
-    assert_eq!(replayed["step"], 1, "{replayed}");
+}
+
+#[tokio::test]
+async fn a_replay_after_undoing_begins_where_all_before_is_still_done() {
+    let plane = plane().await;
+    let agent = plane.agent(1, true).await;
+    let body = json!({"agent": agent, "kind": "doomed", "input": {"thing": "a"}});
+    let id = made(&plane, "k", body).await;
+    let undone = until(&plane, &id, "failed").await;
+    let path = format!("/v1/processes/{id}/replay");
+    // The second one stands on the first one, which is undone.
+    for step in [json!("second"), json!(2)] {
+        let (status, problem) = plane.post(&path, json!({"step": step})).await;
+        assert_eq!(status, 409, "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.ends_with("replay it from step 0."), "{detail}");
+    }
+    let (_, now) = plane.get(&format!("/v1/processes/{id}")).await;
+    assert_eq!(now["steps"], undone["steps"], "a refusal changes nothing");
+    let (status, replayed) = plane.post(&path, json!({"step": 0})).await;
+    assert_eq!((status, &replayed["step"]), (202, &json!(0)), "{replayed}");
     until(&plane, &id, "failed").await;
 }
 

@@ -204,12 +204,19 @@ async fn a_replay_ends_a_wait_and_meets_no_running_process() {
     };
     let world = World::new(1, 24, offline).await;
     let id = world.create_planned(0, "a", plan(2, None)).await.unwrap();
-    let state = world.order(id, Order::Replay(1)).await;
+    let refused = world.order(id, Order::Replay(1)).await;
+    assert!(matches!(refused, Ordered::Refused(why) if why.ends_with("replay it from step 0")));
+    let state = world.order(id, Order::Replay(0)).await;
     assert_eq!(state, Ordered::State(State::Ready));
     world.fleet.set_faults(Faults::NONE);
     world.settle().await;
-    let effects = world.fleet.step_effects();
-    assert_eq!(effects.len(), 1, "only the second step: {effects:?}");
+    assert_eq!(world.shown(id).await.state, State::Succeeded);
+    let effects = world.fleet.step_effects().len();
+    let state = world.order(id, Order::Replay(1)).await;
+    assert_eq!(state, Ordered::State(State::Ready));
+    world.settle().await;
+    let more = world.fleet.step_effects();
+    assert_eq!(more.len(), effects + 1, "only the second step: {more:?}");
     assert_eq!(world.shown(id).await.state, State::Succeeded);
     assert!(matches!(
         world.order(id, Order::Retry).await,

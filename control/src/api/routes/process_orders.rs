@@ -109,7 +109,7 @@ pub(super) async fn retry(
 /// Replay a process from a step
 ///
 /// It goes on from the named step, now: also out of a backoff, and also when it has succeeded. Steps
-/// from there on are done again.
+/// from there on are done again. All steps before it must be done, and not undone.
 #[utoipa::path(
     post,
     path = "/v1/processes/{id}/replay",
@@ -121,7 +121,8 @@ pub(super) async fn retry(
         (status = 202, description = "It goes on.", body = Process),
         (status = 400, description = "A field is not valid."),
         (status = 404, description = "There is no such process."),
-        (status = 409, description = "An agent may be at work on it, or it has no such step."),
+        (status = 409, description = "An agent may be at work on it, it has no such step, or the steps before \
+          that one are not all done: the answer names the last step that it can be replayed from."),
         (status = 422, description = "Its agent is revoked."),
     )
 )]

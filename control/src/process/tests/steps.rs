@@ -229,6 +229,7 @@ fn a_replay_ends_a_wait_and_never_meets_an_agent_at_work() {
     for state in State::ALL.iter().copied() {
         let mut p = process(state, 4);
         p.shape = Shape::new(3, 0);
+        p.step = StepId::forward(1, 0);
         let step = p.handle(NOW, Input::Replay(1), 0.5);
         assert_eq!(step.refused.is_some(), state.is_active(), "{state}");
         if step.refused.is_none() {
@@ -244,6 +245,67 @@ fn a_replay_ends_a_wait_and_never_meets_an_agent_at_work() {
     let mut p = process(State::Failed, 4);
     let why = p.handle(NOW, Input::Replay(1), 0.5).refused.unwrap();
     assert!(why.contains("1 step"), "{why}");
+}
+
+#[test]
+fn a_replay_begins_where_all_steps_before_are_done() {
+    use OutcomeStatus::{Cancelled, FailedPermanent, Succeeded};
+    // What its agent says, from its last step, 2, on, and the last step that it can be replayed from then.
+    let cases = [
+        ("it has succeeded", vec![Succeeded], 2),
+        ("undoing has not begun", vec![FailedPermanent], 1),
+        ("undone in part", vec![FailedPermanent, Succeeded], 0),
+        ("undone", vec![FailedPermanent, Succeeded, Succeeded], 0),
+        (
+            "stuck",
+            vec![FailedPermanent, Succeeded, FailedPermanent],
+            0,
+        ),
+        ("stuck at once", vec![Cancelled, FailedPermanent], 1),
+    ];
+    let mut reached: Vec<(&str, Process, u16)> = Vec::new();
+    for (what, words, last) in cases {
+        let mut p = at_step(2);
+        for status in words {
+            if p.state == State::Ready {
+                apply(&mut p, [Input::Claim]);
+            }
+            let fence = p.fence.0;
+            apply(&mut p, [finished(fence, status)]);
+        }
+        reached.push((what, p, last));
+    }
+    let mut forced = at_step(1);
+    apply(&mut forced, [Input::Force, finished(5, Cancelled)]);
+    reached.push(("never further", forced, 1));
+    for (what, p, last) in reached {
+        for index in 0..3 {
+            let mut replayed = p.clone();
+            let step = replayed.handle(NOW, Input::Replay(index), 0.5);
+            assert_eq!(step.refused.is_none(), index <= last, "{what}: {index}");
+            match step.refused {
+                None => assert_eq!(replayed.step, StepId::forward(index, 1), "{what}"),
+                Some(why) => assert!(
+                    replayed == p && why.contains(&format!("replay it from step {last}")),
+                    "{what}: {why}"
+                ),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_that_succeeded_while_it_was_cancelled_is_not_done_again_by_a_retry() {
+    let mut p = at_step(1);
+    p.shape = Shape::new(3, 0);
+    let step = p.handle(NOW, Input::Cancel, 0.5);
+    assert_eq!(step.tell, Some(Tell::Cancel(Fence(5))));
+    let end = p.handle(NOW, finished(5, OutcomeStatus::Succeeded), 0.5);
+    assert_eq!(p.state, State::Cancelled);
+    let message = end.outcome.unwrap().message;
+    assert!(message.contains("steps 1 to 2 were done"), "{message}");
+    apply(&mut p, [Input::Retry]);
+    assert_eq!(p.step, StepId::forward(2, 1));
 }
 
 #[test]

@@ -259,7 +259,7 @@ impl Row {
             self.ended.insert(before.step.row(), (attempts, outcome));
         }
         if let Some(from) = step.renewed_from {
-            self.ended.retain(|row, _| *row < from);
+            self.ended.retain(|row, _| StepId(*row).index() < from);
             let earlier = self.renewed_from.unwrap_or(from);
             self.renewed_from = Some(earlier.min(from));
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use protocol::ids::{AgentId, Fence, GrantId, ProcessId};
 use protocol::operation::{Channel, Outcome, OutcomeStatus, Progress};
+use serde_json::json;
 use sqlx::Row as _;
 use uuid::Uuid;
 
@@ -469,6 +470,37 @@ async fn each_step_sends_what_its_plan_says_and_keeps_how_it_ended() {
     let claimed = happen(&store, 90, vec![claim(id)]).await;
     assert_eq!(claimed.steps[0].now.unwrap().step, StepId::forward(0, 1));
     assert_eq!(claimed.steps[0].work.as_ref().unwrap().kind, "do-one");
+}
+
+#[tokio::test]
+async fn steps_that_begin_anew_lose_their_ends_and_those_before_keep_theirs() {
+    let (_directory, store) = open().await;
+    let id = make(&store, 10, vec![planned(None, 10_000)]).await[0];
+    // Each step has been tried, and what undoes it as well.
+    let renewed = json!([[id.0.simple().to_string(), 1]]).to_string();
+    let write = store.write_order(move |db| {
+        Box::pin(async move {
+            sqlx::query("UPDATE process_plan SET attempts = 1")
+                .execute(&mut *db)
+                .await?;
+            let nothing = || "[]".to_owned();
+            let mut query = sqlx::query(writes::WRITE);
+            for number in 1..=13 {
+                query = query.bind(if number == 12 {
+                    renewed.clone()
+                } else {
+                    nothing()
+                });
+            }
+            query.execute(&mut *db).await?;
+            Ok::<(), StoreError>(())
+        })
+    });
+    write.await.unwrap();
+    let rows = store.plan_rows(id).await.unwrap();
+    let kept = rows.iter().filter(|row| row.attempts > 0);
+    let kept: Vec<u16> = kept.map(|row| row.step.0).collect();
+    assert_eq!(kept, [0, 0x8000]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::process::{Process, State};
 use crate::store::{Connection, StoreError, lines, to_sql};
 
 /// Every write of the rules, in one go: each switch to the backend's thread costs more than a row.
-/// $1 … $13 are JSON arrays. Not `?1 … ?13`: the driver binds those by counting over all statements
+/// `& 31` is the index of the step that a row of the plan does or undoes. $1 … $13 are JSON arrays. Not `?1 … ?13`: the driver binds those by counting over all statements
 /// of a text, and gives NULL to the later ones; `$` parameters it binds by name.
 pub(super) const WRITE: &str = "
     UPDATE process SET
@@ -62,7 +62,7 @@ pub(super) const WRITE: &str = "
     UPDATE process_plan SET attempts = 0, finished_at = NULL, outcome = NULL
         FROM json_each($12) AS j
         WHERE process_plan.process_id = unhex(j.value ->> 0)
-          AND process_plan.step >= j.value ->> 1;
+          AND process_plan.step & 31 >= j.value ->> 1;
     UPDATE process_plan SET attempts = j.value ->> 2, finished_at = j.value ->> 3,
            outcome = j.value ->> 4
         FROM json_each($13) AS j

@@ -255,9 +255,14 @@ impl Store {
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         let written = self.writer.write(job).await;
-        self.shared.orders.fetch_add(1, Ordering::Release);
+        self.ordered();
         self.wrote();
         written
+    }
+
+    /// Pauses or limits have changed: whoever reads after it has seen the number grow reads what is so now.
+    fn ordered(&self) {
+        self.shared.orders.fetch_add(1, Ordering::Release);
     }
 
     /// How often operators have set something: while it does not grow, pauses and limits are the same.

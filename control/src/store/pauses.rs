@@ -171,7 +171,8 @@ async fn remove(
     Ok(gone > 0)
 }
 
-/// Takes one step of forgetting pauses of processes that are over.
+/// Takes one step of forgetting pauses of processes that are over: of one that ended just as it was paused. All
+/// others end with their process.
 pub(super) async fn trim(db: &mut Connection, limit: u32) -> Result<(), StoreError> {
     sqlx::query(
         "DELETE FROM pause WHERE scope = 'process' AND key IN

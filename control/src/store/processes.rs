@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 pub(crate) use create::NEEDLESS;
 
-use super::budgets::RetryBudgets;
+use super::pauses::PauseTable;
 use super::queries::ProcessRecord;
 use super::{Connection, Store, StoreError};
 use crate::clock::UnixMs;
@@ -247,6 +247,10 @@ pub(crate) struct Applied {
     pub(crate) abandoned_more: Vec<AgentId>,
     /// The earliest timer left, if the batch looked.
     pub(crate) next_due: Option<UnixMs>,
+    /// Processes whose pauses have ended with them.
+    pub(crate) unpaused: Vec<ProcessId>,
+    /// All pauses after that, where there are such.
+    pub(crate) pauses: Option<PauseTable>,
 }
 
 /// What one input has done.
@@ -332,6 +336,23 @@ impl Store {
             )
             .await;
         self.wrote();
-        applied
+        match applied {
+            Ok(applied) if !applied.unpaused.is_empty() => Ok(self.with_pauses(applied).await),
+            other => other,
+        }
+    }
+
+    /// With the pauses that are left, read after the commit: what is said of the batch is newer than any table
+    /// that was read before.
+    async fn with_pauses(&self, applied: Applied) -> Applied {
+        self.ordered();
+        let pauses = match self.pauses().await {
+            Ok(pauses) => Some(pauses),
+            Err(error) => {
+                tracing::warn!(%error, "pauses that have ended are kept until they are read again");
+                None
+            }
+        };
+        Applied { pauses, ..applied }
     }
 }

@@ -85,6 +85,44 @@ async fn a_single_process_is_paused_and_its_history_says_by_whom() {
     assert_eq!(history["items"][1]["reason"], "not yet");
 }
 
+#[tokio::test]
+async fn a_pause_of_a_process_ends_with_it() {
+    let plane = plane().await;
+    let agent = plane.agent(1, true).await;
+    // What the tenant's pause holds is still there to be paused itself.
+    let hold = json!({"scope": "tenant", "key": "acme", "reason": "hold"});
+    plane.post("/v1/pauses", hold).await;
+    let body = json!({"agent": agent, "kind": "exec", "tenant": "acme"});
+    let id = made(&plane, "p", body).await;
+    let pause = json!({"scope": "process", "key": id, "reason": "not yet"});
+    let (status, body) = plane.post("/v1/pauses", pause).await;
+    assert_eq!(status, 201, "{body}");
+    let path = format!("/v1/processes/{id}");
+    let (_, cancelled) = plane.post(&format!("{path}/cancel"), json!({})).await;
+    assert_eq!(cancelled["state"], "cancelled");
+    let (_, list) = plane.get("/v1/pauses").await;
+    let scopes: Vec<&Value> = list["items"].as_array().unwrap().iter().collect();
+    assert_eq!(scopes.len(), 1, "{list}");
+    assert_eq!(scopes[0]["scope"], "tenant");
+    plane.delete("/v1/pauses/tenant/acme").await;
+    let (status, body) = plane.post(&format!("{path}/retry"), json!({})).await;
+    assert_eq!(status, 202, "{body}");
+    eventually("the retried process", async || {
+        (shown(&plane, &id).await["state"] == "succeeded").then_some(())
+    })
+    .await;
+    let (_, history) = plane.get(&format!("{path}/history")).await;
+    let entries = history["items"].as_array().unwrap();
+    let ended = entries
+        .iter()
+        .find(|entry| entry["type"] == "pause.removed")
+        .unwrap();
+    assert_eq!(
+        (&ended["actor"], &ended["reason"]),
+        (&json!("system"), &json!("the process is over"))
+    );
+}
+
 /// Pauses with what is wrong with them; `over` is a process that has ended.
 fn bad_pauses(over: &str) -> [(Value, u16, &'static str); 13] {
     let nobody = uuid::Uuid::nil();

@@ -18,7 +18,7 @@ use super::stand_in;
 use super::writes::Writes;
 use super::{Actor, Applied, Batch, Effect, Happened, Names, Now, Record, Work, create};
 use crate::clock::UnixMs;
-use crate::process::budget::deferral;
+use crate::process::pause::PauseScope;
 use crate::process::{Hold, Input, Process, State, Step, StepId, StepNeeds};
 use crate::store::budgets::RetryBudgets;
 use crate::store::lines;
@@ -104,6 +104,7 @@ pub(super) async fn apply(
     if !creates.is_empty() {
         create::create(db, moment, creates, &mut rng, &mut events, &mut applied).await?;
     }
+    events.extend(applied.unpaused.iter().map(|id| event(at, &unpaused(*id))));
     if !events.is_empty() {
         sqlx::query(WRITE_EVENTS)
             .bind(Value::Array(events).to_string())
@@ -209,6 +210,8 @@ pub(super) struct Row {
     pub(super) ended: BTreeMap<u16, (u32, String)>,
     /// Steps from this index on begin anew.
     pub(super) renewed_from: Option<u16>,
+    /// It has ended in this batch, though it may have been started over since.
+    pub(super) was_over: bool,
 }
 
 impl Row {
@@ -223,6 +226,7 @@ impl Row {
             outcome: None,
             ended: BTreeMap::new(),
             renewed_from: None,
+            was_over: false,
         }
     }
 
@@ -352,6 +356,7 @@ impl Rules {
             row.grant = happened.grant;
         }
         row.keep(&before, &step);
+        row.was_over |= row.now.state.is_terminal() && !before.state.is_terminal();
         if let Some(outcome) = &step.outcome {
             row.outcome = Some(stored::outcome(outcome));
         }
@@ -404,7 +409,7 @@ impl Rules {
             return Ok(());
         }
         let claimed = std::mem::take(&mut writes.claimed);
-        writes.execute(db).await?;
+        applied.unpaused.extend(writes.execute(db).await?);
         if !claimed.is_empty() {
             let steps = applied.steps.get_mut(first..).unwrap_or_default();
             attach_work(db, at, &claimed, steps).await?;
@@ -522,6 +527,21 @@ fn progressed(process: &Process, index: Option<u16>, progress: &Progress) -> Rec
         process: Some(process.id),
         agent: Some(process.target),
         data,
+    }
+}
+
+/// The record of a pause that has ended with its process.
+fn unpaused(process: ProcessId) -> Record {
+    Record {
+        kind: "pause.removed",
+        process: Some(process),
+        agent: None,
+        data: json!({
+            "scope": PauseScope::Process.as_str(),
+            "key": process.to_string(),
+            "actor": "system",
+            "reason": "the process is over",
+        }),
     }
 }
 

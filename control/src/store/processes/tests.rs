@@ -485,7 +485,7 @@ async fn steps_that_begin_anew_lose_their_ends_and_those_before_keep_theirs() {
                 .await?;
             let nothing = || "[]".to_owned();
             let mut query = sqlx::query(writes::WRITE);
-            for number in 1..=13 {
+            for number in 1..=14 {
                 query = query.bind(if number == 12 {
                     renewed.clone()
                 } else {
@@ -707,6 +707,44 @@ async fn paused_processes_are_shown_so_and_queues_are_read_past_them() {
     let retention = crate::store::log::Retention::default();
     store.trim(retention, UnixMs(50)).await.unwrap();
     assert!(store.pauses().await.unwrap().pauses.is_empty());
+}
+
+#[tokio::test]
+async fn a_pause_ends_with_its_process_and_holds_no_later_life_of_it() {
+    let (_directory, store) = open().await;
+    let ids = make(&store, 10, vec![new(None, 10_000), new(None, 10_000)]).await;
+    for id in &ids {
+        let pause = Pause {
+            key: PauseKey::of_id(PauseScope::Process, id.0),
+            by: "ann".to_owned(),
+            reason: "maintenance".to_owned(),
+            at: UnixMs(20),
+        };
+        store.add_pause(pause).await.unwrap();
+    }
+    let before = store.pauses().await.unwrap();
+    // It ends, and in the very same batch somebody wants it again.
+    let inputs = [Input::Cancel, Input::Retry].map(|input| Happened::new(ids[0], input));
+    let applied = happen(&store, 30, inputs.to_vec()).await;
+    let left = applied.pauses.unwrap();
+    assert!(left.version > before.version, "it is newer");
+    assert_eq!(left.pauses, before.pauses[1..]);
+    assert_eq!(store.pauses().await.unwrap(), left);
+    let record = store.process(ids[0]).await.unwrap().unwrap();
+    assert_eq!((record.state, record.paused), (State::Ready, None));
+    let history = store.history(ids[0], 0, 100).await.unwrap();
+    let ended = history
+        .iter()
+        .find(|row| row.kind == "pause.removed")
+        .unwrap();
+    assert_eq!(
+        (&ended.data["actor"], &ended.data["key"]),
+        (&json!("system"), &json!(ids[0].to_string()))
+    );
+    // One that goes on keeps its own.
+    let applied = happen(&store, 40, vec![claim(ids[1])]).await;
+    assert!(applied.unpaused.is_empty() && applied.pauses.is_none());
+    assert_eq!(store.pauses().await.unwrap().pauses.len(), 1);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::ids::{GrantId, ProcessId};
 use serde_json::{Value, json};
+use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::apply::Row;
@@ -13,7 +14,7 @@ use crate::process::{Process, State};
 use crate::store::{Connection, StoreError, lines, to_sql};
 
 /// Every write of the rules, in one go: each switch to the backend's thread costs more than a row.
-/// `& 31` is the index of the step that a row of the plan does or undoes. $1 … $13 are JSON arrays. Not `?1 … ?13`: the driver binds those by counting over all statements
+/// `& 31` is the index of the step that a row of the plan does or undoes. $1 … $14 are JSON arrays. Not `?1 … ?14`: the driver binds those by counting over all statements
 /// of a text, and gives NULL to the later ones; `$` parameters it binds by name.
 pub(super) const WRITE: &str = "
     UPDATE process SET
@@ -67,7 +68,11 @@ pub(super) const WRITE: &str = "
            outcome = j.value ->> 4
         FROM json_each($13) AS j
         WHERE process_plan.process_id = unhex(j.value ->> 0)
-          AND process_plan.step = j.value ->> 1";
+          AND process_plan.step = j.value ->> 1;
+
+    DELETE FROM pause WHERE scope = 'process' AND key IN
+        (SELECT j.value FROM json_each($14) AS j)
+    RETURNING key";
 
 /// The arrays of [`WRITE`].
 pub(super) struct Writes {
@@ -83,6 +88,7 @@ pub(super) struct Writes {
     blocked: Vec<Value>,
     renewed: Vec<Value>,
     ended: Vec<Value>,
+    over: Vec<Value>,
     /// What was claimed, and on which grant.
     pub(super) claimed: BTreeMap<ProcessId, GrantId>,
 }
@@ -102,6 +108,7 @@ impl Writes {
             blocked: Vec::new(),
             renewed: Vec::new(),
             ended: Vec::new(),
+            over: Vec::new(),
             claimed: BTreeMap::new(),
         }
     }
@@ -117,6 +124,9 @@ impl Writes {
         self.ready(&row, &id);
         self.lease(&row.read, &row.now, &id, row.grant);
         self.plan(&row, &id);
+        if row.was_over {
+            self.over.push(json!(id));
+        }
         if let Some(outcome) = row.outcome {
             self.outcomes.push(json!([id, outcome]));
         }
@@ -195,7 +205,8 @@ impl Writes {
         }
     }
 
-    pub(super) async fn execute(self, db: &mut Connection) -> Result<(), StoreError> {
+    /// Writes it all; answers which processes were paused and have ended: their pauses have ended with them.
+    pub(super) async fn execute(self, db: &mut Connection) -> Result<Vec<ProcessId>, StoreError> {
         let [timers_gone, timers_new] = self.timers;
         let [ready_gone, ready_new] = self.ready;
         let [leases_gone, leases_new] = self.leases;
@@ -213,12 +224,19 @@ impl Writes {
             self.blocked,
             self.renewed,
             self.ended,
+            self.over,
         ];
         let mut query = sqlx::query(WRITE);
         for array in arrays {
             query = query.bind(Value::Array(array).to_string());
         }
-        query.execute(&mut *db).await?;
-        Ok(())
+        let unpaused = query.fetch_all(&mut *db).await?;
+        let ids = unpaused.iter().map(|row| {
+            let key: &str = row.try_get(0)?;
+            let id = Uuid::try_parse(key);
+            id.map(ProcessId)
+                .map_err(|_| StoreError::BadRow(format!("a pause of process `{key}`")))
+        });
+        ids.collect()
     }
 }

@@ -226,6 +226,12 @@ impl Kind {
         })
     }
 
+    /// Whether one of its steps is work of this sort.
+    pub fn has_work(&self, class: &str) -> bool {
+        let mut classes = self.steps.iter().filter_map(|step| step.class.as_deref());
+        classes.any(|of| of == class)
+    }
+
     /// The input's fields, checked, with what is left out.
     fn values(&self, input: &Value) -> Result<Values, InputError> {
         let Value::Object(given) = input else {

@@ -3,7 +3,7 @@
 import { attr, h, list, text } from "./dom.js";
 import { clock, span, words } from "./format.js";
 
-const MARKS = { waiting: "○", current: "▶", done: "✓", failed: "✕", undoing: "↶", undone: "↺" };
+const MARKS = { waiting: "○", current: "▶", done: "✓", failed: "✕", cancelled: "⊘", undoing: "↶", undone: "↺" };
 
 function row(step) {
   const parts = {

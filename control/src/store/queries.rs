@@ -115,7 +115,7 @@ pub(super) const COLUMNS: &str = concat!(
     p.id, p.kind, p.tenant, p.target_id, p.class, p.resource, p.state, p.attempt, p.max_attempts,
     p.fence, p.created_at, p.started_at, p.finished_at, p.deadline_at, p.due_at, p.progress_dropped,
     p.life, p.schema_version, p.steps, p.step, p.fate, p.hold, p.needs_attention, d.outcome,
-    CASE WHEN p.state = 'ready' THEN (SELECT q.scope || '/' || q.key FROM pause AS q
+    CASE WHEN p.state IN ('scheduled', 'blocked', 'ready', 'backoff') THEN (SELECT q.scope || '/' || q.key FROM pause AS q
         WHERE ",
     pauses_of_process!(),
     " LIMIT 1) END AS paused"

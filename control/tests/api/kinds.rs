@@ -1,6 +1,8 @@
 //! Kinds, steps, and what people may order about processes, over the API.
 
 use control::api::model::access::Role;
+use protocol::flow::{AgentFlow, Class as Urgency, LimitKey, LimitUse, Line, LineFlow, Parked};
+use protocol::ids::{AgentId, ServerId};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -324,6 +326,84 @@ async fn a_clone_is_a_new_process_with_the_same_plan() {
     assert_eq!(ended["steps"][0]["state"], "undone");
 }
 
+/// What a dry run of `exec` says that it would wait for, and what `why` says of one that is there.
+async fn foretold_and_told(plane: &Plane, agent: AgentId, id: &str) -> [Value; 2] {
+    let body = json!({"agent": agent, "kind": "exec"});
+    let request = plane.request(Method::POST, "/v1/processes?dry_run=true");
+    let (status, run) = read(request.json(&body).send().await.unwrap()).await;
+    assert_eq!(status, 200, "{run}");
+    [
+        run["waiting_on"].clone(),
+        shown(plane, id).await["waiting_on"].clone(),
+    ]
+}
+
+#[tokio::test]
+async fn a_dry_run_meets_the_limits_that_a_process_meets() {
+    let plane = plane().await;
+    let agent = plane.agent(1, true).await;
+    plane.gateway.fill(agent);
+    let id = made(&plane, "k", json!({"agent": agent, "kind": "exec"})).await;
+    let mut flow = AgentFlow {
+        capacity: 4,
+        limit: 1,
+        running: 1,
+        granted: 0,
+        lines: Vec::new(),
+        decision: None,
+    };
+    plane.gateway.flow(agent, flow.clone());
+    // The agent is given less than it states.
+    let [foretold, told] = foretold_and_told(&plane, agent, &id).await;
+    for name in ["scope", "key", "limit", "in_use", "advice"] {
+        assert_eq!(foretold[name], told[name], "{foretold} {told}");
+    }
+    assert_eq!(
+        (&foretold["limit"], &foretold["position"], &told["position"]),
+        (&json!(1), &json!(2), &json!(1))
+    );
+    // Nothing at all is to be started: nobody's line waits for that yet.
+    let nothing = LimitUse {
+        limit: Some(0),
+        in_use: 0,
+        waiting: 0,
+    };
+    plane.gateway.use_of(LimitKey::Global, nothing);
+    let [foretold, _] = foretold_and_told(&plane, agent, &id).await;
+    assert_eq!(
+        (&foretold["scope"], &foretold["key"], &foretold["eta_s"]),
+        (&json!("limit"), &json!("global all"), &Value::Null),
+        "{foretold}"
+    );
+    // One of its own line waits for it.
+    flow.lines = vec![LineFlow {
+        server: ServerId(1),
+        number: 0,
+        line: Line {
+            class: Urgency::Normal,
+            tenant: "default".to_owned(),
+            kind: "exec".to_owned(),
+            ..Line::default()
+        },
+        waiting: 1,
+        parked: Some(Parked {
+            key: LimitKey::Global,
+            limit: 0,
+            in_use: 0,
+            before: 0,
+        }),
+    }];
+    plane.gateway.flow(agent, flow);
+    let [foretold, told] = foretold_and_told(&plane, agent, &id).await;
+    for name in ["scope", "key", "limit", "in_use", "advice"] {
+        assert_eq!(foretold[name], told[name], "{foretold} {told}");
+    }
+    assert_eq!(
+        (&foretold["key"], &foretold["position"]),
+        (&json!("global all"), &json!(2))
+    );
+}
+
 #[tokio::test]
 async fn a_dry_run_writes_nothing_and_says_what_would_be_met() {
     let plane = plane().await;
@@ -346,7 +426,8 @@ async fn a_dry_run_writes_nothing_and_says_what_would_be_met() {
     let permits = run["permits"].as_array().unwrap();
     for permit in [
         json!({"scope": "agent", "key": agent}),
-        json!({"scope": "class", "key": "light"}),
+        json!({"scope": "work", "key": "light"}),
+        json!({"scope": "global", "key": "all"}),
         json!({"scope": "resource", "key": "pool/a"}),
         json!({"scope": "tenant", "key": "default"}),
     ] {

@@ -367,6 +367,19 @@ async fn a_limit_that_may_be_meant_and_has_another_effect_comes_with_a_warning()
             .contains("takes 8 at once"),
         "{set}"
     );
+    // One letter is in the wrong place; and one that a kind has.
+    let body = json!({"max": 1, "reason": "x"});
+    for (work, warned) in [("lihgt", true), ("light", false)] {
+        let path = format!("/v1/limits/work/{work}");
+        let (status, set) = plane.put(&path, body.clone()).await;
+        assert_eq!(status, 201, "{set}");
+        let warning = set["warnings"][0].as_str().unwrap_or_default();
+        assert_eq!(
+            warning.contains("no declared kind has a step"),
+            warned,
+            "{set}"
+        );
+    }
     let body = json!({"max": 0, "reason": "the array is down"});
     let (status, set) = plane.put("/v1/limits/global/all", body).await;
     assert_eq!(status, 201, "{set}");

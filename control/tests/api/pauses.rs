@@ -123,6 +123,52 @@ async fn a_pause_of_a_process_ends_with_it() {
     );
 }
 
+#[tokio::test]
+async fn what_waits_for_a_resource_and_is_paused_says_both() {
+    let plane = plane().await;
+    let agent = plane.agent(1, false).await;
+    let on = |kind: &str| json!({"agent": agent, "kind": kind, "input": {"thing": "a"}});
+    let holder = made(&plane, "h", on("three")).await;
+    let id = made(&plane, "p", on("doomed")).await;
+    let pause = json!({"scope": "kind", "key": "doomed", "reason": "it dooms"});
+    let (status, body) = plane.post("/v1/pauses", pause).await;
+    assert_eq!(status, 201, "{body}");
+    assert_eq!(body["warnings"], Value::Null);
+    let process = shown(&plane, &id).await;
+    assert_eq!(process["state"], "blocked");
+    let waits = &process["waiting_on"];
+    assert_eq!(
+        (&waits["scope"], &waits["held_by"]),
+        (&json!("resource"), &json!(holder))
+    );
+    for (field, words) in [
+        ("detail", "works on `thing/a`"),
+        ("detail", "; and first admin paused the kind doomed at"),
+        ("detail", "it dooms"),
+        ("advice", "drover processes why"),
+        ("advice", "drover pauses remove kind doomed"),
+    ] {
+        assert!(waits[field].as_str().unwrap().contains(words), "{waits}");
+    }
+}
+
+#[tokio::test]
+async fn a_pause_of_a_kind_that_nobody_declared_comes_with_a_warning() {
+    let plane = plane().await;
+    let pause = json!({"scope": "kind", "key": "vm-strat", "reason": "x"});
+    for status in [201, 200] {
+        let (said, body) = plane.post("/v1/pauses", pause.clone()).await;
+        assert_eq!(said, status, "{body}");
+        let warning = body["warnings"][0].as_str().unwrap();
+        assert!(
+            warning.contains("no kind `vm-strat` is declared"),
+            "{warning}"
+        );
+    }
+    let (_, list) = plane.get("/v1/pauses").await;
+    assert_eq!(list["items"][0]["key"], "vm-strat");
+}
+
 /// Pauses with what is wrong with them; `over` is a process that has ended.
 fn bad_pauses(over: &str) -> [(Value, u16, &'static str); 13] {
     let nobody = uuid::Uuid::nil();

@@ -179,8 +179,10 @@ pub enum StepState {
     Current,
     /// It was done.
     Done,
-    /// It failed, or was cancelled.
+    /// It failed.
     Failed,
+    /// Its agent stopped it, because somebody wanted it cancelled.
+    Cancelled,
     /// It is being undone, or could not be.
     Undoing,
     /// It was done and is undone.
@@ -417,7 +419,7 @@ pub struct DryRun {
 /// A permit that a process needs.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PermitNeeded {
-    /// `agent`, `class`, `resource`, `tenant` or `group`.
+    /// What a limit of it would count: `agent`, `work`, `resource`, `tenant`, `group` or `global`.
     pub scope: String,
     /// Which one.
     pub key: String,

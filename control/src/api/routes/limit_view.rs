@@ -46,10 +46,23 @@ pub(super) async fn describe(api: &Api, key: &LimitKey, row: Option<LimitRow>) -
         by,
         reason,
         at,
-        warnings: set.warnings(capacity),
+        warnings: warnings(api, key, &set, capacity),
         live: live.ok(),
         not_live,
     })
+}
+
+/// What may be meant, and has another effect than it seems.
+fn warnings(api: &Api, key: &LimitKey, set: &Setting, capacity: Option<u32>) -> Vec<String> {
+    let mut warnings = set.warnings(capacity);
+    if let LimitKey::Work(work) = key
+        && !api.kinds.iter().any(|kind| kind.has_work(work))
+    {
+        warnings.push(format!(
+            "no declared kind has a step of the class `{work}`: it counts nothing (drover kinds show KIND)"
+        ));
+    }
+    warnings
 }
 
 /// The hostname, the group's name, or the key itself.

@@ -87,8 +87,8 @@ pub(super) async fn create(
         at: clock::now(),
     };
     match api.engine.pause(pause).await? {
-        PauseAdded::New(pause) => Ok((StatusCode::CREATED, Json(describe(&pause)))),
-        PauseAdded::Already(pause) => Ok((StatusCode::OK, Json(describe(&pause)))),
+        PauseAdded::New(pause) => Ok((StatusCode::CREATED, Json(made(&api, &pause)))),
+        PauseAdded::Already(pause) => Ok((StatusCode::OK, Json(made(&api, &pause)))),
         PauseAdded::Full => Err(ApiError::new(
             Kind::Conflict,
             format!(
@@ -242,5 +242,23 @@ fn describe(pause: &pauses::Pause) -> Pause {
         by: pause.by.clone(),
         reason: pause.reason.clone(),
         at: Timestamp(pause.at.0),
+        warnings: Vec::new(),
+    }
+}
+
+/// A pause that was asked for, with what may not have been meant.
+fn made(api: &Api, pause: &pauses::Pause) -> Pause {
+    let kind = pause.key.key();
+    let undeclared =
+        pause.key.scope() == pauses::PauseScope::Kind && api.kinds.get(&kind).is_none();
+    let warning = undeclared.then(|| {
+        format!(
+            "no kind `{kind}` is declared (drover kinds list): this holds processes of a driver of that name, \
+             and no kind whose steps use it"
+        )
+    });
+    Pause {
+        warnings: warning.into_iter().collect(),
+        ..describe(pause)
     }
 }

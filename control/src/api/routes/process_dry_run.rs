@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use protocol::ids::ProcessId;
 
-use super::{kinds, process_steps, process_waits};
+use super::{kinds, process_limits, process_steps, process_waits};
 use crate::api::Api;
 use crate::api::model::Timestamp;
 use crate::api::model::processes::{DryRun, PermitNeeded, WaitingOn};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock::{self, UnixMs};
-use crate::dispatch;
+use crate::dispatch::{self, Queued};
+use crate::limits::GLOBAL_KEY;
 use crate::process::pause::{PauseKey, PauseScope};
 use crate::process::{Plan, PlanOperation, PlanStep};
 use crate::store::agents::Agent;
@@ -35,9 +36,10 @@ pub(super) async fn dry_run(api: &Api, process: NewProcess) -> ApiResult<DryRun>
     let superseded = superseded(api, &process).await?;
     let resource = resource(api, &process, &superseded).await?;
     let paused = paused(api, &process, &agent).await?;
-    let queue = queue(api, &process).await?;
+    let queue = queue(api, &process, &agent).await?;
     let (state, waiting_on) = match (resource, paused, queue) {
-        (Some(waits), _, _) => ("blocked", Some(waits)),
+        (Some(waits), Some(pause), _) => ("blocked", Some(process_waits::besides(waits, &pause))),
+        (Some(waits), None, _) => ("blocked", Some(waits)),
         (None, Some(waits), _) => ("paused", Some(waits)),
         (None, None, waits) => ("ready", waits),
     };
@@ -123,20 +125,28 @@ async fn paused(api: &Api, process: &NewProcess, agent: &Agent) -> ApiResult<Opt
     Ok(None)
 }
 
-/// How long its agent's queue is. A process that is not made yet comes last.
-async fn queue(api: &Api, process: &NewProcess) -> ApiResult<Option<WaitingOn>> {
+/// What it would wait for at its agent, under all limits. A process that is not made yet comes last.
+async fn queue(api: &Api, process: &NewProcess, agent: &Agent) -> ApiResult<Option<WaitingOn>> {
     let nobody = ProcessId(uuid::Uuid::nil());
     let waits = api.engine.waiting_on(nobody, process.agent).await?;
     let views = api.engine.agents(vec![process.agent]).await?;
-    let ready = views.first().map_or(0, |view| view.ready);
-    let waits = waits.map(|waits| match waits {
-        dispatch::WaitingOn::Host(queued) => dispatch::WaitingOn::Host(dispatch::Queued {
-            position: ready.saturating_add(1),
+    let last = views.first().map_or(1, |view| view.ready.saturating_add(1));
+    let queued = match waits {
+        Some(dispatch::WaitingOn::Host(queued)) => Queued {
+            position: last,
+            depth: last,
             ..queued
-        }),
-        session @ dispatch::WaitingOn::Session { .. } => session,
-    });
-    Ok(waits.as_ref().map(process_waits::queue))
+        },
+        waits => return Ok(waits.as_ref().map(process_waits::queue)),
+    };
+    let Ok(flow) = api.engine.flow_of(process.agent).await else {
+        let waits = dispatch::WaitingOn::Host(queued);
+        return Ok(Some(process_waits::queue(&waits)));
+    };
+    let line = process.line();
+    let waits =
+        process_limits::would_wait(api, &queued, &flow, (&line, agent.target.group)).await?;
+    Ok(Some(waits))
 }
 
 fn permits(process: &NewProcess, plan: &Plan, agent: &Agent) -> Vec<PermitNeeded> {
@@ -148,9 +158,10 @@ fn permits(process: &NewProcess, plan: &Plan, agent: &Agent) -> Vec<PermitNeeded
         needed("agent", process.agent.to_string()),
         needed("group", agent.group_name.clone()),
         needed("tenant", process.tenant.clone()),
+        needed("global", GLOBAL_KEY.to_owned()),
     ]);
     for step in &plan.steps {
-        permits.extend(step.class.clone().map(|class| needed("class", class)));
+        permits.extend(step.class.clone().map(|class| needed("work", class)));
         let resources = step.resources.iter();
         permits.extend(resources.map(|name| needed("resource", name.clone())));
     }

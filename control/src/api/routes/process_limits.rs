@@ -6,7 +6,10 @@
 //!   a free place       ─▶ it is about to start
 //! ```
 
-use protocol::flow::{AgentFlow, LimitKey, Parked};
+use std::sync::Arc;
+
+use protocol::flow::{AgentFlow, LimitKey, Line, Parked};
+use protocol::ids::GroupId;
 
 use super::process_waits::{at_capacity, in_line, on, rounded_up};
 use super::{limit_eta, limit_view};
@@ -25,7 +28,83 @@ pub(super) async fn waits(
     flow: &AgentFlow,
     tenant: &str,
 ) -> ApiResult<WaitingOn> {
-    let parked = parked(queued, flow, tenant);
+    at(api, queued, flow, parked(queued, flow, tenant)).await
+}
+
+/// What a process that is not made yet would wait for, behind all that wait: in a line that waits already, for
+/// what that waits for; else for the first limit of `line`, at an agent of `group`, that has no room.
+pub(super) async fn would_wait(
+    api: &Api,
+    queued: &Queued,
+    flow: &AgentFlow,
+    (line, group): (&Line, GroupId),
+) -> ApiResult<WaitingOn> {
+    let alike = flow.lines.iter().filter(|told| told.line == *line);
+    let Some(waiting) = alike.map(|told| told.waiting).max() else {
+        let full = full(api, flow, line, group).await;
+        let first = Queued {
+            position: 1,
+            ..queued.clone()
+        };
+        return match &full {
+            Some(_) => at(api, &first, flow, full.as_ref()).await,
+            None => at(api, queued, flow, None).await,
+        };
+    };
+    let last = Queued {
+        line: Some(Arc::new(line.clone())),
+        position: waiting.saturating_add(1),
+        ..queued.clone()
+    };
+    match parked(&last, flow, &line.tenant) {
+        None => at(api, queued, flow, None).await,
+        parked => at(api, &last, flow, parked).await,
+    }
+}
+
+/// The first limit of a line that has no room. Of a sort of work, whose limit each agent has for itself, that
+/// is known where another line of the agent waits for it, and where nothing of it is let through.
+async fn full(api: &Api, flow: &AgentFlow, line: &Line, group: GroupId) -> Option<Parked> {
+    let work = Some(line.work.clone()).filter(|work| !work.is_empty());
+    let keys = work
+        .map(LimitKey::Work)
+        .into_iter()
+        .chain(line.resources.iter().cloned().map(LimitKey::Resource))
+        .chain([
+            LimitKey::Tenant(line.tenant.clone()),
+            LimitKey::Group(group),
+            LimitKey::Global,
+        ]);
+    for key in keys {
+        let told = flow.lines.iter().filter_map(|told| told.parked.as_ref());
+        if let Some(parked) = told.clone().find(|parked| parked.key == key) {
+            return Some(parked.clone());
+        }
+        // What the gateway does not say is not held against the process.
+        let Ok(used) = api.engine.use_of(key.clone()).await else {
+            continue;
+        };
+        let of_agent = matches!(key, LimitKey::Work(_));
+        let in_use = if of_agent { 0 } else { used.in_use };
+        if let Some(limit) = used.limit.filter(|limit| in_use >= *limit) {
+            return Some(Parked {
+                key,
+                limit,
+                in_use,
+                before: if of_agent { 0 } else { used.waiting },
+            });
+        }
+    }
+    None
+}
+
+/// What it waits for: the limit that its line is parked on, or a place at its agent.
+async fn at(
+    api: &Api,
+    queued: &Queued,
+    flow: &AgentFlow,
+    parked: Option<&Parked>,
+) -> ApiResult<WaitingOn> {
     let key = match parked {
         Some(parked) => parked.key.clone(),
         None => LimitKey::Agent(queued.agent),
@@ -87,6 +166,10 @@ fn at_shared(queued: &Queued, parked: &Parked, name: &str, row: Option<&LimitRow
     };
     detail.push_str(&set_by(row));
     match parked.before {
+        // Limits that span the gateway's parts are lent to each of them, in shares.
+        0 if parked.in_use < parked.limit => {
+            detail.push_str("; a free one reaches its agent's part of the gateway within seconds");
+        }
         0 => {}
         1 => detail.push_str("; one other line of processes is served before"),
         more => detail.push_str(&format!(
@@ -158,10 +241,9 @@ fn set_by(row: Option<&LimitRow>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
-    use protocol::flow::{Decision, Line, LineFlow, Why};
+    use protocol::flow::{Decision, LineFlow, Why};
     use protocol::ids::{AgentId, ServerId};
 
     use super::*;
@@ -317,6 +399,19 @@ mod tests {
                 .advice
                 .unwrap()
                 .contains("drover limits get tenant acme")
+        );
+        // What is free is lent, and on its way.
+        let lent = Parked {
+            in_use: 0,
+            before: 0,
+            ..on.clone()
+        };
+        let waits = at_shared(&build, &lent, "acme", None);
+        assert!(
+            waits.detail.contains("0 of the 64 permits")
+                && waits.detail.contains("a free one reaches its agent"),
+            "{}",
+            waits.detail
         );
         // Further back than memory: known only where all of its tenant's wait for the same.
         let alike = flow(vec![told("build", tenant()), told("migrate", tenant())]);

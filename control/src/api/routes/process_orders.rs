@@ -34,7 +34,8 @@ use crate::store::queries::ProcessRecord;
 /// `graceful`: what waits ends at once, what an agent may be doing becomes `cancelling` until the
 /// agent has confirmed, and steps that were done are undone where their kind says how. `force` ends it
 /// now, without the agent's word and without undoing anything: its outcome is `interrupted`, and
-/// people must look. A process that has ended stays as it is. Repeating it is harmless.
+/// people must look. One that is being undone already goes on with that: only `force` ends it. A process
+/// that has ended stays as it is. Repeating it is harmless.
 #[utoipa::path(
     post,
     path = "/v1/processes/{id}/cancel",

@@ -49,6 +49,7 @@ fn state(record: &ProcessRecord, row: &PlanRow, undo: Option<&PlanRow>) -> StepS
     }
     match (at_hand && !record.state.is_terminal(), ended(row)) {
         (true, _) => StepState::Current,
+        (false, Some(OutcomeStatus::Cancelled)) => StepState::Cancelled,
         (false, Some(_)) => StepState::Failed,
         (false, None) if at_hand && record.state == State::Failed => StepState::Failed,
         (false, None) => StepState::Waiting,
@@ -77,4 +78,50 @@ pub(super) fn of_plan(plan: &Plan) -> Vec<ProcessStep> {
             outcome: None,
         });
     steps.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::api::model::processes::ProcessOutcome;
+    use crate::api::routes::process_waits::tests::record;
+
+    #[test]
+    fn a_step_that_was_stopped_has_not_failed() {
+        let ended = |status| PlanRow {
+            step: StepId::forward(0, 0),
+            name: "move".to_owned(),
+            operation: "exec".to_owned(),
+            input: "{}".to_owned(),
+            timeout: Duration::from_secs(60),
+            class: None,
+            resources: Vec::new(),
+            attempts: 1,
+            finished_at: None,
+            outcome: Some(ProcessOutcome {
+                status,
+                exit_code: None,
+                message: String::new(),
+                output: None,
+            }),
+        };
+        for (state, status, shown) in [
+            (
+                State::Cancelled,
+                OutcomeStatus::Cancelled,
+                StepState::Cancelled,
+            ),
+            (
+                State::Failed,
+                OutcomeStatus::FailedPermanent,
+                StepState::Failed,
+            ),
+            (State::Failed, OutcomeStatus::Interrupted, StepState::Failed),
+        ] {
+            let steps = describe(&record(state, None), vec![ended(status)]);
+            assert_eq!(steps[0].state, shown);
+        }
+    }
 }

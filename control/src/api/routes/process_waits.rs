@@ -1,7 +1,7 @@
 //! Why a process is not running, and what to do about it.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::time::Duration;
 
@@ -14,7 +14,6 @@ use crate::api::model::processes::WaitingOn;
 use crate::api::problem::ApiResult;
 use crate::clock;
 use crate::dispatch;
-use crate::process::pause::PauseKey;
 use crate::process::{Hold, State};
 use crate::store::pauses::Pause;
 use crate::store::queries::ProcessRecord;
@@ -44,13 +43,12 @@ pub(super) fn in_store(record: &ProcessRecord) -> Option<WaitingOn> {
         State::Unknown => (
             "answer",
             agent,
-            "the reply was lost; the agent is asked as soon as it has a session".to_owned(),
+            "the reply was lost; its agent is asked until it answers".to_owned(),
         ),
         State::Cancelling => (
             "answer",
             agent,
-            "the agent has not confirmed the cancel; it is told as soon as it has a session"
-                .to_owned(),
+            "its agent has not confirmed the cancel; it is asked until it does".to_owned(),
         ),
         State::Leased | State::Running | State::Succeeded | State::Failed | State::Cancelled => {
             return None;
@@ -75,7 +73,17 @@ pub(super) fn on(scope: &str, key: String, detail: String) -> WaitingOn {
 
 fn backoff(record: &ProcessRecord, due: String) -> WaitingOn {
     let left = record.due_at.map(|at| clock::now().until(at).as_secs());
-    let replay = format!("drover processes replay {} ends the wait", record.id);
+    // A replay would go forward again.
+    let advice = match record.step.undoes() {
+        true => format!(
+            "wait; or end it without undoing the rest: drover processes cancel --force {}",
+            record.id
+        ),
+        false => format!(
+            "wait; or end the wait now: drover processes replay {}",
+            record.id
+        ),
+    };
     let waits = match &record.hold {
         Some(Hold::Budget) => on(
             "budget",
@@ -110,19 +118,44 @@ fn backoff(record: &ProcessRecord, due: String) -> WaitingOn {
     };
     WaitingOn {
         eta_s: left,
-        advice: Some(replay),
+        advice: Some(advice),
         ..waits
     }
 }
 
 /// What it waits for, with what only the store's other rows and the process server know.
 pub(super) async fn whole(api: &Api, record: &ProcessRecord) -> ApiResult<Option<WaitingOn>> {
+    let waits = unpaused(api, record).await?;
+    let (Some(key), Some(waits)) = (&record.paused, waits.clone()) else {
+        return Ok(waits);
+    };
+    let pause = api.store.pause(key).await?;
+    Ok(Some(match (record.state, pause) {
+        (State::Ready, Some(pause)) => at_pause(&pause),
+        (_, Some(pause)) => besides(waits, &at_pause(&pause)),
+        (_, None) => waits,
+    }))
+}
+
+/// With a pause, which will hold it once it waits for nothing else.
+pub(super) fn besides(waits: WaitingOn, pause: &WaitingOn) -> WaitingOn {
+    let advice = [waits.advice, pause.advice.clone()];
+    let advice: Vec<String> = advice.into_iter().flatten().collect();
+    WaitingOn {
+        detail: format!("{}; and {}", waits.detail, pause.detail),
+        advice: Some(advice.join("; and: ")),
+        // The pause may last longer.
+        eta_s: None,
+        ..waits
+    }
+}
+
+/// As [`whole`], pauses of what is not ready left out.
+async fn unpaused(api: &Api, record: &ProcessRecord) -> ApiResult<Option<WaitingOn>> {
     let waits = in_store(record);
     match record.state {
-        State::Ready => match (&record.paused, waits) {
-            (Some(key), Some(waits)) => Ok(Some(paused(api, key, waits).await?)),
-            _ => in_queue(api, record).await,
-        },
+        State::Ready if record.paused.is_some() => Ok(waits),
+        State::Ready => in_queue(api, record).await,
         State::Blocked => match &record.resource {
             Some(resource) => {
                 let line = api.store.resource_line(resource, Some(record.id)).await?;
@@ -133,10 +166,12 @@ pub(super) async fn whole(api: &Api, record: &ProcessRecord) -> ApiResult<Option
         State::Unknown | State::Cancelling => {
             let views = api.engine.agents(vec![record.agent]).await?;
             let there = views.first().is_some_and(|view| view.session.is_some());
+            let away = if there { "" } else { "; it has no session now" };
             Ok(waits.map(|waits| WaitingOn {
+                detail: format!("{}{away}", waits.detail),
                 advice: Some(match there {
-                    true => "the agent has a session and is asked again at growing intervals; if it is \
-                             stuck, look at the host"
+                    true => "wait: the agent has a session and is asked again at growing intervals; if it \
+                             is stuck, look at the host"
                         .to_owned(),
                     false => format!(
                         "bring the agent back (drover agents show {}); if the host is gone for good: \
@@ -200,14 +235,6 @@ pub(super) fn at_capacity(queued: &dispatch::Queued, limit: u32, in_use: u32) ->
 
 pub(super) fn rounded_up(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
-}
-
-/// With who has paused it and why.
-async fn paused(api: &Api, key: &PauseKey, waits: WaitingOn) -> ApiResult<WaitingOn> {
-    Ok(match api.store.pause(key).await? {
-        Some(pause) => at_pause(&pause),
-        None => waits,
-    })
 }
 
 /// What a pause makes it wait for.

@@ -10,7 +10,8 @@ use crate::clock::{self, UnixMs};
 use crate::process::{Class, Hold, State, StepId};
 use crate::store::queries::ProcessRecord;
 
-fn record(state: State, hold: Option<Hold>) -> ProcessRecord {
+/// A process in this state.
+pub(in crate::api::routes) fn record(state: State, hold: Option<Hold>) -> ProcessRecord {
     let now = clock::now();
     ProcessRecord {
         id: ProcessId(Uuid::from_u128(3)),
@@ -93,6 +94,25 @@ fn what_waits_for_another_or_for_a_word_says_for_which() {
     for state in [State::Ready, State::Running, State::Succeeded] {
         assert_eq!(in_store(&record(state, None)), None);
     }
+}
+
+#[test]
+fn what_is_asked_of_an_agent_says_nothing_of_a_session_that_it_may_have() {
+    for state in [State::Unknown, State::Cancelling] {
+        let waits = in_store(&record(state, None)).unwrap();
+        assert!(!waits.detail.contains("session"), "{}", waits.detail);
+    }
+}
+
+#[test]
+fn a_wait_while_it_is_undone_is_not_ended_by_going_forward_again() {
+    let undoing = ProcessRecord {
+        step: StepId::undo(0, 0),
+        ..record(State::Backoff, Some(Hold::Retry))
+    };
+    let advice = in_store(&undoing).unwrap().advice.unwrap();
+    assert!(!advice.contains("replay"), "{advice}");
+    assert!(advice.contains("cancel --force"), "{advice}");
 }
 
 #[test]

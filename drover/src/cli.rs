@@ -25,9 +25,12 @@ mod tokens;
 mod top;
 mod webhooks;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::fault::{Exit, Fault};
@@ -143,6 +146,42 @@ pub(crate) enum Command {
     },
 }
 
+/// Reads the command line.
+///
+/// # Errors
+/// It cannot be meant, or asks for help: [`clap::Error::exit`] says so and ends the program.
+pub(crate) fn parse<W>(words: impl IntoIterator<Item = W>) -> Result<Cli, clap::Error>
+where
+    W: Into<OsString> + Clone,
+{
+    let words: Vec<W> = words.into_iter().collect();
+    let read = |command: clap::Command| command.try_get_matches_from(words.clone());
+    let matches = read(Cli::command()).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error,
+        // Its usage would name what variables say as if it had to be given.
+        _ => read(without_variables()).err().unwrap_or(error),
+    })?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    let given = matches.value_source("data_dir") == Some(ValueSource::CommandLine);
+    if given && matches!(cli.command, Command::Agent(_)) {
+        return Err(Cli::command().error(
+            ErrorKind::ArgumentConflict,
+            "--data-dir is where the server keeps its data; an agent keeps its own in --state-dir",
+        ));
+    }
+    Ok(cli)
+}
+
+/// The command line as it is where no variable says a global flag.
+fn without_variables() -> clap::Command {
+    let flags = ["api", "token", "data_dir", "output"];
+    flags.into_iter().fold(Cli::command(), |command, flag| {
+        command.mut_arg(flag, |arg| arg.env(None::<&'static str>))
+    })
+}
+
 /// Runs a command other than `serve` and `completions`.
 pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault> {
     let output = global.output;
@@ -187,6 +226,42 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_agent_has_no_data_directory_and_says_what_it_has() {
+        for words in [
+            &["drover", "agent", "run", "--data-dir", "x"][..],
+            &[
+                "drover",
+                "--data-dir",
+                "x",
+                "agent",
+                "allow",
+                "ls",
+                "/bin/ls",
+            ][..],
+        ] {
+            let error = parse(words).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+            assert!(error.to_string().contains("--state-dir"), "{error}");
+        }
+        assert!(parse(["drover", "agents", "list", "--data-dir", "x"]).is_ok());
+    }
+
+    #[test]
+    fn the_usage_names_no_flag_that_a_variable_may_say() {
+        let words = ["drover", "processes", "lst"];
+        let error = without_variables().try_get_matches_from(words).unwrap_err();
+        assert!(!error.to_string().contains("--data-dir"), "{error}");
+        // The variables themselves still count.
+        let of = |command: clap::Command| {
+            let flags = command
+                .get_arguments()
+                .filter(|arg| arg.get_env().is_some());
+            flags.count()
+        };
+        assert_eq!((of(Cli::command()), of(without_variables())), (4, 0));
     }
 
     #[test]

@@ -17,13 +17,11 @@ mod signal;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 use crate::fault::{Exit, Fault};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let json = cli.global.output.is_json();
     let result = match cli.command {
         Command::Serve(arguments) => serve::run(&cli.global, arguments),

@@ -114,7 +114,7 @@ fn list(agents: &[Agent], narrowed: bool) -> String {
             ]
         }),
         match narrowed {
-            true => "no such agent",
+            true => "no agent fits these filters",
             false => "no agents; let one in with `drover tokens create`",
         },
     )

@@ -260,7 +260,7 @@ impl Client {
                 }
                 Fault {
                     field,
-                    ..Fault::new(what)
+                    ..Fault::new(in_commands(&what))
                 }
             }
             Err(_) => Fault::new(format_args!(
@@ -301,6 +301,29 @@ impl Client {
             .advise("is it running? start it with `drover serve`, or name another with --api URL")
             .exit(Exit::Unreachable)
     }
+}
+
+/// What the server says to people who use its API, for people who use this program: where the API lists a
+/// thing, a command does.
+fn in_commands(text: &str) -> String {
+    const LISTS: [&str; 10] = [
+        "agents",
+        "api-tokens",
+        "batches",
+        "groups",
+        "kinds",
+        "limits",
+        "pauses",
+        "processes",
+        "tokens",
+        "webhooks",
+    ];
+    LISTS.iter().fold(text.to_owned(), |text, things| {
+        text.replace(
+            &format!("GET /v1/{things} lists"),
+            &format!("`drover {things} list` lists"),
+        )
+    })
 }
 
 /// The innermost cause: "connection refused" instead of three layers of "error sending request".
@@ -356,6 +379,25 @@ mod tests {
         );
         assert_eq!(fault.exit, Exit::Failure);
         assert_eq!(fault.field.as_deref(), Some("name"));
+    }
+
+    #[test]
+    fn where_the_api_lists_a_thing_people_read_the_command_that_does() {
+        let body = br#"{"type":"urn:drover:problem:not-found","title":"Not found","status":404,
+            "detail":"There is no limit of `work x`; GET /v1/limits lists those that there are.","errors":[]}"#;
+        let fault = client(Some("t")).refusal(StatusCode::NOT_FOUND, body);
+        assert_eq!(
+            fault.what,
+            "There is no limit of `work x`; `drover limits list` lists those that there are."
+        );
+        // Each of them is a command.
+        let command = <crate::cli::Cli as clap::CommandFactory>::command();
+        for things in ["agents", "api-tokens", "limits", "tokens", "webhooks"] {
+            let said = in_commands(&format!("GET /v1/{things} lists"));
+            assert_eq!(said, format!("`drover {things} list` lists"));
+            let of = command.find_subcommand(things).unwrap();
+            assert!(of.find_subcommand("list").is_some(), "{things}");
+        }
     }
 
     #[test]

@@ -122,8 +122,12 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
                 text
             })
         }
-        Command::Remove { scope, key, reason } => {
-            let (scope, key) = named(client, scope, key).await?;
+        Command::Remove {
+            scope,
+            key: name,
+            reason,
+        } => {
+            let (scope, key) = named(client, scope, name.clone()).await?;
             let query: Vec<_> = reason
                 .map(|reason| ("reason", reason))
                 .into_iter()
@@ -133,7 +137,7 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
                 .await?;
             let ended = serde_json::json!({ "scope": scope, "key": key });
             print::value(output, &ended, |_| {
-                format!("nothing is set of {scope} {key} any more\n")
+                format!("nothing is set of {scope} {name} any more\n")
             })
         }
     }

@@ -70,25 +70,20 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
             let pauses: Vec<Pause> = client.list(&["v1", "pauses"], &[], limit).await?;
             print::value(output, &pauses, |pauses| list(pauses))
         }
-        Command::Add { scope, key, reason } => {
-            let key = key_of(client, scope, key).await?;
-            add(client, output, scope, key, reason).await
-        }
-        Command::Remove { scope, key, reason } => {
-            let key = key_of(client, scope, key).await?;
-            remove(client, output, scope, &key, reason).await
-        }
+        Command::Add { scope, key, reason } => add(client, output, scope, key, reason).await,
+        Command::Remove { scope, key, reason } => remove(client, output, scope, key, reason).await,
     }
 }
 
-/// Pauses something.
+/// Pauses something, by the name that people have for it.
 pub(super) async fn add(
     client: &Client,
     output: Output,
     scope: ScopeName,
-    key: String,
+    name: String,
     reason: String,
 ) -> Result<Exit, Fault> {
+    let key = key_of(client, scope, name.clone()).await?;
     let request = CreatePause {
         scope: scope.into(),
         key,
@@ -97,29 +92,34 @@ pub(super) async fn add(
     let key = super::fresh_key();
     let pause: Pause = client.post(&["v1", "pauses"], &request, &key).await?;
     print::value(output, &pause, |pause| {
-        format!("{} {} is paused\n", print::word(&pause.scope), pause.key)
+        let mut text = format!("{} {name} is paused\n", print::word(&pause.scope));
+        for warning in &pause.warnings {
+            text.push_str(&format!("note: {}\n", print::harmless(warning)));
+        }
+        text
     })
 }
 
-/// Ends a pause.
+/// Ends a pause of what people call by this name.
 pub(super) async fn remove(
     client: &Client,
     output: Output,
     scope: ScopeName,
-    key: &str,
+    name: String,
     reason: Option<String>,
 ) -> Result<Exit, Fault> {
+    let key = key_of(client, scope, name.clone()).await?;
     let word = print::word(&PauseScope::from(scope));
     let query: Vec<_> = reason
         .map(|reason| ("reason", reason))
         .into_iter()
         .collect();
     client
-        .delete_with(&["v1", "pauses", &word, key], &query)
+        .delete_with(&["v1", "pauses", &word, &key], &query)
         .await?;
     let ended = serde_json::json!({ "scope": word, "key": key });
     print::value(output, &ended, |_| {
-        format!("{word} {key} is no longer paused\n")
+        format!("{word} {name} is no longer paused\n")
     })
 }
 

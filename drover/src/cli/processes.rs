@@ -138,6 +138,12 @@ pub(crate) enum Command {
         /// Only this agent (id, its beginning, or hostname)
         #[arg(long)]
         agent: Option<String>,
+        /// Only events of this type, such as process.finished
+        #[arg(long = "type", value_name = "TYPE")]
+        kind: Option<String>,
+        /// Begin behind the event with this number (`sequence` with --output json); 0: all that are kept
+        #[arg(long, value_name = "SEQUENCE")]
+        after: Option<u64>,
     },
 }
 
@@ -255,7 +261,20 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
             let process = create(client, &arguments).await?;
             print::value(output, &process, |process| format!("{}\n", process.id))
         }
-        Command::Watch { process, agent } => watch(client, output, process, agent).await,
+        Command::Watch {
+            process,
+            agent,
+            kind,
+            after,
+        } => {
+            let mut query = Vec::new();
+            query.extend(process.map(|id| ("process", id.to_string())));
+            query.extend(kind.map(|kind| ("type", kind)));
+            if let Some(agent) = agent {
+                query.push(("agent", resolve::agent(client, &agent).await?.to_string()));
+            }
+            watch(client, output, process, query, after).await
+        }
         order => self::order(client, output, order).await,
     }
 }
@@ -298,13 +317,11 @@ async fn order(client: &Client, output: Output, command: Command) -> Result<Exit
         }
         Command::Resume { process, reason } => {
             let key = process.to_string();
-            return pauses::remove(client, output, ScopeName::Process, &key, reason).await;
+            return pauses::remove(client, output, ScopeName::Process, key, reason).await;
         }
         _ => return Err(Fault::usage("this command is no order")),
     };
-    print::value(output, &process, |process| {
-        format!("{} is {}\n", process.id, print::word(&process.state))
-    })
+    print::value(output, &process, view::ordered)
 }
 
 async fn send<B: serde::Serialize + Sync>(
@@ -364,7 +381,19 @@ async fn post<T: serde::de::DeserializeOwned>(
             request.agent = agent.to_string();
             client.post_with(&path, query, &request, &key).await
         }
-        result => result,
+        result => result.map_err(|fault| unusable_program(arguments, fault)),
+    }
+}
+
+/// A kind that takes no program is told of one by its fields; people have said it by `--`.
+fn unusable_program(arguments: &CreateArguments, fault: Fault) -> Fault {
+    let field = fault.field.as_deref();
+    match arguments.program.is_empty() || !matches!(field, Some("input.program" | "input.args")) {
+        true => fault,
+        false => fault.advise(
+            "leave out the words behind `--`, and give this kind's input with --input; they are for exec, and \
+             for kinds that take `program` and `args`",
+        ),
     }
 }
 
@@ -421,21 +450,16 @@ fn read_input(text: &str) -> Result<Value, Fault> {
     })
 }
 
-/// Prints events as they come.
+/// Prints the events that match `query` as they come; with `process`, until that has ended.
 async fn watch(
     client: &Client,
     output: Output,
     process: Option<Uuid>,
-    agent: Option<String>,
+    query: Vec<(&'static str, String)>,
+    after: Option<u64>,
 ) -> Result<Exit, Fault> {
-    let mut query = Vec::new();
-    query.extend(process.map(|id| ("process", id.to_string())));
-    if let Some(agent) = agent {
-        query.push(("agent", resolve::agent(client, &agent).await?.to_string()));
-    }
     // One process is told from its beginning; the fleet from now on.
-    let after = process.map(|_| 0);
-    let mut follower = Follower::new(client, query, after);
+    let mut follower = Follower::new(client, query, after.or(process.map(|_| 0)));
     loop {
         let look = match follower.next().await? {
             Next::Event(event) => {
@@ -501,6 +525,22 @@ mod tests {
         assert!(fault.what.contains("--input is not JSON"), "{fault:?}");
         assert!(input(&arguments(Some("[1]"), &["ls"])).is_err());
         assert!(input(&arguments(Some("@/nowhere/x.json"), &[])).is_err());
+    }
+
+    #[test]
+    fn words_behind_the_dashes_that_a_kind_cannot_use_are_named() {
+        let refused = |field: &str| Fault {
+            field: Some(field.to_owned()),
+            ..Fault::new("the kind `x` has no such field")
+        };
+        let with = arguments(None, &["uname"]);
+        for field in ["input.program", "input.args"] {
+            let fault = unusable_program(&with, refused(field));
+            assert!(fault.advice.unwrap().contains("behind `--`"));
+        }
+        assert_eq!(unusable_program(&with, refused("input.vm")).advice, None);
+        let own = unusable_program(&arguments(None, &[]), refused("input.args"));
+        assert_eq!(own.advice, None, "they have put it into --input themselves");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) fn list(processes: &[Process], narrowed: bool) -> String {
             ]
         }),
         match narrowed {
-            true => "no such process",
+            true => "no process fits these filters",
             false => "no processes; start one with `drover run AGENT exec -- PROGRAM`",
         },
     )
@@ -129,8 +129,8 @@ pub(super) fn why(detail: &ProcessDetail) -> String {
     let said = process.outcome.as_ref();
     let message = said.map_or("", |outcome| outcome.message.as_str());
     let (what, todo) = match (process.state, &process.waiting_on) {
-        (state, Some(on)) => (
-            format!("{}: {}", print::word(&state), waits(on)),
+        (_, Some(on)) => (
+            format!("{}: {}", state(process), waits(on)),
             on.advice.clone(),
         ),
         (ProcessState::Succeeded, None) => ("it has succeeded".to_owned(), None),
@@ -139,7 +139,10 @@ pub(super) fn why(detail: &ProcessDetail) -> String {
                 "it is not waiting: step {} of {} is {} on its agent",
                 process.step + 1,
                 process.step_count,
-                print::word(&process.state)
+                match process.undoing {
+                    true => "being undone".to_owned(),
+                    false => print::word(&process.state),
+                }
             ),
             Some(format!("drover processes watch {id}")),
         ),
@@ -147,10 +150,7 @@ pub(super) fn why(detail: &ProcessDetail) -> String {
             format!("it is over, {}: {message}", print::word(&process.state)),
             Some(after_end(process)),
         ),
-        (state, None) => (
-            format!("{}: it is about to go on", print::word(&state)),
-            None,
-        ),
+        (_, None) => (format!("{}: it is about to go on", state(process)), None),
     };
     let mut text = format!("{}\n", print::harmless(&what));
     if let Some(todo) = todo {
@@ -177,23 +177,44 @@ fn after_end(process: &Process) -> String {
         (false, Some(OutcomeStatus::DeadlineExceeded)) => {
             format!("drover processes retry {id}, or drover processes clone {id}")
         }
+        (false, Some(OutcomeStatus::Cancelled)) => {
+            format!("to have it done after all: drover processes retry {id}")
+        }
         (false, _) => format!("mend the cause, then: drover processes retry {id}"),
+    }
+}
+
+/// What an order has led to.
+pub(super) fn ordered(process: &Process) -> String {
+    let id = process.id;
+    let word = print::word(&process.state);
+    match process.undoing && !process.state.is_terminal() {
+        true => format!(
+            "{id} is being undone (step {} of {}, {word}); only `drover processes cancel --force {id}` ends \
+             that\n",
+            process.step + 1,
+            process.step_count
+        ),
+        false => format!("{id} is {word}\n"),
     }
 }
 
 /// Who did what to a process, and when.
 pub(super) fn history(entries: &[HistoryEntry]) -> String {
     print::table(
-        ["AT", "WHO", "FROM", "TO", "STEP", "ATTEMPT", "FENCE", "WHY"],
+        [
+            "AT", "WHO", "WHAT", "FROM", "TO", "STEP", "ATTEMPT", "FENCE", "WHY",
+        ],
         entries.iter().map(|entry| {
             let why = match (&entry.reason, &entry.detail) {
                 (Some(reason), Some(detail)) => format!("{reason} ({detail})"),
                 (Some(why), None) | (None, Some(why)) => why.clone(),
-                (None, None) => entry.kind.clone(),
+                (None, None) => String::new(),
             };
             [
                 entry.at.to_string(),
                 entry.actor.clone(),
+                what(entry).to_owned(),
                 print::or_dash(entry.from.as_ref()),
                 print::or_dash(entry.to.as_ref()),
                 print::or_dash(entry.step.map(|step| step + 1)),
@@ -204,6 +225,19 @@ pub(super) fn history(entries: &[HistoryEntry]) -> String {
         }),
         "nothing is kept of its history",
     )
+}
+
+/// What was done, in a word.
+fn what(entry: &HistoryEntry) -> &str {
+    match entry.kind.as_str() {
+        "process.created" => "made",
+        "process.state" => "moved",
+        "process.finished" => "ended",
+        "pause.added" => "paused",
+        "pause.removed" => "resumed",
+        // Of a newer server.
+        other => other,
+    }
 }
 
 /// What a process would be and meet.
@@ -262,7 +296,7 @@ mod tests {
 
     #[test]
     fn an_empty_list_does_not_say_that_there_is_nothing_when_only_some_were_asked_for() {
-        assert_eq!(list(&[], true), "no such process");
+        assert_eq!(list(&[], true), "no process fits these filters");
         assert!(list(&[], false).contains("start one with `drover run"));
     }
 
@@ -307,6 +341,24 @@ mod tests {
                 "has succeeded",
                 None,
             ),
+            (
+                detail(
+                    &json!({"state": "cancelled", "outcome": {"status": "cancelled", "message": "x"}}),
+                ),
+                "it is over, cancelled",
+                Some("after all: drover processes retry"),
+            ),
+            (
+                detail(&json!({"state": "running", "undoing": true})),
+                "step 1 of 3 is being undone",
+                Some("watch"),
+            ),
+            (
+                detail(&json!({"state": "backoff", "undoing": true,
+                    "waiting_on": {"scope": "backoff", "key": "x", "detail": "failed"}})),
+                "backoff, undoing: failed",
+                None,
+            ),
             (detail(&json!({})), "about to go on", None),
         ];
         for (process, says, todo) in cases {
@@ -315,6 +367,46 @@ mod tests {
             assert_eq!(text.contains("try: "), todo.is_some(), "{text}");
             assert!(text.contains(todo.unwrap_or_default()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_cancel_of_what_is_being_undone_says_what_ends_that() {
+        let undoing = detail(&json!({"state": "running", "undoing": true}));
+        let text = ordered(&undoing.process);
+        assert!(
+            text.contains("is being undone (step 1 of 3, running)"),
+            "{text}"
+        );
+        assert!(text.contains("cancel --force 0190"), "{text}");
+        // What could not be undone is over.
+        let stuck = detail(&json!({"state": "failed", "undoing": true}));
+        assert!(ordered(&stuck.process).ends_with("is failed\n"));
+    }
+
+    #[test]
+    fn the_history_says_what_was_done_and_why_only_where_somebody_said() {
+        let entry = |kind: &str, more: &serde_json::Value| {
+            let mut value = json!({
+                "sequence": 1, "at": "2026-11-24T09:30:00.000Z", "type": kind, "actor": "ann",
+            });
+            for (name, field) in more.as_object().unwrap() {
+                value[name] = field.clone();
+            }
+            serde_json::from_value::<HistoryEntry>(value).unwrap()
+        };
+        let text = history(&[
+            entry("process.created", &json!({"to": "ready"})),
+            entry("pause.added", &json!({"reason": "not yet"})),
+        ]);
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(lines[1][2..], ["made", "-", "ready", "-", "-", "-"]);
+        assert_eq!(
+            lines[2][2..],
+            ["paused", "-", "-", "-", "-", "-", "not", "yet"]
+        );
     }
 
     #[test]

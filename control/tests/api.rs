@@ -24,6 +24,8 @@ mod events;
 mod histograms;
 #[path = "api/kinds.rs"]
 mod kinds;
+#[path = "api/later.rs"]
+mod later;
 #[path = "api/limits.rs"]
 mod limits;
 #[path = "api/metrics.rs"]

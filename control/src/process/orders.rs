@@ -209,9 +209,9 @@ impl Process {
             self.fate = None;
         }
         self.turn_to(step);
-        if before == State::Blocked || (was_over && self.resource.is_some()) {
-            self.state = State::Blocked;
-            self.ready_at = None;
+        let holds_none = was_over || before == State::Scheduled;
+        if before == State::Blocked || (holds_none && self.resource.is_some()) {
+            self.get_in_line();
         }
         Step {
             note: Some(match undo {

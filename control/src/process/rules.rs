@@ -76,6 +76,12 @@ impl Process {
         self.hold = None;
     }
 
+    /// As good as ready, once its resource is its own: others may hold that, or have waited longer.
+    pub(super) fn get_in_line(&mut self) {
+        self.state = State::Blocked;
+        self.ready_at = None;
+    }
+
     pub(super) fn become_backoff(&mut self, until: UnixMs, hold: Hold) {
         self.state = State::Backoff;
         self.ready_at = None;
@@ -167,7 +173,11 @@ fn due(process: &mut Process, now: UnixMs) -> Step {
     if now >= process.deadline_at {
         return deadline_passed(process, now);
     }
+    let scheduled = process.state == State::Scheduled;
     process.become_ready(now);
+    if scheduled && process.resource.is_some() {
+        process.get_in_line();
+    }
     Step::default()
 }
 

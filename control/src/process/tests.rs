@@ -603,14 +603,14 @@ fn check_step(before: &Process, input: &Input, step: &Step, p: &Process) {
 proptest! {
     #[test]
     fn whatever_is_said_in_whatever_order_the_rules_hold(
-        blocked in any::<bool>(),
+        first in prop::sample::select(vec![State::Blocked, State::Ready, State::Scheduled]),
         resource in any::<bool>(),
         (steps, undo) in (1_u16..5, any::<u32>()),
         inputs in prop::collection::vec((any_input(), 0_u64..30_000, 0.0_f64..1.0), 1..80),
     ) {
-        let mut p = process(if blocked { State::Blocked } else { State::Ready }, 0);
+        let mut p = process(first, 0);
         p.shape = Shape::new(steps, undo);
-        p.resource = (resource || blocked).then(|| "vm/1".to_owned());
+        p.resource = (resource || first == State::Blocked).then(|| "vm/1".to_owned());
         let mut now = NOW;
         let (mut ends, mut starts) = (0, 1);
         let mut done = Done::default();

@@ -5,6 +5,7 @@ mod view;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use control::api::model::Timestamp;
 use control::api::model::events::EventRecord;
 use control::api::model::processes::{
     CancelMode, CancelProcess, Class, CreateProcess, DryRun, HistoryEntry, Process, ProcessDetail,
@@ -147,12 +148,25 @@ pub(crate) enum Command {
     },
 }
 
+/// The API takes nothing that is to begin later.
+const AT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The API takes no longer deadline.
 const DEADLINE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 fn deadline(text: &str) -> Result<Duration, String> {
     value::duration_within(text, Duration::from_secs(1), DEADLINE_MAX)?;
     value::seconds(text)
+}
+
+/// A time, or how long from now.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let Some(wait) = text.strip_prefix('+') else {
+        return text.parse().map_err(|_| {
+            "expected a time such as 2026-11-30T02:00:00Z, or +30s, +15m or +2h from now".to_owned()
+        });
+    };
+    let wait = value::duration_within(wait, Duration::ZERO, AT_MAX)?;
+    Ok(Timestamp(control::clock::now().plus(wait).0))
 }
 
 fn process_id(text: &str) -> Result<Uuid, String> {
@@ -173,7 +187,10 @@ pub(crate) struct CreateArguments {
     /// Its input: JSON, @FILE, or - for standard input
     #[arg(long, value_name = "JSON|@FILE")]
     pub(crate) input: Option<String>,
-    /// It is over after this time, finished or not: 30s, 15m (default), at most 720h
+    /// Not to be started before: 2026-11-30T02:00:00Z, or +2h from now; at most 720h ahead
+    #[arg(long, value_name = "TIME|+DURATION", value_parser = moment)]
+    pub(crate) at: Option<Timestamp>,
+    /// It is over this long after its creation or --at, finished or not: 30s, 15m (default), at most 720h
     #[arg(long, value_name = "TIME", value_parser = deadline)]
     pub(crate) deadline: Option<Duration>,
     /// Attempts in all when it fails in a way that may pass, 1–100
@@ -359,6 +376,7 @@ async fn post<T: serde::de::DeserializeOwned>(
         kind: arguments.kind.clone(),
         input: input(arguments)?,
         tenant: arguments.tenant.clone(),
+        run_at: arguments.at,
         deadline_seconds: arguments.deadline.map(|deadline| deadline.as_secs()),
         deadline_at: None,
         max_attempts: arguments.max_attempts,
@@ -499,6 +517,7 @@ mod tests {
             agent: "hv".to_owned(),
             kind: "exec".to_owned(),
             input: input.map(str::to_owned),
+            at: None,
             deadline: None,
             max_attempts: None,
             class: None,
@@ -525,6 +544,17 @@ mod tests {
         assert!(fault.what.contains("--input is not JSON"), "{fault:?}");
         assert!(input(&arguments(Some("[1]"), &["ls"])).is_err());
         assert!(input(&arguments(Some("@/nowhere/x.json"), &[])).is_err());
+    }
+
+    #[test]
+    fn a_time_is_said_as_it_is_or_from_now() {
+        let said = moment("2026-11-30T02:00:00Z").unwrap();
+        assert_eq!(said.to_string(), "2026-11-30T02:00:00.000Z");
+        let left = moment("+2h").unwrap().0 - control::clock::now().0;
+        assert!((7_190_000..=7_200_000).contains(&left), "{left}");
+        for text in ["+721h", "+2", "2h", "tonight", "", "+"] {
+            assert!(moment(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -24,8 +24,12 @@ pub struct CreateProcess {
     /// Whose it is: 1–64 characters of a-z, 0-9, `_`, `.` and `-`. Default `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// It is over this long after its creation, finished or not: 1 s – 30 days. Not together with
-    /// `deadline_at`. Default: its kind's, or 900.
+    /// It is not started before this, within 30 days; one that has passed is at once. Until then it is
+    /// `scheduled`: it holds no resource, supersedes nothing and is not superseded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Timestamp>,
+    /// It is over this long after its creation, or after `run_at`, finished or not: 1 s – 30 days. Not
+    /// together with `deadline_at`. Default: its kind's, or 900.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u64>,
     /// It is over then, finished or not.
@@ -324,6 +328,11 @@ pub struct RetryProcess {
     pub reason: Option<String>,
 }
 
+/// Makes a process like another one, at once: there is nothing to say about it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloneProcess {}
+
 /// Lets a process go on from a step.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -384,7 +393,7 @@ pub struct HistoryEntry {
 /// What a process would be, and what it would meet; nothing was written.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DryRun {
-    /// `ready`, `blocked`, `paused`, or `refused`: too many wait already.
+    /// `ready`, `scheduled`, `blocked` or `paused`.
     pub state: String,
     /// The agent that would do the work.
     pub agent: Uuid,

@@ -37,7 +37,18 @@ pub(super) async fn dry_run(api: &Api, process: NewProcess) -> ApiResult<DryRun>
     let resource = resource(api, &process, &superseded).await?;
     let paused = paused(api, &process, &agent).await?;
     let queue = queue(api, &process, &agent).await?;
-    let (state, waiting_on) = match (resource, paused, queue) {
+    let later = process.run_at.map(|at| WaitingOn {
+        eta_s: Some(process_waits::seconds_until(at)),
+        ..process_waits::at_time(Timestamp(at.0).to_string())
+    });
+    let (state, waiting_on) = match (later.or(resource), paused, queue) {
+        (Some(waits), pause, _) if process.run_at.is_some() => {
+            let waits = match &pause {
+                Some(pause) => process_waits::besides(waits, pause),
+                None => waits,
+            };
+            ("scheduled", Some(waits))
+        }
         (Some(waits), Some(pause), _) => ("blocked", Some(process_waits::besides(waits, &pause))),
         (Some(waits), None, _) => ("blocked", Some(waits)),
         (None, Some(waits), _) => ("paused", Some(waits)),

@@ -21,6 +21,7 @@ use crate::kinds;
 use crate::process;
 use crate::store::processes::{Actor, IdempotencyKey, NewProcess, TENANT_DEFAULT};
 
+const RUN_AT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const DEADLINE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const ATTEMPTS_DEFAULT: u32 = 3;
 const ATTEMPTS_MAX: u32 = 100;
@@ -85,7 +86,9 @@ async fn read(
     }
     let kind = api.kinds.get(&request.kind);
     let resolved = kind.map(|kind| resolve(kind, request, at)).transpose()?;
-    let deadline_at = deadline(request, now, kind.and_then(|kind| kind.deadline), at)?;
+    let run_at = run_at(request, now, at)?;
+    let from = run_at.unwrap_or(now);
+    let deadline_at = deadline(request, from, kind.and_then(|kind| kind.deadline), at)?;
     let of_kind = kind.and_then(|kind| kind.max_attempts);
     let max_attempts = request.max_attempts.or(of_kind).unwrap_or(ATTEMPTS_DEFAULT);
     if !(1..=ATTEMPTS_MAX).contains(&max_attempts) {
@@ -112,10 +115,13 @@ async fn read(
         tenant: tenant.to_owned(),
         class: class.or(kind.map(|kind| kind.class)).unwrap_or_default(),
         resource: of_kind.or(resource),
-        run_at: None,
+        run_at,
         deadline_at,
         max_attempts,
-        supersedes: kind.map_or_else(Vec::new, |kind| kind.supersedes.clone()),
+        // What is to be done later makes nothing needless that is to be done now.
+        supersedes: kind
+            .filter(|_| run_at.is_none())
+            .map_or_else(Vec::new, |kind| kind.supersedes.clone()),
         actor: None,
         idempotency: None,
     })
@@ -228,6 +234,30 @@ pub(super) fn check_name(field: &str, what: &str, name: &str) -> ApiResult<()> {
     Ok(())
 }
 
+/// When it is to be started; nothing: at once.
+fn run_at(request: &CreateProcess, now: UnixMs, at: &str) -> ApiResult<Option<UnixMs>> {
+    let later = request.run_at.map(|moment| UnixMs(moment.0));
+    let Some(later) = later.filter(|later| *later > now) else {
+        return Ok(None);
+    };
+    if later > now.plus(RUN_AT_MAX) {
+        return Err(ApiError::field(
+            &format!("{at}run_at"),
+            "must be within 30 days; make the process nearer to its time",
+        ));
+    }
+    let deadline = request.deadline_at.map(|moment| UnixMs(moment.0));
+    if deadline.is_some_and(|deadline| deadline <= later) {
+        return Err(ApiError::field(
+            &format!("{at}run_at"),
+            "is not before `deadline_at`: it would be over before it starts; give a later deadline, or \
+             `deadline_seconds`, which counts from `run_at`",
+        ));
+    }
+    Ok(Some(later))
+}
+
+/// When it is over; `now`: from when that is counted.
 fn deadline(
     request: &CreateProcess,
     now: UnixMs,
@@ -254,7 +284,7 @@ fn deadline(
             } else {
                 Err(ApiError::field(
                     &format!("{at}deadline_at"),
-                    "must be in the future and within 30 days",
+                    "must be in the future and within 30 days (of `run_at`, where that is given)",
                 ))
             }
         }

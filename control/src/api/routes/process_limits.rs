@@ -343,6 +343,23 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_waits_though_a_lent_limit_has_room_says_that_it_is_on_its_way() {
+        let lent = Parked {
+            key: LimitKey::Tenant("acme".to_owned()),
+            limit: 64,
+            in_use: 0,
+            before: 0,
+        };
+        let waits = at_shared(&queued(1), &lent, "acme", None);
+        for words in ["0 of the 64 permits", "a free one reaches its agent"] {
+            assert!(waits.detail.contains(words), "{}", waits.detail);
+        }
+        let full = Parked { in_use: 64, ..lent };
+        let waits = at_shared(&queued(1), &full, "acme", None);
+        assert!(!waits.detail.contains("a free one"), "{}", waits.detail);
+    }
+
+    #[test]
     fn a_parked_line_names_its_limit_and_another_line_is_not_its_own() {
         let of = |work: &str| Line {
             tenant: "acme".to_owned(),
@@ -399,19 +416,6 @@ mod tests {
                 .advice
                 .unwrap()
                 .contains("drover limits get tenant acme")
-        );
-        // What is free is lent, and on its way.
-        let lent = Parked {
-            in_use: 0,
-            before: 0,
-            ..on.clone()
-        };
-        let waits = at_shared(&build, &lent, "acme", None);
-        assert!(
-            waits.detail.contains("0 of the 64 permits")
-                && waits.detail.contains("a free one reaches its agent"),
-            "{}",
-            waits.detail
         );
         // Further back than memory: known only where all of its tenant's wait for the same.
         let alike = flow(vec![told("build", tenant()), told("migrate", tenant())]);

@@ -18,7 +18,8 @@ use crate::api::access::Caller;
 use crate::api::drivers;
 use crate::api::extract::{Id, OptionalBody, Params, clip};
 use crate::api::model::processes::{
-    CancelMode, CancelProcess, HistoryEntry, Process, ReplayProcess, RetryProcess, StepName,
+    CancelMode, CancelProcess, CloneProcess, HistoryEntry, Process, ReplayProcess, RetryProcess,
+    StepName,
 };
 use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
@@ -146,7 +147,8 @@ pub(super) async fn replay(
 /// Clone a process
 ///
 /// A new process with the same kind, agent, tenant, input and steps as this one had, and its whole time
-/// anew: whatever has become of this one, and whatever its kind says today.
+/// anew: whatever has become of this one, and whatever its kind says today. It begins at once, also where this
+/// one had a time of its own.
 #[utoipa::path(
     post,
     path = "/v1/processes/{id}/clone",
@@ -156,11 +158,12 @@ pub(super) async fn replay(
         ("id" = uuid::Uuid, Path, description = "The process."),
         ("Idempotency-Key" = String, Header, description = "Makes repeating the request harmless."),
     ),
+    request_body = Option<CloneProcess>,
     responses(
         (status = 201, description = "Made.", body = Process,
          headers(("Location" = String, description = "The new process."))),
         (status = 200, description = "Made earlier by a request with the same key.", body = Process),
-        (status = 400, description = "Idempotency-Key is missing or not valid."),
+        (status = 400, description = "Idempotency-Key is missing or not valid, or the body says something."),
         (status = 404, description = "There is no such process."),
         (status = 422, description = "Its agent is revoked or lacks a driver that it needs, or the key \
           was used for another request."),
@@ -171,6 +174,7 @@ pub(super) async fn clone(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Id(id): Id,
+    OptionalBody(CloneProcess {}): OptionalBody<CloneProcess>,
 ) -> ApiResult<Response> {
     let key = idempotency_key(&headers)?;
     let record = find(&api, ProcessId(id)).await?;

@@ -12,7 +12,7 @@ use crate::api::Api;
 use crate::api::model::Timestamp;
 use crate::api::model::processes::WaitingOn;
 use crate::api::problem::ApiResult;
-use crate::clock;
+use crate::clock::{self, UnixMs};
 use crate::dispatch;
 use crate::process::{Hold, State};
 use crate::store::pauses::Pause;
@@ -32,7 +32,16 @@ pub(super) fn in_store(record: &ProcessRecord) -> Option<WaitingOn> {
                 ..on("pause", pause.to_string(), format!("the {pause} is paused"))
             });
         }
-        State::Scheduled => ("time", due, "it is not to be started before".to_owned()),
+        State::Scheduled => {
+            return Some(WaitingOn {
+                eta_s: record.due_at.map(seconds_until),
+                advice: Some(format!(
+                    "wait; or start it now: drover processes replay {}",
+                    record.id
+                )),
+                ..at_time(due)
+            });
+        }
         State::Backoff => return Some(backoff(record, due)),
         State::Blocked => (
             "resource",
@@ -71,8 +80,19 @@ pub(super) fn on(scope: &str, key: String, detail: String) -> WaitingOn {
     }
 }
 
+/// It is for later.
+pub(super) fn at_time(due: String) -> WaitingOn {
+    let detail = format!("it is not to be started before {due}");
+    on("time", due, detail)
+}
+
+/// Seconds from now to then, whole ones.
+pub(super) fn seconds_until(then: UnixMs) -> u64 {
+    clock::now().until(then).as_secs()
+}
+
 fn backoff(record: &ProcessRecord, due: String) -> WaitingOn {
-    let left = record.due_at.map(|at| clock::now().until(at).as_secs());
+    let left = record.due_at.map(seconds_until);
     // A replay would go forward again.
     let advice = match record.step.undoes() {
         true => format!(

@@ -309,6 +309,27 @@ fn a_step_that_succeeded_while_it_was_cancelled_is_not_done_again_by_a_retry() {
 }
 
 #[test]
+fn what_is_for_later_gets_in_line_for_its_resource_when_its_time_has_come() {
+    for (resource, input) in [
+        (false, Input::Due),
+        (true, Input::Due),
+        (false, Input::Replay(0)),
+        (true, Input::Replay(0)),
+    ] {
+        let mut p = process(State::Scheduled, 0);
+        p.due_at = Some(NOW);
+        p.resource = resource.then(|| "vm/1".to_owned());
+        apply(&mut p, [input]);
+        let state = if resource {
+            State::Blocked
+        } else {
+            State::Ready
+        };
+        assert_eq!((p.state, p.due_at), (state, Some(p.deadline_at)));
+    }
+}
+
+#[test]
 fn only_what_has_not_started_is_superseded() {
     let by = ProcessId(Uuid::from_u128(77));
     for state in State::ALL.iter().copied() {

@@ -282,7 +282,8 @@ impl Rows {
             Some(_) => State::Scheduled,
             None => State::Ready,
         };
-        if let Some(resource) = &create.resource {
+        // One for later gets in line for its resource when its time has come.
+        if let Some(resource) = create.resource.as_ref().filter(|_| later.is_none()) {
             if let Some(waiting) = held.get_mut(resource) {
                 *waiting += 1;
                 self.blocked.push(json!([resource, hex(id)]));
@@ -305,7 +306,7 @@ impl Rows {
         if let Some(plan) = &create.plan {
             self.add_plan(id, plan);
         }
-        let life = at.until(create.deadline_at);
+        let life = later.unwrap_or(at).until(create.deadline_at);
         let line = ready_at.map(|_| Arc::new(create.line()));
         self.processes.push(json!([
             hex(id),

@@ -72,12 +72,8 @@ fn what_waits_for_its_time_says_when_and_why() {
         assert!(waits.detail.contains(words), "{}", waits.detail);
         let due = crate::api::model::Timestamp(record.due_at.map_or(0, |at: UnixMs| at.0));
         assert_eq!(waits.key, due.to_string());
-        let backs_off = record.state == State::Backoff;
-        assert_eq!(waits.eta_s.is_some_and(|left| left > 50), backs_off);
-        assert_eq!(
-            waits.advice.is_some_and(|text| text.contains("replay")),
-            backs_off
-        );
+        assert!(waits.eta_s.is_some_and(|left| left > 50));
+        assert!(waits.advice.is_some_and(|text| text.contains("replay")));
     }
 }
 

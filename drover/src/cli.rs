@@ -265,6 +265,26 @@ mod tests {
     }
 
     #[test]
+    fn a_watch_can_begin_at_a_number_and_keep_to_a_type() {
+        let words = [
+            "processes",
+            "watch",
+            "--type",
+            "process.finished",
+            "--after",
+            "7",
+        ];
+        let cli = parse(std::iter::once("drover").chain(words)).unwrap();
+        let Command::Processes(processes::Command::Watch { kind, after, .. }) = cli.command else {
+            panic!("not `watch`");
+        };
+        assert_eq!(
+            (kind.as_deref(), after),
+            (Some("process.finished"), Some(7))
+        );
+    }
+
+    #[test]
     fn a_program_and_its_arguments_pass_through_untouched() {
         let cli =
             Cli::try_parse_from(["drover", "run", "hv-1", "exec", "--", "ls", "--output", "x"])

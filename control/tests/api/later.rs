@@ -33,7 +33,10 @@ async fn until(plane: &Plane, process: &Value, state: &str) -> Value {
 async fn a_process_for_later_waits_for_its_time_and_only_then_for_its_resource() {
     let plane = plane().await;
     let agent = plane.agent(1, true).await;
-    let at = later(Duration::from_secs(2));
+    let body = json!({"agent": agent, "kind": "hang", "resource": "disk/1"});
+    let holder = made(&plane, "holder", body).await;
+    until(&plane, &holder, "running").await;
+    let at = later(Duration::from_secs(4));
     let body = json!({"agent": agent, "kind": "exec", "resource": "disk/1", "run_at": at,
         "deadline_seconds": 60});
     let process = made(&plane, "later", body).await;
@@ -50,13 +53,7 @@ async fn a_process_for_later_waits_for_its_time_and_only_then_for_its_resource()
     );
     let advice = waits["advice"].as_str().unwrap();
     assert!(advice.contains("drover processes replay"), "{advice}");
-    // Until then others may have the resource; one that has it then goes on.
-    let body = json!({"agent": agent, "kind": "exec", "resource": "disk/1"});
-    let first = made(&plane, "first", body).await;
-    until(&plane, &first, "succeeded").await;
-    let body = json!({"agent": agent, "kind": "hang", "resource": "disk/1"});
-    let holder = made(&plane, "holder", body).await;
-    until(&plane, &holder, "running").await;
+    // Whoever has the resource then goes on.
     let blocked = until(&plane, &process, "blocked").await;
     assert_eq!(blocked["waiting_on"]["held_by"], holder["id"]);
     let force = format!("/v1/processes/{}/cancel", holder["id"].as_str().unwrap());
@@ -80,6 +77,8 @@ async fn what_is_for_later_neither_supersedes_nor_is_superseded_and_can_be_start
     let next = made(&plane, "next", three(None)).await;
     until(&plane, &now, "cancelled").await;
     until(&plane, &night, "scheduled").await;
+    // It holds no resource until then.
+    until(&plane, &next, "ready").await;
     let request = plane.request(Method::POST, "/v1/processes?dry_run=true");
     let (status, run) = read(request.json(&three(Some(tonight))).send().await.unwrap()).await;
     assert_eq!((status, &run["state"]), (200, &json!("scheduled")), "{run}");

@@ -29,8 +29,10 @@ use super::{Datapath, DatapathKind, Park, ParkKind};
 mod executor;
 mod group;
 mod lock;
+mod probe;
 
 use executor::Seating;
+pub use probe::{Machine, probe};
 
 /// Everything that a shard is given on its own thread.
 pub(crate) struct Seat<D, P, M> {

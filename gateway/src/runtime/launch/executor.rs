@@ -38,7 +38,7 @@ pub(super) struct Seating<M> {
     pub fallback_said: Arc<AtomicBool>,
 }
 
-type MonoioUring = monoio::Runtime<IoUringDriver>;
+pub(super) type MonoioUring = monoio::Runtime<IoUringDriver>;
 
 /// The datapath and, for a shard that parks on monoio, its executor.
 enum Chosen {
@@ -126,15 +126,7 @@ impl<M: Send + 'static> Seating<M> {
     }
 
     fn uring(&self) -> io::Result<Chosen> {
-        let datapath = UringDatapath::new(Arc::clone(&self.socket), self.waker.clone())?;
-        let runtime = match self.park {
-            ParkKind::Direct => None,
-            ParkKind::Monoio => Some(
-                RuntimeBuilder::<IoUringDriver>::new()
-                    .with_entries(MONOIO_ENTRIES)
-                    .build()?,
-            ),
-        };
+        let (datapath, runtime) = rings(Arc::clone(&self.socket), self.waker.clone(), self.park)?;
         Ok(Chosen::Uring(Box::new(datapath), runtime))
     }
 
@@ -177,6 +169,27 @@ impl<M: Send + 'static> Seating<M> {
             }
         })
     }
+}
+
+/// The datapath's ring and, for a shard that parks on monoio, the executor's.
+///
+/// # Errors
+/// [`is_refusal`] tells those of a machine that has no io_uring for us.
+pub(super) fn rings(
+    socket: Arc<UdpSocket>,
+    waker: Waker,
+    park: ParkKind,
+) -> io::Result<(UringDatapath, Option<MonoioUring>)> {
+    let datapath = UringDatapath::new(socket, waker)?;
+    let runtime = match park {
+        ParkKind::Direct => None,
+        ParkKind::Monoio => Some(
+            RuntimeBuilder::<IoUringDriver>::new()
+                .with_entries(MONOIO_ENTRIES)
+                .build()?,
+        ),
+    };
+    Ok((datapath, runtime))
 }
 
 /// Tells the launcher how the set-up went.

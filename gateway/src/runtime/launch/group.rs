@@ -14,7 +14,7 @@ use super::LaunchError;
 
 /// What a socket asks to hold of packets not read or sent yet; the kernel gives what
 /// `net.core.rmem_max` and `wmem_max` allow. It costs memory only while a shard is behind.
-const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+pub(super) const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 
 /// An address in use is tried again this often, [`BUSY_PAUSE`] apart: 3 s in all.
 ///

@@ -43,6 +43,7 @@ use self::drivers::Drivers;
 pub use self::first_admin::{ADMIN_TOKEN_FILE, FirstAdminError};
 use self::overview::Board;
 use self::routes::health::Readiness;
+pub use self::server::CONNECTIONS_MAX;
 pub(crate) use self::telemetry::Telemetry;
 use crate::batches::Batches;
 use crate::clock;

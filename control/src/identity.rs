@@ -46,7 +46,7 @@ use crate::clock::{self, UnixMs};
 /// How long an agent certificate lives unless configured otherwise.
 pub const AGENT_CERTIFICATE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a gateway certificate lives; one is made at every start.
-const GATEWAY_CERTIFICATE_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+pub const GATEWAY_CERTIFICATE_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The certificate authority of a deployment and the secrets that its gateways share.
 pub struct Identity {
@@ -126,13 +126,7 @@ impl Identity {
             Some(stored) => stored,
             None => files::create(dir, domain, now)?,
         };
-        if stored.domain != domain {
-            return Err(IdentityError::OtherDomain {
-                dir: dir.to_owned(),
-                stored: stored.domain,
-                asked: domain.to_owned(),
-            });
-        }
+        check_same_domain(dir, &stored, domain)?;
         Self::from_stored(dir, stored, now)
     }
 
@@ -254,6 +248,55 @@ impl Identity {
             not_after,
         })
     }
+}
+
+/// When a certificate of an authority ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Validity {
+    /// `root`, `gateway-ca` or `agent-ca`.
+    pub name: &'static str,
+    /// When it ends.
+    pub not_after: UnixMs,
+    /// It has less than a year left: the next start renews an intermediate; a root is not renewed.
+    pub near_end: bool,
+}
+
+/// Looks at the identity in `dir` as [`Identity::open_or_create`] would, and makes and renews nothing;
+/// `None` where there is none yet.
+///
+/// # Errors
+/// [`IdentityError`]: what would keep a server from starting.
+pub fn inspect(
+    dir: &Path,
+    domain: &str,
+    now: UnixMs,
+) -> Result<Option<[Validity; 3]>, IdentityError> {
+    check_domain(domain)?;
+    let Some(stored) = files::load(dir)? else {
+        return Ok(None);
+    };
+    check_same_domain(dir, &stored, domain)?;
+    let authorities = [
+        (files::ROOT, &stored.root),
+        (files::GATEWAY_CA, &stored.gateways),
+        (files::AGENT_CA, &stored.agents),
+    ];
+    Ok(Some(authorities.map(|(name, authority)| Validity {
+        name,
+        not_after: authority.not_after(),
+        near_end: authority.near_end(now),
+    })))
+}
+
+fn check_same_domain(dir: &Path, stored: &Stored, asked: &str) -> Result<(), IdentityError> {
+    if stored.domain == asked {
+        return Ok(());
+    }
+    Err(IdentityError::OtherDomain {
+        dir: dir.to_owned(),
+        stored: stored.domain.clone(),
+        asked: asked.to_owned(),
+    })
 }
 
 fn check_domain(domain: &str) -> Result<(), IdentityError> {

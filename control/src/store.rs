@@ -16,6 +16,7 @@ pub mod batches;
 mod budgets;
 pub mod dead_letters;
 pub mod groups;
+mod inspect;
 pub mod limits;
 pub(crate) mod lines;
 pub mod log;
@@ -46,6 +47,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+pub use inspect::{Depth, Inspection, inspect};
 pub use telemetry::StoreStats;
 
 use crate::clock::UnixMs;

@@ -103,6 +103,27 @@ impl DataDir {
     }
 }
 
+/// Whether a server runs on a directory. The lock is tried, shared with others who look, and let go at
+/// once: a server that starts in just these microseconds is refused.
+pub(crate) fn is_in_use(directory: &Path) -> std::io::Result<bool> {
+    let lock = match File::open(directory.join(LOCK_FILE)) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Since when the server on this directory has been ready; `None` when it never was or stopped in order.
+pub(crate) fn ready_since(directory: &Path) -> Option<std::time::SystemTime> {
+    let file = std::fs::metadata(directory.join(READY_FILE)).ok()?;
+    file.modified().ok()
+}
+
 /// Where the server on this directory said it is; `None` when it never did or stopped in order.
 pub(crate) fn read_ready(directory: &Path) -> Option<Ready> {
     let text = std::fs::read_to_string(directory.join(READY_FILE)).ok()?;
@@ -192,7 +213,13 @@ mod tests {
         first.write_ready(&ready(&path)).unwrap();
         let fault = DataDir::open(&path).unwrap_err();
         assert!(fault.what.contains("process id 7"), "{fault:?}");
+        assert!(is_in_use(&path).unwrap());
         drop(first);
+        assert!(!is_in_use(&path).unwrap());
+        assert!(
+            !is_in_use(parent.path()).unwrap(),
+            "no server ever ran there"
+        );
         DataDir::open(&path).unwrap();
     }
 

@@ -29,10 +29,13 @@ const HEADERS_MAX: usize = 64;
 /// After a failed accept (no file descriptors left) wait this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections of clients at once; more wait in the listen queue. Each holds a file descriptor.
+pub const CONNECTIONS_MAX: usize = 1024;
+
 /// What clients may take of the server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Connections at once; more wait in the listen queue.
+    /// As [`CONNECTIONS_MAX`].
     connections: usize,
     /// A request's head must have arrived within this; idle connections are closed after it.
     head: Duration,
@@ -43,7 +46,7 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 1024,
+            connections: CONNECTIONS_MAX,
             head: Duration::from_secs(30),
             stall: Duration::from_secs(30),
         }

@@ -204,7 +204,7 @@ impl Authority {
         KeyHash::of_spki(&self.issuer.key().subject_public_key_info())
     }
 
-    #[cfg(test)]
+    /// When its certificate ends.
     pub(super) fn not_after(&self) -> UnixMs {
         self.not_after
     }

@@ -31,7 +31,7 @@ use crate::clock::UnixMs;
 const FORMAT: u32 = 1;
 const MANIFEST: &str = "identity.json";
 const SECRETS: &str = "secrets.json";
-const ROOT: &str = "root";
+pub(super) const ROOT: &str = "root";
 pub(super) const GATEWAY_CA: &str = "gateway-ca";
 pub(super) const AGENT_CA: &str = "agent-ca";
 /// No file here is near this; a larger one is not ours.

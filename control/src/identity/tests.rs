@@ -624,3 +624,23 @@ fn secrets_stay_out_of_debug_output() {
     );
     assert!(!format!("{identity:?}").contains("secrets"));
 }
+
+#[test]
+fn a_look_tells_when_authorities_end_and_neither_makes_nor_renews() {
+    let place = place();
+    assert!(inspect(&place.dir, DOMAIN, NOW).unwrap().is_none());
+    assert!(!place.dir.exists());
+    let identity = open(&place);
+    let late = NOW.plus(10 * YEAR).minus(YEAR / 2);
+    let near = |now| inspect(&place.dir, DOMAIN, now).unwrap().unwrap();
+    assert!(near(NOW).iter().all(|validity| !validity.near_end));
+    let [root, gateways, agents] = near(late);
+    assert_eq!(
+        [root.name, gateways.name, agents.name],
+        ["root", "gateway-ca", "agent-ca"]
+    );
+    assert!(!root.near_end && gateways.near_end && agents.near_end);
+    assert_eq!(agents.not_after, identity.agents.not_after());
+    let error = inspect(&place.dir, "other.example", NOW).unwrap_err();
+    assert!(matches!(error, IdentityError::OtherDomain { .. }));
+}

@@ -17,7 +17,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Read-only connections: the API's lists and the watchers. Each costs a thread and 2 MiB of cache.
 const READERS: u32 = 4;
 /// How long to wait for another program (a backup, a shell) that holds the file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a reader waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows that the backend's thread runs ahead of a reader: fewer thread switches.
@@ -90,7 +90,8 @@ pub(super) async fn close(mut connection: Connection) {
     }
 }
 
-fn file_of(url: &str, data_dir: &Path) -> Result<PathBuf, OpenError> {
+/// The file that `url` names.
+pub(super) fn file_of(url: &str, data_dir: &Path) -> Result<PathBuf, OpenError> {
     let name = url
         .strip_prefix("sqlite:")
         .ok_or_else(|| OpenError::UnsupportedUrl(url.to_owned()))?;
@@ -189,7 +190,7 @@ async fn check(writer: &mut Connection, path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn describe(path: &Path, source: sqlx::Error) -> OpenError {
+pub(super) fn describe(path: &Path, source: sqlx::Error) -> OpenError {
     let code = source
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code)
@@ -214,14 +215,35 @@ fn describe(path: &Path, source: sqlx::Error) -> OpenError {
     }
 }
 
+/// The last step of the schema that this build knows.
+pub(super) fn known_schema() -> i64 {
+    let versions = MIGRATIONS.iter().map(|step| step.version);
+    versions.max().unwrap_or(0)
+}
+
+/// Whether a step of a store's schema is one of this build's, as an opening would ask.
+pub(super) fn check_step(
+    path: &Path,
+    version: i64,
+    done: bool,
+    checksum: &[u8],
+) -> Result<(), OpenError> {
+    let error = match MIGRATIONS.iter().find(|step| step.version == version) {
+        None => MigrateError::VersionMissing(version),
+        Some(_) if !done => MigrateError::Dirty(version),
+        Some(step) if *step.checksum != *checksum => MigrateError::VersionMismatch(version),
+        Some(_) => return Ok(()),
+    };
+    Err(describe_migration(path, error))
+}
+
 fn describe_migration(path: &Path, error: MigrateError) -> OpenError {
-    let known = MIGRATIONS.iter().map(|step| step.version).max();
     let path_owned = path.to_owned();
     match error {
         MigrateError::VersionMissing(found) => OpenError::NewerSchema {
             path: path_owned,
             found,
-            known: known.unwrap_or(0),
+            known: known_schema(),
         },
         MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => {
             OpenError::ForeignSchema {

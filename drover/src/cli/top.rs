@@ -9,7 +9,7 @@
 //! ```
 
 mod figures;
-mod format;
+pub(super) mod format;
 mod limits;
 mod live;
 mod once;

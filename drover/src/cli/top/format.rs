@@ -4,7 +4,7 @@
 pub(super) const NONE: &str = "–";
 
 /// 1,234,567
-pub(super) fn count(value: u64) -> String {
+pub(in crate::cli) fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -41,12 +41,12 @@ pub(super) fn micros(value: u64) -> String {
 }
 
 /// Bytes: 512 B, 1.50 KiB, 96.0 MiB.
-pub(super) fn bytes(value: u64) -> String {
+pub(in crate::cli) fn bytes(value: u64) -> String {
     scaled(value as f64, &["B", "KiB", "MiB", "GiB", "TiB"], 1024.0)
 }
 
 /// A duration in seconds, in its two largest units: 45 s, 12 min, 3 h 20 min, 4 d 2 h.
-pub(super) fn span(seconds: u64) -> String {
+pub(in crate::cli) fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     let two = |large: String, small: u64, unit| match small {
         0 => large,

@@ -1,6 +1,6 @@
 //! The command line: what can be said, and which file does it.
 //!
-//! Everything but `serve`, `agent` and `completions` is a thin client of the REST API: it sends what
+//! Everything but `serve`, `doctor`, `store`, `agent` and `completions` is a thin client of the REST API: it sends what
 //! was said, prints what came back, and knows no rule of its own.
 
 mod agent;
@@ -9,6 +9,7 @@ mod api_tokens;
 mod batches;
 mod client;
 mod dead_letters;
+mod doctor;
 mod follow;
 mod groups;
 mod health;
@@ -21,6 +22,7 @@ mod processes;
 mod resolve;
 mod run;
 mod sse;
+mod store;
 mod tokens;
 mod top;
 mod webhooks;
@@ -136,6 +138,11 @@ pub(crate) enum Command {
     Health,
     /// Show the deployment at a glance, live, in this terminal
     Top(top::TopArguments),
+    /// Look at all that a server needs, say what to do, and change nothing
+    Doctor(Box<doctor::DoctorArguments>),
+    /// Look after the store's file, without a server
+    #[command(subcommand)]
+    Store(store::Command),
     /// Be an agent: join, run, allow programs
     #[command(subcommand)]
     Agent(agent::Command),
@@ -188,6 +195,8 @@ pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault>
     let client = || locate::client(&global);
     match command {
         Command::Agent(command) => Box::pin(agent::run(output, command)).await,
+        Command::Doctor(arguments) => doctor::run(&global, *arguments).await,
+        Command::Store(command) => Box::pin(store::run(&global, command)).await,
         Command::Run(arguments) => run::run(&client()?, output, arguments).await,
         Command::Agents(command) => agents::run(&client()?, output, command).await,
         Command::Groups(command) => groups::run(&client()?, output, command).await,

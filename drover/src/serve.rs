@@ -19,6 +19,7 @@ use std::time::Duration;
 
 pub(crate) use self::arguments::ServeArguments;
 use self::build::Servers;
+pub(crate) use self::build::cores;
 use crate::cli::{Global, print};
 use crate::config::{self, Config, Loaded};
 use crate::data_dir::DataDir;

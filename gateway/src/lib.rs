@@ -30,6 +30,6 @@ mod uplink;
 
 pub use config::{AdmissionConfig, Config, Secrets, TlsMaterial};
 pub use gateway::{Gateway, Handle, SendError, StartError, start};
-pub use runtime::launch::{LaunchError, Machine, ShardFailure, probe};
+pub use runtime::launch::{LaunchError, Machine, Rings, ShardFailure, probe};
 pub use runtime::{DatapathKind, DatapathStats, ParkKind};
 pub use tls::TlsError;

@@ -56,6 +56,14 @@ pub(crate) struct ServeArguments {
 }
 
 impl ServeArguments {
+    /// No flags, and the file that was named.
+    pub(crate) fn of_file(config: Option<PathBuf>) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
+
     /// Where the configuration comes from.
     pub(crate) fn sources(self, global: &Global) -> Sources {
         let advertise = (!self.advertise.is_empty()).then(|| self.advertise.join(","));

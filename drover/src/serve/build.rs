@@ -237,7 +237,7 @@ fn secrets(kept: &GatewaySecrets) -> Secrets {
 }
 
 /// One shard for each core that this process may use.
-fn cores() -> u16 {
+pub(crate) fn cores() -> u16 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     u16::try_from(cores).unwrap_or(SHARDS_MAX).min(SHARDS_MAX)
 }

@@ -32,7 +32,7 @@ mod lock;
 mod probe;
 
 use executor::Seating;
-pub use probe::{Machine, probe};
+pub use probe::{Machine, Rings, probe};
 
 /// Everything that a shard is given on its own thread.
 pub(crate) struct Seat<D, P, M> {

@@ -2,22 +2,35 @@
 //! on the loopback address by the same code and let go again.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use quinn_udp::UdpSocketState;
 use socket2::SockRef;
 
 use super::super::mailbox::Waker;
+use super::super::ring::is_refusal;
 use super::super::{DatapathKind, ParkKind};
 use super::{LaunchError, executor, group};
+
+/// What became of the rings of io_uring, one for each shard, all at the same time.
+#[derive(Debug)]
+pub enum Rings {
+    /// The datapath [`DatapathKind::Poll`] asks for none.
+    NotAsked,
+    /// The kernel gives them.
+    Given,
+    /// This machine has none for us: [`DatapathKind::Auto`] falls back, [`DatapathKind::Uring`] does not start.
+    Refused(io::Error),
+    /// Something else is in the way: no gateway starts that asks for rings.
+    Failed(io::Error),
+}
 
 /// What a gateway would find on this machine.
 #[derive(Debug)]
 pub struct Machine {
-    /// Whether the kernel gives every shard its ring, all at the same time; `None`: the datapath
-    /// [`DatapathKind::Poll`] asks for none.
-    pub uring: Option<io::Result<()>>,
+    /// The rings.
+    pub rings: Rings,
     /// Datagrams that the kernel takes in one send; 1: it does not split them (no segmentation offload).
     pub send_segments: usize,
     /// Bytes of packets not read yet that a shard's socket may hold.
@@ -56,16 +69,21 @@ pub fn probe(
         send_buffer_bytes,
         wanted_buffer_bytes: group::SOCKET_BUFFER_BYTES,
         cpus: group::cpus(true).len(),
-        uring: (datapath != DatapathKind::Poll).then(|| rings(&sockets, park)),
+        rings: match datapath {
+            DatapathKind::Poll => Rings::NotAsked,
+            DatapathKind::Auto | DatapathKind::Uring => rings(&sockets, park),
+        },
     })
 }
 
 /// All rings at once: what one shard gets may be refused to the next.
-fn rings(sockets: &[Arc<std::net::UdpSocket>], park: ParkKind) -> io::Result<()> {
+fn rings(sockets: &[Arc<UdpSocket>], park: ParkKind) -> Rings {
     let ring = |socket: &Arc<_>| executor::rings(Arc::clone(socket), Waker::new()?, park);
-    let held = sockets.iter().map(ring).collect::<io::Result<Vec<_>>>()?;
-    drop(held);
-    Ok(())
+    match sockets.iter().map(ring).collect::<io::Result<Vec<_>>>() {
+        Ok(_held) => Rings::Given,
+        Err(error) if is_refusal(&error) => Rings::Refused(error),
+        Err(error) => Rings::Failed(error),
+    }
 }
 
 /// Any port of this machine alone, of the same family.
@@ -79,35 +97,37 @@ fn loopback(listen: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::ring::is_refusal;
     use super::super::super::ring::seccomp::refuse_io_uring;
     use super::*;
 
     #[test]
     fn the_machine_is_told_and_the_address_left_alone() {
-        let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let machine = probe(address, 2, DatapathKind::Poll, ParkKind::Direct).unwrap();
-        assert!(machine.uring.is_none(), "nobody asked for rings");
+        assert!(matches!(machine.rings, Rings::NotAsked));
         assert!(machine.cpus >= 1 && machine.send_segments >= 1);
         assert!(machine.receive_buffer_bytes > 0 && machine.send_buffer_bytes > 0);
         assert!(machine.receive_buffer_bytes <= machine.wanted_buffer_bytes);
     }
 
     #[test]
-    fn a_machine_that_refuses_io_uring_is_told_from_one_that_gives_it() {
+    fn a_machine_that_refuses_io_uring_is_told_from_one_that_fails() {
         let ask = || {
-            let listen = "[::]:7443".parse().unwrap();
-            let machine = probe(listen, 2, DatapathKind::Auto, ParkKind::Monoio).unwrap();
-            machine.uring.unwrap()
+            let listen = "0.0.0.0:7443".parse().unwrap();
+            let machine = probe(listen, 2, DatapathKind::Auto, ParkKind::Monoio);
+            machine.unwrap().rings
         };
         let before = ask();
-        assert!(before.as_ref().err().is_none_or(is_refusal), "{before:?}");
+        assert!(
+            matches!(before, Rings::Given | Rings::Refused(_)),
+            "{before:?}"
+        );
         // On a thread of its own: what is taken away stays away.
-        let refused = std::thread::spawn(move || {
+        let after = std::thread::spawn(move || {
             refuse_io_uring().unwrap();
-            ask().unwrap_err()
+            ask()
         });
-        assert!(is_refusal(&refused.join().unwrap()));
+        assert!(matches!(after.join().unwrap(), Rings::Refused(_)));
     }
 }

@@ -1,4 +1,5 @@
-//! What `docs/ops` asks Prometheus for is what the server serves: names, labels and their values.
+//! What `docs/ops` asks Prometheus for is what the server serves: names, labels and their values. The example
+//! configuration is one, and the units fit it.
 
 #[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/deployment.rs"]
@@ -6,10 +7,14 @@ mod deployment;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use deployment::Deployment;
+use deployment::{Deployment, command, said};
 
 const DASHBOARD: &str = include_str!("../../docs/ops/grafana-dashboard.json");
 const ALERTS: &str = include_str!("../../docs/ops/alerts.yml");
+
+const CONFIGURATION: &str = include_str!("../../docs/ops/drover.toml");
+const SERVER_UNIT: &str = include_str!("../../docs/ops/drover.service");
+const AGENT_UNIT: &str = include_str!("../../docs/ops/drover-agent.service");
 
 /// Has samples only once a peer was refused.
 const REFUSALS: &str = "drover_security_events_total";
@@ -208,4 +213,92 @@ fn a_label_that_is_not_served_is_found() {
     );
     assert_eq!(wrong("sum by (z) (drover_a)"), ["drover_a by z"]);
     assert_eq!(wrong("sum by (kind) (drover_security_events_total)"), none);
+}
+
+/// `Key=value` of a unit; a key that stands there twice is a mistake here.
+fn unit(text: &str) -> BTreeMap<&str, &str> {
+    let lines = text.lines().filter(|line| !line.starts_with(['#', '[']));
+    let mut keys = BTreeMap::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        let (key, value) = line.split_once('=').expect("a line is Key=value");
+        assert_eq!(keys.insert(key, value), None, "{key} stands there twice");
+    }
+    keys
+}
+
+/// `20s`
+fn seconds(text: &str) -> u64 {
+    let number = text.strip_suffix('s').expect("seconds");
+    number.parse().expect("a whole number")
+}
+
+/// What a program of a unit's says to being asked what it would do.
+fn asked(start: &str, more: &[&str]) -> std::process::Output {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut words = start.split(' ');
+    assert_eq!(words.next(), Some("/usr/local/bin/drover"), "{start}");
+    std::fs::write(directory.path().join("drover.toml"), CONFIGURATION).expect("it is ours");
+    let here = |word: &str| word.replace("/etc/drover/drover.toml", "drover.toml");
+    let mut program = command(directory.path());
+    program.args(words.map(here)).args(more);
+    program.output().expect("drover runs")
+}
+
+#[test]
+fn the_example_configuration_is_read_by_what_the_unit_starts() {
+    let server = unit(SERVER_UNIT);
+    let output = asked(server["ExecStart"], &["--print-config"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let written: toml::Table = CONFIGURATION.parse().expect("TOML");
+    let mut keys = 0;
+    for (key, value) in &written {
+        keys += value.as_table().map_or(1, toml::Table::len);
+        assert!(printed.contains(key.as_str()), "{key}");
+    }
+    let from_file = printed.matches("(drover.toml line ").count();
+    assert_eq!(from_file, keys, "every key counts: {printed}");
+    let home = format!("/var/lib/{}", server["StateDirectory"]);
+    assert_eq!(written["data_dir"].as_str(), Some(home.as_str()));
+    assert_eq!(server["WorkingDirectory"], home);
+    let drain = written["drain"]["deadline"].as_str().expect("a duration");
+    // What follows the drain takes 6 s at most.
+    assert!(seconds(server["TimeoutStopSec"]) > seconds(drain) + 6);
+}
+
+#[test]
+fn the_units_give_what_the_programs_need_and_no_more() {
+    let server = unit(SERVER_UNIT);
+    let files: usize = server["LimitNOFILE"].parse().expect("a number");
+    assert!(files > 4 * control::api::CONNECTIONS_MAX);
+    // @system-service has io_uring and the pinning of threads.
+    assert_eq!(server["SystemCallFilter"], "@system-service");
+    let families: Vec<&str> = server["RestrictAddressFamilies"].split(' ').collect();
+    assert!(families.starts_with(&["AF_INET", "AF_INET6"]));
+    for (key, value) in [
+        ("User", "drover"),
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "strict"),
+        ("CapabilityBoundingSet", ""),
+        ("LimitCORE", "0"),
+        ("Restart", "always"),
+        ("RestartPreventExitStatus", "2"),
+        ("StateDirectoryMode", "0700"),
+    ] {
+        assert_eq!(server.get(key), Some(&value), "{key}");
+    }
+
+    let agent = unit(AGENT_UNIT);
+    let state = format!("/var/lib/{}", agent["StateDirectory"]);
+    assert!(agent["ExecStart"].ends_with(&format!("--state-dir {state}")));
+    assert_eq!(
+        agent["ConditionPathExists"],
+        format!("{state}/identity.json")
+    );
+    // Its programs have 30 s after SIGTERM, and may do whatever the machine lets them.
+    assert_eq!(agent["KillMode"], "mixed");
+    assert!(seconds(agent["TimeoutStopSec"]) > 30);
+    assert!(!agent.contains_key("NoNewPrivileges") && !agent.contains_key("SystemCallFilter"));
+    let output = asked(agent["ExecStart"], &["--help"]);
+    assert!(output.status.success(), "{}", said(&output));
 }

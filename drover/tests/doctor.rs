@@ -1,0 +1,307 @@
+//! `drover doctor` and `drover store check` on real data directories: before the first start, beside a server,
+//! after a crash, on damage; and the backup that docs/OPERATIONS.md describes, restored.
+
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/deployment.rs"]
+mod deployment;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use deployment::{Deployment, command, eventually, said};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// What `doctor` found, by the names of its checks.
+struct Found {
+    exit: Option<i32>,
+    report: Value,
+}
+
+impl Found {
+    #[track_caller]
+    fn of(output: &Output) -> Self {
+        let report = serde_json::from_slice(&output.stdout);
+        Self {
+            exit: output.status.code(),
+            report: report.unwrap_or_else(|error| panic!("{error}: {}", said(output))),
+        }
+    }
+
+    /// The status of a check; empty where there was none.
+    fn status(&self, name: &str) -> &str {
+        self.check(name)["status"].as_str().unwrap_or_default()
+    }
+
+    fn check(&self, name: &str) -> &Value {
+        let checks = self.report["checks"].as_array().expect("checks");
+        let found = checks.iter().find(|check| check["name"] == name);
+        found.unwrap_or(&Value::Null)
+    }
+
+    /// The names of failures.
+    fn failures(&self) -> Vec<&str> {
+        let checks = self.report["checks"].as_array().expect("checks");
+        let failed = checks.iter().filter(|check| check["status"] == "failure");
+        failed.filter_map(|check| check["name"].as_str()).collect()
+    }
+}
+
+/// `doctor` with the addresses that the deployment's server has.
+fn doctor(deployment: &Deployment) -> Found {
+    let api = deployment.addresses.api.replace("http://", "");
+    let agents = deployment.addresses.agents.as_str();
+    let flags = ["--api-listen", &api, "--gateway-listen", agents];
+    let mut arguments = vec!["--output", "json", "doctor", "--shards", "2"];
+    arguments.extend(flags);
+    Found::of(&deployment.drover(&arguments))
+}
+
+/// Names of all files below a directory.
+fn files(directory: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        }
+        found.insert(path);
+    }
+    found
+}
+
+fn stop(deployment: &mut Deployment) {
+    deployment.server.signal(Signal::TERM);
+    assert!(deployment.server.wait().success());
+}
+
+#[test]
+fn before_the_first_start_nothing_is_in_its_way_and_nothing_is_made() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let any = [
+        "--api-listen",
+        "127.0.0.1:0",
+        "--gateway-listen",
+        "127.0.0.1:0",
+    ];
+    let mut doctor = command(parent.path());
+    let output = doctor
+        .args(["doctor", "--output", "json"])
+        .args(any)
+        .output();
+    let found = Found::of(&output.expect("drover runs"));
+    assert_eq!(found.failures(), Vec::<&str>::new(), "{}", found.report);
+    assert_eq!(found.exit, Some(0));
+    for name in [
+        "configuration",
+        "server",
+        "data.directory",
+        "store",
+        "identity",
+        "port.agents",
+    ] {
+        assert_eq!(found.status(name), "ok", "{name}: {}", found.report);
+    }
+    for name in [
+        "kernel.io_uring",
+        "clock.synchronised",
+        "limits.files",
+        "limits.memory",
+    ] {
+        assert_ne!(found.status(name), "", "{name}: {}", found.report);
+    }
+    assert_eq!(files(parent.path()).len(), 0, "it changed something");
+}
+
+#[test]
+fn beside_a_running_server_it_looks_and_the_server_goes_on() {
+    let mut deployment = Deployment::start();
+    let _agent = deployment.agent("hv-1");
+    let before = files(&deployment.data_dir());
+    let found = doctor(&deployment);
+    assert_eq!(found.failures(), Vec::<&str>::new(), "{}", found.report);
+    for name in [
+        "server",
+        "store.pages",
+        "store.durability",
+        "identity.server",
+        "port.api",
+        "port.agents",
+    ] {
+        assert_eq!(found.status(name), "ok", "{name}: {}", found.report);
+    }
+    let store = found.check("store")["found"].as_str().expect("words");
+    assert!(store.contains("a server has it open"), "{store}");
+    let memory = found.check("limits.memory")["found"].as_str();
+    assert!(
+        memory.is_some_and(|memory| memory.starts_with("1 agent need")),
+        "{memory:?}"
+    );
+
+    let check = deployment.drover(&["store", "check", "--deep"]);
+    assert_eq!(check.status.code(), Some(0), "{}", said(&check));
+    assert_eq!(files(&deployment.data_dir()), before);
+    let run = deployment.drover(&["run", "-q", "hv-1", "exec", "--", "echo", "on"]);
+    assert_eq!(run.stdout, b"on\n", "{}", said(&run));
+
+    let elsewhere = [
+        "--output",
+        "json",
+        "doctor",
+        "--gateway-listen",
+        "127.0.0.1:1",
+    ];
+    let found = Found::of(&deployment.drover(&elsewhere));
+    assert_eq!(found.status("port.agents"), "warning", "{}", found.report);
+    stop(&mut deployment);
+    assert_eq!(doctor(&deployment).status("server"), "ok");
+}
+
+#[test]
+fn after_a_crash_it_tells_so_and_leaves_all_to_the_next_start() {
+    let mut deployment = Deployment::start();
+    let _agent = deployment.agent("hv-1");
+    deployment.server.kill();
+    let log = deployment.data_dir().join("drover.db-wal");
+    let left = std::fs::read(&log).expect("a crash leaves a log");
+    let found = doctor(&deployment);
+    assert_eq!(found.failures(), Vec::<&str>::new(), "{}", found.report);
+    assert_eq!(found.status("server"), "warning");
+    let words = found.check("store.log")["found"].as_str().expect("words");
+    assert!(words.contains("left by a crash"), "{words}");
+    assert_eq!(std::fs::read(&log).expect("the log is there"), left);
+    deployment.start_again();
+    assert_eq!(doctor(&deployment).status("server"), "ok");
+    assert_eq!(
+        deployment
+            .json(&["agents", "list"])
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
+}
+
+#[test]
+fn each_trouble_is_a_failure_that_names_its_remedy() {
+    let mut deployment = Deployment::start();
+    let _agent = deployment.agent("hv-1");
+    stop(&mut deployment);
+    let data = deployment.data_dir();
+
+    // Another one has the port.
+    let other = std::net::UdpSocket::bind(&deployment.addresses.agents).expect("it is free");
+    assert_eq!(doctor(&deployment).failures(), ["port.agents"]);
+    drop(other);
+
+    // A key that others can read.
+    let key = data.join("identity/root.key");
+    let mode = |mode| std::fs::set_permissions(&key, PermissionsExt::from_mode(mode));
+    mode(0o644).expect("it is ours");
+    let found = doctor(&deployment);
+    assert_eq!(
+        found.failures(),
+        ["data.secrets", "identity"],
+        "{}",
+        found.report
+    );
+    mode(0o600).expect("it is ours");
+
+    // The identity is gone, and agents are not.
+    let (identity, away) = (data.join("identity"), data.join("away"));
+    std::fs::rename(&identity, &away).expect("it can be moved");
+    let found = doctor(&deployment);
+    assert_eq!(found.failures(), ["identity"], "{}", found.report);
+    assert!(!identity.exists(), "a new one locks every agent out");
+    std::fs::rename(&away, &identity).expect("it can be moved");
+    assert_eq!(doctor(&deployment).exit, Some(0));
+
+    // A page of the store is damaged.
+    let store = data.join("drover.db");
+    let mut bytes = std::fs::read(&store).expect("a store");
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0xff);
+    std::fs::write(&store, bytes).expect("it is ours");
+    let found = doctor(&deployment);
+    assert_eq!(found.exit, Some(1), "{}", found.report);
+    assert!(
+        found
+            .failures()
+            .iter()
+            .all(|name| name.starts_with("store")),
+        "{}",
+        found.report
+    );
+    let check = deployment.drover(&["store", "check"]);
+    assert_eq!(check.status.code(), Some(1), "{}", said(&check));
+    let words = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(words.contains("restore a backup"), "{words}");
+}
+
+#[test]
+fn a_slip_in_the_configuration_is_a_failed_check_with_the_key_that_was_meant() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let mut doctor = command(parent.path());
+    let slip = ["doctor", "--output", "json", "--set", "drain.deadlin=5s"];
+    let found = Found::of(&doctor.args(slip).output().expect("drover runs"));
+    assert_eq!(
+        (found.exit, found.failures()),
+        (Some(1), vec!["configuration"])
+    );
+    let advice = found.check("configuration")["advice"].as_str();
+    assert_eq!(advice, Some("did you mean `drain.deadline`?"));
+
+    let mut doctor = command(parent.path());
+    let asked = doctor.args(["doctor", "--print-config"]).output();
+    assert_eq!(asked.expect("drover runs").status.code(), Some(2));
+}
+
+/// docs/OPERATIONS.md, Backup: a copy of a stopped server's directory is a backup, and restoring it is putting
+/// it back.
+#[test]
+fn a_copy_of_the_directory_brings_everything_back_but_what_came_after_it() {
+    let mut deployment = Deployment::start();
+    let _agent = deployment.agent("hv-1");
+    let run = |deployment: &Deployment| {
+        let run = deployment.drover(&["run", "-q", "hv-1", "exec", "--", "echo", "x"]);
+        assert!(run.status.success(), "{}", said(&run));
+        let all = deployment.json(&["processes", "list"]);
+        all.as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(run(&deployment), 1);
+    stop(&mut deployment);
+    let (data, backup) = (deployment.data_dir(), deployment.path("backup"));
+    copy(&data, &backup);
+
+    deployment.start_again();
+    back(&deployment);
+    assert_eq!(run(&deployment), 2);
+    deployment.server.kill();
+    std::fs::remove_dir_all(&data).expect("it is ours");
+    copy(&backup, &data);
+    let found = doctor(&deployment);
+    assert_eq!(found.failures(), Vec::<&str>::new(), "{}", found.report);
+
+    deployment.start_again();
+    back(&deployment);
+    let kept = deployment.json(&["processes", "list"]);
+    assert_eq!(kept.as_array().map(Vec::len), Some(1), "{kept}");
+    assert_eq!(run(&deployment), 2, "the restored server works");
+}
+
+/// Waits until the agent is back by itself.
+fn back(deployment: &Deployment) {
+    eventually("the agent's session", || {
+        deployment.agent_state("hv-1") == "connected"
+    });
+}
+
+/// As `cp -a` does.
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([from, to])
+        .status();
+    assert!(copied.expect("cp runs").success());
+}

@@ -6,13 +6,15 @@
 mod deployment;
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use deployment::{Deployment, command, eventually, said};
 use rustix::process::Signal;
 use serde_json::Value;
+
+const PAGE: &str = include_str!("../../docs/OPERATIONS.md");
 
 /// What `doctor` found, by the names of its checks.
 struct Found {
@@ -24,9 +26,15 @@ impl Found {
     #[track_caller]
     fn of(output: &Output) -> Self {
         let report = serde_json::from_slice(&output.stdout);
+        let report: Value = report.unwrap_or_else(|error| panic!("{error}: {}", said(output)));
+        let checks = report["checks"].as_array().expect("checks");
+        for name in checks.iter().map(|check| check["name"].as_str()) {
+            let name = format!("`{}`", name.expect("a name"));
+            assert!(PAGE.contains(&name), "docs/OPERATIONS.md lacks {name}");
+        }
         Self {
             exit: output.status.code(),
-            report: report.unwrap_or_else(|error| panic!("{error}: {}", said(output))),
+            report,
         }
     }
 

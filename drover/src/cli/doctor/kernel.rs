@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_keeps_io_uring_out_decides_what_lets_it_in() {
-        let locked = Limit::of(Some(8 << 20));
+        let locked = Limit(Some(8 << 20));
         let allow = |error, switch| allow(Some(error), switch, &locked);
         assert!(allow(1, "2").contains("io_uring_disabled=0"));
         assert!(allow(12, "0").contains("which is 8.00 MiB"));

@@ -21,13 +21,9 @@ const MEMORY_AT_ALL: u64 = 160 << 20;
 
 /// A limit of the system; `None`: there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Limit(Option<u64>);
+pub(super) struct Limit(pub(super) Option<u64>);
 
 impl Limit {
-    pub(super) fn of(limit: Option<u64>) -> Self {
-        Self(limit)
-    }
-
     fn allows(self, wanted: u64) -> bool {
         self.0.is_none_or(|limit| limit >= wanted)
     }

@@ -28,5 +28,15 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Exit, Fault
     let config = config::load(sources)?.config;
     let depth = doctor::depth(deep);
     let looked = control::store::inspect(&config.store, &config.data_dir, depth).await;
+    if let Ok(None) = looked {
+        let place = config.data_dir.display();
+        return Err(Fault::usage(format_args!(
+            "there is no store: {} in {place}",
+            config.store
+        ))
+        .advise(
+            "name its directory with --data-dir, or the server's configuration with --config",
+        ));
+    }
     doctor::tell(global, &doctor::store::checks(&looked, depth))
 }

@@ -99,7 +99,7 @@ pub(in crate::cli) fn text(checks: &[Check]) -> String {
     }
     let count = |status| checks.iter().filter(|check| check.status == status).count();
     text.push_str(&format!(
-        "\n{} checks: {} ok, {} warnings, {} failures\n",
+        "\n{} checks; ok: {}, warning: {}, failure: {}\n",
         checks.len(),
         count(Status::Ok),
         count(Status::Warning),
@@ -132,7 +132,7 @@ mod tests {
             text(&checks),
             "ok       kernel    6.18\n\
              warning  io_uring  refused\u{fffd}[2J\n         try: allow it\n\
-             \n2 checks: 1 ok, 1 warnings, 0 failures\n"
+             \n2 checks; ok: 1, warning: 1, failure: 0\n"
         );
     }
 }

@@ -137,7 +137,7 @@ fn memory_for(agents: u64, total: u64) -> Check {
     let name = "limits.memory";
     let needed = MEMORY_AT_ALL.saturating_add(agents.saturating_mul(MEMORY_AN_AGENT));
     let found = format!(
-        "{} need about {}, this machine has {}",
+        "for {} about {}; this machine has {}",
         of_agents(agents),
         bytes(needed),
         bytes(total)

@@ -65,6 +65,8 @@ pub struct Inspection {
 /// The lock of the store is tried, shared with others who look, for some microseconds: a server that
 /// starts in just these is refused as by another server. Nothing else of it is felt, but that a running
 /// server's log grows until a long look is over.
+/// Beside a log without its index (`-shm`), as a copy may leave it, SQLite makes the index anew, as any reader
+/// would; the log stays as it is.
 ///
 /// # Errors
 /// [`OpenError`]: it cannot be read, is no store, or was written by a build that this one does not follow.

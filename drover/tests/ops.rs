@@ -277,6 +277,8 @@ fn the_units_give_what_the_programs_need_and_no_more() {
     assert!(families.starts_with(&["AF_INET", "AF_INET6"]));
     for (key, value) in [
         ("User", "drover"),
+        // 256 KiB for each of 64 shards, and as much for a doctor beside them.
+        ("LimitMEMLOCK", "64M"),
         ("NoNewPrivileges", "yes"),
         ("ProtectSystem", "strict"),
         ("CapabilityBoundingSet", ""),

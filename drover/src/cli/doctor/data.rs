@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
-use super::check::Check;
+use super::check::{Check, Status};
 use crate::cli::top::format::bytes;
 use crate::data_dir::{self, Ready};
 
@@ -53,7 +53,9 @@ pub(super) fn checks(place: &Place, store: Option<(&Path, u64)>) -> Vec<Check> {
             return checks;
         }
     };
-    checks.push(directory(&place.path, &metadata));
+    let directory = directory(&place.path, &metadata);
+    let is_ours = directory.status == Status::Ok;
+    checks.push(directory);
     let (file, store_bytes) = store.unwrap_or((&place.path, 0));
     checks.extend(lies_on(file, store_bytes));
     let mut files = Vec::new();
@@ -62,7 +64,9 @@ pub(super) fn checks(place: &Place, store: Option<(&Path, u64)>) -> Vec<Check> {
             files.extend(store.map(|(file, _)| file.to_owned()));
             checks.push(secrets(&place.path, &metadata, &files));
         }
-        Err(error) => checks.push(as_owner(&place.path, &error)),
+        Err(error) if is_ours => checks.push(as_owner(&place.path, &error)),
+        // Why it cannot be read has been said.
+        Err(_) => {}
     }
     checks
 }
@@ -346,7 +350,6 @@ fn secrets(directory: &Path, of: &Metadata, files: &[PathBuf]) -> Check {
 mod tests {
     use std::fs::Permissions;
 
-    use super::super::check::Status;
     use super::*;
 
     fn find(checks: &[Check], name: &str) -> Check {

@@ -106,8 +106,8 @@ fn allow(error: Option<i32>, switch: &str, locked: &Limit) -> String {
     }
     match error {
         Some(ENOMEM) => format!(
-            "raise the limit of locked memory, which is {locked}: LimitMEMLOCK=infinity in the unit, `ulimit -l \
-             unlimited` in a shell"
+            "raise the limit of locked memory, which is {locked}: LimitMEMLOCK=64M in the unit, `ulimit -l 65536` in a \
+             shell; a shard takes up to 256 KiB, and a running server of the same user counts too"
         ),
         Some(code) if NOT_HERE.contains(&code) => {
             "use Linux 6.1 or later, built with io_uring".to_owned()

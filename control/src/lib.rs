@@ -242,7 +242,12 @@ fn own_times(parts: &Parts) -> [TimesSource; 3] {
 impl Control {
     /// Where the API listens.
     pub fn api_addr(&self) -> SocketAddr {
-        self.api.address()
+        self.api.address().address
+    }
+
+    /// The API: where its listeners are, and the reading of their certificates.
+    pub fn api(&self) -> &ApiServer {
+        &self.api
     }
 
     /// The process server's front door.

@@ -28,6 +28,8 @@ mod kinds;
 mod later;
 #[path = "api/limits.rs"]
 mod limits;
+#[path = "api/listeners.rs"]
+mod listeners;
 #[path = "api/metrics.rs"]
 mod metrics;
 #[path = "api/overview.rs"]

@@ -171,6 +171,7 @@ impl Default for Config {
             process_servers: 1,
             api: ApiConfig {
                 listen: SocketAddr::from(([127, 0, 0, 1], 7440)),
+                admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 7441))),
                 ..ApiConfig::default()
             },
             gateway: GatewaySettings {

@@ -25,6 +25,12 @@ pub(crate) fn path(named: Option<&Path>) -> PathBuf {
 pub(crate) struct Ready {
     /// URL of the API.
     pub(crate) api: String,
+    /// URL of the API for programs from outside, where it is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) public: Option<String>,
+    /// URL of health and figures, where they are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) admin: Option<String>,
     /// `host:port` for agents on this machine.
     pub(crate) agents: String,
     /// File with an API token of role admin.
@@ -194,6 +200,8 @@ mod tests {
     fn ready(directory: &Path) -> Ready {
         Ready {
             api: "http://127.0.0.1:7440".to_owned(),
+            public: None,
+            admin: Some("http://127.0.0.1:7441".to_owned()),
             agents: "127.0.0.1:7443".to_owned(),
             admin_token_file: directory.join("admin.token"),
             data_dir: directory.to_owned(),

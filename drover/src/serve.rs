@@ -25,7 +25,7 @@ use crate::config::{self, Config, Loaded};
 use crate::data_dir::DataDir;
 use crate::fault::{Exit, Fault};
 use crate::log;
-use crate::signal::Signals;
+use crate::signal::{HangUp, Signals};
 
 /// What the drain may take beyond its deadline before the process ends regardless.
 const GRACE: Duration = Duration::from_secs(5);
@@ -75,14 +75,21 @@ async fn serve(config: &Config, data: &DataDir, json: bool) -> Result<Exit, Faul
         }
     };
     announce(&servers, config, data, json)?;
-    let ended = tokio::select! {
-        (name, _) = signals.next() => {
-            tracing::info!(signal = name, "stopping in order; a second signal stops at once");
-            Ok(Exit::Success)
-        }
-        fault = servers.failed() => {
-            tracing::error!(%fault, "a part has failed; stopping");
-            Err(fault)
+    let mut hang_up = HangUp::new(servers.speaks_tls())?;
+    let ended = loop {
+        tokio::select! {
+            (name, _) = signals.next() => {
+                tracing::info!(signal = name, "stopping in order; a second signal stops at once");
+                break Ok(Exit::Success);
+            }
+            fault = servers.failed() => {
+                tracing::error!(%fault, "a part has failed; stopping");
+                break Err(fault);
+            }
+            () = hang_up.next() => {
+                tracing::info!(signal = "SIGHUP", "reading the API's certificates again");
+                servers.reload_certificates();
+            }
         }
     };
     let deadline = config.drain.deadline;

@@ -283,6 +283,8 @@ async fn launch(spec: &ServerSpec, again: Option<&Ready>) -> anyhow::Result<(Chi
         .arg("--data-dir")
         .arg(&spec.data_dir)
         .args(JOIN_QUICKLY)
+        // Another server on this machine may have its port.
+        .args(["--set", "admin.listen=off"])
         .args(&spec.arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::extract::header_text;
+use super::listener::{Serves, network};
 use super::model::access::Role;
 use super::problem::{ApiError, ApiResult, Kind};
 use crate::clock::{self, UnixMs};
@@ -195,6 +196,7 @@ impl Auth {
                 Kind::TooManyRequests,
                 "This token is over its request rate; slow down, or send process batches.",
             )
+            .over("api.requests_per_second".to_owned())
             .retry_after(wait));
         }
         lock(&self.used).insert(row.id, wall);
@@ -297,6 +299,16 @@ async fn allow(api: &Api, request: &Parts) -> ApiResult<Option<Caller>> {
         return Ok(None);
     };
     let access = access_of(&request.method, path.as_str())?;
+    if !is_served(api.serves, path.as_str(), access) {
+        return Err(ApiError::new(
+            Kind::NotFound,
+            format!(
+                "{} {} is not served to the public; ask the listener `ui`.",
+                request.method,
+                path.as_str()
+            ),
+        ));
+    }
     let Access::Role(needed) = access else {
         return Ok(None);
     };
@@ -316,6 +328,14 @@ async fn allow(api: &Api, request: &Parts) -> ApiResult<Option<Caller>> {
         ));
     }
     Ok(Some(caller))
+}
+
+/// Whether a listener serves a route.
+fn is_served(serves: Serves, path: &str, access: Access) -> bool {
+    match serves {
+        Serves::All | Serves::Admin => true,
+        Serves::Public { admin_routes } => path != "/metrics" && (admin_routes || access != ADMIN),
+    }
 }
 
 /// What a route asks for.
@@ -351,14 +371,6 @@ fn unauthenticated(detail: &str) -> ApiError {
         header::WWW_AUTHENTICATE,
         HeaderValue::from_static("Bearer realm=\"drover\""),
     )
-}
-
-/// IPv6 hosts own whole /64 networks: count those as one.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

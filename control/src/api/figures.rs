@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Api;
+use super::{Api, listener};
 use crate::dispatch::EngineStats;
 use crate::store::StoreStats;
 use crate::telemetry::metrics::{Family, Kind, Value};
@@ -14,6 +14,7 @@ pub(super) fn collect(api: &Api) -> Vec<Family> {
         source(&mut families);
     }
     families.extend(api.telemetry.families());
+    families.extend(listener::families(&api.doors));
     families.extend(store(api.store.stats()));
     families.extend(engine(api.engine.stats()));
     families

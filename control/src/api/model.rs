@@ -113,6 +113,10 @@ pub struct Problem {
     /// Whether the very same request may succeed later.
     #[serde(default)]
     pub retryable: bool,
+    /// The limit that is exhausted, by its key in the server's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "api.public.requests_per_second")]
+    pub limit: Option<String>,
     /// The parts of the request that are wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldProblem>,

@@ -88,6 +88,7 @@ impl ApiError {
                 status: facts.status,
                 detail: detail.into(),
                 retryable: facts.retryable,
+                limit: None,
                 errors: Vec::new(),
             }),
             header: None,
@@ -114,6 +115,13 @@ impl ApiError {
     pub(super) fn not_found(what: &str, id: &str, list: &str) -> Self {
         let detail = format!("There is no {what} `{id}`; GET {list} lists those that there are.");
         Self::new(Kind::NotFound, detail)
+    }
+
+    /// This limit, a key of the configuration, is exhausted.
+    #[must_use]
+    pub(super) fn over(mut self, limit: String) -> Self {
+        self.problem.limit = Some(limit);
+        self
     }
 
     /// Try again after `wait`.

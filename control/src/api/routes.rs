@@ -36,11 +36,13 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::clip;
+use super::listener::Serves;
 use super::problem::{ApiError, Kind};
 use super::{Api, access, openapi};
 use crate::{clock, dashboard};
@@ -102,17 +104,35 @@ fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
 pub(super) fn router(api: Arc<Api>) -> Router {
     let (router, document) = described();
     let document = openapi::finish(document);
-    router
+    let router = router
         .route(
             "/v1/openapi.json",
-            axum::routing::get(move || async move { openapi::response(document) }),
+            get(move || async move { openapi::response(document) }),
         )
         .layer(middleware::from_fn_with_state(
             Arc::clone(&api),
             access::check,
-        ))
-        .merge(dashboard::router())
-        .fallback(not_found)
+        ));
+    let router = match api.serves {
+        Serves::All => router.merge(dashboard::router()),
+        Serves::Public { .. } | Serves::Admin => router,
+    };
+    wrapped(router.fallback(not_found), api)
+}
+
+/// What the admin listener serves: no token is asked for.
+pub(super) fn admin_router(api: Arc<Api>) -> Router {
+    let router = Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .fallback(not_for_admin);
+    wrapped(router, api)
+}
+
+/// Bounded in time, counted, and safe from its handlers' panics.
+fn wrapped(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {
+    router
         .layer(middleware::from_fn(limit_time))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), observe))
@@ -124,6 +144,17 @@ async fn not_found(uri: Uri) -> ApiError {
         Kind::NotFound,
         format!(
             "There is no {}; /v1/openapi.json lists every route.",
+            clip(uri.path())
+        ),
+    )
+}
+
+async fn not_for_admin(uri: Uri) -> ApiError {
+    ApiError::new(
+        Kind::NotFound,
+        format!(
+            "There is no {} here; the admin listener has /healthz, /readyz and /metrics, and the API is \
+             where `api.listen` says.",
             clip(uri.path())
         ),
     )
@@ -144,17 +175,22 @@ async fn limit_time(request: Request, next: Next) -> Response {
     }
 }
 
-/// Counts and times a request, and marks the answer as nobody else's.
+/// Counts and times a request, and marks the answer.
 async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let began = clock::monotonic();
     let path = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
-    let mut response = next.run(request).await;
+    let response = next.run(request).await;
     let route = path.as_ref().map(MatchedPath::as_str);
     let took = clock::monotonic() - began;
     api.telemetry
         .answered(&method, route, response.status(), took);
     tracing::debug!(status = response.status().as_u16(), ?path, "API request");
+    mark(response)
+}
+
+/// Marks an answer as nobody else's.
+pub(super) fn mark(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers
         .entry(header::CACHE_CONTROL)
@@ -214,7 +250,7 @@ mod tests {
             panic!("of all things");
         }
         let router: Router = Router::new()
-            .route("/", axum::routing::get(fails))
+            .route("/", get(fails))
             .layer(CatchPanicLayer::custom(panicked));
         let request = Request::new(axum::body::Body::empty());
         let response = router.oneshot(request).await.unwrap();

@@ -1,26 +1,36 @@
 //! The API's sockets: bounded in number, in time and in memory, and drained in order.
 //!
 //! ```text
-//!   accept ─▶ one permit per connection ─▶ hyper HTTP/1.1 ─▶ router
+//!   accept ─▶ one permit per connection ─▶ TLS, where it is spoken ─▶ hyper HTTP/1.1 ─▶ router
 //!   drain: no new connection · event streams end · requests finish · deadline: the rest is cut
 //! ```
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+
+use super::listener::{Certificate, Door};
+use super::problem::{ApiError, Kind};
+use super::routes;
 
 /// Bytes of a request's head and of what is read ahead.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -35,10 +45,10 @@ pub const CONNECTIONS_MAX: usize = 1024;
 /// What clients may take of the server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// As [`CONNECTIONS_MAX`].
-    connections: usize,
     /// A request's head must have arrived within this; idle connections are closed after it.
     head: Duration,
+    /// TLS must be spoken within this.
+    handshake: Duration,
     /// A client that takes nothing of an answer for this long is cut off.
     stall: Duration,
 }
@@ -46,8 +56,8 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: CONNECTIONS_MAX,
             head: Duration::from_secs(30),
+            handshake: Duration::from_secs(10),
             stall: Duration::from_secs(30),
         }
     }
@@ -58,26 +68,32 @@ pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
+    door: Arc<Door>,
     stopping: CancellationToken,
     cut: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             biased;
             () = stopping.cancelled() => break,
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = accept(&listener, &door) => accepted,
         };
         let Some((stream, remote, permit)) = accepted else {
             break;
         };
-        let connection = graceful.watch(connection(stream, remote, &router, limits));
+        let serving = converse(
+            (stream, remote),
+            router.clone(),
+            limits,
+            Arc::clone(&door),
+            graceful.watcher(),
+            stopping.clone(),
+        );
         let cut = cut.clone();
         tokio::spawn(async move {
             tokio::select! {
-                // A client that goes away or misbehaves is its own affair.
-                ended = connection => drop(ended),
+                () = serving => {}
                 () = cut.cancelled() => {}
             }
             drop(permit);
@@ -90,40 +106,121 @@ pub(super) async fn serve(
     }
 }
 
+/// One connection, from its first byte to its end.
+async fn converse(
+    (stream, remote): (TcpStream, SocketAddr),
+    router: Router,
+    limits: Limits,
+    door: Arc<Door>,
+    watcher: Watcher,
+    stopping: CancellationToken,
+) {
+    let socket = SockRef::from(&stream);
+    // Both only make things better; a socket without them still works.
+    drop(socket.set_tcp_nodelay(true));
+    drop(socket.set_tcp_user_timeout(Some(limits.stall)));
+    // A client that goes away or misbehaves is its own affair: how a connection ends is not looked at.
+    let Some(certificate) = &door.certificate else {
+        drop(
+            watcher
+                .watch(connection(stream, remote, &router, limits))
+                .await,
+        );
+        return;
+    };
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(limits.handshake, greet(stream, certificate)) => greeted,
+        () = stopping.cancelled() => return,
+    };
+    match greeted {
+        Ok(Ok(Greeted::Tls(stream))) => {
+            drop(
+                watcher
+                    .watch(connection(*stream, remote, &router, limits))
+                    .await,
+            );
+        }
+        Ok(Ok(Greeted::Plain(stream))) => {
+            door.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+            let router = Router::new().fallback(speaks_tls);
+            drop(
+                watcher
+                    .watch(connection(stream, remote, &router, limits))
+                    .await,
+            );
+        }
+        Ok(Err(error)) => {
+            door.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(listener = door.name, %remote, %error, "no TLS");
+        }
+        Err(_) => {
+            door.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(listener = door.name, %remote, "no TLS within the time for it");
+        }
+    }
+}
+
+/// How a client of a listener with TLS begins.
+enum Greeted {
+    Tls(Box<TlsStream<TcpStream>>),
+    /// It speaks HTTP as it is.
+    Plain(TcpStream),
+}
+
+async fn greet(stream: TcpStream, certificate: &Certificate) -> io::Result<Greeted> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? > 0 && first[0].is_ascii_uppercase() {
+        return Ok(Greeted::Plain(stream));
+    }
+    let acceptor = TlsAcceptor::from(certificate.config());
+    let stream = acceptor.accept(stream).await?;
+    Ok(Greeted::Tls(Box::new(stream)))
+}
+
+/// Says in words what a closed connection would leave to guessing. No redirect: whoever has sent a token
+/// in the clear should notice.
+async fn speaks_tls() -> Response {
+    let problem = ApiError::new(
+        Kind::InvalidRequest,
+        "This listener speaks TLS; ask with https://. A token that was sent this way could be read on the \
+         network.",
+    );
+    let mut response = routes::mark(problem.into_response());
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
+}
+
 async fn accept(
     listener: &TcpListener,
-    permits: &Arc<Semaphore>,
+    door: &Door,
 ) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+    let permit = Arc::clone(&door.connections).acquire_owned().await.ok()?;
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => return Some((stream, remote, permit)),
             Err(error) => {
-                tracing::warn!(%error, "the API could not accept a connection");
+                tracing::warn!(%error, listener = door.name, "the API could not accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-fn connection(
-    stream: TcpStream,
+fn connection<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     remote: SocketAddr,
     router: &Router,
     limits: Limits,
 ) -> http1::Connection<
-    TokioIo<TcpStream>,
+    TokioIo<S>,
     impl hyper::service::Service<
         hyper::Request<hyper::body::Incoming>,
-        Response = axum::response::Response,
+        Response = Response,
         Error = Infallible,
         Future: Send,
-    > + use<>,
+    > + use<S>,
 > {
-    let socket = SockRef::from(&stream);
-    // Both only make things better; a socket without them still works.
-    drop(socket.set_tcp_nodelay(true));
-    drop(socket.set_tcp_user_timeout(Some(limits.stall)));
     let service =
         router
             .clone()
@@ -142,10 +239,12 @@ fn connection(
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::num::NonZeroU32;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::api::ListenerConfig;
 
     const HELLO: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -156,14 +255,22 @@ mod tests {
         serving: tokio::task::JoinHandle<()>,
     }
 
-    async fn run(limits: Limits) -> Running {
+    async fn run(limits: Limits, config: &ListenerConfig) -> Running {
+        let door = Arc::new(Door::new("ui", config).unwrap());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new()
             .route("/", axum::routing::get(|| async { "hello" }))
             .route("/never", axum::routing::get(std::future::pending::<String>));
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
-        let serving = serve(listener, router, limits, stopping.clone(), cut.clone());
+        let serving = serve(
+            listener,
+            router,
+            limits,
+            door,
+            stopping.clone(),
+            cut.clone(),
+        );
         Running {
             address,
             stopping,
@@ -178,11 +285,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_never_ends_its_head_is_closed() {
-        let running = run(Limits {
+        let limits = Limits {
             head: Duration::from_millis(50),
             ..Limits::default()
-        })
-        .await;
+        };
+        let running = run(limits, &ListenerConfig::default()).await;
         for head in [&b""[..], b"GET / HTTP/1.1\r\nHost:"] {
             let mut stream = TcpStream::connect(running.address).await.unwrap();
             stream.write_all(head).await.unwrap();
@@ -195,11 +302,11 @@ mod tests {
 
     #[tokio::test]
     async fn connections_over_the_limit_wait_for_a_place() {
-        let running = run(Limits {
-            connections: 1,
-            ..Limits::default()
-        })
-        .await;
+        let one = ListenerConfig {
+            connections: NonZeroU32::MIN,
+            ..ListenerConfig::default()
+        };
+        let running = run(Limits::default(), &one).await;
         let mut first = TcpStream::connect(running.address).await.unwrap();
         first.write_all(HELLO).await.unwrap();
         assert!(read_some(&mut first).await > 0);
@@ -213,7 +320,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_end_by_itself_is_cut() {
-        let running = run(Limits::default()).await;
+        let running = run(Limits::default(), &ListenerConfig::default()).await;
         let mut stream = TcpStream::connect(running.address).await.unwrap();
         stream
             .write_all(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -69,6 +69,11 @@ impl Telemetry {
         answers.get_or_insert_with(Times::new).record(took);
     }
 
+    /// A request was refused before anybody looked at what it asks for.
+    pub(super) fn refused(&self) {
+        self.by_status[3].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The names of all routes, as [`read`](Self::read) tells them.
     pub(super) fn routes(&self) -> impl Iterator<Item = &str> {
         self.routes.iter().map(|route| route.name.as_str())

@@ -309,14 +309,30 @@ pub(crate) async fn plane_with(
     requests_per_second: u32,
     webhooks: WebhooksConfig,
 ) -> Plane {
-    Box::pin(start(dir, requests_per_second, webhooks))
+    Box::pin(start(dir, per_token(requests_per_second), webhooks))
         .await
         .unwrap()
 }
 
+/// A fresh deployment that listens in its own way, or why it does not start.
+pub(crate) async fn plane_on(api: ApiConfig) -> Result<Plane, control::StartError> {
+    let dir = tempfile::tempdir().unwrap();
+    Box::pin(start(dir, api, WebhooksConfig::default())).await
+}
+
+/// An API on a free port.
+pub(crate) fn per_token(requests_per_second: u32) -> ApiConfig {
+    ApiConfig {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        requests_per_second: NonZeroU32::new(requests_per_second).unwrap(),
+        ..ApiConfig::default()
+    }
+}
+
 /// Why a deployment does not start.
 pub(crate) async fn start_error(webhooks: WebhooksConfig) -> String {
-    match Box::pin(start(tempfile::tempdir().unwrap(), 10_000, webhooks)).await {
+    let dir = tempfile::tempdir().unwrap();
+    match Box::pin(start(dir, per_token(10_000), webhooks)).await {
         Ok(_) => panic!("it started"),
         Err(error) => error.to_string(),
     }
@@ -324,7 +340,7 @@ pub(crate) async fn start_error(webhooks: WebhooksConfig) -> String {
 
 async fn start(
     dir: tempfile::TempDir,
-    requests_per_second: u32,
+    api: ApiConfig,
     webhooks: WebhooksConfig,
 ) -> Result<Plane, control::StartError> {
     let identity = Identity::open_or_create(&dir.path().join("identity"), DOMAIN).unwrap();
@@ -334,11 +350,7 @@ async fn start(
     let wake = gateway.wake.clone();
     let config = control::Config {
         data_dir: dir.path().to_owned(),
-        api: ApiConfig {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            requests_per_second: NonZeroU32::new(requests_per_second).unwrap(),
-            ..ApiConfig::default()
-        },
+        api,
         enrol: EnrolConfig {
             addresses: vec!["gw.cloud.example:7443".to_owned()],
             certificate_life: AGENT_CERTIFICATE_LIFE,

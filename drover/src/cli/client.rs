@@ -42,7 +42,8 @@ impl Client {
             .map_err(|fault: Fault| fault.advise("write it as http://HOST:PORT"))?;
         if url.scheme() != "http" || url.cannot_be_a_base() {
             return Err(Fault::usage(format_args!("`{base}` cannot be used as the API's URL"))
-                .advise("this release speaks plain HTTP: http://HOST:PORT (through an SSH tunnel when remote)"));
+                .advise("the command line speaks plain HTTP: http://HOST:PORT of a listener without TLS \
+                         (through an SSH tunnel when remote)"));
         }
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)

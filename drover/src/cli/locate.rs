@@ -64,6 +64,8 @@ mod tests {
         std::fs::write(&file, "secret\n").unwrap();
         let ready = Ready {
             api: "http://127.0.0.1:1".to_owned(),
+            public: None,
+            admin: None,
             agents: "127.0.0.1:2".to_owned(),
             admin_token_file: file,
             data_dir: directory.path().to_owned(),

@@ -7,6 +7,9 @@ use std::time::Duration;
 use gateway::{DatapathKind, ParkKind};
 use protocol::limits::SHARDS_MAX;
 
+mod listeners;
+
+use self::listeners::listener_key;
 use super::layer::Key;
 use super::value;
 use super::{Config, LogFormat};
@@ -25,7 +28,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 33] = [
+pub(super) static KEYS: [Key<Config>; 52] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -75,7 +78,7 @@ pub(super) static KEYS: [Key<Config>; 33] = [
     },
     Key {
         name: "api.listen",
-        doc: "Address of the REST API (TCP). Plain HTTP: keep it on loopback or behind a TLS proxy.",
+        doc: "Address of the REST API and the dashboard (TCP): the listener ui.",
         set: |config, text| value::listen(text).map(|address| config.api.listen = address),
         show: |config| value::quote(&config.api.listen.to_string()),
     },
@@ -87,6 +90,45 @@ pub(super) static KEYS: [Key<Config>; 33] = [
             value::number(text, least, RATE_MAX).map(|rate| config.api.requests_per_second = rate)
         },
         show: |config| config.api.requests_per_second.to_string(),
+    },
+    listener_key!(ui.certificate),
+    listener_key!(ui.key),
+    listener_key!(ui.requests_per_second),
+    listener_key!(ui.burst),
+    listener_key!(ui.address_requests_per_second),
+    listener_key!(ui.concurrent_requests),
+    listener_key!(ui.connections),
+    listener_key!(ui.workers),
+    Key {
+        name: "api.public.listen",
+        doc: "Address of the API for programs from outside (TCP): the listener public; off: there is none.",
+        set: |config, text| {
+            value::listen_or_off(text).map(|address| config.api.public_listen = address)
+        },
+        show: |config| value::quote(&value::show_or_off(config.api.public_listen)),
+    },
+    Key {
+        name: "api.public.admin_routes",
+        doc: "Whether the listener public also serves what needs the role admin.",
+        set: |config, text| value::truth(text).map(|serve| config.api.public_admin_routes = serve),
+        show: |config| config.api.public_admin_routes.to_string(),
+    },
+    listener_key!(public.certificate),
+    listener_key!(public.key),
+    listener_key!(public.requests_per_second),
+    listener_key!(public.burst),
+    listener_key!(public.address_requests_per_second),
+    listener_key!(public.concurrent_requests),
+    listener_key!(public.connections),
+    listener_key!(public.workers),
+    Key {
+        name: "admin.listen",
+        doc: "Address of /healthz, /readyz and /metrics without a token (TCP, plain HTTP): keep it on \
+              loopback; off: there is none.",
+        set: |config, text| {
+            value::listen_or_off(text).map(|address| config.api.admin_listen = address)
+        },
+        show: |config| value::quote(&value::show_or_off(config.api.admin_listen)),
     },
     Key {
         name: "gateway.listen",

@@ -50,6 +50,12 @@ fn the_printed_configuration_reads_back_as_the_same_configuration() {
         flags: vec![
             flag("gateway.advertise", "a.example:7443,b.example:7443"),
             flag("gateway.shards", "3"),
+            flag("api.ui.certificate", "/etc/drover/tls.crt"),
+            flag("api.ui.burst", "7"),
+            flag("api.public.listen", "[::1]:7442"),
+            flag("api.public.requests_per_second", "none"),
+            flag("api.public.workers", "auto"),
+            flag("admin.listen", "off"),
             flag("gateway.datapath", "poll"),
             flag("drain.deadline", "1500ms"),
             flag("data_dir", "/tmp/a \"quoted\" place"),
@@ -66,7 +72,7 @@ fn the_printed_configuration_reads_back_as_the_same_configuration() {
 }
 
 /// A file, and what a person sees for the mistake in it.
-const MISTAKES: [(&str, &str, &str); 19] = [
+const MISTAKES: [(&str, &str, &str); 26] = [
     (
         "[gatway]\nshards = 2\n",
         "line 2: there is no key `gatway.shards`",
@@ -111,6 +117,41 @@ const MISTAKES: [(&str, &str, &str); 19] = [
         "[api]\nlisten = 'localhost'\n",
         "api.listen = `localhost`",
         "IP address with a port",
+    ),
+    (
+        "api.ui.workers = 0\n",
+        "api.ui.workers = `0`",
+        "from 1 to 64, or auto",
+    ),
+    (
+        "[api.public]\nrequests_per_second = 0\n",
+        "line 2: api.public.requests_per_second = `0`",
+        "from 1 to 100000, or none",
+    ),
+    (
+        "api.public.burst = 'none'\n",
+        "api.public.burst = `none`",
+        "from 1 to 100000, or auto",
+    ),
+    (
+        "api.public.connections = 0\n",
+        "api.public.connections = `0`",
+        "from 1 to 65536",
+    ),
+    (
+        "api.public.listen = ':7442'\n",
+        "api.public.listen = `:7442`",
+        "or off",
+    ),
+    (
+        "admin.listen = 'localhost:7441'\n",
+        "admin.listen = `localhost:7441`",
+        "or off",
+    ),
+    (
+        "api.public.certifcate = 'x'\n",
+        "there is no key `api.public.certifcate`",
+        "did you mean `api.public.certificate`?",
     ),
     ("drain.deadline = 20\n", "drain.deadline = `20`", "10s"),
     (

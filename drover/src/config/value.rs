@@ -109,6 +109,21 @@ pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// An address to listen on, or `off`.
+pub(crate) fn listen_or_off(text: &str) -> Result<Option<SocketAddr>, String> {
+    match text {
+        "off" => Ok(None),
+        _ => listen(text)
+            .map(Some)
+            .map_err(|error| format!("{error}, or off")),
+    }
+}
+
+/// What [`listen_or_off`] reads back.
+pub(crate) fn show_or_off(address: Option<SocketAddr>) -> String {
+    address.map_or("off".to_owned(), |address| address.to_string())
+}
+
 /// Comma-separated `host:port`, at most as many as fit into a welcome.
 pub(crate) fn addresses(text: &str) -> Result<Vec<String>, String> {
     let all = list(text);

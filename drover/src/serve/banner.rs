@@ -2,12 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use control::api::Served;
+
 use crate::config::Config;
 use crate::data_dir::{self, Ready};
 
-/// The URL of the API for clients on this machine.
-pub(super) fn url(address: SocketAddr) -> String {
-    format!("http://{}", reachable(address))
+/// The URL of a listener for clients on this machine.
+pub(super) fn url(served: Served) -> String {
+    let scheme = if served.tls { "https" } else { "http" };
+    format!("{scheme}://{}", reachable(served.address))
 }
 
 /// An address that a client on this machine can use, where the server listens on all of them.
@@ -33,6 +36,7 @@ pub(super) fn text(ready: &Ready, config: &Config) -> String {
          Drover {version} is ready (profile {profile}).\n\
          \n\
          \x20 API          {api}    (described at /v1/openapi.json)\n\
+         {others}\
          \x20 agents       {agents}    (UDP, mutual TLS)\n\
          \x20 admin token  {token}\n\
          \x20 data         {data}\n\
@@ -51,18 +55,35 @@ pub(super) fn text(ready: &Ready, config: &Config) -> String {
         version = ready.version,
         profile = ready.profile,
         api = ready.api,
+        others = others(ready),
         agents = ready.agents,
         token = ready.admin_token_file.display(),
         data = ready.data_dir.display(),
     );
-    if !config.api.listen.ip().is_loopback() {
+    let plain = ready.api.starts_with("http:");
+    if plain && !config.api.listen.ip().is_loopback() {
         text.push_str(
-            "Note: the API speaks plain HTTP and listens beyond loopback. Put a TLS proxy before it, or a\n\
-             firewall around it: tokens cross the network in the clear.\n\n",
+            "Note: the API speaks plain HTTP and listens beyond loopback. Give it a certificate\n\
+             (api.ui.certificate, api.ui.key), put a TLS proxy before it, or a firewall around it: tokens\n\
+             cross the network in the clear.\n\n",
         );
     }
     text.push_str("Ctrl-C stops it in order.\n");
     text
+}
+
+/// The lines of the listeners that are not always there.
+fn others(ready: &Ready) -> String {
+    let mut lines = String::new();
+    if let Some(public) = &ready.public {
+        lines.push_str(&format!("  public API   {public}\n"));
+    }
+    if let Some(admin) = &ready.admin {
+        lines.push_str(&format!(
+            "  health       {admin}    (/healthz, /readyz, /metrics)\n"
+        ));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -72,6 +93,8 @@ mod tests {
     fn ready() -> Ready {
         Ready {
             api: "http://127.0.0.1:7440".to_owned(),
+            public: None,
+            admin: Some("http://127.0.0.1:7441".to_owned()),
             agents: "127.0.0.1:7443".to_owned(),
             admin_token_file: "/d/admin.token".into(),
             data_dir: "/d".into(),
@@ -83,12 +106,13 @@ mod tests {
 
     #[test]
     fn an_address_that_means_all_becomes_one_that_can_be_dialled() {
-        assert_eq!(
-            url("0.0.0.0:7440".parse().unwrap()),
-            "http://127.0.0.1:7440"
-        );
-        assert_eq!(url("[::]:7440".parse().unwrap()), "http://[::1]:7440");
-        assert_eq!(url("10.0.0.1:80".parse().unwrap()), "http://10.0.0.1:80");
+        let at = |address: &str, tls| {
+            let address = address.parse().unwrap();
+            url(Served { address, tls })
+        };
+        assert_eq!(at("0.0.0.0:7440", false), "http://127.0.0.1:7440");
+        assert_eq!(at("[::]:7440", true), "https://[::1]:7440");
+        assert_eq!(at("10.0.0.1:80", false), "http://10.0.0.1:80");
     }
 
     #[test]
@@ -101,13 +125,42 @@ mod tests {
 
     #[test]
     fn an_api_beyond_loopback_is_warned_of() {
-        let warned = |address: &str| {
+        let warned = |address: &str, scheme: &str| {
             let mut config = Config::default();
             config.api.listen = address.parse().unwrap();
-            text(&ready(), &config).contains("plain HTTP and listens beyond")
+            let ready = Ready {
+                api: format!("{scheme}://127.0.0.1:7440"),
+                ..ready()
+            };
+            text(&ready, &config).contains("plain HTTP and listens beyond")
         };
-        assert!(!warned("127.0.0.1:7440"));
-        assert!(!warned("[::1]:7440"));
-        assert!(warned("0.0.0.0:7440"));
+        assert!(!warned("127.0.0.1:7440", "http"));
+        assert!(!warned("[::1]:7440", "http"));
+        assert!(warned("0.0.0.0:7440", "http"));
+        assert!(!warned("0.0.0.0:7440", "https"));
+    }
+
+    #[test]
+    fn every_listener_that_is_there_has_its_line() {
+        let all = Ready {
+            public: Some("https://127.0.0.1:7442".to_owned()),
+            ..ready()
+        };
+        let shown = text(&all, &Config::default());
+        assert!(
+            shown.contains("\n  public API   https://127.0.0.1:7442\n"),
+            "{shown}"
+        );
+        let health = "\n  health       http://127.0.0.1:7441    (";
+        assert!(shown.contains(health), "{shown}");
+        let bare = Ready {
+            admin: None,
+            ..ready()
+        };
+        let shown = text(&bare, &Config::default());
+        assert!(
+            !shown.contains("health  ") && !shown.contains("public"),
+            "{shown}"
+        );
     }
 }

@@ -77,8 +77,11 @@ impl Servers {
 
     /// Where everything is.
     pub(super) fn ready(&self, config: &Config, data: &DataDir) -> Ready {
+        let api = self.control.api();
         Ready {
-            api: banner::url(self.control.api_addr()),
+            api: banner::url(api.address()),
+            public: api.public_address().map(banner::url),
+            admin: api.admin_address().map(banner::url),
             agents: banner::reachable(self.gateway.local_addr()).to_string(),
             admin_token_file: data.path().join(ADMIN_TOKEN_FILE),
             data_dir: data.path().to_owned(),
@@ -86,6 +89,17 @@ impl Servers {
             profile: config.profile.name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+
+    /// Whether a listener has a certificate that may be read again.
+    pub(super) fn speaks_tls(&self) -> bool {
+        let api = self.control.api();
+        api.address().tls || api.public_address().is_some_and(|public| public.tls)
+    }
+
+    /// Looks at the files of all certificates now.
+    pub(super) fn reload_certificates(&self) {
+        self.control.api().reload_certificates();
     }
 
     /// Returns when a part has failed, with what is known of it.
@@ -142,13 +156,33 @@ fn gateway_fault(error: &gateway::StartError) -> Fault {
 fn control_fault(error: &control::StartError) -> Fault {
     use control::api::StartError as ApiError;
     match error {
-        control::StartError::Api(ApiError::Listen { address, source }) => cannot_listen(
-            format_args!("the API cannot listen on TCP {address}"),
+        control::StartError::Api(ApiError::Listen {
+            listener,
+            address,
             source,
-            "--api-listen",
+        }) => cannot_listen(
+            format_args!("the listener {listener} of the API cannot listen on TCP {address}"),
+            source,
+            match *listener {
+                "public" => "--set api.public.listen=IP:PORT",
+                "admin" => "--set admin.listen=IP:PORT",
+                _ => "--api-listen",
+            },
         ),
+        control::StartError::Api(ApiError::HalfOfTls { listener, missing }) => {
+            Fault::usage(format_args!("there is no api.{listener}.{missing}")).advise(format_args!(
+                "set both api.{listener}.certificate and api.{listener}.key, or neither"
+            ))
+        }
+        control::StartError::Api(ApiError::Tls { listener, source }) => tls_fault(listener, source),
         other => Fault::new(chain(other)),
     }
+}
+
+fn tls_fault(listener: &str, error: &control::api::TlsError) -> Fault {
+    let text = error.to_string();
+    let (what, advice) = text.split_once("; ").unwrap_or((&text, ""));
+    Fault::usage(format_args!("api.{listener}: {what}")).advise(advice)
 }
 
 fn cannot_listen(what: fmt::Arguments<'_>, cause: &io::Error, flag: &str) -> Fault {

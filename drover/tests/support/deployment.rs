@@ -317,6 +317,7 @@ fn serve(dir: &Path, api: &str, agents: &str, flags: &[&str]) -> (Running, Addre
         .args(["serve", "--output", "json", "--shards", "2"])
         .args(["--data-dir", &dir.join("data").to_string_lossy()])
         .args(["--api-listen", api, "--gateway-listen", agents])
+        .args(["--set", "admin.listen=127.0.0.1:0"])
         .args(["--set", "gateway.reconnect_spread=500ms"])
         .args(flags)
         .stdout(Stdio::piped())

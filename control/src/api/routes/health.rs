@@ -1,12 +1,13 @@
 //! The server itself: whether it lives, whether it can work, and its figures.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Mutex;
 
 use crate::api::model::{Health, HealthCheck};
 use crate::api::{Api, accept, figures};
@@ -18,7 +19,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Checks write to the store: asking more often gets the same answer.
 const REMEMBERED_FOR: Duration = Duration::from_secs(1);
 
-/// The last answer of `/readyz`.
+/// The last answer of `/readyz`. Whoever asks while it is looked for waits for the same one.
 #[derive(Default)]
 pub(in crate::api) struct Readiness(Mutex<Option<(Instant, Vec<HealthCheck>)>>);
 
@@ -52,30 +53,7 @@ pub(super) async fn healthz() -> Json<Health> {
     )
 )]
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
-    let now = clock::monotonic();
-    let remembered = {
-        let last = api
-            .readiness
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        last.as_ref()
-            .filter(|(at, _)| now.saturating_duration_since(*at) < REMEMBERED_FOR)
-            .map(|(_, checks)| checks.clone())
-    };
-    let mut checks = match remembered {
-        Some(checks) => checks,
-        None => {
-            let checks = vec![store(&api).await, gateway(&api).await];
-            let mut last = api
-                .readiness
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            *last = Some((now, checks.clone()));
-            checks
-        }
-    };
+    let mut checks = checks(&api).await;
     checks.push(if api.stopping.is_cancelled() {
         check("serving", Err("the server is draining".to_owned()))
     } else {
@@ -120,6 +98,20 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, asked: HeaderMap) -> Re
         page,
     )
         .into_response()
+}
+
+/// What was found last, or just now where that is too long ago.
+async fn checks(api: &Api) -> Vec<HealthCheck> {
+    let mut last = api.readiness.0.lock().await;
+    let now = clock::monotonic();
+    if let Some((at, checks)) = &*last
+        && now.saturating_duration_since(*at) < REMEMBERED_FOR
+    {
+        return checks.clone();
+    }
+    let checks = vec![store(api).await, gateway(api).await];
+    *last = Some((clock::monotonic(), checks.clone()));
+    checks
 }
 
 async fn store(api: &Api) -> HealthCheck {

@@ -6,6 +6,7 @@
 //!     ├────▶ workload (public API, open loop) ──▶ ledger ◀── effects at the simulated hypervisors
 //!     └────▶ report (screen, JSON, bench-results/)
 //!   siege ─▶ storm (first flights that never become sessions), and honest newcomers
+//!   api ───▶ a flood of one of the API's listeners, and the other one asked meanwhile
 //!   flow ──▶ rules of flow in a simulator; Drover's are the production code of the gateway
 //!   compare ─▶ peers (the same job on other servers; feature `peers`)
 //! ```
@@ -18,6 +19,7 @@ pub mod compare;
 pub mod door;
 pub mod fleet;
 pub mod flow;
+pub mod hammer;
 pub mod hold;
 pub mod index;
 pub mod ledger;

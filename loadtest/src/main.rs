@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use loadtest::hammer::Hammer;
 use loadtest::hold::Hold;
 use loadtest::server::{ServerSpec, Target};
 use loadtest::siege::Siege;
@@ -27,6 +28,8 @@ enum Command {
     Hold(HoldArguments),
     /// Flood the gateway's door with first flights while honest newcomers connect
     Siege(SiegeArguments),
+    /// Flood the API's public listener at many times its limit, and see what its UI takes meanwhile
+    Api(ApiArguments),
     /// Compare rules of flow in a simulator, or see what they reach on the real server: which servers may
     /// send how much to which host
     Flow(Box<flow_cli::FlowArguments>),
@@ -232,6 +235,37 @@ struct SiegeArguments {
     server: ServerArguments,
 }
 
+#[derive(Args)]
+struct ApiArguments {
+    /// Requests a second that the public listener takes
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+    /// It is asked so many times as often
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+    times: u32,
+    /// Connections of the flood
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    connections: u32,
+    /// Requests a second to the UI
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    ui_rate: u32,
+    /// How long the UI is watched quiet, and then under the flood, in each round
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    duration: Duration,
+    /// Rounds
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Write the summary as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The `drover` binary to start [default: next to this one]
+    #[arg(long, value_name = "FILE")]
+    server: Option<PathBuf>,
+    /// One more argument for the started `drover serve`; repeat for more
+    #[arg(long = "serve-arg", value_name = "ARG", allow_hyphen_values = true)]
+    serve_args: Vec<String>,
+}
+
 /// `90s`, `10m`, `1h`, `500ms`.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text
@@ -274,6 +308,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Hold(arguments) => runtime()?.block_on(hold(arguments)),
         Command::Siege(arguments) => runtime()?.block_on(siege(arguments)),
+        Command::Api(arguments) => runtime()?.block_on(hammer(arguments)),
         Command::Flow(arguments) => flow_cli::run(*arguments),
         Command::Index { results } => {
             let runs = loadtest::index::write(&results)?;
@@ -342,6 +377,39 @@ async fn siege(arguments: SiegeArguments) -> anyhow::Result<bool> {
     let summary = siege.run().await?;
     write_json(arguments.json, &summary)?;
     Ok(summary.passed)
+}
+
+async fn hammer(arguments: ApiArguments) -> anyhow::Result<bool> {
+    let work = WorkDir::new(None)?;
+    let hammer = Hammer {
+        limit: arguments.limit,
+        times: arguments.times,
+        connections: arguments.connections,
+        ui_rate: arguments.ui_rate,
+        duration: arguments.duration,
+        rounds: arguments.rounds,
+        server: ServerSpec {
+            binary: binary(arguments.server)?,
+            data_dir: work.path.join("server"),
+            arguments: arguments.serve_args,
+            log: work.path.join("server.log"),
+        },
+    };
+    let summary = hammer.run().await?;
+    println!("{}", serde_json::to_string_pretty(&summary)?);
+    write_json(arguments.json, &summary)?;
+    Ok(summary.passed)
+}
+
+/// The server that was named, or the one beside this program.
+fn binary(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(named) = named {
+        return Ok(named);
+    }
+    let folder = std::env::current_exe()?.parent().map(PathBuf::from);
+    folder
+        .map(|folder| folder.join("drover"))
+        .context("this program has no folder")
 }
 
 #[cfg(feature = "peers")]
@@ -421,18 +489,8 @@ impl ServerArguments {
                 pid: self.server_pid,
             });
         }
-        let beside = || {
-            let folder = std::env::current_exe()?.parent().map(PathBuf::from);
-            folder
-                .map(|folder| folder.join("drover"))
-                .context("this program has no folder")
-        };
-        let binary = match &self.server {
-            Some(binary) => binary.clone(),
-            None => beside()?,
-        };
         Ok(Target::Start(ServerSpec {
-            binary,
+            binary: binary(self.server.clone())?,
             data_dir: work.path.join("server"),
             arguments: self.serve_args.clone(),
             log: work.path.join("server.log"),

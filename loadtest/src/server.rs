@@ -28,6 +28,9 @@ pub struct ServerSpec {
 pub struct Ready {
     /// Base URL of the API.
     pub api: String,
+    /// Base URL of its listener for programs from outside, where there is one.
+    #[serde(default)]
+    pub public: Option<String>,
     /// `host:port` for agents.
     pub agents: String,
     /// File with the admin token.

@@ -22,7 +22,7 @@ mod processes;
 mod resolve;
 mod run;
 mod sse;
-mod store;
+mod tls;
 mod tokens;
 mod top;
 mod webhooks;
@@ -64,6 +64,9 @@ pub(crate) struct Global {
     /// API token; else the local server's admin token
     #[arg(long, global = true, env = "DROVER_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+    /// PEM file of authorities that may vouch for an https:// API, beside this machine's
+    #[arg(long, global = true, env = "DROVER_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// The server's data directory [default: ./drover-data]
     #[arg(long, global = true, env = "DROVER_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,

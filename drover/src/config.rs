@@ -38,9 +38,10 @@ const KINDS: &str = "kinds";
 /// What every configuration variable begins with.
 const ENV_PREFIX: &str = "DROVER_";
 /// Variables of ours that are no configuration keys.
-const ENV_OTHERS: [&str; 7] = [
+const ENV_OTHERS: [&str; 8] = [
     "DROVER_API",
     "DROVER_TOKEN",
+    "DROVER_CA_FILE",
     "DROVER_CONFIG",
     "DROVER_OUTPUT",
     "DROVER_AGENT_DIR",

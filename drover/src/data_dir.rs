@@ -28,6 +28,9 @@ pub(crate) struct Ready {
     /// URL of the API for programs from outside, where it is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) public: Option<String>,
+    /// The certificate that the API shows, where it speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) api_certificate: Option<PathBuf>,
     /// URL of health and figures, where they are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) admin: Option<String>,
@@ -201,6 +204,7 @@ mod tests {
         Ready {
             api: "http://127.0.0.1:7440".to_owned(),
             public: None,
+            api_certificate: None,
             admin: Some("http://127.0.0.1:7441".to_owned()),
             agents: "127.0.0.1:7443".to_owned(),
             admin_token_file: directory.join("admin.token"),

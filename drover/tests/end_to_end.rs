@@ -390,7 +390,21 @@ const MISTAKES: &[(&str, i32, &str)] = &[
         3,
         "cannot reach the server",
     ),
-    ("agents list --api https://127.0.0.1:1", 2, "plain HTTP"),
+    (
+        "agents list --api https://127.0.0.1:1",
+        3,
+        "cannot reach the server at https://127.0.0.1:1/",
+    ),
+    (
+        "agents list --api ftp://127.0.0.1:1",
+        2,
+        "https://HOST:PORT",
+    ),
+    (
+        "agents list --api https://127.0.0.1:1 --ca-file bad.toml",
+        2,
+        "bad.toml cannot be used: it holds no certificate",
+    ),
     (
         "agents list --data-dir DATA --token wrong",
         4,

@@ -29,15 +29,14 @@ fn issue(dir: &Path) -> CertificateDer<'static> {
     certificate.der().clone()
 }
 
-/// A server whose listener `public` speaks TLS, with its first certificate.
-fn deployment(dir: &Path) -> (Deployment, CertificateDer<'static>) {
+/// A server one of whose listeners speaks TLS, with its first certificate.
+fn deployment(dir: &Path, listener: &str) -> (Deployment, CertificateDer<'static>) {
     let certificate = issue(dir);
-    let set = |key: &str, value: &str| format!("{key}={value}");
     let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
     let flags = [
-        set("api.public.listen", "127.0.0.1:0"),
-        set("api.public.certificate", &path("tls.crt")),
-        set("api.public.key", &path("tls.key")),
+        "api.public.listen=127.0.0.1:0".to_owned(),
+        format!("api.{listener}.certificate={}", path("tls.crt")),
+        format!("api.{listener}.key={}", path("tls.key")),
     ];
     let flags: Vec<&str> = flags.iter().flat_map(|flag| ["--set", flag]).collect();
     (Deployment::start_with(&flags), certificate)
@@ -89,7 +88,7 @@ fn ask(session: &mut Session) -> String {
 #[test]
 fn on_sighup_new_certificates_are_shown_and_bad_ones_are_not() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let (mut deployment, first) = deployment(dir.path());
+    let (mut deployment, first) = deployment(dir.path(), "public");
     let url = ready(&deployment, "public");
     let address = url.strip_prefix("https://").expect("it speaks TLS");
     let address: SocketAddr = address.parse().expect("it is an address");
@@ -113,6 +112,41 @@ fn on_sighup_new_certificates_are_shown_and_bad_ones_are_not() {
 
     deployment.server.signal(Signal::TERM);
     assert!(deployment.server.wait().success());
+}
+
+#[test]
+fn the_command_line_speaks_tls_and_knows_whom_to_trust() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (deployment, _) = deployment(dir.path(), "ui");
+    // On the server's own machine: by its certificate. `run` follows a stream to its end.
+    let _agent = deployment.agent("hv-1");
+    let run = deployment.drover(&["run", "hv-1", "exec", "--", "echo", "over TLS"]);
+    assert!(run.status.success(), "{}", said(&run));
+    assert!(said(&run).contains("over TLS"), "{}", said(&run));
+
+    // From elsewhere: by its authority, and only under its name.
+    let token = std::fs::read_to_string(deployment.data_dir().join("admin.token"));
+    let token = token.expect("a token");
+    let port = deployment.addresses.api.rsplit(':').next();
+    let port = port.expect("it has a port");
+    let list = |host: &str, more: &[&str]| {
+        let api = format!("https://{host}:{port}");
+        let all = ["agents", "list", "--api", &api, "--token", token.trim()];
+        let mut command = command(dir.path());
+        command.args(all).args(more).output().expect("it runs")
+    };
+    let listed = list("localhost", &["--ca-file", "tls.crt"]);
+    assert!(listed.status.success(), "{}", said(&listed));
+    for (host, more) in [
+        ("localhost", &[][..]),
+        ("127.0.0.1", &["--ca-file", "tls.crt"]),
+    ] {
+        let refused = list(host, more);
+        assert_eq!(refused.status.code(), Some(3), "{}", said(&refused));
+        let words = String::from_utf8_lossy(&refused.stderr);
+        assert!(words.contains("is not trusted: "), "{words}");
+        assert!(words.contains("--ca-file"), "{words}");
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
@@ -168,7 +169,11 @@ impl Door {
 }
 
 /// Threads that end when this is dropped; what still runs on them ends with it.
-struct Threads(Option<Runtime>);
+struct Threads {
+    handle: Handle,
+    /// There until the end.
+    runtime: Option<Runtime>,
+}
 
 impl Threads {
     fn start(listener: &'static str, workers: Option<NonZeroU32>) -> Result<Self, StartError> {
@@ -181,18 +186,17 @@ impl Threads {
             .thread_name(format!("api-{listener}"))
             .build()
             .map_err(|source| StartError::Threads { listener, source })?;
-        Ok(Self(Some(runtime)))
-    }
-
-    fn handle(&self) -> Option<&Handle> {
-        self.0.as_ref().map(Runtime::handle)
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
         // The plain way out blocks, which a task of another runtime must not.
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
@@ -223,13 +227,9 @@ impl Opening {
             source,
         };
         // The socket belongs to the threads that serve it.
-        let bound = match threads.handle() {
-            Some(threads) => threads.spawn(TcpListener::bind(address)).await,
-            None => Ok(TcpListener::bind(address).await),
-        };
-        let socket = bound
-            .unwrap_or_else(|error| Err(error.into()))
-            .map_err(refused)?;
+        let bound = threads.handle.spawn(TcpListener::bind(address)).await;
+        let bound = bound.unwrap_or_else(|error| Err(error.into()));
+        let socket = bound.map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
         let tls = door.certificate.is_some();
         warn_of_readers(name, address, serves, tls);
@@ -272,17 +272,13 @@ impl Opening {
                 None => serving.await,
             }
         };
-        let serving = match self.threads.handle() {
-            Some(threads) => threads.spawn(all),
-            None => tokio::spawn(all),
-        };
         Listener {
             door: self.door,
             serves: self.serves,
             served: self.served,
             stopping,
             cut,
-            serving,
+            serving: self.threads.handle.spawn(all),
             _threads: self.threads,
         }
     }
@@ -301,14 +297,14 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Takes no new connection, lets requests finish, and cuts what is left after `deadline`.
-    pub(super) async fn drain(mut self, deadline: std::time::Duration) {
+    pub(super) async fn drain(mut self, deadline: Duration) {
         self.stopping.cancel();
-        let ended = tokio::time::timeout(deadline, &mut self.serving).await;
-        let ended = match ended {
+        let ended = match tokio::time::timeout(deadline, &mut self.serving).await {
             Ok(ended) => ended,
             Err(_) => {
+                let listener = self.door.name;
                 tracing::warn!(
-                    listener = self.door.name,
+                    listener,
                     "API requests were cut off at the drain's deadline"
                 );
                 self.cut.cancel();

@@ -7,12 +7,13 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::tls::{Dialer, Trust};
 use crate::fault::{Exit, Fault, chain};
 
 /// A request that takes longer than this is given up (event streams excepted).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connecting to a server that is there takes far less.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Items asked for at once.
 const PAGE_SIZE: u32 = 500;
 /// Characters of an unexpected reply that are shown.
@@ -31,20 +32,24 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
+    /// Where the API speaks TLS.
+    tls: Option<Dialer>,
 }
 
 impl Client {
-    /// A client of the API at `base`.
-    pub(crate) fn new(base: &str, token: Option<String>) -> Result<Self, Fault> {
+    /// A client of the API at `base`; `trust` says who may be that, where it speaks TLS.
+    pub(crate) fn new(base: &str, token: Option<String>, trust: &Trust) -> Result<Self, Fault> {
         let url: Url = base
             .parse()
             .map_err(|error| Fault::usage(format_args!("`{base}` is not a URL: {error}")))
             .map_err(|fault: Fault| fault.advise("write it as http://HOST:PORT"))?;
-        if url.scheme() != "http" || url.cannot_be_a_base() {
-            return Err(Fault::usage(format_args!("`{base}` cannot be used as the API's URL"))
-                .advise("the command line speaks plain HTTP: http://HOST:PORT of a listener without TLS \
-                         (through an SSH tunnel when remote)"));
+        if !["http", "https"].contains(&url.scheme()) || url.cannot_be_a_base() {
+            return Err(
+                Fault::usage(format_args!("`{base}` cannot be used as the API's URL"))
+                    .advise("write it as http://HOST:PORT or https://HOST:PORT"),
+            );
         }
+        let tls = (url.scheme() == "https").then(|| Dialer::new(url.clone(), trust));
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("drover/", env!("CARGO_PKG_VERSION")))
@@ -54,6 +59,7 @@ impl Client {
             http,
             base: url,
             token,
+            tls: tls.transpose()?,
         })
     }
 
@@ -216,10 +222,16 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Fault> {
-        request
-            .send()
-            .await
-            .map_err(|error| self.unreachable(&error))
+        match &self.tls {
+            Some(tls) => {
+                let request = request.build().map_err(|error| self.unreachable(&error))?;
+                tls.send(request).await
+            }
+            None => request
+                .send()
+                .await
+                .map_err(|error| self.unreachable(&error)),
+        }
     }
 
     async fn reply<T: DeserializeOwned>(&self, response: Response) -> Result<T, Fault> {
@@ -355,14 +367,16 @@ mod tests {
     use super::*;
 
     fn client(token: Option<&str>) -> Client {
-        Client::new("http://127.0.0.1:7440", token.map(str::to_owned)).unwrap()
+        let trust = Trust::Authorities(None);
+        Client::new("http://127.0.0.1:7440", token.map(str::to_owned), &trust).unwrap()
     }
 
     #[test]
     fn urls_that_cannot_work_are_refused_before_anything_is_sent() {
-        for url in ["127.0.0.1:7440", "https://x", "ftp://x", "", "mailto:x"] {
+        let trust = Trust::Authorities(None);
+        for url in ["127.0.0.1:7440", "ftp://x", "", "mailto:x"] {
             assert_eq!(
-                Client::new(url, None).unwrap_err().exit,
+                Client::new(url, None, &trust).unwrap_err().exit,
                 Exit::Usage,
                 "{url}"
             );

@@ -2,6 +2,7 @@
 
 use super::Global;
 use super::client::Client;
+use super::tls::Trust;
 use crate::data_dir::{self, Ready};
 use crate::fault::{Exit, Fault};
 
@@ -25,7 +26,16 @@ pub(crate) fn client(global: &Global) -> Result<Client, Fault> {
         Some(token) => Some(token.clone()),
         None => local_token(ready.as_ref(), &url),
     };
-    Client::new(&url, token)
+    Client::new(&url, token, &trust(global, ready.as_ref(), &url))
+}
+
+/// The server on this machine is known by its certificate; another one must be vouched for.
+fn trust(global: &Global, ready: Option<&Ready>, url: &str) -> Trust {
+    let here = ready.filter(|ready| ready.api == url);
+    match here.and_then(|ready| ready.api_certificate.as_ref()) {
+        Some(certificate) if global.ca_file.is_none() => Trust::Shown(certificate.clone()),
+        _ => Trust::Authorities(global.ca_file.clone()),
+    }
 }
 
 /// The local admin token, but only for the local server: it is not shown to another one.
@@ -44,6 +54,7 @@ mod tests {
         Global {
             api: None,
             token: None,
+            ca_file: None,
             data_dir: Some(directory.to_owned()),
             output: Output::Human,
         }
@@ -66,6 +77,7 @@ mod tests {
             api: "http://127.0.0.1:1".to_owned(),
             public: None,
             admin: None,
+            api_certificate: Some("/tls.crt".into()),
             agents: "127.0.0.1:2".to_owned(),
             admin_token_file: file,
             data_dir: directory.path().to_owned(),
@@ -78,5 +90,16 @@ mod tests {
             Some("secret")
         );
         assert_eq!(local_token(Some(&ready), "http://other.example"), None);
+        let mut global = global(directory.path());
+        let trusted = |global: &Global, url| trust(global, Some(&ready), url);
+        assert_eq!(
+            trusted(&global, "http://127.0.0.1:1"),
+            Trust::Shown("/tls.crt".into())
+        );
+        let others = Trust::Authorities(None);
+        assert_eq!(trusted(&global, "https://other.example"), others);
+        global.ca_file = Some("/ca.crt".into());
+        let named = Trust::Authorities(Some("/ca.crt".into()));
+        assert_eq!(trusted(&global, "http://127.0.0.1:1"), named);
     }
 }

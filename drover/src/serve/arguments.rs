@@ -125,6 +125,7 @@ mod tests {
         Global {
             api: None,
             token: None,
+            ca_file: None,
             data_dir: Some(PathBuf::from("/data")),
             output: Output::Human,
         }

@@ -94,6 +94,7 @@ mod tests {
         Ready {
             api: "http://127.0.0.1:7440".to_owned(),
             public: None,
+            api_certificate: None,
             admin: Some("http://127.0.0.1:7441".to_owned()),
             agents: "127.0.0.1:7443".to_owned(),
             admin_token_file: "/d/admin.token".into(),

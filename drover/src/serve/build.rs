@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,6 +81,7 @@ impl Servers {
         let api = self.control.api();
         Ready {
             api: banner::url(api.address()),
+            api_certificate: config.api.ui.certificate.as_deref().map(absolute),
             public: api.public_address().map(banner::url),
             admin: api.admin_address().map(banner::url),
             agents: banner::reachable(self.gateway.local_addr()).to_string(),
@@ -177,6 +179,11 @@ fn control_fault(error: &control::StartError) -> Fault {
         control::StartError::Api(ApiError::Tls { listener, source }) => tls_fault(listener, source),
         other => Fault::new(chain(other)),
     }
+}
+
+/// For clients that start somewhere else.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn tls_fault(listener: &str, error: &control::api::TlsError) -> Fault {

@@ -117,9 +117,9 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
             return Err(io::Error::other("it is not a file"));
         }
         let mut bytes = Vec::new();
-        let read = File::open(path)?.take(FILE_BYTES_MAX + 1);
-        let mut read = read;
-        read.read_to_end(&mut bytes)?;
+        File::open(path)?
+            .take(FILE_BYTES_MAX + 1)
+            .read_to_end(&mut bytes)?;
         if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
             return Err(io::Error::other("it is larger than 1 MiB"));
         }

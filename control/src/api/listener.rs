@@ -399,7 +399,8 @@ pub(super) fn families(doors: &[Arc<Door>]) -> Vec<Family> {
         }
     }
     let mut all = vec![requests, refused, under_way, connections];
-    all.extend(tls_families(doors));
+    let tls = tls_families(doors).into_iter();
+    all.extend(tls.filter(|family| !family.samples.is_empty()));
     all
 }
 

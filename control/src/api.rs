@@ -47,7 +47,6 @@ use self::listener::{Door, Listener, Opening, Serves};
 pub use self::listener::{ListenerConfig, TlsError, TlsFiles};
 use self::overview::Board;
 use self::routes::health::Readiness;
-pub use self::server::CONNECTIONS_MAX;
 pub(crate) use self::telemetry::Telemetry;
 use crate::batches::Batches;
 use crate::clock;
@@ -87,6 +86,22 @@ pub struct ApiConfig {
     pub requests_per_second: NonZeroU32,
     /// The server's profile, for people.
     pub profile: &'static str,
+}
+
+impl ApiConfig {
+    /// Connections of clients at once, on all listeners. Each holds a file descriptor.
+    pub fn connections(&self) -> u64 {
+        let admin = ListenerConfig::admin();
+        let open = [
+            Some(&self.ui),
+            self.public_listen.map(|_| &self.public),
+            self.admin_listen.map(|_| &admin),
+        ];
+        let connections = open.into_iter().flatten();
+        connections
+            .map(|one| u64::from(one.connections.get()))
+            .sum()
+    }
 }
 
 impl Default for ApiConfig {

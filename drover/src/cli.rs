@@ -22,6 +22,7 @@ mod processes;
 mod resolve;
 mod run;
 mod sse;
+mod store;
 mod tls;
 mod tokens;
 mod top;

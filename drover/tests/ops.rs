@@ -269,8 +269,8 @@ fn the_example_configuration_is_read_by_what_the_unit_starts() {
 #[test]
 fn the_units_give_what_the_programs_need_and_no_more() {
     let server = unit(SERVER_UNIT);
-    let files: usize = server["LimitNOFILE"].parse().expect("a number");
-    assert!(files > 4 * control::api::CONNECTIONS_MAX);
+    let files: u64 = server["LimitNOFILE"].parse().expect("a number");
+    assert!(files > 4 * control::api::ApiConfig::default().connections());
     // @system-service has io_uring and the pinning of threads.
     assert_eq!(server["SystemCallFilter"], "@system-service");
     let families: Vec<&str> = server["RestrictAddressFamilies"].split(' ').collect();

@@ -39,9 +39,6 @@ const HEADERS_MAX: usize = 64;
 /// After a failed accept (no file descriptors left) wait this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections of clients at once; more wait in the listen queue. Each holds a file descriptor.
-pub const CONNECTIONS_MAX: usize = 1024;
-
 /// What clients may take of the server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {

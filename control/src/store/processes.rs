@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 pub(crate) use create::NEEDLESS;
 
+use super::budgets::RetryBudgets;
 use super::pauses::PauseTable;
 use super::queries::ProcessRecord;
 use super::{Connection, Store, StoreError};

@@ -123,6 +123,7 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
     checks.extend(limits::checks(&limits::Needs {
         agents,
         shards,
+        connections: config.api.connections(),
         cpus: probed.ok().map(|machine| machine.cpus),
         server: place.server().map(|ready| ready.pid),
     }));

@@ -81,9 +81,6 @@ impl Core {
     }
 
     fn applied(&mut self, now: Moment, mut batch: Pending, applied: Applied) {
-        if batch.sweep {
-            self.next_due = applied.next_due;
-        }
         // Before what was started over: nothing holds that any more.
         if let Some(pauses) = &applied.pauses {
             self.take_pauses(pauses);

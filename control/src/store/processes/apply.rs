@@ -18,6 +18,7 @@ use super::stand_in;
 use super::writes::Writes;
 use super::{Actor, Applied, Batch, Effect, Happened, Names, Now, Record, Work, create};
 use crate::clock::UnixMs;
+use crate::process::budget::deferral;
 use crate::process::pause::PauseScope;
 use crate::process::{Hold, Input, Process, State, Step, StepId, StepNeeds};
 use crate::store::budgets::RetryBudgets;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use control::api::CONNECTIONS_MAX;
 use rustix::process::{Resource, getrlimit};
 
 use super::check::Check;
@@ -49,6 +48,8 @@ pub(super) struct Needs {
     pub(super) agents: u64,
     /// Shards as configured.
     pub(super) shards: u16,
+    /// Connections to the API at once, as configured.
+    pub(super) connections: u64,
     /// CPUs that may be used, where that is known.
     pub(super) cpus: Option<usize>,
     /// The running server's process.
@@ -63,7 +64,7 @@ pub(super) fn checks(needs: &Needs) -> Vec<Check> {
         None => "what is started from here",
     };
     let limit = served.unwrap_or_else(|| Limit(getrlimit(Resource::Nofile).current));
-    let mut checks = vec![files(limit, whose, needs.shards)];
+    let mut checks = vec![files(limit, whose, (needs.shards, needs.connections))];
     let memory = std::fs::read_to_string("/proc/meminfo").ok();
     let total = memory.and_then(|text| total_memory(&text));
     checks.extend(total.map(|total| memory_for(needs.agents, total)));
@@ -87,10 +88,9 @@ fn soft_files(limits: &str) -> Option<Limit> {
     }
 }
 
-fn files(limit: Limit, whose: &str, shards: u16) -> Check {
+fn files(limit: Limit, whose: &str, (shards, connections): (u16, u64)) -> Check {
     let name = "limits.files";
     let least = FILES_AT_ALL + FILES_A_SHARD * u64::from(shards);
-    let connections = u64::try_from(CONNECTIONS_MAX).unwrap_or(u64::MAX);
     let good = least.saturating_add(connections);
     let may = match limit.0 {
         Some(limit) => count(limit),
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn files_are_judged_by_shards_and_by_connections() {
-        let status = |limit| files(Limit(limit), "it", 2).status;
+        let status = |limit| files(Limit(limit), "it", (2, 1024)).status;
         assert_eq!(status(None), Status::Ok);
         assert_eq!(status(Some(128 + 32 + 1024)), Status::Ok);
         assert_eq!(status(Some(128 + 32 + 1023)), Status::Warning);

@@ -1,4 +1,4 @@
-//! The two ports: free, or held by the server that runs.
+//! The ports: free, or held by the server that runs.
 
 use std::fmt::Display;
 use std::io;
@@ -10,31 +10,58 @@ use crate::data_dir::Ready;
 
 /// Everything about the ports. `server`: where the running server said it is.
 pub(super) fn checks(config: &Config, server: Option<&Ready>) -> Vec<Check> {
-    let (api, agents) = (config.api.listen, config.gateway.listen);
-    let held = |url: &str| port_of(url).unwrap_or(0);
-    let mut checks = match server {
-        Some(ready) => vec![
-            served("port.api", "TCP", api, held(&ready.api), ready.pid),
-            served("port.agents", "UDP", agents, held(&ready.agents), ready.pid),
-        ],
-        None => vec![
-            free(
-                "port.api",
+    let api = &config.api;
+    let held = |url: Option<&String>| url.and_then(|url| port_of(url)).unwrap_or(0);
+    let listeners = [
+        ("port.api", "api.listen", Some(api.listen)),
+        ("port.public", "api.public.listen", api.public_listen),
+        ("port.admin", "admin.listen", api.admin_listen),
+    ];
+    let mut checks = Vec::new();
+    for (name, key, wanted) in listeners {
+        let Some(wanted) = wanted else { continue };
+        checks.push(match server {
+            Some(ready) => {
+                let url = match name {
+                    "port.api" => Some(&ready.api),
+                    "port.public" => ready.public.as_ref(),
+                    _ => ready.admin.as_ref(),
+                };
+                served(name, "TCP", wanted, held(url), ready.pid)
+            }
+            None => free(
+                name,
                 "TCP",
-                api,
-                "api.listen",
-                TcpListener::bind(api).map(drop),
+                wanted,
+                key,
+                TcpListener::bind(wanted).map(drop),
             ),
-            free(
-                "port.agents",
-                "UDP",
-                agents,
-                "gateway.listen",
-                UdpSocket::bind(agents).map(drop),
-            ),
-        ],
-    };
-    checks.extend(in_the_clear(api));
+        });
+    }
+    let agents = config.gateway.listen;
+    checks.push(match server {
+        Some(ready) => served(
+            "port.agents",
+            "UDP",
+            agents,
+            held(Some(&ready.agents)),
+            ready.pid,
+        ),
+        None => free(
+            "port.agents",
+            "UDP",
+            agents,
+            "gateway.listen",
+            UdpSocket::bind(agents).map(drop),
+        ),
+    });
+    if api.ui.certificate.is_none() {
+        checks.extend(in_the_clear(("api.listen", api.listen)));
+    }
+    let public = api
+        .public_listen
+        .filter(|_| api.public.certificate.is_none());
+    checks.extend(public.and_then(|public| in_the_clear(("api.public.listen", public))));
     checks
 }
 
@@ -95,12 +122,12 @@ fn free(
 }
 
 /// Tokens cross the network as they are.
-fn in_the_clear(api: SocketAddr) -> Option<Check> {
-    (!api.ip().is_loopback()).then(|| {
+fn in_the_clear((key, listen): (&str, SocketAddr)) -> Option<Check> {
+    (!listen.ip().is_loopback()).then(|| {
         Check::warning(
             "port.api_exposed",
-            format!("the API speaks plain HTTP and listens beyond loopback, on {api}"),
-            "put a TLS proxy before it and set api.listen to 127.0.0.1:7440, or a firewall around it",
+            format!("the API speaks plain HTTP and listens beyond loopback, on {listen}"),
+            format!("give it a certificate, or set {key} to an address of 127.0.0.0/8 behind a TLS proxy"),
         )
     })
 }
@@ -143,6 +170,9 @@ mod tests {
     fn ports_of_the_running_server_are_not_in_its_way() {
         let ready = Ready {
             api: "http://127.0.0.1:7440".to_owned(),
+            public: None,
+            api_certificate: None,
+            admin: None,
             agents: "127.0.0.1:7443".to_owned(),
             admin_token_file: "t".into(),
             data_dir: "d".into(),
@@ -167,5 +197,14 @@ mod tests {
             found(&config, None)[2],
             ("port.api_exposed", Status::Warning)
         );
+        config.api.ui.certificate = Some("api.pem".into());
+        assert_eq!(found(&config, None).len(), 2, "it speaks TLS");
+        config.api.public_listen = Some("0.0.0.0:0".parse().unwrap());
+        let names: Vec<_> = found(&config, None)
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        let expected = ["port.api", "port.public", "port.agents", "port.api_exposed"];
+        assert_eq!(names, expected);
     }
 }

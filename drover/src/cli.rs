@@ -187,7 +187,7 @@ where
 
 /// The command line as it is where no variable says a global flag.
 fn without_variables() -> clap::Command {
-    let flags = ["api", "token", "data_dir", "output"];
+    let flags = ["api", "token", "ca_file", "data_dir", "output"];
     flags.into_iter().fold(Cli::command(), |command, flag| {
         command.mut_arg(flag, |arg| arg.env(None::<&'static str>))
     })
@@ -274,7 +274,7 @@ mod tests {
                 .filter(|arg| arg.get_env().is_some());
             flags.count()
         };
-        assert_eq!((of(Cli::command()), of(without_variables())), (4, 0));
+        assert_eq!((of(Cli::command()), of(without_variables())), (5, 0));
     }
 
     #[test]

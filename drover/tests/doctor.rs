@@ -61,10 +61,19 @@ impl Found {
 fn doctor(deployment: &Deployment) -> Found {
     let api = deployment.addresses.api.replace("http://", "");
     let agents = deployment.addresses.agents.as_str();
+    // No port that tests beside this one may look at as well.
+    let set = ["--set", "admin.listen=off"];
     let flags = ["--api-listen", &api, "--gateway-listen", agents];
     let mut arguments = vec!["--output", "json", "doctor", "--shards", "2"];
-    arguments.extend(flags);
+    arguments.extend(flags.into_iter().chain(set));
     Found::of(&deployment.drover(&arguments))
+}
+
+/// The same of a server that has just ended: the kernel lets go of its rings, and so of its port, a moment later.
+fn doctor_after_the_end(deployment: &Deployment) -> Found {
+    let looks = (0..50).map(|_| doctor(deployment));
+    let mut looks = looks.skip_while(|found| found.failures() == ["port.agents"]);
+    looks.next().expect("the port is held for ever")
 }
 
 /// Names of all files below a directory.
@@ -93,6 +102,8 @@ fn before_the_first_start_nothing_is_in_its_way_and_nothing_is_made() {
         "127.0.0.1:0",
         "--gateway-listen",
         "127.0.0.1:0",
+        "--set",
+        "admin.listen=off",
     ];
     let mut doctor = command(parent.path());
     let output = doctor
@@ -175,7 +186,7 @@ fn after_a_crash_it_tells_so_and_leaves_all_to_the_next_start() {
     deployment.server.kill();
     let log = deployment.data_dir().join("drover.db-wal");
     let left = std::fs::read(&log).expect("a crash leaves a log");
-    let found = doctor(&deployment);
+    let found = doctor_after_the_end(&deployment);
     assert_eq!(found.failures(), Vec::<&str>::new(), "{}", found.report);
     assert_eq!(found.status("server"), "warning");
     let words = found.check("store.log")["found"].as_str().expect("words");
@@ -302,7 +313,7 @@ fn a_copy_of_the_directory_brings_everything_back_but_what_came_after_it() {
     deployment.server.kill();
     std::fs::remove_dir_all(&data).expect("it is ours");
     copy(&backup, &data);
-    let found = doctor(&deployment);
+    let found = doctor_after_the_end(&deployment);
     assert_eq!(found.failures(), Vec::<&str>::new(), "{}", found.report);
 
     deployment.start_again();

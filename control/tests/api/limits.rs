@@ -36,6 +36,14 @@ fn told(plane: &Plane) -> Vec<Limit> {
     told.next_back().unwrap()
 }
 
+/// Waits until the gateway was told these last: the answer may be before that.
+async fn is_told(plane: &Plane, expected: &[Limit]) {
+    eventually("the gateway is told the limits", async || {
+        (told(plane) == expected).then_some(())
+    })
+    .await;
+}
+
 fn times_told(plane: &Plane) -> usize {
     let sent = plane.gateway.sent.lock().unwrap();
     let told = |request: &&Request| matches!(request, Request::SetLimits { .. });
@@ -119,7 +127,7 @@ async fn an_agents_limit_is_set_shown_live_and_removed() {
         max: 4,
         pin: Some(2),
     };
-    assert_eq!(told(&plane), [expected]);
+    is_told(&plane, &[expected]).await;
     assert_eq!(times_told(&plane), 2, "the same again is not told again");
     let (_, list) = plane.get("/v1/limits").await;
     assert_eq!(list["items"], json!([set]));
@@ -127,7 +135,7 @@ async fn an_agents_limit_is_set_shown_live_and_removed() {
     assert_eq!(shown["live"], live());
     let (status, body) = plane.delete(&format!("{path}?reason=mended")).await;
     assert_eq!(status, 204, "{body}");
-    assert_eq!(told(&plane), []);
+    is_told(&plane, &[]).await;
     let (status, body) = plane.delete(&path).await;
     assert_eq!(status, 404, "{body}");
     let (_, list) = plane.get("/v1/limits").await;
@@ -216,7 +224,13 @@ async fn a_groups_limit_shows_how_much_of_it_is_in_use() {
         ),
         (&json!(64), &json!(120), &json!(6))
     );
-    assert_eq!(told(&plane)[0].key, key);
+    eventually("the gateway is told the limit", async || {
+        told(&plane)
+            .first()
+            .is_some_and(|limit| limit.key == key)
+            .then_some(())
+    })
+    .await;
     let body = json!({"max": 2, "reason": "the array is slow"});
     let (status, set) = plane.put("/v1/limits/resource/pool%2Ffast", body).await;
     assert_eq!((status, &set["key"]), (201, &json!("pool/fast")), "{set}");

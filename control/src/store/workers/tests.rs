@@ -197,11 +197,11 @@ async fn what_was_taken_over_is_known_although_nothing_else_can_be_read() {
         };
         store.beat(worker(1), UnixMs(1500), asks).await.unwrap()
     };
-    rename("ALTER TABLE pause RENAME TO away").await;
+    rename("ALTER TABLE limit_def RENAME TO away").await;
     let beat = looks(Looked::default()).await;
     assert_eq!(beat.adopted[0].process, id);
     assert!(beat.shared.is_none());
-    rename("ALTER TABLE away RENAME TO pause").await;
+    rename("ALTER TABLE away RENAME TO limit_def").await;
     // Nothing counts as read: the next beat makes good for it.
     store.begin_worker(worker(3), UnixMs(1500)).await.unwrap();
     assert!(looks(beat.looked).await.shared.unwrap().orders.is_some());

@@ -140,6 +140,7 @@ mod tests {
     fn config() -> Config {
         let mut config = Config::default();
         config.api.listen = "127.0.0.1:0".parse().unwrap();
+        config.api.admin_listen = None;
         config.gateway.listen = "127.0.0.1:0".parse().unwrap();
         config
     }
@@ -172,7 +173,7 @@ mod tests {
             api: "http://127.0.0.1:7440".to_owned(),
             public: None,
             api_certificate: None,
-            admin: None,
+            admin: Some("http://127.0.0.1:7441".to_owned()),
             agents: "127.0.0.1:7443".to_owned(),
             admin_token_file: "t".into(),
             data_dir: "d".into(),
@@ -181,11 +182,11 @@ mod tests {
             version: "0".to_owned(),
         };
         let defaults = Config::default();
-        let ok = [("port.api", Status::Ok), ("port.agents", Status::Ok)];
+        let ok = ["port.api", "port.admin", "port.agents"].map(|name| (name, Status::Ok));
         assert_eq!(found(&defaults, Some(&ready)), ok);
         let mut other = Config::default();
         other.gateway.listen = "0.0.0.0:7444".parse().unwrap();
-        assert_eq!(found(&other, Some(&ready))[1].1, Status::Warning);
+        assert_eq!(found(&other, Some(&ready))[2].1, Status::Warning);
     }
 
     #[test]

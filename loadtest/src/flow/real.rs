@@ -238,12 +238,13 @@ mod tests {
         let mut options = report::tests::options(None);
         let rows = options.expected();
         // Two rows: warm-up, what counts, the idle server, calm, the end of what is outstanding, up and down.
-        assert_eq!(rows, 2 * Duration::from_secs(60 + 60 + 5 + 3 + 5 + 20));
+        assert_eq!(rows, 2 * Duration::from_secs(60 + 60 + 5 + 10 + 5 + 20));
         options.gammas.push(0.05);
         assert_eq!(options.expected(), rows * 2);
         options.dead_server = true;
         let dead = options.expected() - rows * 2;
-        assert_eq!(dead, Duration::from_secs(20 + 45 + 5));
+        // Two loads: up and down, until the death, the end of each; and until the dead one is missed.
+        assert_eq!(dead, Duration::from_secs(2 * (20 + 45) + 5 + 30 + 20));
         options.stuck = 100_000;
         let stuck = options.expected() - rows * 2 - dead;
         assert_eq!(stuck, stuck::expected(100_000));

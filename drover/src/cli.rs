@@ -1,6 +1,6 @@
 //! The command line: what can be said, and which file does it.
 //!
-//! Everything but `serve`, `agent` and `completions` is a thin client of the REST API: it sends what
+//! Everything but `serve`, `agent`, `identity` and `completions` is a thin client of the REST API: it sends what
 //! was said, prints what came back, and knows no rule of its own.
 
 mod agent;
@@ -12,6 +12,7 @@ mod dead_letters;
 mod follow;
 mod groups;
 mod health;
+mod identity;
 mod kinds;
 mod limits;
 mod locate;
@@ -133,6 +134,9 @@ pub(crate) enum Command {
     Health,
     /// Show the deployment at a glance, live, in this terminal
     Top(top::TopArguments),
+    /// Make identities for servers on other machines
+    #[command(subcommand)]
+    Identity(identity::Command),
     /// Be an agent: join, run, allow programs
     #[command(subcommand)]
     Agent(agent::Command),
@@ -149,6 +153,7 @@ pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault>
     let client = || locate::client(&global);
     match command {
         Command::Agent(command) => Box::pin(agent::run(output, command)).await,
+        Command::Identity(command) => identity::run(&global, command),
         Command::Run(arguments) => run::run(&client()?, output, arguments).await,
         Command::Agents(command) => agents::run(&client()?, output, command).await,
         Command::Groups(command) => groups::run(&client()?, output, command).await,

@@ -9,9 +9,9 @@ use crate::fault::{Exit, Fault};
 pub(crate) fn client(global: &Global) -> Result<Client, Fault> {
     let directory = data_dir::path(global.data_dir.as_deref());
     let ready = data_dir::read_ready(&directory);
-    let url = match (&global.api, &ready) {
-        (Some(url), _) => url.clone(),
-        (None, Some(ready)) => ready.api.clone(),
+    let local = ready.as_ref().and_then(|ready| ready.api.clone());
+    let url = match (global.api.clone(), local) {
+        (Some(url), _) | (None, Some(url)) => url,
         (None, None) => {
             return Err(Fault::new(format_args!(
                 "no server was named, and {} shows none on this machine",
@@ -30,8 +30,8 @@ pub(crate) fn client(global: &Global) -> Result<Client, Fault> {
 
 /// The local admin token, but only for the local server: it is not shown to another one.
 fn local_token(ready: Option<&Ready>, url: &str) -> Option<String> {
-    let ready = ready.filter(|ready| ready.api == url)?;
-    let text = std::fs::read_to_string(&ready.admin_token_file).ok()?;
+    let ready = ready.filter(|ready| ready.api.as_deref() == Some(url))?;
+    let text = std::fs::read_to_string(ready.admin_token_file.as_ref()?).ok()?;
     Some(text.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
@@ -63,9 +63,10 @@ mod tests {
         let file = directory.path().join("token");
         std::fs::write(&file, "secret\n").unwrap();
         let ready = Ready {
-            api: "http://127.0.0.1:1".to_owned(),
-            agents: "127.0.0.1:2".to_owned(),
-            admin_token_file: file,
+            api: Some("http://127.0.0.1:1".to_owned()),
+            agents: Some("127.0.0.1:2".to_owned()),
+            link: None,
+            admin_token_file: Some(file),
             data_dir: directory.path().to_owned(),
             pid: 1,
             profile: "all".to_owned(),

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 /// A batch gathers this long, since the last one began.
 const GATHER: Duration = Duration::from_millis(5);
-/// Under load it gathers so long for each process server on the store: as many commits in all, however many
-/// servers there are. More servers than this do not make it longer.
-const SERVERS_MAX: u64 = 8;
+/// Under load it gathers twice as long where other process servers share the store: fewer commits in all. No longer:
+/// a claim that waits is a place at an agent that stands idle, and 20 ms of operations of 2 s are a hundredth of the
+/// goodput.
+const SHARED: u32 = 2;
 /// Batches that follow each other within this are load...
 const LOAD_WITHIN: Duration = Duration::from_millis(50);
 /// ... if there are so many of them; the steps of a single process are fewer.
@@ -35,11 +36,8 @@ impl Rhythm {
 
     /// When the next one may begin, with so many process servers on the store.
     pub(super) fn next(&self, servers: u64) -> Instant {
-        let servers = match self.run >= LOAD_RUN {
-            true => u32::try_from(servers.clamp(1, SERVERS_MAX)).unwrap_or(1),
-            false => 1,
-        };
-        self.last + GATHER * servers
+        let shared = servers > 1 && self.run >= LOAD_RUN;
+        self.last + if shared { GATHER * SHARED } else { GATHER }
     }
 }
 
@@ -48,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_under_load_commit_as_often_together_as_one_alone() {
+    fn under_load_batches_are_fewer_where_the_store_is_shared() {
         let start = crate::clock::monotonic();
         let mut rhythm = Rhythm::new(start);
         let mut now = start;
@@ -67,8 +65,8 @@ mod tests {
         let of_four = run_for(&mut rhythm, &mut now, 4);
         let of_many = run_for(&mut rhythm, &mut now, 1000);
         assert!((395..=405).contains(&alone), "{alone}");
-        assert!((95..=110).contains(&of_four), "{of_four}");
-        assert!((48..=60).contains(&of_many), "{of_many}");
+        assert!((195..=210).contains(&of_four), "{of_four}");
+        assert_eq!(of_many, 200);
     }
 
     #[test]

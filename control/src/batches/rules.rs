@@ -43,6 +43,16 @@ pub(crate) fn pace(rate: u32) -> (u32, Duration) {
     (size, Duration::from_secs(1) * size / rate)
 }
 
+/// Processes in a step that comes `late`: those of one step, and what was missed, one second's worth at most in all.
+/// So steps that take longer than their time, at a busy server, do not lower the rate.
+pub(crate) fn step_size(rate: u32, late: Duration) -> u32 {
+    let rate = rate.max(1);
+    let (size, _) = pace(rate);
+    let missed = u128::from(rate) * late.as_millis() / 1000;
+    let missed = u32::try_from(missed).unwrap_or(u32::MAX);
+    size.saturating_add(missed).min(rate)
+}
+
 /// Whether somebody who expects `confirm` processes knows what they do when `matched` match: right
 /// to within 10 %.
 pub(crate) fn is_confirmed(matched: u64, confirm: u64) -> bool {
@@ -110,6 +120,17 @@ mod tests {
             assert!(every <= Duration::from_secs(1) && every >= Duration::from_millis(50));
         }
         assert_eq!(pace(0).1, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_late_step_makes_up_for_what_was_missed_but_not_for_more_than_a_second() {
+        let late = Duration::from_millis;
+        assert_eq!(step_size(1000, late(0)), 100);
+        assert_eq!(step_size(1000, late(800)), 900);
+        assert_eq!(step_size(1000, late(3_600_000)), 1000);
+        assert_eq!(step_size(50, late(100)), 10);
+        assert_eq!(step_size(1, late(10_000)), 1);
+        assert_eq!(step_size(0, Duration::MAX), 1);
     }
 
     #[test]

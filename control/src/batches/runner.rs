@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::acting::{Acted, act};
 use super::matching::matching;
-use super::rules::pace;
+use super::rules::{pace, step_size};
 use crate::api::model::batches::BatchState;
 use crate::clock;
 use crate::dispatch::{Engine, EngineError};
@@ -59,10 +59,12 @@ async fn turn(
     due.retain(|id, _| running.iter().any(|row| row.id == *id));
     for row in running {
         let now = clock::monotonic();
-        if due.get(&row.id).is_some_and(|at| *at > now) {
+        let at = due.get(&row.id).copied().unwrap_or(now);
+        if at > now {
             continue;
         }
-        let (size, every) = pace(row.rate);
+        let (_, every) = pace(row.rate);
+        let size = step_size(row.rate, now.saturating_duration_since(at));
         match step(store, engine, &row, size).await {
             Ok(true) => drop(due.insert(row.id, now + every)),
             Ok(false) => drop(due.remove(&row.id)),

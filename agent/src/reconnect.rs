@@ -1,12 +1,15 @@
 //! When and where to connect next: a pure policy, so that a fleet of ten thousand comes back evenly.
 //!
 //! ```text
-//!   session lost ─▶ U(0, S) ─▶ address 1, 2, … ─▶ U(0, 1 s) ─▶ address 1, 2, … ─▶ U(0, 2 s) ─▶ … U(0, 300 s)
+//!   session lost ─▶ U(0, S) ─▶ address 1, 2, … ─▶ U(0, 1 s) ─▶ address 1, 2, … ─▶ U(0, 2 s) ─▶ … U(0, 60 s)
 //!                   S asked by the gateway                       full jitter, doubling
 //! ```
 //!
-//! A round tries every known address once, in order; the waiting is between rounds. A session that
-//! stood for a minute clears the count. Times and random numbers (0 ≤ r < 1) are arguments.
+//! A round tries every known address once, in order; the waiting is between rounds. For every 10 s that a session
+//! stood it takes back one doubling: a server that dies every half a minute is met again within a second or two, one
+//! that dies as soon as its fleet is there is met by a fleet that is spread over a minute. No pause is longer: however
+//! long a server was away, a minute after it is back everybody is there, and a hundred thousand agents over a minute
+//! are fewer than one core lets in. Times and random numbers (0 ≤ r < 1) are arguments.
 
 use std::time::{Duration, Instant};
 
@@ -22,9 +25,13 @@ const SPREAD_MAX: Duration = Duration::from_secs(600);
 /// The first interval of the doubling.
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
 /// The longest interval.
-const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// A session this long clears the count of failures.
-const STABLE_AFTER: Duration = Duration::from_secs(60);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Where something must be mended first.
+const SLOWLY: Duration = Duration::from_secs(300);
+/// A session takes back one failure for each time this long that it stood.
+const FORGIVES_EVERY: Duration = Duration::from_secs(10);
+/// Failures that count at most: as many as it takes to [`BACKOFF_MAX`].
+const FAILURES_MAX: u32 = 7;
 
 /// Why there is no session now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -115,15 +122,17 @@ impl Reconnect {
     /// There is no session. `random`: 0 ≤ r < 1.
     pub fn handle_down(&mut self, now: Instant, down: Down, random: f64) -> Next {
         let lost_session = self.up_since.take();
-        if lost_session.is_some_and(|since| now.duration_since(since) >= STABLE_AFTER) {
-            self.failed_rounds = 0;
+        if let Some(since) = lost_session {
+            let forgiven = now.duration_since(since).as_secs() / FORGIVES_EVERY.as_secs();
+            let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+            self.failed_rounds = self.failed_rounds.saturating_sub(forgiven);
         }
         match down {
             Down::Lost(Retry::Never) => Next::Never,
             Down::Lost(Retry::Slowly) => {
-                self.failed_rounds = self.failed_rounds.saturating_add(1);
+                self.note_failure();
                 self.begin_round(Vec::new());
-                self.take(around(BACKOFF_MAX, random))
+                self.take(around(SLOWLY, random))
             }
             Down::Lost(Retry::Soon) => {
                 let address = self.round.first().cloned();
@@ -140,13 +149,10 @@ impl Reconnect {
             } => {
                 // Two gateways that point at each other must not make an agent spin.
                 let wait = match self.failed_rounds {
-                    0 => around(retry_after.min(BACKOFF_MAX), random),
-                    _ => {
-                        around(retry_after.min(BACKOFF_MAX), random)
-                            + self.interval().mul_f64(random)
-                    }
+                    0 => around(retry_after.min(SLOWLY), random),
+                    _ => around(retry_after.min(SLOWLY), random) + self.interval().mul_f64(random),
                 };
-                self.failed_rounds = self.failed_rounds.saturating_add(1);
+                self.note_failure();
                 self.begin_round(addresses);
                 self.take(wait)
             }
@@ -168,13 +174,17 @@ impl Reconnect {
             (_, true) => self.interval().max(self.spread).mul_f64(random),
             (_, false) => self.interval().mul_f64(random),
         };
-        self.failed_rounds = self.failed_rounds.saturating_add(1);
+        self.note_failure();
         pause
     }
 
-    /// The cap of the full jitter: min(300 s, 1 s · 2ⁿ).
+    fn note_failure(&mut self) {
+        self.failed_rounds = self.failed_rounds.saturating_add(1).min(FAILURES_MAX);
+    }
+
+    /// The cap of the full jitter: min(60 s, 1 s · 2ⁿ).
     fn interval(&self) -> Duration {
-        let doublings = self.failed_rounds.saturating_sub(1).min(16);
+        let doublings = self.failed_rounds.saturating_sub(1);
         BACKOFF_BASE.saturating_mul(1 << doublings).min(BACKOFF_MAX)
     }
 
@@ -243,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_stable_session_the_spread_of_the_gateway_counts_and_the_last_address_comes_first() {
+    fn after_a_long_session_the_spread_of_the_gateway_counts_and_the_last_address_comes_first() {
         let now = clock::now();
         let mut policy = policy();
         policy.first();
@@ -251,7 +261,7 @@ mod tests {
             policy.handle_down(now, SOON, 0.9);
         }
         policy.handle_up(now, "b:1", Duration::from_secs(20), &["c:1".into()]);
-        let later = now + STABLE_AFTER;
+        let later = now + FORGIVES_EVERY * FAILURES_MAX;
         assert_eq!(policy.handle_down(later, SOON, 0.5), connect(10_000, "b:1"));
         assert_eq!(policy.handle_down(later, SOON, 0.5), connect(0, "c:1"));
         assert_eq!(policy.handle_down(later, SOON, 0.5), connect(0, "a:1"));
@@ -283,7 +293,26 @@ mod tests {
             assert!(after >= last);
             last = after;
         }
-        assert!(last > Duration::from_secs(250));
+        assert!(last > Duration::from_secs(59));
+    }
+
+    #[test]
+    fn a_server_that_dies_again_and_again_is_met_soon_where_it_lives_a_while() {
+        let mut now = clock::now();
+        let mut policy = Reconnect::new(vec!["a:1".into()]);
+        policy.first();
+        // It was away for long.
+        for _ in 0..20 {
+            policy.handle_down(now, SOON, 0.999);
+        }
+        for _ in 0..20 {
+            policy.handle_up(now, "a:1", Duration::from_secs(1), &[]);
+            now += Duration::from_secs(20);
+            policy.handle_down(now, SOON, 0.999);
+        }
+        policy.handle_up(now, "a:1", Duration::from_secs(1), &[]);
+        now += Duration::from_secs(20);
+        assert_eq!(policy.handle_down(now, SOON, 0.5), connect(500, "a:1"));
     }
 
     #[test]
@@ -350,7 +379,7 @@ mod tests {
                 let Next::Connect { after, .. } = next else {
                     panic!("nothing said never");
                 };
-                prop_assert!(after <= SPREAD_MAX.max(BACKOFF_MAX * 3));
+                prop_assert!(after <= SPREAD_MAX.max(SLOWLY * 2));
             }
         }
     }

@@ -130,10 +130,12 @@ impl Store {
     }
 }
 
+/// Two questions, each answered by one end of the key: asked as one, SQLite reads the whole table for it.
+pub(super) const SPAN: &str =
+    "SELECT (SELECT min(seq) FROM process_event), (SELECT max(seq) FROM process_event)";
+
 async fn span(db: &mut Connection) -> Result<EventSpan, StoreError> {
-    let row = sqlx::query("SELECT min(seq), max(seq) FROM process_event")
-        .fetch_one(&mut *db)
-        .await?;
+    let row = sqlx::query(SPAN).fetch_one(&mut *db).await?;
     let number = |column: usize| -> Result<u64, StoreError> {
         Ok(from_sql(
             row.try_get::<Option<i64>, _>(column)?.unwrap_or(0),

@@ -333,6 +333,29 @@ async fn an_epoch_rises_above_what_was_seen_for_its_owner_and_within_reason() {
     }
 }
 
+/// The log has millions of rows, and the writer asks for its ends with every trimming.
+#[tokio::test]
+async fn the_ends_of_the_log_are_found_without_reading_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await.unwrap();
+    let mut reader = store.reader().await.unwrap();
+    let plan = format!("EXPLAIN QUERY PLAN {}", log::SPAN);
+    let steps = sqlx::query(sqlx::AssertSqlSafe(plan)).fetch_all(&mut *reader);
+    let steps = steps.await.unwrap();
+    let details = steps.iter().map(|step| step.get::<String, _>("detail"));
+    let details: Vec<String> = details.collect();
+    let searches = details
+        .iter()
+        .filter(|step| step.starts_with("SEARCH process_event"));
+    assert_eq!(searches.count(), 2, "{details:?}");
+    assert!(
+        !details
+            .iter()
+            .any(|step| step.contains("SCAN process_event")),
+        "{details:?}"
+    );
+}
+
 #[tokio::test]
 async fn trimming_keeps_the_newest_and_numbers_never_repeat() {
     let directory = tempfile::tempdir().unwrap();

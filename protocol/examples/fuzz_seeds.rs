@@ -57,6 +57,18 @@ fn main() -> io::Result<()> {
         values::event(),
         frame::encode_event,
     )?;
+    write(
+        directory,
+        "decode_words",
+        values::server_word(),
+        frame::encode_server_word,
+    )?;
+    write(
+        directory,
+        "decode_words",
+        values::gateway_word(),
+        frame::encode_gateway_word,
+    )?;
     save(
         directory,
         "frame_buffer",

@@ -19,6 +19,7 @@ mod codec;
 mod enrol;
 mod event;
 mod flow;
+mod joining;
 mod lending;
 mod lists;
 mod operation;
@@ -35,6 +36,9 @@ pub use enrol::{
     decode_enrol_reply, decode_enrol_request, encode_enrol_reply, encode_enrol_request,
 };
 pub use event::{decode_event, encode_event};
+pub use joining::{
+    decode_gateway_word, decode_server_word, encode_gateway_word, encode_server_word,
+};
 pub use request::{decode_request, encode_request};
 
 /// The value does not fit into a frame.

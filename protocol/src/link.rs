@@ -6,11 +6,15 @@
 //! ```
 //!
 //! Delivery is at most once and in order per group; a full queue is told to the sender. Nothing
-//! here is durable: the store and the agents' journals are.
+//! here is durable: the store and the agents' journals are. Between machines the two sides also speak
+//! of their connection: [`ServerWord`], [`GatewayWord`].
+
+mod joining;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use self::joining::{ALPN_LINK, GatewayWord, LINK_SUPPORTED, ServerWord};
 use crate::close::CloseCode;
 use crate::enrol::{EnrolReply, EnrolRequest};
 use crate::flow::lending::{Lease, Report};

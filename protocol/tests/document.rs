@@ -58,6 +58,7 @@ fn every_limit_has_the_value_in_the_table() {
         COMMAND_REPLY_BYTES_MAX,
         GATEWAY_FRAME_BYTES_MAX,
         ENROL_FRAME_BYTES_MAX,
+        WORD_FRAME_BYTES_MAX,
         COMMAND_STREAMS_MAX,
         AGENT_STREAMS_MAX,
         STREAM_WINDOW_BYTES,
@@ -137,6 +138,8 @@ fn every_identifier_is_in_the_table() {
         frame::decode_enrol_request(other).map(drop),
         frame::decode_request(other).map(drop),
         frame::decode_event(other).map(drop),
+        frame::decode_server_word(other).map(drop),
+        frame::decode_gateway_word(other).map(drop),
     ];
     for said in said {
         let said = said.expect_err("another kind of frame").to_string();

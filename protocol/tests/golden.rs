@@ -7,8 +7,10 @@ use bytes::Bytes;
 use protocol::agent::{AgentMessage, GatewayMessage, Hello};
 use protocol::enrol::{EnrolReply, EnrolRequest, Enrolment};
 use protocol::frame;
-use protocol::ids::{AgentId, Epoch, Fence, GroupId, OperationId, ProcessId, Slot};
-use protocol::link::{Event, Request, Target};
+use protocol::ids::{
+    AgentId, Epoch, Fence, GatewayId, GroupId, OperationId, ProcessId, ServerId, Slot,
+};
+use protocol::link::{Event, GatewayWord, Request, ServerWord, Target};
 use protocol::operation::{Command, OpenOperation, Outcome, OutcomeStatus, Phase};
 use protocol::version::VersionRange;
 
@@ -121,4 +123,25 @@ fn a_request_and_an_event() {
     };
     let read = frame::decode_event(include_bytes!("golden/event.bin"));
     assert_eq!(read, Ok(event));
+}
+
+#[test]
+fn words_about_a_connection() {
+    let hello = ServerWord::Hello {
+        versions: VersionRange {
+            oldest: 1,
+            newest: 2,
+        },
+        software: "another-server 0.1".to_owned(),
+    };
+    let read = frame::decode_server_word(include_bytes!("golden/server_word.bin"));
+    assert_eq!(read, Ok(hello));
+
+    let welcome = GatewayWord::Welcome {
+        version: 1,
+        gateway: GatewayId::from_bytes(uuid(3)),
+        server: ServerId(7),
+    };
+    let read = frame::decode_gateway_word(include_bytes!("golden/gateway_word.bin"));
+    assert_eq!(read, Ok(welcome));
 }

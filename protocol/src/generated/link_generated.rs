@@ -6068,6 +6068,190 @@ impl<'a> ::flatbuffers::Verifiable for EventBody {
 impl ::flatbuffers::SimpleToVerifyInSlice for EventBody {}
 pub struct EventBodyUnionTableOffset {}
 
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_SERVER_WORD_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_SERVER_WORD_BODY: u8 = 3;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_SERVER_WORD_BODY: [ServerWordBody; 4] = [
+  ServerWordBody::NONE,
+  ServerWordBody::LinkHello,
+  ServerWordBody::Came,
+  ServerWordBody::Draining,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct ServerWordBody(pub u8);
+#[allow(non_upper_case_globals)]
+impl ServerWordBody {
+  pub const NONE: Self = Self(0);
+  pub const LinkHello: Self = Self(1);
+  pub const Came: Self = Self(2);
+  pub const Draining: Self = Self(3);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::NONE,
+    Self::LinkHello,
+    Self::Came,
+    Self::Draining,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::NONE => Some("NONE"),
+      Self::LinkHello => Some("LinkHello"),
+      Self::Came => Some("Came"),
+      Self::Draining => Some("Draining"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for ServerWordBody {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for ServerWordBody {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for ServerWordBody {
+    type Output = ServerWordBody;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for ServerWordBody {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ServerWordBody {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ServerWordBody {}
+pub struct ServerWordBodyUnionTableOffset {}
+
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_GATEWAY_WORD_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_GATEWAY_WORD_BODY: u8 = 2;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_GATEWAY_WORD_BODY: [GatewayWordBody; 3] = [
+  GatewayWordBody::NONE,
+  GatewayWordBody::LinkWelcome,
+  GatewayWordBody::Leads,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct GatewayWordBody(pub u8);
+#[allow(non_upper_case_globals)]
+impl GatewayWordBody {
+  pub const NONE: Self = Self(0);
+  pub const LinkWelcome: Self = Self(1);
+  pub const Leads: Self = Self(2);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::NONE,
+    Self::LinkWelcome,
+    Self::Leads,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::NONE => Some("NONE"),
+      Self::LinkWelcome => Some("LinkWelcome"),
+      Self::Leads => Some("Leads"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for GatewayWordBody {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for GatewayWordBody {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for GatewayWordBody {
+    type Output = GatewayWordBody;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for GatewayWordBody {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for GatewayWordBody {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for GatewayWordBody {}
+pub struct GatewayWordBodyUnionTableOffset {}
+
 // struct Target, aligned to 1
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -12595,6 +12779,873 @@ impl ::core::fmt::Debug for Event<'_> {
         },
         EventBody::Reported => {
           if let Some(x) = self.body_as_reported() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        _ => {
+          let x: Option<()> = None;
+          ds.field("body", &x)
+        },
+      };
+      ds.finish()
+  }
+}
+pub enum LinkHelloOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct LinkHello<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for LinkHello<'a> {
+  type Inner = LinkHello<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> LinkHello<'a> {
+  pub const VT_OLDEST_VERSION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NEWEST_VERSION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SOFTWARE: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    LinkHello { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args LinkHelloArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<LinkHello<'bldr>> {
+    let mut builder = LinkHelloBuilder::new(_fbb);
+    if let Some(x) = args.software { builder.add_software(x); }
+    builder.add_newest_version(args.newest_version);
+    builder.add_oldest_version(args.oldest_version);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn oldest_version(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(LinkHello::VT_OLDEST_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn newest_version(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(LinkHello::VT_NEWEST_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn software(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(LinkHello::VT_SOFTWARE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for LinkHello<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("oldest_version", Self::VT_OLDEST_VERSION, false)?
+     .visit_field::<u16>("newest_version", Self::VT_NEWEST_VERSION, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("software", Self::VT_SOFTWARE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LinkHelloArgs<'a> {
+    pub oldest_version: u16,
+    pub newest_version: u16,
+    pub software: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for LinkHelloArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    LinkHelloArgs {
+      oldest_version: 0,
+      newest_version: 0,
+      software: None,
+    }
+  }
+}
+
+pub struct LinkHelloBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LinkHelloBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_oldest_version(&mut self, oldest_version: u16) {
+    self.fbb_.push_slot::<u16>(LinkHello::VT_OLDEST_VERSION, oldest_version, 0);
+  }
+  #[inline]
+  pub fn add_newest_version(&mut self, newest_version: u16) {
+    self.fbb_.push_slot::<u16>(LinkHello::VT_NEWEST_VERSION, newest_version, 0);
+  }
+  #[inline]
+  pub fn add_software(&mut self, software: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LinkHello::VT_SOFTWARE, software);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LinkHelloBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    LinkHelloBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<LinkHello<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for LinkHello<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("LinkHello");
+      ds.field("oldest_version", &self.oldest_version());
+      ds.field("newest_version", &self.newest_version());
+      ds.field("software", &self.software());
+      ds.finish()
+  }
+}
+pub enum CameOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Came<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Came<'a> {
+  type Inner = Came<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Came<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Came { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args CameArgs
+  ) -> ::flatbuffers::WIPOffset<Came<'bldr>> {
+    let mut builder = CameBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for Came<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CameArgs {
+}
+impl<'a> Default for CameArgs {
+  #[inline]
+  fn default() -> Self {
+    CameArgs {
+    }
+  }
+}
+
+pub struct CameBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CameBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CameBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CameBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Came<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Came<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Came");
+      ds.finish()
+  }
+}
+pub enum DrainingOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Draining<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Draining<'a> {
+  type Inner = Draining<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Draining<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Draining { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args DrainingArgs
+  ) -> ::flatbuffers::WIPOffset<Draining<'bldr>> {
+    let mut builder = DrainingBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for Draining<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DrainingArgs {
+}
+impl<'a> Default for DrainingArgs {
+  #[inline]
+  fn default() -> Self {
+    DrainingArgs {
+    }
+  }
+}
+
+pub struct DrainingBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DrainingBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DrainingBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DrainingBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Draining<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Draining<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Draining");
+      ds.finish()
+  }
+}
+pub enum ServerWordOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ServerWord<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ServerWord<'a> {
+  type Inner = ServerWord<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ServerWord<'a> {
+  pub const VT_BODY_TYPE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_BODY: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ServerWord { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ServerWordArgs
+  ) -> ::flatbuffers::WIPOffset<ServerWord<'bldr>> {
+    let mut builder = ServerWordBuilder::new(_fbb);
+    if let Some(x) = args.body { builder.add_body(x); }
+    builder.add_body_type(args.body_type);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn body_type(&self) -> ServerWordBody {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ServerWordBody>(ServerWord::VT_BODY_TYPE, Some(ServerWordBody::NONE)).unwrap()}
+  }
+  #[inline]
+  pub fn body(&self) -> ::flatbuffers::Table<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Table<'a>>>(ServerWord::VT_BODY, None).unwrap()}
+  }
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_link_hello(&self) -> Option<LinkHello<'a>> {
+    if self.body_type() == ServerWordBody::LinkHello {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { LinkHello::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_came(&self) -> Option<Came<'a>> {
+    if self.body_type() == ServerWordBody::Came {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Came::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_draining(&self) -> Option<Draining<'a>> {
+    if self.body_type() == ServerWordBody::Draining {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Draining::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for ServerWord<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_union::<ServerWordBody, _>("body_type", Self::VT_BODY_TYPE, "body", Self::VT_BODY, true, |key, v, pos| {
+        match key {
+          ServerWordBody::LinkHello => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<LinkHello>>("ServerWordBody::LinkHello", pos),
+          ServerWordBody::Came => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Came>>("ServerWordBody::Came", pos),
+          ServerWordBody::Draining => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Draining>>("ServerWordBody::Draining", pos),
+          _ => Ok(()),
+        }
+     })?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ServerWordArgs {
+    pub body_type: ServerWordBody,
+    pub body: Option<::flatbuffers::WIPOffset<::flatbuffers::UnionWIPOffset>>,
+}
+impl<'a> Default for ServerWordArgs {
+  #[inline]
+  fn default() -> Self {
+    ServerWordArgs {
+      body_type: ServerWordBody::NONE,
+      body: None, // required field
+    }
+  }
+}
+
+pub struct ServerWordBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ServerWordBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_body_type(&mut self, body_type: ServerWordBody) {
+    self.fbb_.push_slot::<ServerWordBody>(ServerWord::VT_BODY_TYPE, body_type, ServerWordBody::NONE);
+  }
+  #[inline]
+  pub fn add_body(&mut self, body: ::flatbuffers::WIPOffset<::flatbuffers::UnionWIPOffset>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ServerWord::VT_BODY, body);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ServerWordBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ServerWordBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ServerWord<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ServerWord::VT_BODY,"body");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ServerWord<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ServerWord");
+      ds.field("body_type", &self.body_type());
+      match self.body_type() {
+        ServerWordBody::LinkHello => {
+          if let Some(x) = self.body_as_link_hello() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ServerWordBody::Came => {
+          if let Some(x) = self.body_as_came() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ServerWordBody::Draining => {
+          if let Some(x) = self.body_as_draining() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        _ => {
+          let x: Option<()> = None;
+          ds.field("body", &x)
+        },
+      };
+      ds.finish()
+  }
+}
+pub enum LinkWelcomeOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct LinkWelcome<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for LinkWelcome<'a> {
+  type Inner = LinkWelcome<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> LinkWelcome<'a> {
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_GATEWAY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SERVER: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    LinkWelcome { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args LinkWelcomeArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<LinkWelcome<'bldr>> {
+    let mut builder = LinkWelcomeBuilder::new(_fbb);
+    builder.add_server(args.server);
+    if let Some(x) = args.gateway { builder.add_gateway(x); }
+    builder.add_version(args.version);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn version(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(LinkWelcome::VT_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn gateway(&self) -> &'a super::agent::Uuid {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<super::agent::Uuid>(LinkWelcome::VT_GATEWAY, None).unwrap()}
+  }
+  #[inline]
+  pub fn server(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(LinkWelcome::VT_SERVER, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for LinkWelcome<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("version", Self::VT_VERSION, false)?
+     .visit_field::<super::agent::Uuid>("gateway", Self::VT_GATEWAY, true)?
+     .visit_field::<u32>("server", Self::VT_SERVER, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LinkWelcomeArgs<'a> {
+    pub version: u16,
+    pub gateway: Option<&'a super::agent::Uuid>,
+    pub server: u32,
+}
+impl<'a> Default for LinkWelcomeArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    LinkWelcomeArgs {
+      version: 0,
+      gateway: None, // required field
+      server: 0,
+    }
+  }
+}
+
+pub struct LinkWelcomeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LinkWelcomeBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_version(&mut self, version: u16) {
+    self.fbb_.push_slot::<u16>(LinkWelcome::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn add_gateway(&mut self, gateway: &super::agent::Uuid) {
+    self.fbb_.push_slot_always::<&super::agent::Uuid>(LinkWelcome::VT_GATEWAY, gateway);
+  }
+  #[inline]
+  pub fn add_server(&mut self, server: u32) {
+    self.fbb_.push_slot::<u32>(LinkWelcome::VT_SERVER, server, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LinkWelcomeBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    LinkWelcomeBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<LinkWelcome<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, LinkWelcome::VT_GATEWAY,"gateway");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for LinkWelcome<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("LinkWelcome");
+      ds.field("version", &self.version());
+      ds.field("gateway", &self.gateway());
+      ds.field("server", &self.server());
+      ds.finish()
+  }
+}
+pub enum LeadsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Leads<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Leads<'a> {
+  type Inner = Leads<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Leads<'a> {
+  pub const VT_LEADS: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Leads { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args LeadsArgs
+  ) -> ::flatbuffers::WIPOffset<Leads<'bldr>> {
+    let mut builder = LeadsBuilder::new(_fbb);
+    builder.add_leads(args.leads);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn leads(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Leads::VT_LEADS, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Leads<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<bool>("leads", Self::VT_LEADS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LeadsArgs {
+    pub leads: bool,
+}
+impl<'a> Default for LeadsArgs {
+  #[inline]
+  fn default() -> Self {
+    LeadsArgs {
+      leads: false,
+    }
+  }
+}
+
+pub struct LeadsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LeadsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_leads(&mut self, leads: bool) {
+    self.fbb_.push_slot::<bool>(Leads::VT_LEADS, leads, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LeadsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    LeadsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Leads<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Leads<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Leads");
+      ds.field("leads", &self.leads());
+      ds.finish()
+  }
+}
+pub enum GatewayWordOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct GatewayWord<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GatewayWord<'a> {
+  type Inner = GatewayWord<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GatewayWord<'a> {
+  pub const VT_BODY_TYPE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_BODY: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GatewayWord { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GatewayWordArgs
+  ) -> ::flatbuffers::WIPOffset<GatewayWord<'bldr>> {
+    let mut builder = GatewayWordBuilder::new(_fbb);
+    if let Some(x) = args.body { builder.add_body(x); }
+    builder.add_body_type(args.body_type);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn body_type(&self) -> GatewayWordBody {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<GatewayWordBody>(GatewayWord::VT_BODY_TYPE, Some(GatewayWordBody::NONE)).unwrap()}
+  }
+  #[inline]
+  pub fn body(&self) -> ::flatbuffers::Table<'a> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Table<'a>>>(GatewayWord::VT_BODY, None).unwrap()}
+  }
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_link_welcome(&self) -> Option<LinkWelcome<'a>> {
+    if self.body_type() == GatewayWordBody::LinkWelcome {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { LinkWelcome::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_leads(&self) -> Option<Leads<'a>> {
+    if self.body_type() == GatewayWordBody::Leads {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Leads::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for GatewayWord<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_union::<GatewayWordBody, _>("body_type", Self::VT_BODY_TYPE, "body", Self::VT_BODY, true, |key, v, pos| {
+        match key {
+          GatewayWordBody::LinkWelcome => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<LinkWelcome>>("GatewayWordBody::LinkWelcome", pos),
+          GatewayWordBody::Leads => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Leads>>("GatewayWordBody::Leads", pos),
+          _ => Ok(()),
+        }
+     })?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GatewayWordArgs {
+    pub body_type: GatewayWordBody,
+    pub body: Option<::flatbuffers::WIPOffset<::flatbuffers::UnionWIPOffset>>,
+}
+impl<'a> Default for GatewayWordArgs {
+  #[inline]
+  fn default() -> Self {
+    GatewayWordArgs {
+      body_type: GatewayWordBody::NONE,
+      body: None, // required field
+    }
+  }
+}
+
+pub struct GatewayWordBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GatewayWordBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_body_type(&mut self, body_type: GatewayWordBody) {
+    self.fbb_.push_slot::<GatewayWordBody>(GatewayWord::VT_BODY_TYPE, body_type, GatewayWordBody::NONE);
+  }
+  #[inline]
+  pub fn add_body(&mut self, body: ::flatbuffers::WIPOffset<::flatbuffers::UnionWIPOffset>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GatewayWord::VT_BODY, body);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GatewayWordBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GatewayWordBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GatewayWord<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, GatewayWord::VT_BODY,"body");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GatewayWord<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GatewayWord");
+      ds.field("body_type", &self.body_type());
+      match self.body_type() {
+        GatewayWordBody::LinkWelcome => {
+          if let Some(x) = self.body_as_link_welcome() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        GatewayWordBody::Leads => {
+          if let Some(x) = self.body_as_leads() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -17,11 +17,14 @@ use protocol::flow::{
 };
 use protocol::identity::KeyHash;
 use protocol::ids::{
-    AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ProcessId, ServerId, SessionId, ShardId,
-    Slot,
+    AgentId, Epoch, Fence, GatewayId, GrantId, GroupId, OperationId, ProcessId, ServerId,
+    SessionId, ShardId, Slot,
 };
 use protocol::limits::{CAPACITY_MAX, LINES_MAX, PINNED_KEYS_MAX, RESOURCES_MAX, WEIGHT_MAX};
-use protocol::link::{DownReason, Event, NotDelivered, Request, SecurityEvent, SessionUp, Target};
+use protocol::link::{
+    DownReason, Event, GatewayWord, NotDelivered, Request, SecurityEvent, ServerWord, SessionUp,
+    Target,
+};
 use protocol::operation::{
     Channel, Command, OpenOperation, OperationState, Outcome, OutcomeStatus, Phase, Progress,
     Refusal,
@@ -770,4 +773,24 @@ fn operation_event() -> impl Strategy<Value = Event> {
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
     prop_oneof![gateway_event(), operation_event()]
+}
+
+pub(crate) fn server_word() -> impl Strategy<Value = ServerWord> {
+    let versions = (any::<u16>(), any::<u16>());
+    let hello = (versions, name()).prop_map(|((oldest, newest), software)| ServerWord::Hello {
+        versions: VersionRange { oldest, newest },
+        software,
+    });
+    prop_oneof![hello, Just(ServerWord::Came), Just(ServerWord::Draining)]
+}
+
+pub(crate) fn gateway_word() -> impl Strategy<Value = GatewayWord> {
+    let welcome = (any::<u16>(), any::<[u8; 16]>(), any::<u32>());
+    let welcome = welcome.prop_map(|(version, gateway, server)| GatewayWord::Welcome {
+        version,
+        gateway: GatewayId::from_bytes(gateway),
+        server: ServerId(server),
+    });
+    let leads = any::<bool>().prop_map(|leads| GatewayWord::Leads { leads });
+    prop_oneof![welcome, leads]
 }

@@ -1,0 +1,158 @@
+//! Frames about the connection between a process server and an agent server.
+
+use flatbuffers::{UnionWIPOffset, WIPOffset};
+
+use super::check::{self, Fault};
+use super::codec::{self, Builder, Kind, string, uuid};
+use super::{DecodeError, EncodeError};
+use crate::generated::link as fb;
+use crate::ids::{GatewayId, ServerId};
+use crate::limits::{NAME_BYTES_MAX, WORD_FRAME_BYTES_MAX};
+use crate::link::{GatewayWord, ServerWord};
+use crate::version::VersionRange;
+
+const SERVER: Kind = Kind {
+    name: "process server's word",
+    identifier: "DRLS",
+    bytes_max: WORD_FRAME_BYTES_MAX,
+    tables_max: codec::TABLES_MAX,
+};
+const GATEWAY: Kind = Kind {
+    name: "agent server's word",
+    identifier: "DRLG",
+    bytes_max: WORD_FRAME_BYTES_MAX,
+    tables_max: codec::TABLES_MAX,
+};
+
+/// Appends the frame, size prefix first.
+///
+/// # Errors
+/// [`EncodeError`] when a decoder would refuse it; `out` is then unchanged.
+pub fn encode_server_word(word: &ServerWord, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    codec::encode(&SERVER, out, |b| {
+        let (body_type, body) = write_server_body(b, word)?;
+        let args = fb::ServerWordArgs {
+            body_type,
+            body: Some(body),
+        };
+        Ok(fb::ServerWord::create(b, &args))
+    })
+}
+
+fn write_server_body(
+    b: &mut Builder,
+    word: &ServerWord,
+) -> Result<(fb::ServerWordBody, WIPOffset<UnionWIPOffset>), Fault> {
+    use fb::ServerWordBody as Body;
+    Ok(match word {
+        ServerWord::Hello { versions, software } => {
+            let software = check::name("hello.software", software, NAME_BYTES_MAX)?;
+            let args = fb::LinkHelloArgs {
+                oldest_version: versions.oldest,
+                newest_version: versions.newest,
+                software: string(b, software),
+            };
+            let hello = fb::LinkHello::create(b, &args);
+            (Body::LinkHello, hello.as_union_value())
+        }
+        ServerWord::Came => {
+            let came = fb::Came::create(b, &fb::CameArgs {});
+            (Body::Came, came.as_union_value())
+        }
+        ServerWord::Draining => {
+            let draining = fb::Draining::create(b, &fb::DrainingArgs {});
+            (Body::Draining, draining.as_union_value())
+        }
+    })
+}
+
+/// Reads a frame without its size prefix. Whether the versions are spoken here is not judged, so
+/// that the refusal can say what they are: see [`VersionRange::negotiate`].
+///
+/// # Errors
+/// [`DecodeError`] says what is wrong with it.
+pub fn decode_server_word(frame: &[u8]) -> Result<ServerWord, DecodeError> {
+    let root = codec::root::<fb::ServerWord<'_>>(&SERVER, frame)?;
+    Ok(match root.body_type() {
+        fb::ServerWordBody::LinkHello => {
+            let hello = root
+                .body_as_link_hello()
+                .ok_or_else(|| Fault::missing("body"))?;
+            let software = hello.software().unwrap_or_default();
+            ServerWord::Hello {
+                versions: VersionRange {
+                    oldest: hello.oldest_version(),
+                    newest: hello.newest_version(),
+                },
+                software: check::name("hello.software", software, NAME_BYTES_MAX)?.to_owned(),
+            }
+        }
+        fb::ServerWordBody::Came => ServerWord::Came,
+        fb::ServerWordBody::Draining => ServerWord::Draining,
+        _ => return Err(Fault::unknown("body").into()),
+    })
+}
+
+/// Appends the frame, size prefix first.
+///
+/// # Errors
+/// [`EncodeError`] when a decoder would refuse it; `out` is then unchanged.
+pub fn encode_gateway_word(word: &GatewayWord, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    codec::encode(&GATEWAY, out, |b| {
+        let (body_type, body) = write_gateway_body(b, word);
+        let args = fb::GatewayWordArgs {
+            body_type,
+            body: Some(body),
+        };
+        Ok(fb::GatewayWord::create(b, &args))
+    })
+}
+
+fn write_gateway_body(
+    b: &mut Builder,
+    word: &GatewayWord,
+) -> (fb::GatewayWordBody, WIPOffset<UnionWIPOffset>) {
+    use fb::GatewayWordBody as Body;
+    match word {
+        GatewayWord::Welcome {
+            version,
+            gateway,
+            server,
+        } => {
+            let args = fb::LinkWelcomeArgs {
+                version: *version,
+                gateway: Some(&uuid(gateway.to_bytes())),
+                server: server.0,
+            };
+            let welcome = fb::LinkWelcome::create(b, &args);
+            (Body::LinkWelcome, welcome.as_union_value())
+        }
+        GatewayWord::Leads { leads } => {
+            let leads = fb::Leads::create(b, &fb::LeadsArgs { leads: *leads });
+            (Body::Leads, leads.as_union_value())
+        }
+    }
+}
+
+/// Reads a frame without its size prefix.
+///
+/// # Errors
+/// [`DecodeError`] says what is wrong with it.
+pub fn decode_gateway_word(frame: &[u8]) -> Result<GatewayWord, DecodeError> {
+    let root = codec::root::<fb::GatewayWord<'_>>(&GATEWAY, frame)?;
+    let missing = || Fault::missing("body");
+    Ok(match root.body_type() {
+        fb::GatewayWordBody::LinkWelcome => {
+            let welcome = root.body_as_link_welcome().ok_or_else(missing)?;
+            GatewayWord::Welcome {
+                version: welcome.version(),
+                gateway: GatewayId::from_bytes(welcome.gateway().0),
+                server: ServerId(welcome.server()),
+            }
+        }
+        fb::GatewayWordBody::Leads => GatewayWord::Leads {
+            leads: root.body_as_leads().ok_or_else(missing)?.leads(),
+        },
+        _ => return Err(Fault::unknown("body").into()),
+    })
+}

@@ -1,0 +1,73 @@
+//! What a process server and an agent server say to each other about their connection, besides
+//! requests and events.
+//!
+//! ```text
+//!   process server                                   agent server
+//!     Hello{versions}            ─────────────────▶  joins it to the gateway
+//!                                ◀─────────────────  Welcome{version, gateway, server}
+//!     Request …                  ─────────────────▶
+//!     Came, each second          ─────────────────▶  tells it what happens from the first one on
+//!                                ◀─────────────────  Event …, Leads{…} whenever that changes
+//!     Draining, end of stream    ─────────────────▶  it has left
+//! ```
+//!
+//! All of it travels on one bidirectional stream, which the process server opens, so what is said
+//! first is heard first. A refusal is the close of the connection, with a
+//! [`CloseCode`](crate::close::CloseCode) and a reason for people.
+
+use crate::ids::{GatewayId, ServerId};
+use crate::version::VersionRange;
+
+/// ALPN of the link between a process server and an agent server.
+pub const ALPN_LINK: &[u8] = b"drover-link";
+
+/// The versions of the link that this build speaks. The rule is that of
+/// [`SUPPORTED`](crate::version::SUPPORTED).
+pub const LINK_SUPPORTED: VersionRange = VersionRange {
+    oldest: 1,
+    newest: 1,
+};
+
+const _: () = assert!(
+    1 <= LINK_SUPPORTED.oldest
+        && LINK_SUPPORTED.oldest <= LINK_SUPPORTED.newest
+        && LINK_SUPPORTED.newest <= LINK_SUPPORTED.oldest + 1
+);
+
+/// From a process server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ServerWord {
+    /// First and once.
+    Hello {
+        /// The versions of the link that it speaks.
+        versions: VersionRange,
+        /// For people: its software version, at most
+        /// [`NAME_BYTES_MAX`](crate::limits::NAME_BYTES_MAX) bytes.
+        software: String,
+    },
+    /// It has come to read: it does not hang. From the first time on it is told what happens.
+    Came,
+    /// It takes no more events, which are the others' now. What it says is still passed on.
+    Draining,
+}
+
+/// From an agent server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum GatewayWord {
+    /// First and once.
+    Welcome {
+        /// The version of this connection.
+        version: u16,
+        /// This run of the gateway: it owns the groups, so it is what their epochs follow.
+        gateway: GatewayId,
+        /// The process server, as the gateway tells it from others. No other one of this run has had
+        /// the number.
+        server: ServerId,
+    },
+    /// Whether the process server speaks for all that share the gateway. Before the first of these
+    /// it does not.
+    Leads {
+        /// It does.
+        leads: bool,
+    },
+}

@@ -2,19 +2,25 @@
 //!
 //! ```text
 //!                         root (20 years, P-256)      its key's hash is in every join token
-//!                        ╱                      ╲
-//!        gateway intermediate             agent intermediate        10 years, path length 0
-//!                 │                                │
-//!   gateway certificate                   agent certificate
-//!   serverAuth only, made anew            clientAuth only, CA:FALSE,
-//!   at every start, 1 year                30 days unless configured
-//!   DNS gateway.drover.internal           URI spiffe://DOMAIN/agent/UUID
-//!   URI spiffe://DOMAIN/gateway/UUID
+//!                        ╱          │           ╲
+//!        gateway intermediate       │      agent intermediate       10 years, path length 0
+//!                 │                 │              │
+//!   gateway certificate             │     agent certificate
+//!   serverAuth only, made anew      │     clientAuth only, CA:FALSE,
+//!   at every start, 1 year          │     30 days unless configured
+//!   DNS gateway.drover.internal     │     URI spiffe://DOMAIN/agent/UUID
+//!   URI spiffe://DOMAIN/gateway/UUID│
+//!                     process server intermediate
+//!                                   │
+//!                     process server certificate
+//!                     clientAuth only, for each connection
+//!                     to an agent server elsewhere, 1 year
+//!                     URI spiffe://DOMAIN/process-server/UUID
 //! ```
 //!
-//! The intermediates carry the use of their leaves (serverAuth or clientAuth), and a gateway trusts
-//! the agent intermediate alone, so neither kind can stand in for the other. Every certificate has
-//! a subject and a serial of its own.
+//! The intermediates carry the use of their leaves (serverAuth or clientAuth). A gateway trusts for agents
+//! the agent intermediate alone and for process servers theirs alone, so no kind can stand in for another.
+//! Every certificate has a subject and a serial of its own.
 //!
 //! Agent certificates live for 30 days by default: long, because renewal within a session does not
 //! exist yet; with it they will live for one day. An agent whose certificate ended joins again with
@@ -25,6 +31,7 @@
 mod authority;
 mod csr;
 mod files;
+mod servers;
 
 use std::path::Path;
 use std::time::Duration;
@@ -41,6 +48,7 @@ pub use self::csr::CsrError;
 use self::csr::P256PublicKey;
 pub use self::files::IdentityError;
 use self::files::Stored;
+pub use self::servers::{AgentServerIdentity, ProcessServerTls};
 use crate::clock::{self, UnixMs};
 
 /// How long an agent certificate lives unless configured otherwise.
@@ -55,6 +63,7 @@ pub struct Identity {
     root_key: KeyHash,
     gateways: Authority,
     agents: Authority,
+    process_servers: Authority,
     secrets: GatewaySecrets,
 }
 
@@ -72,7 +81,7 @@ pub struct GatewaySecrets {
 
 /// What a gateway needs for TLS.
 pub struct GatewayTls {
-    /// The identity in the certificate: one running instance.
+    /// One running instance of a gateway.
     pub gateway: GatewayId,
     /// Leaf, intermediate and root: a joining agent finds its token's CA key in the root.
     pub chain: Vec<CertificateDer<'static>>,
@@ -130,6 +139,18 @@ impl Identity {
         Self::from_stored(dir, stored, now)
     }
 
+    /// Loads the identity in `dir`, whatever its domain.
+    ///
+    /// # Errors
+    /// [`IdentityError`]: there is none, or as [`open_or_create`](Self::open_or_create).
+    pub fn open(dir: &Path) -> Result<Self, IdentityError> {
+        let now = clock::now();
+        match files::load(dir)? {
+            Some(stored) => Self::from_stored(dir, stored, now),
+            None => Err(IdentityError::Missing(dir.to_owned())),
+        }
+    }
+
     fn from_stored(dir: &Path, stored: Stored, now: UnixMs) -> Result<Self, IdentityError> {
         let root = &stored.root;
         let renew = |purpose, authority: Authority, name| -> Result<Authority, IdentityError> {
@@ -146,6 +167,11 @@ impl Identity {
         };
         let gateways = renew(Purpose::Gateway, stored.gateways, files::GATEWAY_CA)?;
         let agents = renew(Purpose::Agent, stored.agents, files::AGENT_CA)?;
+        let process_servers = match stored.process_servers {
+            Some(authority) => authority,
+            None => files::add_process_servers(dir, root, now)?,
+        };
+        let process_servers = renew(Purpose::ProcessServer, process_servers, files::PROCESS_CA)?;
         if root.near_end(now) {
             tracing::warn!(
                 "the root certificate has less than a year to live: plan a new deployment"
@@ -157,6 +183,7 @@ impl Identity {
             root_key: root.key_hash(),
             gateways,
             agents,
+            process_servers,
             secrets: stored.secrets,
         })
     }
@@ -253,7 +280,7 @@ impl Identity {
 /// When a certificate of an authority ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Validity {
-    /// `root`, `gateway-ca` or `agent-ca`.
+    /// `root`, `gateway-ca`, `agent-ca` or `process-ca`.
     pub name: &'static str,
     /// When it ends.
     pub not_after: UnixMs,
@@ -270,22 +297,26 @@ pub fn inspect(
     dir: &Path,
     domain: &str,
     now: UnixMs,
-) -> Result<Option<[Validity; 3]>, IdentityError> {
+) -> Result<Option<Vec<Validity>>, IdentityError> {
     check_domain(domain)?;
     let Some(stored) = files::load(dir)? else {
         return Ok(None);
     };
     check_same_domain(dir, &stored, domain)?;
     let authorities = [
-        (files::ROOT, &stored.root),
-        (files::GATEWAY_CA, &stored.gateways),
-        (files::AGENT_CA, &stored.agents),
+        (files::ROOT, Some(&stored.root)),
+        (files::GATEWAY_CA, Some(&stored.gateways)),
+        (files::AGENT_CA, Some(&stored.agents)),
+        (files::PROCESS_CA, stored.process_servers.as_ref()),
     ];
-    Ok(Some(authorities.map(|(name, authority)| Validity {
-        name,
-        not_after: authority.not_after(),
-        near_end: authority.near_end(now),
-    })))
+    let of = |(name, authority): (_, Option<&Authority>)| {
+        authority.map(|authority| Validity {
+            name,
+            not_after: authority.not_after(),
+            near_end: authority.near_end(now),
+        })
+    };
+    Ok(Some(authorities.into_iter().filter_map(of).collect()))
 }
 
 fn check_same_domain(dir: &Path, stored: &Stored, asked: &str) -> Result<(), IdentityError> {

@@ -84,6 +84,7 @@ fn main() -> io::Result<()> {
         token.to_string(),
         format!("spiffe://cloud.example/agent/{uuid}"),
         format!("spiffe://cloud.example/gateway/{uuid}"),
+        format!("spiffe://cloud.example/process-server/{uuid}"),
         format!("{uuid}/12"),
         "[2001:db8::1]:7443".to_owned(),
         "gateway.example:7443".to_owned(),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::ids::{AgentId, GatewayId};
 
@@ -33,7 +34,8 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-/// Who a certificate speaks for: `spiffe://<domain>/agent/<uuid>` or `…/gateway/<uuid>`.
+/// Who a certificate speaks for: `spiffe://<domain>/agent/<uuid>`, `…/gateway/<uuid>` or
+/// `…/process-server/<uuid>`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SpiffeId {
     /// The trust domain of the deployment.
@@ -49,11 +51,15 @@ pub enum Role {
     Agent(AgentId),
     /// An agent server.
     Gateway(GatewayId),
+    /// One connection of a process server to an agent server.
+    ProcessServer(Uuid),
 }
 
 /// The text is not a SPIFFE id of Drover.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` is not a Drover identity: expected spiffe://DOMAIN/agent/UUID or …/gateway/UUID")]
+#[error(
+    "`{0}` is not a Drover identity: expected spiffe://DOMAIN/agent/UUID, …/gateway/UUID or …/process-server/UUID"
+)]
 pub struct ParseSpiffeIdError(pub String);
 
 impl fmt::Display for SpiffeId {
@@ -61,6 +67,7 @@ impl fmt::Display for SpiffeId {
         match self.role {
             Role::Agent(id) => write!(f, "spiffe://{}/agent/{id}", self.domain),
             Role::Gateway(id) => write!(f, "spiffe://{}/gateway/{id}", self.domain),
+            Role::ProcessServer(id) => write!(f, "spiffe://{}/process-server/{id}", self.domain),
         }
     }
 }
@@ -76,12 +83,13 @@ impl FromStr for SpiffeId {
                 return None;
             }
             // Only the canonical text form of a UUID: one name per identity.
-            let canonical = |id: uuid::Uuid, text: &str| (id.to_string() == text).then_some(id);
+            let canonical = |id: Uuid, text: &str| (id.to_string() == text).then_some(id);
             let (kind, id) = path.split_once('/')?;
             let uuid = canonical(id.parse().ok()?, id)?;
             let role = match kind {
                 "agent" => Role::Agent(AgentId(uuid)),
                 "gateway" => Role::Gateway(GatewayId(uuid)),
+                "process-server" => Role::ProcessServer(uuid),
                 _ => return None,
             };
             Some(Self {
@@ -99,9 +107,12 @@ mod tests {
 
     #[test]
     fn only_the_canonical_form_is_an_identity() {
-        let text = "spiffe://cloud.example/agent/0190b6b8-0000-7000-8000-000000000001";
-        let id: SpiffeId = text.parse().unwrap();
-        assert_eq!(id.to_string(), text);
+        for role in ["agent", "gateway", "process-server"] {
+            let text =
+                format!("spiffe://cloud.example/{role}/0190b6b8-0000-7000-8000-000000000001");
+            let id: SpiffeId = text.parse().unwrap();
+            assert_eq!(id.to_string(), text);
+        }
         for bad in [
             "spiffe://cloud.example/agent/0190B6B8-0000-7000-8000-000000000001",
             "spiffe://cloud.example/agent/0190b6b8000070008000000000000001",

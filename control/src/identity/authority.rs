@@ -49,13 +49,14 @@ pub enum IssueError {
 pub(super) enum Purpose {
     Gateway,
     Agent,
+    ProcessServer,
 }
 
 impl Purpose {
     fn usage(self) -> ExtendedKeyUsagePurpose {
         match self {
             Self::Gateway => ExtendedKeyUsagePurpose::ServerAuth,
-            Self::Agent => ExtendedKeyUsagePurpose::ClientAuth,
+            Self::Agent | Self::ProcessServer => ExtendedKeyUsagePurpose::ClientAuth,
         }
     }
 }
@@ -110,6 +111,7 @@ impl Authority {
         let name = match purpose {
             Purpose::Gateway => format!("Drover gateway CA {deployment}"),
             Purpose::Agent => format!("Drover agent CA {deployment}"),
+            Purpose::ProcessServer => format!("Drover process server CA {deployment}"),
         };
         self.sign_intermediate(purpose, &name, generate_key()?, now)
     }
@@ -246,7 +248,7 @@ pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<(), IssueError> {
     aws_lc_rs::rand::fill(bytes).map_err(|_| IssueError::Random)
 }
 
-fn from_seconds(seconds: i64) -> UnixMs {
+pub(super) fn from_seconds(seconds: i64) -> UnixMs {
     UnixMs(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000))
 }
 

@@ -6,11 +6,16 @@
 //!     root.pem         0600   certificates …
 //!     gateway-ca.pem
 //!     agent-ca.pem
+//!     process-ca.pem
 //!     root.key         0600   … and their keys (PKCS #8, PEM)
 //!     gateway-ca.key
 //!     agent-ca.key
+//!     process-ca.key
 //!     secrets.json     0600   what gateways keep across restarts
 //! ```
+//!
+//! An identity that is older than process servers on machines of their own has no `process-ca.pem`: it is made
+//! when such an identity is opened.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -34,6 +39,7 @@ const SECRETS: &str = "secrets.json";
 pub(super) const ROOT: &str = "root";
 pub(super) const GATEWAY_CA: &str = "gateway-ca";
 pub(super) const AGENT_CA: &str = "agent-ca";
+pub(super) const PROCESS_CA: &str = "process-ca";
 /// No file here is near this; a larger one is not ours.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -54,6 +60,30 @@ pub enum IdentityError {
         /// Its words.
         source: io::Error,
     },
+    /// Nothing is there.
+    #[error(
+        "there is no deployment's identity in {}: it is made by the first start of `drover serve` with the \
+         profile all, or api-server,process-server",
+        .0.display()
+    )]
+    Missing(PathBuf),
+    /// Nothing is there, and it is made elsewhere.
+    #[error(
+        "there is no agent server's identity in {}: make one with `drover identity agent-server DIR` where \
+         the API server's data directory is, and move that folder here",
+        .0.display()
+    )]
+    NotExported(PathBuf),
+    /// Something is there already.
+    #[error("{} is there already: name a folder that is not", .0.display())]
+    Exists(PathBuf),
+    /// An agent server's certificate has ended.
+    #[error(
+        "the certificate in {} has ended: make another identity with `drover identity agent-server DIR` where \
+         the API server's data directory is, and put it in this one's place",
+        .0.display()
+    )]
+    Ended(PathBuf),
     /// Some files are there and some are not.
     #[error(
         "the identity in {} is incomplete: `{missing}` is missing. Restore the directory from a \
@@ -112,6 +142,8 @@ pub(super) struct Stored {
     pub(super) root: Authority,
     pub(super) gateways: Authority,
     pub(super) agents: Authority,
+    /// `None` in an identity that is older than they are.
+    pub(super) process_servers: Option<Authority>,
     pub(super) secrets: GatewaySecrets,
 }
 
@@ -141,21 +173,20 @@ pub(super) fn load(dir: &Path) -> Result<Option<Stored>, IdentityError> {
         return Ok(None);
     }
     check_mode(dir)?;
-    let manifest: Manifest = read_json(dir, MANIFEST)?;
-    if manifest.format != FORMAT {
-        return Err(IdentityError::Damaged {
-            path: dir.join(MANIFEST),
-            problem: format!(
-                "it has format {}, this program knows format {FORMAT}",
-                manifest.format
-            ),
-        });
-    }
+    let domain = load_manifest(dir, MANIFEST)?;
     let root = load_authority(dir, ROOT)?;
     let gateways = load_authority(dir, GATEWAY_CA)?;
     let agents = load_authority(dir, AGENT_CA)?;
-    for (name, authority) in [(GATEWAY_CA, &gateways), (AGENT_CA, &agents)] {
-        if !root.signed(authority.certificate()) {
+    let process_servers = match dir.join(format!("{PROCESS_CA}.pem")).exists() {
+        true => Some(load_authority(dir, PROCESS_CA)?),
+        false => None,
+    };
+    for (name, authority) in [
+        (GATEWAY_CA, Some(&gateways)),
+        (AGENT_CA, Some(&agents)),
+        (PROCESS_CA, process_servers.as_ref()),
+    ] {
+        if authority.is_some_and(|authority| !root.signed(authority.certificate())) {
             return Err(IdentityError::Damaged {
                 path: dir.join(format!("{name}.pem")),
                 problem: "it was not signed by the root in root.pem".to_owned(),
@@ -163,29 +194,59 @@ pub(super) fn load(dir: &Path) -> Result<Option<Stored>, IdentityError> {
         }
     }
     Ok(Some(Stored {
-        domain: manifest.domain,
+        domain,
         root,
         gateways,
         agents,
+        process_servers,
         secrets: load_secrets(dir)?,
     }))
 }
 
+/// Gives an older identity what it lacks. The key comes first: one without its certificate has signed nothing,
+/// and is replaced.
+pub(super) fn add_process_servers(
+    dir: &Path,
+    root: &Authority,
+    now: UnixMs,
+) -> Result<Authority, IdentityError> {
+    let made = root.intermediate(Purpose::ProcessServer, &random_name()?, now)?;
+    let key = pem("PRIVATE KEY", made.key().serialized_der());
+    replace(dir, &format!("{PROCESS_CA}.key"), key.as_bytes())?;
+    replace_certificate(dir, PROCESS_CA, made.certificate())?;
+    Ok(made)
+}
+
 /// Makes a new identity and puts it in place whole.
 pub(super) fn create(dir: &Path, domain: &str, now: UnixMs) -> Result<Stored, IdentityError> {
+    let stored = make(domain, &random_name()?, now)?;
+    place(dir, |draft| write_all(draft, &stored))?;
+    Ok(stored)
+}
+
+/// Eight digits that tell one deployment, or one draft, from others.
+fn random_name() -> Result<String, IdentityError> {
+    let mut name = [0; 4];
+    fill_random(&mut name)?;
+    Ok(format!("{:08x}", u32::from_be_bytes(name)))
+}
+
+/// Makes a directory under another name, of mode 0700, lets it be filled, and puts it in place whole.
+pub(super) fn place(
+    dir: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), IdentityError>,
+) -> Result<(), IdentityError> {
     let parent = match dir.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
     fs::create_dir_all(&parent).map_err(io_error(&parent))?;
-    let mut suffix = [0; 4];
-    fill_random(&mut suffix)?;
-    let deployment = format!("{:08x}", u32::from_be_bytes(suffix));
-    let stored = make(domain, &deployment, now)?;
-
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let draft = parent.join(format!(".{name}.{deployment}.new"));
-    let written = write_all(&draft, &stored).and_then(|()| {
+    let draft = parent.join(format!(".{name}.{}.new", random_name()?));
+    let made = DirBuilder::new().mode(0o700).create(&draft);
+    made.map_err(io_error(&draft))?;
+    let written = fill(&draft).and_then(|()| {
+        sync_dir(&draft)?;
         // An empty directory is replaced; one that another process filled meanwhile is not.
         fs::rename(&draft, dir).map_err(io_error(dir))?;
         sync_dir(&parent)
@@ -195,7 +256,7 @@ pub(super) fn create(dir: &Path, domain: &str, now: UnixMs) -> Result<Stored, Id
         drop(fs::remove_dir_all(&draft));
         return Err(error);
     }
-    Ok(stored)
+    Ok(())
 }
 
 /// Puts a renewed certificate in the place of an old one.
@@ -204,15 +265,21 @@ pub(super) fn replace_certificate(
     name: &str,
     certificate: &CertificateDer<'_>,
 ) -> Result<(), IdentityError> {
-    let path = dir.join(format!("{name}.pem"));
-    let draft = dir.join(format!("{name}.pem.new"));
+    let text = pem("CERTIFICATE", certificate);
+    replace(dir, &format!("{name}.pem"), text.as_bytes())
+}
+
+/// Puts a file in the place of an old one, whole.
+fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
+    let path = dir.join(name);
+    let draft = dir.join(format!("{name}.new"));
     match fs::remove_file(&draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(io_error(&draft)(error));
         }
         _ => {}
     }
-    write_file(&draft, pem("CERTIFICATE", certificate).as_bytes())?;
+    write_file(&draft, bytes)?;
     fs::rename(&draft, &path).map_err(io_error(&path))?;
     sync_dir(dir)
 }
@@ -221,6 +288,7 @@ fn make(domain: &str, deployment: &str, now: UnixMs) -> Result<Stored, IdentityE
     let root = Authority::root(deployment, now)?;
     let gateways = root.intermediate(Purpose::Gateway, deployment, now)?;
     let agents = root.intermediate(Purpose::Agent, deployment, now)?;
+    let process_servers = Some(root.intermediate(Purpose::ProcessServer, deployment, now)?);
     let mut secrets = GatewaySecrets {
         cid_key: [0; 16],
         reset_key: [0; 64],
@@ -234,37 +302,66 @@ fn make(domain: &str, deployment: &str, now: UnixMs) -> Result<Stored, IdentityE
         root,
         gateways,
         agents,
+        process_servers,
         secrets,
     })
 }
 
 fn write_all(draft: &Path, stored: &Stored) -> Result<(), IdentityError> {
-    DirBuilder::new()
-        .mode(0o700)
-        .create(draft)
-        .map_err(io_error(draft))?;
     for (name, authority) in [
-        (ROOT, &stored.root),
-        (GATEWAY_CA, &stored.gateways),
-        (AGENT_CA, &stored.agents),
+        (ROOT, Some(&stored.root)),
+        (GATEWAY_CA, Some(&stored.gateways)),
+        (AGENT_CA, Some(&stored.agents)),
+        (PROCESS_CA, stored.process_servers.as_ref()),
     ] {
-        let certificate = pem("CERTIFICATE", authority.certificate());
-        write_file(&draft.join(format!("{name}.pem")), certificate.as_bytes())?;
+        let Some(authority) = authority else { continue };
+        write_certificate(draft, name, authority.certificate())?;
         let key = pem("PRIVATE KEY", authority.key().serialized_der());
         write_file(&draft.join(format!("{name}.key")), key.as_bytes())?;
     }
+    write_secrets(draft, &stored.secrets)?;
+    write_manifest(draft, MANIFEST, &stored.domain)
+}
+
+pub(super) fn write_certificate(
+    dir: &Path,
+    name: &str,
+    certificate: &CertificateDer<'_>,
+) -> Result<(), IdentityError> {
+    let text = pem("CERTIFICATE", certificate);
+    write_file(&dir.join(format!("{name}.pem")), text.as_bytes())
+}
+
+pub(super) fn write_secrets(dir: &Path, secrets: &GatewaySecrets) -> Result<(), IdentityError> {
     let secrets = SecretsFile {
-        cid_key: STANDARD.encode(stored.secrets.cid_key),
-        reset_key: STANDARD.encode(stored.secrets.reset_key),
-        token_key: STANDARD.encode(stored.secrets.token_key),
+        cid_key: STANDARD.encode(secrets.cid_key),
+        reset_key: STANDARD.encode(secrets.reset_key),
+        token_key: STANDARD.encode(secrets.token_key),
     };
-    write_json(&draft.join(SECRETS), &secrets)?;
+    write_json(&dir.join(SECRETS), &secrets)
+}
+
+pub(super) fn write_manifest(dir: &Path, name: &str, domain: &str) -> Result<(), IdentityError> {
     let manifest = Manifest {
         format: FORMAT,
-        domain: stored.domain.clone(),
+        domain: domain.to_owned(),
     };
-    write_json(&draft.join(MANIFEST), &manifest)?;
-    sync_dir(draft)
+    write_json(&dir.join(name), &manifest)
+}
+
+/// Reads a manifest: the domain in it.
+pub(super) fn load_manifest(dir: &Path, name: &str) -> Result<String, IdentityError> {
+    let manifest: Manifest = read_json(dir, name)?;
+    if manifest.format != FORMAT {
+        return Err(IdentityError::Damaged {
+            path: dir.join(name),
+            problem: format!(
+                "it has format {}, this program knows format {FORMAT}",
+                manifest.format
+            ),
+        });
+    }
+    Ok(manifest.domain)
 }
 
 fn load_authority(dir: &Path, name: &str) -> Result<Authority, IdentityError> {
@@ -284,7 +381,7 @@ fn load_authority(dir: &Path, name: &str) -> Result<Authority, IdentityError> {
         .map_err(|problem| damaged(&certificate_name, problem.to_string()))
 }
 
-fn load_secrets(dir: &Path) -> Result<GatewaySecrets, IdentityError> {
+pub(super) fn load_secrets(dir: &Path) -> Result<GatewaySecrets, IdentityError> {
     fn decode<const N: usize>(
         dir: &Path,
         name: &str,
@@ -307,7 +404,7 @@ fn load_secrets(dir: &Path) -> Result<GatewaySecrets, IdentityError> {
     })
 }
 
-fn read(dir: &Path, name: &str) -> Result<Vec<u8>, IdentityError> {
+pub(super) fn read(dir: &Path, name: &str) -> Result<Vec<u8>, IdentityError> {
     let path = dir.join(name);
     let size = match fs::metadata(&path) {
         Ok(metadata) => metadata.len(),
@@ -345,7 +442,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), IdentityError> 
 }
 
 /// Writes a new file that only its owner can read, and waits until it is on the disk.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let write = || {
         let mut file = OpenOptions::new()
             .write(true)
@@ -364,7 +461,7 @@ fn sync_dir(dir: &Path) -> Result<(), IdentityError> {
         .map_err(io_error(dir))
 }
 
-fn check_mode(path: &Path) -> Result<(), IdentityError> {
+pub(super) fn check_mode(path: &Path) -> Result<(), IdentityError> {
     let mode = fs::metadata(path)
         .map_err(io_error(path))?
         .permissions()
@@ -386,7 +483,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
 }
 
 /// RFC 7468.
-fn pem(label: &str, der: &[u8]) -> String {
+pub(super) fn pem(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");
     for start in (0..body.len()).step_by(64) {

@@ -108,7 +108,7 @@ fn only_the_owner_can_read_the_keys() {
         assert_eq!(mode(&entry.unwrap().path()), 0o600);
         files += 1;
     }
-    assert_eq!(files, 8);
+    assert_eq!(files, 10);
     let siblings = fs::read_dir(place.dir.parent().unwrap()).unwrap().count();
     assert_eq!(siblings, 1, "no draft stays behind");
 }
@@ -211,9 +211,16 @@ mod separation {
         chain: &[CertificateDer<'_>],
         now: UnixMs,
     ) -> Result<(), Error> {
+        as_server(&[identity.root().clone()], chain, now)
+    }
+
+    fn as_server(
+        roots: &[CertificateDer<'_>],
+        chain: &[CertificateDer<'_>],
+        now: UnixMs,
+    ) -> Result<(), Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let roots = trust(&[identity.root().clone()]);
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider)
+        let verifier = WebPkiServerVerifier::builder_with_provider(trust(roots), provider)
             .build()
             .unwrap();
         let name = ServerName::try_from(protocol::identity::GATEWAY_SERVER_NAME).unwrap();
@@ -223,11 +230,18 @@ mod separation {
     }
 
     fn as_agent(tls: &GatewayTls, chain: &[CertificateDer<'_>], now: UnixMs) -> Result<(), Error> {
+        as_client(&tls.agent_roots, chain, now)
+    }
+
+    fn as_client(
+        roots: &[CertificateDer<'_>],
+        chain: &[CertificateDer<'_>],
+        now: UnixMs,
+    ) -> Result<(), Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(trust(&tls.agent_roots), provider)
-                .build()
-                .unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(trust(roots), provider)
+            .build()
+            .unwrap();
         verifier
             .verify_client_cert(&chain[0], &chain[1..], at(now))
             .map(drop)
@@ -248,6 +262,36 @@ mod separation {
         assert_eq!(as_agent(&tls, &agent, NOW), Ok(()));
         assert!(as_gateway(&identity, &agent, NOW).is_err());
         assert!(as_agent(&tls, &tls.chain, NOW).is_err());
+    }
+
+    #[test]
+    fn process_servers_and_agent_servers_know_each_other_and_nobody_else_for_one() {
+        let place = place();
+        let identity = open(&place);
+        let dir = place.dir.with_file_name("elsewhere");
+        identity.make_agent_server_at(&dir, NOW).unwrap();
+        let agent_server = AgentServerIdentity::load_at(&dir, DOMAIN, NOW).unwrap();
+        let (tls, roots) = (&agent_server.tls, &agent_server.process_roots);
+        let process = identity.process_server_tls_at(NOW).unwrap();
+        let name = names(&parse(&process.chain[0])).join(" ");
+        assert!(
+            name.starts_with("URI spiffe://cloud.example/process-server/"),
+            "{name}"
+        );
+        assert_eq!(as_client(roots, &process.chain, NOW), Ok(()));
+        assert_eq!(as_server(&process.gateway_roots, &tls.chain, NOW), Ok(()));
+        assert_eq!(
+            as_gateway(&identity, &tls.chain, NOW),
+            Ok(()),
+            "agents take it for a gateway"
+        );
+        assert_eq!(as_agent(tls, &agent_chain(&identity), NOW), Ok(()));
+
+        assert!(as_agent(tls, &process.chain, NOW).is_err());
+        assert!(as_client(roots, &agent_chain(&identity), NOW).is_err());
+        assert!(as_client(roots, &tls.chain, NOW).is_err());
+        assert!(as_gateway(&identity, &process.chain, NOW).is_err());
+        assert!(as_server(&process.gateway_roots, &agent_chain(&identity), NOW).is_err());
     }
 
     #[test]
@@ -634,13 +678,98 @@ fn a_look_tells_when_authorities_end_and_neither_makes_nor_renews() {
     let late = NOW.plus(10 * YEAR).minus(YEAR / 2);
     let near = |now| inspect(&place.dir, DOMAIN, now).unwrap().unwrap();
     assert!(near(NOW).iter().all(|validity| !validity.near_end));
-    let [root, gateways, agents] = near(late);
+    let authorities = near(late);
+    let names: Vec<_> = authorities.iter().map(|of| of.name).collect();
+    assert_eq!(names, ["root", "gateway-ca", "agent-ca", "process-ca"]);
+    let ends: Vec<_> = authorities.iter().map(|of| of.near_end).collect();
+    assert_eq!(ends, [false, true, true, true]);
+    assert_eq!(authorities[2].not_after, identity.agents.not_after());
+    for file in ["process-ca.pem", "process-ca.key"] {
+        fs::remove_file(place.dir.join(file)).unwrap();
+    }
     assert_eq!(
-        [root.name, gateways.name, agents.name],
-        ["root", "gateway-ca", "agent-ca"]
+        near(NOW).len(),
+        3,
+        "an older identity is looked at as it is"
     );
-    assert!(!root.near_end && gateways.near_end && agents.near_end);
-    assert_eq!(agents.not_after, identity.agents.not_after());
+    assert!(!place.dir.join("process-ca.pem").exists());
     let error = inspect(&place.dir, "other.example", NOW).unwrap_err();
     assert!(matches!(error, IdentityError::OtherDomain { .. }));
+}
+
+#[test]
+fn an_identity_of_before_process_servers_had_one_is_given_it_once() {
+    let place = place();
+    let first = open(&place);
+    for file in ["process-ca.pem", "process-ca.key"] {
+        fs::remove_file(place.dir.join(file)).unwrap();
+    }
+    // A crash may leave a key behind that has signed nothing.
+    fs::write(place.dir.join("process-ca.key"), "half").unwrap();
+    let second = open(&place);
+    let third = open(&place);
+    let of = |identity: &Identity| identity.process_servers.certificate().clone();
+    assert_ne!(of(&first), of(&second));
+    assert_eq!(of(&second), of(&third));
+    assert_eq!(first.root(), third.root());
+    fs::remove_file(place.dir.join("process-ca.key")).unwrap();
+    let error = Identity::open_or_create_at(&place.dir, DOMAIN, NOW).unwrap_err();
+    assert!(matches!(error, IdentityError::Incomplete { .. }), "{error}");
+}
+
+#[test]
+fn an_agent_server_is_given_no_key_of_an_authority() {
+    let place = place();
+    let identity = open(&place);
+    let dir = place.dir.with_file_name("elsewhere");
+    identity.make_agent_server_at(&dir, NOW).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&dir), 0o700);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&dir).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(mode(&entry.path()), 0o600);
+        found.push(entry.file_name().into_string().unwrap());
+    }
+    found.sort();
+    let expected = [
+        "agent-ca.pem",
+        "agent-server.json",
+        "agent-server.key",
+        "agent-server.pem",
+        "process-ca.pem",
+        "secrets.json",
+    ];
+    assert_eq!(found, expected);
+    let loaded = AgentServerIdentity::load_at(&dir, DOMAIN, NOW).unwrap();
+    let again = AgentServerIdentity::load_at(&dir, DOMAIN, NOW).unwrap();
+    assert_eq!(&loaded.secrets, identity.gateway_secrets());
+    assert_eq!(loaded.tls.chain, again.tls.chain);
+    assert_ne!(loaded.tls.gateway, again.tls.gateway, "each run is its own");
+}
+
+#[test]
+fn what_is_wrong_with_an_agent_servers_identity_is_told() {
+    let place = place();
+    let identity = open(&place);
+    let dir = place.dir.with_file_name("elsewhere");
+    let load = |domain, now| match AgentServerIdentity::load_at(&dir, domain, now) {
+        Ok(_) => String::new(),
+        Err(error) => error.to_string(),
+    };
+    assert!(load(DOMAIN, NOW).contains("drover identity agent-server"));
+    identity.make_agent_server_at(&dir, NOW).unwrap();
+    let twice = identity.make_agent_server_at(&dir, NOW).unwrap_err();
+    assert!(matches!(twice, IdentityError::Exists(_)), "{twice}");
+    assert_eq!(load(DOMAIN, NOW), "");
+    assert!(load("other.example", NOW).contains("`cloud.example`"));
+    assert!(load(DOMAIN, NOW.plus(YEAR)).contains("has ended"));
+    let key = dir.join("agent-server.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(load(DOMAIN, NOW).contains("chmod go-rwx"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(dir.join("process-ca.pem"), "nonsense").unwrap();
+    assert!(load(DOMAIN, NOW).contains("not PEM certificates"));
+    fs::remove_file(&key).unwrap();
+    assert!(load(DOMAIN, NOW).contains("`agent-server.key` is missing"));
 }

@@ -49,6 +49,7 @@ fn authority(of: &Validity, running: bool, now: UnixMs) -> Check {
     let name = match of.name {
         "root" => "identity.root",
         "gateway-ca" => "identity.gateway_ca",
+        "process-ca" => "identity.process_ca",
         _ => "identity.agent_ca",
     };
     let left = now.until(of.not_after);
@@ -118,6 +119,11 @@ fn advice(error: &IdentityError) -> String {
         IdentityError::Incomplete { .. } | IdentityError::Damaged { .. } => {
             "restore DATA/identity from a backup; it cannot be made again".to_owned()
         }
+        IdentityError::Missing(_) | IdentityError::Exists(_) => "name another data_dir".to_owned(),
+        IdentityError::NotExported(_) | IdentityError::Ended(_) => {
+            "`drover identity agent-server DIR` where the API server's data directory is makes one"
+                .to_owned()
+        }
         IdentityError::Issue(_) => "look at the system's date: `date`".to_owned(),
     }
 }
@@ -145,7 +151,7 @@ mod tests {
         assert_eq!(said("root", 400 * DAY, false, true), Status::Ok);
         assert_eq!(said("root", 100 * DAY, true, false), Status::Warning);
         assert_eq!(said("root", Duration::ZERO, true, false), Status::Failure);
-        for name in ["gateway-ca", "agent-ca"] {
+        for name in ["gateway-ca", "agent-ca", "process-ca"] {
             assert_eq!(said(name, 100 * DAY, true, false), Status::Ok, "{name}");
             assert_eq!(said(name, 100 * DAY, true, true), Status::Warning, "{name}");
             assert_eq!(
@@ -185,7 +191,7 @@ mod tests {
         identity::Identity::open_or_create(&place, "cloud.example").unwrap();
         let now = control::clock::now();
         let found = checks(directory.path(), "cloud.example", 0, None, now);
-        assert_eq!((found.len(), worst(&found)), (3, Status::Ok), "{found:?}");
+        assert_eq!((found.len(), worst(&found)), (4, Status::Ok), "{found:?}");
         let found = checks(directory.path(), "other.example", 0, None, now);
         let advice = found[0].advice.as_deref();
         assert_eq!(advice, Some("set domain = \"cloud.example\""));

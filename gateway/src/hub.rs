@@ -25,14 +25,17 @@
 //! drains hears nothing more and states no demand; one that leaves gives back what it was offered, and its
 //! grants expire. What it had not read is given to the others.
 //!
+//! The gateway may outlive a server that has yet to say what the store says already. So whoever begins to hear has
+//! said before, after it joined, all agents that may come in; those that nobody has let in since are revoked.
+//!
 //! One that hangs would stop all the others, since the gateway is read no faster than the slowest reads. So
 //! whoever does not come for [`SILENCE_MAX`] while another one does is *cut off*: it has left, whatever it
 //! does later. A slow disk stops all alike; then nobody is cut off.
 //!
 //! Pure: `handle_*` takes something in, `poll_*` gives something out. Everything is bounded: a server's
 //! events by [`EVENTS_MAX`] and [`EVENT_BYTES_MAX`] (the gateway is not read while one has no room) and by what
-//! others leave unread, of which nothing is kept twice; requests by [`REQUESTS_MAX`], the rest by sessions and
-//! by [`ROUTES_MAX`].
+//! others leave unread, of which nothing is kept twice; requests by [`REQUESTS_MAX`], the rest by agents that are
+//! let in and by [`ROUTES_MAX`].
 
 mod kept;
 mod tables;
@@ -89,6 +92,9 @@ pub struct Hub {
     questions: Questions,
     offers: Offers,
     sessions: Sessions,
+    /// Agents that the gateway lets in, and how many servers had joined when that was said last.
+    admitted: BTreeMap<AgentId, u64>,
+    joined: u64,
     /// What the gateway was told last: several servers say the same.
     limits: Option<Vec<Limit>>,
     /// For how long the leader has meant something else than that.
@@ -104,6 +110,8 @@ struct End {
     bytes: usize,
     /// Sessions that were up when it came first and that it has not been told of.
     to_meet: VecDeque<AgentId>,
+    /// How many had joined with it.
+    joined: u64,
     /// Agents for which it states a demand.
     demand: Targets,
     /// The limits that it said last.
@@ -149,7 +157,12 @@ impl Hub {
         if self.ends.len() >= SERVERS_MAX {
             return Err(JoinError::TooMany);
         }
-        self.ends.insert(server, End::default());
+        self.joined += 1;
+        let end = End {
+            joined: self.joined,
+            ..End::default()
+        };
+        self.ends.insert(server, end);
         Ok(())
     }
 
@@ -164,6 +177,17 @@ impl Hub {
         if !end.began && !end.draining {
             end.began = true;
             end.to_meet = self.sessions.agents().collect();
+            let joined = end.joined;
+            self.revoke_all_of_before(joined);
+        }
+    }
+
+    /// Whoever joined then has read from the store since who may come in, and has said so.
+    fn revoke_all_of_before(&mut self, joined: u64) {
+        let gone = self.admitted.extract_if(.., |_, said| *said < joined);
+        for (agent, _) in gone {
+            self.routes.forget_agent(agent);
+            self.requests.push_back(Request::RevokeAgent { agent });
         }
     }
 
@@ -326,11 +350,16 @@ impl Hub {
             Request::ReturnPermits { target, grant, .. } => {
                 self.offers.used(target.agent, *grant);
             }
-            Request::RevokeAgent { agent } => self.routes.forget_agent(*agent),
+            Request::AdmitAgent { target, .. } => {
+                self.admitted.insert(target.agent, self.joined);
+            }
+            Request::RevokeAgent { agent } => {
+                self.routes.forget_agent(*agent);
+                self.admitted.remove(agent);
+            }
             Request::AssignGroup { .. }
             | Request::AskLimit { .. }
             | Request::ReleaseGroup { .. }
-            | Request::AdmitAgent { .. }
             | Request::Demand { .. }
             | Request::AskFlow { .. }
             | Request::SetLimits { .. }

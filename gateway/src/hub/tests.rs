@@ -361,6 +361,48 @@ fn whoever_comes_later_meets_the_sessions_that_are_up() {
     assert_eq!(hub.handle_join(B), Err(JoinError::Taken(B)));
 }
 
+fn admit(n: u8) -> Request {
+    Request::AdmitAgent {
+        target: target(n),
+        keys: Vec::new(),
+    }
+}
+
+#[test]
+fn agents_that_the_store_no_longer_has_are_not_let_in_any_more() {
+    let revoked = |hub: &mut Hub| -> Vec<AgentId> {
+        let said = said(hub).into_iter();
+        said.filter_map(|request| match request {
+            Request::RevokeAgent { agent } => Some(agent),
+            _ => None,
+        })
+        .collect()
+    };
+    let mut hub = Hub::default();
+    let begin = |hub: &mut Hub, server, agents: &[u8]| {
+        hub.handle_join(server).unwrap();
+        for n in agents {
+            send(hub, server, admit(*n));
+        }
+    };
+    begin(&mut hub, A, &[1, 2, 3]);
+    hub.handle_come(A);
+    send(&mut hub, A, Request::RevokeAgent { agent: agent(3) });
+    assert_eq!(revoked(&mut hub), [agent(3)], "as it said itself");
+    // A has died before it said that 2 is gone, which B has read; and 4 has come since.
+    begin(&mut hub, B, &[1]);
+    send(&mut hub, A, admit(4));
+    assert_eq!(revoked(&mut hub), []);
+    hub.handle_come(B);
+    assert_eq!(revoked(&mut hub), [agent(2)]);
+    // That is said once.
+    hub.handle_come(B);
+    hub.handle_leave(A);
+    begin(&mut hub, C, &[4, 1]);
+    hub.handle_come(C);
+    assert_eq!(revoked(&mut hub), []);
+}
+
 #[test]
 fn newcomers_and_refusals_are_told_to_one() {
     let mut hub = hub(&[B, C]);

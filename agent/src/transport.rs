@@ -165,7 +165,7 @@ const ADDRESSES_PER_NAME_MAX: usize = 4;
 ///
 /// # Errors
 /// [`DialError`]: of the last address.
-pub(crate) async fn connect(
+pub async fn connect(
     endpoint: &Endpoint,
     address: &str,
     config: &ClientConfig,

@@ -5,9 +5,10 @@
 //!   control ◀─ receive(Event) ── gateway ── Wake::ring ──▶ control's dispatcher
 //! ```
 //!
-//! In profile `all` this is the gateway's handle in the same process; between machines it will be
-//! a connection. Nothing here blocks, retries or is durable.
+//! In profile `all` this is the gateway's handle in the same process; between machines it is a
+//! connection. Nothing here blocks, retries or is durable.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use protocol::ids::{GatewayId, ServerId};
@@ -19,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 pub enum Ends {
     /// For the only one. Without it the program ends.
     One(End),
-    /// For several, which share the gateway. When one ends by itself another one takes its place.
+    /// For several, which share the gateway, or for those of a gateway elsewhere. When one ends by itself, or its
+    /// gateway is gone, another one takes its place.
     Several {
         /// How many, at least 1.
         servers: u32,
@@ -29,7 +31,10 @@ pub enum Ends {
 }
 
 /// Makes ends of a gateway.
-pub type Join = Arc<dyn Fn() -> End + Send + Sync>;
+pub type Join = Arc<dyn Fn() -> Joining + Send + Sync>;
+
+/// An end that is being made: of a gateway elsewhere when that can be reached, however long that takes.
+pub type Joining = Pin<Box<dyn Future<Output = End> + Send>>;
 
 /// One process server's way to a gateway.
 pub struct End {
@@ -56,8 +61,9 @@ pub trait Link: Send + Sync + 'static {
     fn drain(&self) {}
 
     /// Cancelled when the gateway takes this process server for hung, because it has not come to
-    /// [`receive`](Self::receive) for 10 s while others did: it hears nothing more, what it says goes nowhere,
-    /// and another one should take its place. By default that never happens.
+    /// [`receive`](Self::receive) for 10 s while others did, or when a gateway elsewhere is gone: it hears
+    /// nothing more, what it says goes nowhere, and another one should take its place. By default that never
+    /// happens.
     fn cut_off(&self) -> CancellationToken {
         CancellationToken::new()
     }

@@ -113,17 +113,16 @@ pub struct Control {
 ///
 /// Before it returns, the gateway owns every agent group and has been told who may come in, and the API
 /// answers. There are as many process servers as `ends` says; where there are several, another one takes the
-/// place of each that dies, and the API goes on through those that live.
+/// place of each that dies, and the API goes on through those that live. A gateway elsewhere is waited for.
 ///
 /// # Errors
 /// [`StartError`]; nothing runs then.
 pub async fn start(
     config: Config,
-    identity: Identity,
+    identity: Arc<Identity>,
     store: Store,
     ends: Ends,
 ) -> Result<Control, StartError> {
-    let identity = Arc::new(identity);
     let (webhooks, courier) = webhooks::new(&config.webhooks, store.clone())?;
     let (front, servers) = servers::start(&store, ends).await?;
     let (engine, recorded) = (front.engine, front.recorded);

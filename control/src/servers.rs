@@ -129,13 +129,13 @@ enum Over {
 pub(crate) async fn start(store: &Store, ends: Ends) -> Result<(Front, Servers), StartError> {
     let (first, others, join) = match ends {
         Ends::One(end) => (end, 0, None),
-        Ends::Several { servers, join } => (join(), servers.saturating_sub(1), Some(join)),
+        Ends::Several { servers, join } => (join().await, servers.saturating_sub(1), Some(join)),
     };
     let (enrolments, enrolment_queue) = mpsc::channel(ENROLMENTS_MAX);
     let (recorded, recorded_watch) = watch::channel(0);
     let common = Common {
         store: store.clone(),
-        engine: Engine::of_none(store.clone(), first.link.gateway().0),
+        engine: Engine::of_none(store.clone()),
         enrolments,
         recorded: Arc::new(recorded),
         ending: Ending::default(),
@@ -144,7 +144,7 @@ pub(crate) async fn start(store: &Store, ends: Ends) -> Result<(Front, Servers),
     let mut lives = vec![common.begin(first).await?];
     for _ in 0..others {
         if let Some(join) = &join {
-            let life = common.begin(join()).await;
+            let life = common.begin(join().await).await;
             lives.push(life.inspect_err(|_| common.ending.stop.cancel())?);
         }
     }
@@ -325,7 +325,7 @@ impl Keeper {
         loop {
             let begin = async {
                 tokio::time::sleep(*pause).await;
-                self.common.begin(join()).await
+                self.common.begin(join().await).await
             };
             let begun = tokio::select! {
                 begun = begin => begun,

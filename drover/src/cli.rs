@@ -1,6 +1,6 @@
 //! The command line: what can be said, and which file does it.
 //!
-//! Everything but `serve`, `doctor`, `store`, `agent` and `completions` is a thin client of the REST API: it sends what
+//! Everything but `serve`, `doctor`, `store`, `identity`, `agent` and `completions` is a thin client of the REST API: it sends what
 //! was said, prints what came back, and knows no rule of its own.
 
 mod agent;
@@ -13,6 +13,7 @@ mod doctor;
 mod follow;
 mod groups;
 mod health;
+mod identity;
 mod kinds;
 mod limits;
 mod locate;
@@ -147,6 +148,9 @@ pub(crate) enum Command {
     /// Look after the store's file, without a server
     #[command(subcommand)]
     Store(store::Command),
+    /// Make identities for servers on other machines
+    #[command(subcommand)]
+    Identity(identity::Command),
     /// Be an agent: join, run, allow programs
     #[command(subcommand)]
     Agent(agent::Command),
@@ -201,6 +205,7 @@ pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault>
         Command::Agent(command) => Box::pin(agent::run(output, command)).await,
         Command::Doctor(arguments) => doctor::run(&global, *arguments).await,
         Command::Store(command) => Box::pin(store::run(&global, command)).await,
+        Command::Identity(command) => identity::run(&global, command),
         Command::Run(arguments) => run::run(&client()?, output, arguments).await,
         Command::Agents(command) => agents::run(&client()?, output, command).await,
         Command::Groups(command) => groups::run(&client()?, output, command).await,

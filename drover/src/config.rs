@@ -29,7 +29,7 @@ use control::webhooks::WebhooksConfig;
 use self::layer::{Origin, Setting};
 pub(crate) use self::suggest::nearest;
 use crate::fault::Fault;
-use crate::profile::Profile;
+use crate::profile::{Profile, Server};
 
 /// Read when neither `--config` nor `DROVER_CONFIG` names a file and it exists.
 const DEFAULT_FILE: &str = "drover.toml";
@@ -66,6 +66,8 @@ pub(crate) struct Config {
     pub(crate) api: ApiConfig,
     /// The agent server.
     pub(crate) gateway: GatewaySettings,
+    /// The way between agent server and process servers on different machines.
+    pub(crate) link: LinkSettings,
     /// How long an agent's certificate lives.
     pub(crate) certificate_life: Duration,
     /// The kinds of processes that are declared.
@@ -106,6 +108,15 @@ pub(crate) struct GatewaySettings {
     pub(crate) adaptive_limits: bool,
     /// How fast newcomers are let in.
     pub(crate) admission: gateway::AdmissionConfig,
+}
+
+/// The way between agent server and process servers on different machines.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct LinkSettings {
+    /// Where process servers connect (UDP), to an agent server alone.
+    pub(crate) listen: SocketAddr,
+    /// `host:port` of the agent server, for process servers without one.
+    pub(crate) connect: Option<String>,
 }
 
 /// What is to go wrong, for tests of what follows; `None`: never.
@@ -162,6 +173,21 @@ impl LogFormat {
     }
 }
 
+impl Config {
+    /// `host:port` of the agent server, where the profile has process servers and no agent server.
+    pub(crate) fn connects_to(&self) -> Option<&str> {
+        match self.profile.runs(Server::Agent) {
+            true => None,
+            false => self.link.connect.as_deref(),
+        }
+    }
+
+    /// Whether process servers come from elsewhere: where the profile has an agent server and none of them.
+    pub(crate) fn listens_for_servers(&self) -> bool {
+        self.profile.runs(Server::Agent) && !self.profile.runs(Server::Process)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -185,6 +211,10 @@ impl Default for Config {
                 reconnect_spread: None,
                 adaptive_limits: true,
                 admission: gateway::AdmissionConfig::default(),
+            },
+            link: LinkSettings {
+                listen: SocketAddr::from(([0, 0, 0, 0], 7444)),
+                connect: None,
             },
             certificate_life: AGENT_CERTIFICATE_LIFE,
             kinds: Kinds::default(),

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::fault::{Exit, Fault};
 
+/// The folder of the identity.
+pub(crate) const IDENTITY: &str = "identity";
 const LOCK_FILE: &str = "lock";
 const READY_FILE: &str = "ready.json";
 
@@ -23,8 +25,9 @@ pub(crate) fn path(named: Option<&Path>) -> PathBuf {
 /// everything listens, and gone when the server stops in order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Ready {
-    /// URL of the API.
-    pub(crate) api: String,
+    /// URL of the API, where this process has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) api: Option<String>,
     /// URL of the API for programs from outside, where it is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) public: Option<String>,
@@ -34,10 +37,15 @@ pub(crate) struct Ready {
     /// URL of health and figures, where they are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) admin: Option<String>,
-    /// `host:port` for agents on this machine.
-    pub(crate) agents: String,
+    /// `host:port` for agents on this machine, where this process has an agent server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) agents: Option<String>,
+    /// `host:port` for process servers on this machine, where they come from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) link: Option<String>,
     /// File with an API token of role admin.
-    pub(crate) admin_token_file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) admin_token_file: Option<PathBuf>,
     /// The data directory.
     pub(crate) data_dir: PathBuf,
     /// The server's process.
@@ -202,12 +210,13 @@ mod tests {
 
     fn ready(directory: &Path) -> Ready {
         Ready {
-            api: "http://127.0.0.1:7440".to_owned(),
+            api: Some("http://127.0.0.1:7440".to_owned()),
             public: None,
             api_certificate: None,
             admin: Some("http://127.0.0.1:7441".to_owned()),
-            agents: "127.0.0.1:7443".to_owned(),
-            admin_token_file: directory.join("admin.token"),
+            agents: Some("127.0.0.1:7443".to_owned()),
+            link: None,
+            admin_token_file: Some(directory.join("admin.token")),
             data_dir: directory.to_owned(),
             pid: 7,
             profile: "all".to_owned(),

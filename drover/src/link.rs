@@ -1,8 +1,12 @@
-//! The link between the control plane and the gateway where both live in one process: the gateway's
+//! The link between the control plane and the gateway. Where both live in one process it is the gateway's
 //! own queues, and nothing between where there is one process server; where there are several, a
-//! [`hub`](shared) says whose is what.
+//! [`hub`](shared) says whose is what. Between machines the hub is the agent server's, and process servers
+//! [come](listener) to it from [elsewhere](remote) over [QUIC](wire).
 
+mod listener;
+mod remote;
 mod shared;
+mod wire;
 
 use std::sync::Arc;
 
@@ -11,7 +15,9 @@ use gateway::{Handle, SendError};
 use protocol::ids::{GatewayId, ServerId};
 use protocol::link::{Event, Request};
 
-pub(crate) use self::shared::share;
+pub(crate) use self::listener::{Door, ListenError, Listener};
+pub(crate) use self::remote::Remote;
+pub(crate) use self::shared::{Opens, Shared, share};
 
 /// The first process server's number.
 const FIRST: ServerId = ServerId(1);

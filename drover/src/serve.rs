@@ -7,8 +7,12 @@
 //!   API takes nothing new ─▶ nothing new is claimed ─▶ store closed ─▶ sessions closed ─▶ 0
 //! ```
 //!
+//! A profile without agent server leaves out what is the gateway's, and is led to one elsewhere; the profile
+//! `agent-server` leaves out the store and control, and waits for process servers.
+//!
 //! No rule of the servers lives here.
 
+mod agents;
 mod arguments;
 mod banner;
 mod build;
@@ -17,9 +21,9 @@ mod figures;
 
 use std::time::Duration;
 
+pub(crate) use self::agents::cores;
 pub(crate) use self::arguments::ServeArguments;
 use self::build::Servers;
-pub(crate) use self::build::cores;
 use crate::cli::{Global, print};
 use crate::config::{self, Config, Loaded};
 use crate::data_dir::DataDir;
@@ -117,7 +121,12 @@ fn announce(servers: &Servers, config: &Config, data: &DataDir, json: bool) -> R
         .iter()
         .map(ToString::to_string)
         .collect();
-    tracing::info!(api = %ready.api, agents = %ready.agents, servers = names.join(", "), "ready");
+    let (api, agents, link) = (
+        ready.api.as_deref(),
+        ready.agents.as_deref(),
+        ready.link.as_deref(),
+    );
+    tracing::info!(api, agents, link, servers = names.join(", "), "ready");
     let text = if json {
         print::to_json(&ready)?
     } else {

@@ -368,6 +368,11 @@ const MISTAKES: &[(&str, i32, &str)] = &[
     ),
     ("serve --profile api-server", 2, "use `all`"),
     (
+        "serve --profile api-server,process-server --data-dir FRESH",
+        2,
+        "set link.connect to HOST:PORT",
+    ),
+    (
         "serve --data-dir DATA",
         2,
         "is in use by the server with process id",

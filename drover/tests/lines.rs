@@ -117,7 +117,7 @@ impl House {
             wake,
         };
         let told = control_config(path);
-        let control = control::start(told, identity, store.clone(), Ends::One(end)).await;
+        let control = control::start(told, Arc::new(identity), store.clone(), Ends::One(end)).await;
         let control = control.expect("a control plane");
         let token = std::fs::read_to_string(path.join(control::api::ADMIN_TOKEN_FILE));
         let base = format!("http://{}", control.api_addr());

@@ -21,6 +21,35 @@ fn main() -> io::Result<()> {
         return Err(io::Error::other("usage: fuzz_seeds DIRECTORY"));
     };
     let directory = Path::new(&directory);
+    frames(directory)?;
+    save(
+        directory,
+        "frame_buffer",
+        0,
+        b"\x01\x07\x02\0\0\0ab\x01\x86\0\0\0\0\x03\0\x05\0\0xyz",
+    )?;
+    let token = JoinToken {
+        ca_key: KeyHash([7; 32]),
+        secret: [9; 32],
+    };
+    let uuid = "0190b6b8-0000-7000-8000-000000000001";
+    let texts = [
+        token.to_string(),
+        format!("spiffe://cloud.example/agent/{uuid}"),
+        format!("spiffe://cloud.example/gateway/{uuid}"),
+        format!("spiffe://cloud.example/process-server/{uuid}"),
+        format!("{uuid}/12"),
+        "[2001:db8::1]:7443".to_owned(),
+        "gateway.example:7443".to_owned(),
+    ];
+    for (n, text) in texts.iter().enumerate() {
+        save(directory, "text_forms", n, text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Frames of every kind.
+fn frames(directory: &Path) -> io::Result<()> {
     write(
         directory,
         "decode_agent_message",
@@ -68,31 +97,7 @@ fn main() -> io::Result<()> {
         "decode_words",
         values::gateway_word(),
         frame::encode_gateway_word,
-    )?;
-    save(
-        directory,
-        "frame_buffer",
-        0,
-        b"\x01\x07\x02\0\0\0ab\x01\x86\0\0\0\0\x03\0\x05\0\0xyz",
-    )?;
-    let token = JoinToken {
-        ca_key: KeyHash([7; 32]),
-        secret: [9; 32],
-    };
-    let uuid = "0190b6b8-0000-7000-8000-000000000001";
-    let texts = [
-        token.to_string(),
-        format!("spiffe://cloud.example/agent/{uuid}"),
-        format!("spiffe://cloud.example/gateway/{uuid}"),
-        format!("spiffe://cloud.example/process-server/{uuid}"),
-        format!("{uuid}/12"),
-        "[2001:db8::1]:7443".to_owned(),
-        "gateway.example:7443".to_owned(),
-    ];
-    for (n, text) in texts.iter().enumerate() {
-        save(directory, "text_forms", n, text.as_bytes())?;
-    }
-    Ok(())
+    )
 }
 
 /// Frames without their prefixes, the same ones on every run.

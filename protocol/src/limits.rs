@@ -124,6 +124,15 @@ pub const CHARGES_PER_FRAME_MAX: usize = 256;
 /// An operation without a deadline of its own gets this one.
 pub const OPERATION_DEADLINE_DEFAULT: Duration = Duration::from_secs(15 * 60);
 
+/// A connection between a process server and an agent server without a packet for this long is over.
+pub const LINK_IDLE_TIMEOUT: Duration = Duration::from_secs(6);
+/// Either side of such a connection sends a PING after this long without one.
+pub const LINK_KEEP_ALIVE: Duration = Duration::from_secs(2);
+const _: () = assert!(LINK_KEEP_ALIVE.as_millis() * 3 <= LINK_IDLE_TIMEOUT.as_millis());
+/// Bytes in flight each way on such a connection.
+pub const LINK_WINDOW_BYTES: usize = 4 << 20;
+const _: () = assert!(FRAME_BYTES_MAX < LINK_WINDOW_BYTES);
+
 /// Newcomers that one shard keeps waiting for their first TLS work; more are dropped.
 pub const INCOMING_MAX: usize = 1024;
 /// Bytes kept for one waiting newcomer, besides its first packet.

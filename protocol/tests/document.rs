@@ -63,6 +63,7 @@ fn every_limit_has_the_value_in_the_table() {
         AGENT_STREAMS_MAX,
         STREAM_WINDOW_BYTES,
         CONNECTION_WINDOW_BYTES,
+        LINK_WINDOW_BYTES,
         COMMAND_INPUT_BYTES_MAX,
         OUTPUT_BYTES_MAX,
         MESSAGE_BYTES_MAX,
@@ -85,12 +86,14 @@ fn every_limit_has_the_value_in_the_table() {
 
 #[test]
 fn every_timer_has_the_value_in_the_table() {
-    let timers: [(&str, Duration); 6] = [
+    let timers: [(&str, Duration); 8] = [
         ("`KEEP_ALIVE`", limits::KEEP_ALIVE),
         ("`AGENT_KEEP_ALIVE`", limits::AGENT_KEEP_ALIVE),
         ("`IDLE_TIMEOUT`", limits::IDLE_TIMEOUT),
         ("`HANDSHAKE_DEADLINE`", limits::HANDSHAKE_DEADLINE),
         ("`ENROLMENT_DEADLINE`", limits::ENROLMENT_DEADLINE),
+        ("`LINK_IDLE_TIMEOUT`", limits::LINK_IDLE_TIMEOUT),
+        ("`LINK_KEEP_ALIVE`", limits::LINK_KEEP_ALIVE),
         (
             "`OPERATION_DEADLINE_DEFAULT`",
             limits::OPERATION_DEADLINE_DEFAULT,

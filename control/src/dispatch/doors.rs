@@ -14,6 +14,8 @@ use super::telemetry::{EngineStats, Telemetry};
 pub(super) struct Door {
     /// Whose.
     pub(super) worker: Uuid,
+    /// The run of the gateway that it takes groups for.
+    pub(super) owner: Uuid,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) telemetry: Arc<Telemetry>,
 }
@@ -57,6 +59,12 @@ impl Doors {
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.read().open.is_empty()
+    }
+
+    /// The run of the gateway that groups are to be taken for: that of the youngest, since a gateway elsewhere
+    /// may have been started anew.
+    pub(super) fn owner(&self) -> Option<Uuid> {
+        self.read().open.last().map(|door| door.owner)
     }
 
     /// Hands a command to the first that takes it.
@@ -138,6 +146,7 @@ mod tests {
         let (commands, queue) = mpsc::channel(room);
         let door = Door {
             worker: Uuid::from_u128(worker),
+            owner: Uuid::from_u128(100 + worker),
             commands,
             telemetry: Arc::new(Telemetry::new()),
         };
@@ -167,6 +176,18 @@ mod tests {
         assert!(second_queue.try_recv().is_ok());
         drop(second_queue);
         assert!(matches!(doors.submit(command()), Err(EngineError::Stopped)));
+    }
+
+    #[test]
+    fn groups_are_taken_for_the_gateway_of_the_youngest() {
+        let doors = Doors::default();
+        assert_eq!(doors.owner(), None);
+        let ((first, _one), (second, _two)) = (door(1, 1), door(2, 1));
+        doors.open(first);
+        doors.open(second);
+        assert_eq!(doors.owner(), Some(Uuid::from_u128(102)));
+        doors.close(Uuid::from_u128(2));
+        assert_eq!(doors.owner(), Some(Uuid::from_u128(101)));
     }
 
     #[test]

@@ -211,8 +211,6 @@ pub struct EnrolmentAsked {
 pub struct Engine {
     pub(super) doors: Arc<Doors>,
     pub(super) store: Store,
-    /// The run of the gateway that groups are taken for.
-    pub(super) owner: uuid::Uuid,
 }
 
 /// A command in the queue, with where to answer.
@@ -417,7 +415,8 @@ impl Engine {
     /// # Errors
     /// The gateway was not told; calling again is harmless.
     pub async fn adopt_group(&self, group: Group) -> Result<(), EngineError> {
-        match self.store.take_group(group, self.owner).await? {
+        let owner = self.doors.owner().ok_or(EngineError::Stopped)?;
+        match self.store.take_group(group, owner).await? {
             Some(group) => self.submit(Command::Adopt(group)),
             // Taken by another call meanwhile: that one tells the gateway.
             None => Ok(()),
@@ -518,11 +517,10 @@ impl Engine {
     }
 
     /// The front door of no process server yet.
-    pub(crate) fn of_none(store: Store, owner: uuid::Uuid) -> Self {
+    pub(crate) fn of_none(store: Store) -> Self {
         Self {
             doors: Arc::default(),
             store,
-            owner,
         }
     }
 

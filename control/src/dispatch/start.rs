@@ -231,6 +231,7 @@ fn spawn(store: Store, end: End, worker: Uuid, core: Core, ending: Ending) -> St
     let doors = Doors::default();
     doors.open(Door {
         worker,
+        owner,
         commands,
         telemetry,
     });
@@ -238,7 +239,6 @@ fn spawn(store: Store, end: End, worker: Uuid, core: Core, ending: Ending) -> St
         engine: Engine {
             doors: Arc::new(doors),
             store,
-            owner,
         },
         enrolments: enrolment_queue,
         recorded: recorded_watch,

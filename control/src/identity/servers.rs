@@ -52,6 +52,8 @@ pub struct AgentServerIdentity {
     pub process_roots: Vec<CertificateDer<'static>>,
     /// The keys that gateways keep across restarts.
     pub secrets: GatewaySecrets,
+    /// When the certificate ends.
+    pub not_after: UnixMs,
 }
 
 impl Identity {
@@ -144,7 +146,7 @@ impl AgentServerIdentity {
             });
         }
         let chain = certificates(dir, CHAIN)?;
-        check_life(dir, &chain, now)?;
+        let not_after = check_life(dir, &chain, now)?;
         let key = PrivateKeyDer::from_pem_slice(&files::read(dir, KEY)?)
             .map_err(|_| damaged(dir, KEY, "it is not a PEM private key"))?;
         Ok(Self {
@@ -156,6 +158,7 @@ impl AgentServerIdentity {
             },
             process_roots: certificates(dir, &format!("{PROCESS_CA}.pem"))?,
             secrets: files::load_secrets(dir)?,
+            not_after,
         })
     }
 }
@@ -170,7 +173,12 @@ fn certificates(dir: &Path, name: &str) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
-fn check_life(dir: &Path, chain: &[CertificateDer<'_>], now: UnixMs) -> Result<(), IdentityError> {
+/// When the certificate ends, which is not yet.
+fn check_life(
+    dir: &Path,
+    chain: &[CertificateDer<'_>],
+    now: UnixMs,
+) -> Result<UnixMs, IdentityError> {
     let leaf = chain
         .first()
         .and_then(|leaf| X509Certificate::from_der(leaf).ok());
@@ -185,7 +193,7 @@ fn check_life(dir: &Path, chain: &[CertificateDer<'_>], now: UnixMs) -> Result<(
             "the agent server's certificate ends within 30 days: make another identity with `drover identity agent-server`"
         );
     }
-    Ok(())
+    Ok(end)
 }
 
 fn damaged(dir: &Path, name: &str, problem: &str) -> IdentityError {

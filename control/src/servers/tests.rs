@@ -1,5 +1,6 @@
 //! Keepers, on a store and a gateway that takes everything and says nothing.
 
+use std::future::ready;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, MutexGuard};
 
@@ -57,7 +58,7 @@ impl Gateway {
 
     fn several(&self, servers: u32) -> Ends {
         let gateway = self.clone();
-        let join: Join = Arc::new(move || gateway.join());
+        let join: Join = Arc::new(move || Box::pin(ready(gateway.join())));
         Ends::Several { servers, join }
     }
 }

@@ -373,7 +373,7 @@ async fn start(
             link,
             wake,
         };
-        control::start(config, identity, store.clone(), Ends::One(end)).await?
+        control::start(config, Arc::new(identity), store.clone(), Ends::One(end)).await?
     };
     let admin = std::fs::read_to_string(dir.path().join("admin.token")).unwrap();
     Ok(Plane {

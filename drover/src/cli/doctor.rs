@@ -4,13 +4,14 @@
 //!   configuration, as `serve` reads it
 //!     ├─ data.rs      the directory: owner, modes, file system, room     ─┐
 //!     ├─ store.rs     damage, schema, log (read beside a running server)  │
-//!     ├─ identity.rs  when certificates end                               ├─▶ check.rs ─▶ text or JSON
+//!     ├─ identity.rs  when certificates end                               │
+//!     ├─ link.rs      where the agent server is, if it is elsewhere       ├─▶ check.rs ─▶ text or JSON
 //!     ├─ clock.rs     who sets it, and whether it jumped                  │
 //!     ├─ kernel.rs    io_uring, steering, buffers, tried as at a start    │
 //!     └─ limits.rs, ports.rs                                             ─┘
 //! ```
 //!
-//! It asks the running server nothing: it also works where that hangs.
+//! Only what the profile runs is looked at. It asks the running server nothing: it also works where that hangs.
 
 pub(super) mod check;
 mod clock;
@@ -18,13 +19,14 @@ mod data;
 mod identity;
 mod kernel;
 mod limits;
+mod link;
 mod ports;
 pub(super) mod store;
 
 use std::fs::File;
 
 use clap::Args;
-use control::store::Depth;
+use control::store::{Depth, Inspection};
 use serde::Serialize;
 
 use self::check::{Check, Status, worst};
@@ -33,6 +35,7 @@ use super::{Global, print};
 use crate::config::{self, Config, Loaded};
 use crate::data_dir;
 use crate::fault::{Exit, Fault};
+use crate::profile::Server;
 use crate::serve::{self, ServeArguments};
 
 #[derive(Args, Debug)]
@@ -91,43 +94,66 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
     let config = &loaded.config;
     let place = Place::look(&config.data_dir);
     let now = control::clock::now();
-    let looked = control::store::inspect(&config.store, &config.data_dir, depth).await;
-    let found = looked.as_ref().ok().and_then(Option::as_ref);
-    let agents = store::agents(&looked);
     let since = place
         .server()
         .and_then(|_| data_dir::ready_since(&place.path));
-    let shards = config.gateway.shards.unwrap_or_else(serve::cores);
-    let probed = kernel::probe(&config.gateway, shards);
-
     let mut checks = configuration(loaded);
-    let file = found.map(|store| (store.path.as_path(), store.bytes));
-    checks.extend(data::checks(&place, file));
-    checks.extend(store::checks(&looked, depth));
-    if found.is_some_and(|store| store.in_use) && !place.is_in_use() {
-        checks.push(Check::failure(
+    let mut fleet = 0;
+    if config.profile.runs(Server::Process) {
+        checks.extend(link::checks(config).await);
+        let looked = control::store::inspect(&config.store, &config.data_dir, depth).await;
+        let found = looked.as_ref().ok().and_then(Option::as_ref);
+        fleet = store::agents(&looked);
+        let file = found.map(|store| (store.path.as_path(), store.bytes));
+        checks.extend(data::checks(&place, file));
+        checks.extend(store::checks(&looked, depth));
+        checks.extend(found.and_then(|store| user(store, &place)));
+        let authorities = identity::checks(&place.path, &config.domain, fleet, since, now);
+        checks.extend(authorities);
+        checks.extend(clock::checks(found, since.is_some(), now));
+    } else {
+        checks.extend(data::checks(&place, None));
+        checks.push(identity::of_agent_server(&place.path, &config.domain, now));
+        checks.extend(clock::checks(None, since.is_some(), now));
+    }
+    checks.extend(machine(config, &place, fleet));
+    checks.extend(ports::checks(config, place.server()));
+    checks
+}
+
+/// Whether the server that has the store is the one of this data directory.
+fn user(store: &Inspection, place: &Place) -> Option<Check> {
+    (store.in_use && !place.is_in_use()).then(|| {
+        Check::failure(
             "store.user",
             "a server on another data directory has this store",
             "give each server a store of its own: `store` in their configurations",
-        ));
-    }
-    checks.extend(identity::checks(
-        &place.path,
-        &config.domain,
-        agents,
-        since,
-        now,
-    ));
-    checks.extend(clock::checks(found, since.is_some(), now));
-    checks.extend(kernel::checks(&config.gateway, shards, &probed));
-    checks.extend(limits::checks(&limits::Needs {
-        agents,
-        shards,
-        connections: config.api.connections(),
-        cpus: probed.ok().map(|machine| machine.cpus),
+        )
+    })
+}
+
+/// What kernel and system give. `fleet`: how many agents the store lets in.
+fn machine(config: &Config, place: &Place, fleet: u64) -> Vec<Check> {
+    let connections = match config.profile.runs(Server::Api) {
+        true => config.api.connections(),
+        false => 0,
+    };
+    let mut needs = limits::Needs {
+        agents: fleet,
+        shards: 0,
+        connections,
+        cpus: None,
         server: place.server().map(|ready| ready.pid),
-    }));
-    checks.extend(ports::checks(config, place.server()));
+    };
+    let mut checks = Vec::new();
+    if config.profile.runs(Server::Agent) {
+        let shards = config.gateway.shards.unwrap_or_else(serve::cores);
+        let probed = kernel::probe(&config.gateway, shards);
+        checks = kernel::checks(&config.gateway, shards, &probed);
+        needs.shards = shards;
+        needs.cpus = probed.ok().map(|machine| machine.cpus);
+    }
+    checks.extend(limits::checks(&needs));
     checks
 }
 

@@ -10,9 +10,9 @@ use crate::fault::{Exit, Fault};
 pub(crate) fn client(global: &Global) -> Result<Client, Fault> {
     let directory = data_dir::path(global.data_dir.as_deref());
     let ready = data_dir::read_ready(&directory);
-    let url = match (&global.api, &ready) {
-        (Some(url), _) => url.clone(),
-        (None, Some(ready)) => ready.api.clone(),
+    let local = ready.as_ref().and_then(|ready| ready.api.clone());
+    let url = match (global.api.clone(), local) {
+        (Some(url), _) | (None, Some(url)) => url,
         (None, None) => {
             return Err(Fault::new(format_args!(
                 "no server was named, and {} shows none on this machine",
@@ -31,7 +31,7 @@ pub(crate) fn client(global: &Global) -> Result<Client, Fault> {
 
 /// The server on this machine is known by its certificate; another one must be vouched for.
 fn trust(global: &Global, ready: Option<&Ready>, url: &str) -> Trust {
-    let here = ready.filter(|ready| ready.api == url);
+    let here = ready.filter(|ready| ready.api.as_deref() == Some(url));
     match here.and_then(|ready| ready.api_certificate.as_ref()) {
         Some(certificate) if global.ca_file.is_none() => Trust::Shown(certificate.clone()),
         _ => Trust::Authorities(global.ca_file.clone()),
@@ -40,8 +40,8 @@ fn trust(global: &Global, ready: Option<&Ready>, url: &str) -> Trust {
 
 /// The local admin token, but only for the local server: it is not shown to another one.
 fn local_token(ready: Option<&Ready>, url: &str) -> Option<String> {
-    let ready = ready.filter(|ready| ready.api == url)?;
-    let text = std::fs::read_to_string(&ready.admin_token_file).ok()?;
+    let ready = ready.filter(|ready| ready.api.as_deref() == Some(url))?;
+    let text = std::fs::read_to_string(ready.admin_token_file.as_ref()?).ok()?;
     Some(text.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
@@ -74,12 +74,13 @@ mod tests {
         let file = directory.path().join("token");
         std::fs::write(&file, "secret\n").unwrap();
         let ready = Ready {
-            api: "http://127.0.0.1:1".to_owned(),
+            api: Some("http://127.0.0.1:1".to_owned()),
             public: None,
-            admin: None,
             api_certificate: Some("/tls.crt".into()),
-            agents: "127.0.0.1:2".to_owned(),
-            admin_token_file: file,
+            admin: None,
+            agents: Some("127.0.0.1:2".to_owned()),
+            link: None,
+            admin_token_file: Some(file),
             data_dir: directory.path().to_owned(),
             pid: 1,
             profile: "all".to_owned(),

@@ -28,7 +28,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 52] = [
+pub(super) static KEYS: [Key<Config>; 54] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -43,7 +43,7 @@ pub(super) static KEYS: [Key<Config>; 52] = [
     },
     Key {
         name: "profile",
-        doc: "Which servers run in this process: all.",
+        doc: "Which servers run in this process: all; agent-server; or api-server,process-server.",
         set: |config, text| Profile::parse(text).map(|profile| config.profile = profile),
         show: |config| value::quote(config.profile.name()),
     },
@@ -266,6 +266,24 @@ pub(super) static KEYS: [Key<Config>; 52] = [
                 .map(|rate| config.gateway.admission.enrolment_burst = rate)
         },
         show: |config| config.gateway.admission.enrolment_burst.to_string(),
+    },
+    Key {
+        name: "link.listen",
+        doc: "Profile agent-server: address that process servers connect to (UDP, mutual TLS).",
+        set: |config, text| value::listen(text).map(|address| config.link.listen = address),
+        show: |config| value::quote(&config.link.listen.to_string()),
+    },
+    Key {
+        name: "link.connect",
+        doc: "Profile api-server,process-server: HOST:PORT of the agent server, its link.listen.",
+        set: |config, text| {
+            config.link.connect = match text {
+                "" => None,
+                _ => Some(value::address(text)?),
+            };
+            Ok(())
+        },
+        show: |config| value::quote(config.link.connect.as_deref().unwrap_or_default()),
     },
     Key {
         name: "agents.certificate_life",

@@ -1,5 +1,6 @@
-//! A gateway of several process servers in this process: the gateway's [`Hub`] behind a lock, one end for
-//! each server, and a task that takes the gateway's events to them and cuts off those that hang.
+//! A gateway of several process servers: the gateway's [`Hub`] behind a lock, one end for each server, in this
+//! process or behind a connection, and a task that takes the gateway's events to them and cuts off those that
+//! hang.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use control::clock;
 use control::downlink::{End, Link, LinkFull, Wake};
 use gateway::Handle;
-use gateway::hub::{Hub, SILENCE_MAX, TICK};
+use gateway::hub::{Hub, JoinError, SILENCE_MAX, TICK};
 use protocol::ids::{GatewayId, ServerId};
 use protocol::link::{Event, Request};
 use tokio::time::{MissedTickBehavior, interval};
@@ -19,7 +20,7 @@ use super::{FIRST, send};
 /// Events taken from the gateway under one lock.
 const EVENTS_PER_TURN: usize = 256;
 /// A gateway without room is tried again after this.
-const RETRY: Duration = Duration::from_millis(2);
+pub(super) const RETRY: Duration = Duration::from_millis(2);
 
 /// What all ends share.
 pub(crate) struct Shared {
@@ -36,6 +37,11 @@ struct Inner {
     /// The number of the next process server. None is given twice: what is still on its way to one that is
     /// gone must not reach another.
     next: ServerId,
+    /// Who led when that was told last.
+    led: Option<ServerId>,
+    /// The gateway's door is still shut, and to be opened when the first server has begun: it has said who may
+    /// come in.
+    shut: bool,
 }
 
 /// How a process server is called.
@@ -45,15 +51,24 @@ struct Bells {
 }
 
 /// One process server's end. Dropping it is leaving.
-struct HubLink {
+pub(super) struct HubLink {
     server: ServerId,
     shared: Arc<Shared>,
     cut_off: CancellationToken,
 }
 
+/// What the opening of the gateway's door waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Opens {
+    /// Whoever started the gateway opens it.
+    Elsewhere,
+    /// The first process server has said who may come in.
+    WithTheFirst,
+}
+
 /// What process servers of one gateway share. `wake` is rung by the gateway; somebody must
 /// [`run`](Shared::run) it.
-pub(crate) fn share(gateway: GatewayId, handle: Handle, wake: Wake) -> Arc<Shared> {
+pub(crate) fn share(gateway: GatewayId, handle: Handle, wake: Wake, opens: Opens) -> Arc<Shared> {
     Arc::new(Shared {
         gateway,
         handle,
@@ -61,39 +76,54 @@ pub(crate) fn share(gateway: GatewayId, handle: Handle, wake: Wake) -> Arc<Share
             hub: Hub::default(),
             bells: BTreeMap::new(),
             next: FIRST,
+            led: None,
+            shut: opens == Opens::WithTheFirst,
         }),
         wake,
     })
 }
 
 impl Shared {
-    /// A new process server's end. One that the hub does not take (there are too many) is cut off from the
-    /// beginning.
+    /// The end of a new process server in this process. One that the hub does not take (there are too many) is
+    /// cut off from the beginning.
     pub(crate) fn join(self: &Arc<Self>) -> End {
+        let (link, wake) = self.enter().unwrap_or_else(|(error, link)| {
+            tracing::error!(%error, "a process server has no gateway");
+            link.cut_off.cancel();
+            (link, Wake::new())
+        });
+        End {
+            server: link.server,
+            link: Arc::new(link),
+            wake,
+        }
+    }
+
+    /// A new process server's end, wherever it is, and what is rung when there is something for it; or why the
+    /// hub does not take it, and an end that leads nowhere.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<(HubLink, Wake), (JoinError, HubLink)> {
         let (wake, cut_off) = (Wake::new(), CancellationToken::new());
         let mut inner = self.lock();
         let server = inner.next;
         inner.next = ServerId(server.0 + 1);
-        match inner.hub.handle_join(server) {
-            Ok(()) => {
-                let bells = Bells {
-                    wake: wake.clone(),
-                    cut_off: cut_off.clone(),
-                };
-                inner.bells.insert(server, bells);
-            }
-            Err(error) => {
-                tracing::error!(%error, "a process server has no gateway");
-                cut_off.cancel();
-            }
+        let joined = inner.hub.handle_join(server);
+        if joined.is_ok() {
+            let bells = Bells {
+                wake: wake.clone(),
+                cut_off: cut_off.clone(),
+            };
+            inner.bells.insert(server, bells);
         }
         drop(inner);
-        let link = Arc::new(HubLink {
+        let link = HubLink {
             server,
             shared: Arc::clone(self),
             cut_off,
-        });
-        End { server, link, wake }
+        };
+        match joined {
+            Ok(()) => Ok((link, wake)),
+            Err(error) => Err((error, link)),
+        }
     }
 
     /// Takes events to the servers and what the hub itself has to say to the gateway, for ever.
@@ -142,6 +172,11 @@ impl Shared {
         }
         let blocked = self.flush(&mut inner.hub);
         inner.ring();
+        // If a shard could not be told, the next turn tells it.
+        if inner.shut && !blocked && inner.hub.leader().is_some() && self.handle.open() {
+            inner.shut = false;
+            tracing::info!("a process server has said which agents may come in; the door is open");
+        }
         (taken > 0, blocked)
     }
 
@@ -162,13 +197,50 @@ impl Shared {
 }
 
 impl Inner {
-    /// Wakes whoever has something to read.
-    fn ring(&self) {
+    /// Wakes whoever has something to read, and all when somebody else leads.
+    fn ring(&mut self) {
+        let leader = self.hub.leader();
+        let anew = std::mem::replace(&mut self.led, leader) != leader;
         for (server, bells) in &self.bells {
-            if self.hub.has_event(*server) {
+            if anew || self.hub.has_event(*server) {
                 bells.wake.ring();
             }
         }
+    }
+}
+
+impl HubLink {
+    /// The number of the process server.
+    pub(super) fn server(&self) -> ServerId {
+        self.server
+    }
+
+    /// The process server comes to read.
+    pub(super) fn come(&self) {
+        let mut inner = self.shared.lock();
+        inner.hub.handle_come(self.server);
+        inner.ring();
+        // What the hub has to say to the gateway now, and a door that is shut, are the shared task's.
+        self.shared.wake.ring();
+    }
+
+    /// Appends at most `max` events for the process server and says how many.
+    pub(super) fn take(&self, out: &mut Vec<Event>, max: usize) -> usize {
+        let mut inner = self.shared.lock();
+        self.take_from(&mut inner.hub, out, max)
+    }
+
+    fn take_from(&self, hub: &mut Hub, out: &mut Vec<Event>, max: usize) -> usize {
+        let (had_room, before) = (hub.room() > 0, out.len());
+        while out.len() - before < max
+            && let Some(event) = hub.poll_event(self.server)
+        {
+            out.push(event);
+        }
+        if !had_room && hub.room() > 0 {
+            self.shared.wake.ring();
+        }
+        out.len() - before
     }
 }
 
@@ -209,16 +281,11 @@ impl Link for HubLink {
         let mut inner = self.shared.lock();
         let had_room = inner.hub.room() > 0;
         inner.hub.handle_come(self.server);
-        let before = out.len();
-        while out.len() - before < max
-            && let Some(event) = inner.hub.poll_event(self.server)
-        {
-            out.push(event);
-        }
-        if !had_room && inner.hub.room() > 0 {
+        // Its first coming makes room, and may leave something to say.
+        if !had_room {
             self.shared.wake.ring();
         }
-        out.len() - before
+        self.take_from(&mut inner.hub, out, max)
     }
 }
 

@@ -32,35 +32,42 @@ pub(super) fn text(ready: &Ready, config: &Config) -> String {
         format!(" --data-dir {}", config.data_dir.display())
     };
     let mut text = format!(
-        "\n\
-         Drover {version} is ready (profile {profile}).\n\
-         \n\
-         \x20 API          {api}    (described at /v1/openapi.json)\n\
-         {others}\
-         \x20 agents       {agents}    (UDP, mutual TLS)\n\
-         \x20 admin token  {token}\n\
-         \x20 data         {data}\n\
-         \n\
-         Let an agent in, on this machine for a start:\n\
-         \n\
-         \x20 TOKEN=$(drover tokens create{flag})\n\
-         \x20 drover agent join --server {agents} --token \"$TOKEN\" --allow uname=/usr/bin/uname\n\
-         \x20 drover agent run\n\
-         \n\
-         Then, in another terminal:\n\
-         \n\
-         \x20 drover agents list{flag}\n\
-         \x20 drover run{flag} \"$(hostname)\" exec -- uname -a\n\
-         \n",
-        version = ready.version,
-        profile = ready.profile,
-        api = ready.api,
-        others = others(ready),
-        agents = ready.agents,
-        token = ready.admin_token_file.display(),
-        data = ready.data_dir.display(),
+        "\nDrover {} is ready (profile {}).\n\n",
+        ready.version, ready.profile
     );
-    let plain = ready.api.starts_with("http:");
+    let mut place = |what: &str, place: Option<&str>, more: &str| {
+        if let Some(place) = place {
+            text.push_str(&format!("  {what:<12} {place}{more}\n"));
+        }
+    };
+    place(
+        "API",
+        ready.api.as_deref(),
+        "    (described at /v1/openapi.json)",
+    );
+    place("public API", ready.public.as_deref(), "");
+    place(
+        "health",
+        ready.admin.as_deref(),
+        "    (/healthz, /readyz, /metrics)",
+    );
+    place("agents", ready.agents.as_deref(), "    (UDP, mutual TLS)");
+    place(
+        "link",
+        ready.link.as_deref(),
+        "    (process servers: UDP, mutual TLS)",
+    );
+    place("agent server", config.connects_to(), "");
+    let token = ready.admin_token_file.as_ref();
+    let token = token.map(|file| file.display().to_string());
+    place("admin token", token.as_deref(), "");
+    place("data", Some(&ready.data_dir.display().to_string()), "");
+    text.push('\n');
+    text.push_str(&next(ready, config, &flag));
+    let plain = ready
+        .api
+        .as_ref()
+        .is_some_and(|api| api.starts_with("http:"));
     if plain && !config.api.listen.ip().is_loopback() {
         text.push_str(
             "Note: the API speaks plain HTTP and listens beyond loopback. Give it a certificate\n\
@@ -72,32 +79,53 @@ pub(super) fn text(ready: &Ready, config: &Config) -> String {
     text
 }
 
-/// The lines of the listeners that are not always there.
-fn others(ready: &Ready) -> String {
-    let mut lines = String::new();
-    if let Some(public) = &ready.public {
-        lines.push_str(&format!("  public API   {public}\n"));
-    }
-    if let Some(admin) = &ready.admin {
-        lines.push_str(&format!(
-            "  health       {admin}    (/healthz, /readyz, /metrics)\n"
-        ));
-    }
-    lines
+/// What people do next.
+fn next(ready: &Ready, config: &Config, flag: &str) -> String {
+    let server = match (&ready.agents, &ready.api) {
+        (Some(link), None) => {
+            let link = ready.link.as_ref().unwrap_or(link);
+            return format!(
+                "Agents are let in when a process server has come and said who may. Where the API server is:\n\
+                 \n\
+                 \x20 drover serve --profile api-server,process-server --set link.connect={link}\n\
+                 \n"
+            );
+        }
+        (Some(agents), Some(_)) => agents.clone(),
+        (None, _) => match config.gateway.advertise.first() {
+            Some(address) => address.clone(),
+            None => "HOST:7443".to_owned(),
+        },
+    };
+    format!(
+        "Let an agent in, on this machine for a start:\n\
+         \n\
+         \x20 TOKEN=$(drover tokens create{flag})\n\
+         \x20 drover agent join --server {server} --token \"$TOKEN\" --allow uname=/usr/bin/uname\n\
+         \x20 drover agent run\n\
+         \n\
+         Then, in another terminal:\n\
+         \n\
+         \x20 drover agents list{flag}\n\
+         \x20 drover run{flag} \"$(hostname)\" exec -- uname -a\n\
+         \n"
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Profile;
 
     fn ready() -> Ready {
         Ready {
-            api: "http://127.0.0.1:7440".to_owned(),
+            api: Some("http://127.0.0.1:7440".to_owned()),
             public: None,
             api_certificate: None,
             admin: Some("http://127.0.0.1:7441".to_owned()),
-            agents: "127.0.0.1:7443".to_owned(),
-            admin_token_file: "/d/admin.token".into(),
+            agents: Some("127.0.0.1:7443".to_owned()),
+            link: None,
+            admin_token_file: Some("/d/admin.token".into()),
             data_dir: "/d".into(),
             pid: 1,
             profile: "all".to_owned(),
@@ -130,7 +158,7 @@ mod tests {
             let mut config = Config::default();
             config.api.listen = address.parse().unwrap();
             let ready = Ready {
-                api: format!("{scheme}://127.0.0.1:7440"),
+                api: Some(format!("{scheme}://127.0.0.1:7440")),
                 ..ready()
             };
             text(&ready, &config).contains("plain HTTP and listens beyond")
@@ -163,5 +191,46 @@ mod tests {
             !shown.contains("health  ") && !shown.contains("public"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn each_profile_says_what_it_has_and_what_comes_next() {
+        let mut config = Config::default();
+        let all = text(&ready(), &config);
+        assert!(
+            all.contains("  agents       127.0.0.1:7443    (UDP, mutual TLS)\n"),
+            "{all}"
+        );
+        assert!(!all.contains("link"), "{all}");
+
+        let agents = Ready {
+            api: None,
+            link: Some("127.0.0.1:7444".to_owned()),
+            admin_token_file: None,
+            ..ready()
+        };
+        config.profile = Profile::parse("agent-server").unwrap();
+        let agents = text(&agents, &config);
+        assert!(
+            agents.contains("--set link.connect=127.0.0.1:7444"),
+            "{agents}"
+        );
+        assert!(
+            !agents.contains("token") && !agents.contains("API  "),
+            "{agents}"
+        );
+
+        let control = Ready {
+            agents: None,
+            ..ready()
+        };
+        config.profile = Profile::parse("api-server,process-server").unwrap();
+        config.link.connect = Some("a.example:7444".to_owned());
+        let control = text(&control, &config);
+        assert!(
+            control.contains("  agent server a.example:7444\n"),
+            "{control}"
+        );
+        assert!(control.contains("--server HOST:7443"), "{control}");
     }
 }

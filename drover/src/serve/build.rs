@@ -1,4 +1,4 @@
-//! Builds the parts of profile `all` in order, from the configuration, and takes them down again.
+//! Builds the parts of a profile in order, from the configuration, and takes them down again.
 
 use std::fmt;
 use std::io;
@@ -7,85 +7,118 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::Control;
-use control::api::ADMIN_TOKEN_FILE;
-use control::downlink::{Ends, Wake};
+use control::api::{ADMIN_TOKEN_FILE, ApiServer, Served};
+use control::downlink::Ends;
 use control::enrol::EnrolConfig;
-use control::identity::{GatewaySecrets, Identity};
+use control::identity::Identity;
 use control::store::Store;
-use gateway::{Gateway, Handle, Secrets, TlsMaterial};
-use protocol::limits::SHARDS_MAX;
-use protocol::link::Request;
-use tokio::task::JoinHandle;
+use gateway::Handle;
 
+use super::agents::AgentServer;
 use super::{banner, faults, figures};
 use crate::config::Config;
-use crate::data_dir::{DataDir, Ready};
+use crate::data_dir::{DataDir, IDENTITY, Ready};
 use crate::fault::{Fault, chain};
-use crate::link;
+use crate::link::Remote;
+use crate::profile::Server;
 
-/// Agents' sessions are closed in order within this, before the threads stop.
-const DEPARTURE: Duration = Duration::from_millis(500);
 /// How often a part is looked at that cannot call.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The servers of profile `all`, running.
+/// The servers of a profile, running.
 pub(super) struct Servers {
-    control: Control,
-    gateway: Gateway,
-    handle: Handle,
-    /// Where several process servers share the gateway: what goes between.
-    between: Option<JoinHandle<()>>,
+    control: Option<Control>,
+    agents: Option<AgentServer>,
+    /// The agent server, where it is elsewhere.
+    remote: Option<Arc<Remote>>,
 }
 
 impl Servers {
-    /// Starts everything, the gateway behind a shut door until control has said who may come in.
+    /// Starts everything that the profile has.
     pub(super) async fn start(config: &Config, data: &DataDir) -> Result<Self, Fault> {
-        faults::check(config)?;
-        let identity = identity(config, data)?;
-        let store = Store::open(&config.store, data.path())
-            .await
-            .map_err(|error| Fault::new(chain(&error)))?;
-        let wake = Wake::new();
-        let gateway_config = gateway_config(config, data, &identity)?;
-        let run = gateway_config.gateway;
-        let gateway = gateway::start(gateway_config, wake.callback())
-            .map_err(|error| gateway_fault(&error))?;
-        let handle = gateway.handle();
-        let (between, ends) = match config.process_servers {
-            1 => (None, Ends::One(link::only(run, handle.clone(), wake))),
-            servers => {
-                let shared = link::share(run, handle.clone(), wake);
-                let between = tokio::spawn(Arc::clone(&shared).run());
-                let join = Arc::new(move || shared.join());
-                (Some(between), Ends::Several { servers, join })
-            }
-        };
-        let told = control_config(config, data, handle.clone());
-        let control = control::start(told, identity, store, ends)
-            .await
-            .map_err(|error| control_fault(&error))?;
-        while !handle.open() {
-            tokio::time::sleep(LOOK_EVERY).await;
+        let runs = |server| config.profile.runs(server);
+        match (runs(Server::Agent), runs(Server::Process)) {
+            (true, false) => Ok(Self {
+                control: None,
+                agents: Some(AgentServer::alone(config, data)?),
+                remote: None,
+            }),
+            (true, true) => Self::start_all(config, data).await,
+            (false, _) => Self::start_control(config, data).await,
         }
-        faults::begin(&config.faults, &control.mishaps());
+    }
+
+    /// The gateway is behind a shut door until control has said who may come in.
+    async fn start_all(config: &Config, data: &DataDir) -> Result<Self, Fault> {
+        faults::check(config)?;
+        if config.link.connect.is_some() {
+            tracing::warn!(
+                "link.connect is not used: the profile `all` has an agent server of its own"
+            );
+        }
+        let (identity, store) = (identity(config, data)?, store(config, data).await?);
+        let tls = identity
+            .gateway_tls()
+            .map_err(|error| Fault::new(chain(&error)))?;
+        let secrets = identity.gateway_secrets();
+        let (agents, ends) = AgentServer::with_servers(config, data, tls, secrets)?;
+        let told = control_config(config, data, Some(agents.handle()));
+        let control = start_control(config, told, identity, store, ends).await?;
+        agents.open().await;
         Ok(Self {
-            control,
-            gateway,
-            handle,
-            between,
+            control: Some(control),
+            agents: Some(agents),
+            remote: None,
+        })
+    }
+
+    /// Without an agent server here: waits until the one elsewhere can be reached.
+    async fn start_control(config: &Config, data: &DataDir) -> Result<Self, Fault> {
+        faults::check(config)?;
+        let Some(address) = config.link.connect.clone() else {
+            return Err(Fault::usage(
+                "this profile has no agent server, and link.connect does not say where it is",
+            )
+            .advise("set link.connect to HOST:PORT, the agent server's link.listen"));
+        };
+        let (identity, store) = (identity(config, data)?, store(config, data).await?);
+        let remote = Remote::new(Arc::clone(&identity), address).map_err(|error| {
+            Fault::new(format_args!("there is no UDP socket for the link: {error}"))
+        })?;
+        let remote = Arc::new(remote);
+        let ends = Ends::Several {
+            servers: config.process_servers,
+            join: {
+                let remote = Arc::clone(&remote);
+                Arc::new(move || {
+                    let remote = Arc::clone(&remote);
+                    Box::pin(async move { remote.join().await })
+                })
+            },
+        };
+        let told = control_config(config, data, None);
+        let control = start_control(config, told, identity, store, ends).await?;
+        Ok(Self {
+            control: Some(control),
+            agents: None,
+            remote: Some(remote),
         })
     }
 
     /// Where everything is.
     pub(super) fn ready(&self, config: &Config, data: &DataDir) -> Ready {
-        let api = self.control.api();
+        let agents = self.agents.as_ref();
+        let here = |address| banner::reachable(address).to_string();
+        let api = self.control.as_ref().map(Control::api);
+        let admin = api.and_then(ApiServer::admin_address);
         Ready {
-            api: banner::url(api.address()),
-            api_certificate: config.api.ui.certificate.as_deref().map(absolute),
-            public: api.public_address().map(banner::url),
-            admin: api.admin_address().map(banner::url),
-            agents: banner::reachable(self.gateway.local_addr()).to_string(),
-            admin_token_file: data.path().join(ADMIN_TOKEN_FILE),
+            api: api.map(|api| banner::url(api.address())),
+            api_certificate: api.and(config.api.ui.certificate.as_deref()).map(absolute),
+            public: api.and_then(ApiServer::public_address).map(banner::url),
+            admin: admin.map(banner::url),
+            agents: agents.map(|agents| here(agents.agents_addr())),
+            link: agents.and_then(AgentServer::link_addr).map(here),
+            admin_token_file: api.map(|_| data.path().join(ADMIN_TOKEN_FILE)),
             data_dir: data.path().to_owned(),
             pid: std::process::id(),
             profile: config.profile.name().to_owned(),
@@ -95,26 +128,37 @@ impl Servers {
 
     /// Whether a listener has a certificate that may be read again.
     pub(super) fn speaks_tls(&self) -> bool {
-        let api = self.control.api();
-        api.address().tls || api.public_address().is_some_and(|public| public.tls)
+        let tls = |served: Served| served.tls;
+        self.control.as_ref().is_some_and(|control| {
+            let api = control.api();
+            tls(api.address()) || api.public_address().is_some_and(tls)
+        })
     }
 
     /// Looks at the files of all certificates now.
     pub(super) fn reload_certificates(&self) {
-        self.control.api().reload_certificates();
+        if let Some(control) = &self.control {
+            control.api().reload_certificates();
+        }
     }
 
     /// Returns when a part has failed, with what is known of it.
     pub(super) async fn failed(&self) -> Fault {
-        let gateway_stopped = async {
-            while !self.handle.is_stopped() {
-                tokio::time::sleep(LOOK_EVERY).await;
+        let agents = async {
+            match &self.agents {
+                Some(agents) => agents.stopped().await,
+                None => std::future::pending().await,
             }
-            "the agent server"
+        };
+        let control = async {
+            match &self.control {
+                Some(control) => control.failed().await,
+                None => std::future::pending().await,
+            }
         };
         let name = tokio::select! {
-            name = gateway_stopped => name,
-            name = self.control.failed() => name,
+            name = agents => name,
+            name = control => name,
         };
         Fault::new(format_args!("{name} has stopped by itself"))
             .advise("the log says why; nothing accepted is lost, start the server again")
@@ -123,36 +167,31 @@ impl Servers {
     /// Takes everything down in order: nothing new from the API, nothing new claimed, what has
     /// arrived stored, agents' sessions closed, threads joined.
     pub(super) async fn drain(self, deadline: Duration) -> Result<(), Fault> {
-        self.control.drain(deadline).await;
-        let drain = Request::Drain {
-            addresses: Vec::new(),
-            spread: DEPARTURE / 2,
-            deadline: DEPARTURE,
-        };
-        if let Some(between) = self.between {
-            between.abort();
+        if let Some(control) = self.control {
+            control.drain(deadline).await;
         }
-        // A gateway too busy to be asked is stopped without asking.
-        if self.handle.send(drain).is_ok() {
-            tokio::time::sleep(DEPARTURE).await;
+        if let Some(remote) = self.remote {
+            remote.farewell().await;
         }
-        tokio::task::spawn_blocking(|| self.gateway.stop())
-            .await
-            .map_err(|error| Fault::new(format_args!("the agent server's end failed: {error}")))?
-            .map_err(|error| Fault::new(chain(&error)))
+        match self.agents {
+            Some(agents) => agents.stop().await,
+            None => Ok(()),
+        }
     }
 }
 
-fn gateway_fault(error: &gateway::StartError) -> Fault {
-    use gateway::{LaunchError, StartError};
-    match error {
-        StartError::Launch(LaunchError::Bind { address, source }) => cannot_listen(
-            format_args!("the agent server cannot listen on UDP {address}"),
-            source,
-            "--gateway-listen",
-        ),
-        other => Fault::new(chain(other)),
-    }
+async fn start_control(
+    config: &Config,
+    told: control::Config,
+    identity: Arc<Identity>,
+    store: Store,
+    ends: Ends,
+) -> Result<Control, Fault> {
+    let control = control::start(told, identity, store, ends)
+        .await
+        .map_err(|error| control_fault(&error))?;
+    faults::begin(&config.faults, &control.mishaps());
+    Ok(control)
 }
 
 fn control_fault(error: &control::StartError) -> Fault {
@@ -192,7 +231,8 @@ fn tls_fault(listener: &str, error: &control::api::TlsError) -> Fault {
     Fault::usage(format_args!("api.{listener}: {what}")).advise(advice)
 }
 
-fn cannot_listen(what: fmt::Arguments<'_>, cause: &io::Error, flag: &str) -> Fault {
+/// An address that cannot be listened on, and the flag that names another one.
+pub(super) fn cannot_listen(what: fmt::Arguments<'_>, cause: &io::Error, flag: &str) -> Fault {
     let fault = Fault::new(format_args!("{what}: {cause}"));
     match cause.kind() {
         io::ErrorKind::AddrInUse => fault.advise(format_args!(
@@ -204,46 +244,22 @@ fn cannot_listen(what: fmt::Arguments<'_>, cause: &io::Error, flag: &str) -> Fau
     }
 }
 
-fn identity(config: &Config, data: &DataDir) -> Result<Identity, Fault> {
-    let place = data.path().join("identity");
-    Identity::open_or_create(&place, &config.domain).map_err(|error| Fault::new(chain(&error)))
+fn identity(config: &Config, data: &DataDir) -> Result<Arc<Identity>, Fault> {
+    let place = data.path().join(IDENTITY);
+    let identity = Identity::open_or_create(&place, &config.domain);
+    identity
+        .map(Arc::new)
+        .map_err(|error| Fault::new(chain(&error)))
 }
 
-fn gateway_config(
-    config: &Config,
-    data: &DataDir,
-    identity: &Identity,
-) -> Result<gateway::Config, Fault> {
-    let tls = identity
-        .gateway_tls()
-        .map_err(|error| Fault::new(chain(&error)))?;
-    let settings = &config.gateway;
-    Ok(gateway::Config {
-        listen: settings.listen,
-        shards: settings.shards.unwrap_or_else(cores),
-        datapath: settings.datapath,
-        park: settings.park,
-        pin_threads: settings.pin_threads,
-        tls: TlsMaterial {
-            chain: tls.chain,
-            key: tls.key,
-            agent_roots: tls.agent_roots,
-        },
-        secrets: secrets(identity.gateway_secrets()),
-        domain: config.domain.clone(),
-        gateway: tls.gateway,
-        lock_file: data.path().join("gateway.lock"),
-        admission: gateway::AdmissionConfig {
-            shut_at_start: true,
-            ..settings.admission
-        },
-        advertise: settings.advertise.clone(),
-        reconnect_spread: settings.reconnect_spread,
-        adaptive_limits: settings.adaptive_limits,
-    })
+async fn store(config: &Config, data: &DataDir) -> Result<Store, Fault> {
+    let store = Store::open(&config.store, data.path()).await;
+    store.map_err(|error| Fault::new(chain(&error)))
 }
 
-fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::Config {
+/// `gateway`: that of this process, whose figures the API shows.
+fn control_config(config: &Config, data: &DataDir, gateway: Option<&Handle>) -> control::Config {
+    let of = |handle: &Handle| handle.clone();
     control::Config {
         data_dir: data.path().to_owned(),
         api: config.api.clone(),
@@ -253,32 +269,10 @@ fn control_config(config: &Config, data: &DataDir, gateway: Handle) -> control::
         },
         kinds: config.kinds.clone(),
         retention: config.retention,
-        metrics: vec![figures::metrics(gateway.clone())],
-        gateway: Some(figures::overview(gateway.clone())),
-        times: vec![figures::times(gateway)],
+        metrics: gateway.map(of).map(figures::metrics).into_iter().collect(),
+        gateway: gateway.map(of).map(figures::overview),
+        times: gateway.map(of).map(figures::times).into_iter().collect(),
         histogram_log: config.histograms,
         webhooks: config.webhooks.clone(),
     }
-}
-
-/// The gateway's keys from the deployment's, which are longer where a hash wants more.
-fn secrets(kept: &GatewaySecrets) -> Secrets {
-    let first = |key: &[u8]| {
-        let mut half = [0; 32];
-        for (to, from) in half.iter_mut().zip(key) {
-            *to = *from;
-        }
-        half
-    };
-    Secrets {
-        connection_ids: first(&kept.cid_key),
-        stateless_reset: first(&kept.reset_key),
-        tokens: first(&kept.token_key),
-    }
-}
-
-/// One shard for each core that this process may use.
-pub(crate) fn cores() -> u16 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    u16::try_from(cores).unwrap_or(SHARDS_MAX).min(SHARDS_MAX)
 }

@@ -89,7 +89,7 @@ fn server(place: &Place) -> Check {
         ),
         (Ok(true), Some(ready)) => Check::ok(
             "server",
-            format!("runs, process id {}, API {}", ready.pid, ready.api),
+            format!("runs, process id {}, {}", ready.pid, reached(ready)),
         ),
         (Ok(true), None) => Check::warning(
             "server",
@@ -105,6 +105,15 @@ fn server(place: &Place) -> Check {
             "start it again: nothing accepted is lost",
         ),
         (Ok(false), None) => Check::ok("server", "none runs on this data directory"),
+    }
+}
+
+/// Where a server can be reached, by whoever comes to it first.
+fn reached(ready: &Ready) -> String {
+    match (&ready.api, &ready.agents) {
+        (Some(api), _) => format!("API {api}"),
+        (None, Some(agents)) => format!("agents {agents}"),
+        (None, None) => format!("profile {}", ready.profile),
     }
 }
 

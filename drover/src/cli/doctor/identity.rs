@@ -4,11 +4,14 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use control::clock::UnixMs;
-use control::identity::{self, GATEWAY_CERTIFICATE_LIFE, IdentityError, Validity};
+use control::identity::{
+    self, AgentServerIdentity, GATEWAY_CERTIFICATE_LIFE, IdentityError, Validity,
+};
 
 use super::check::Check;
 use super::store::of_agents;
 use crate::cli::top::format::span;
+use crate::data_dir::IDENTITY;
 use crate::fault::chain;
 
 /// A server whose certificate has less than this left should be restarted: it makes a new one then.
@@ -23,7 +26,7 @@ pub(super) fn checks(
     since: Option<SystemTime>,
     now: UnixMs,
 ) -> Vec<Check> {
-    let place = directory.join("identity");
+    let place = directory.join(IDENTITY);
     let running = since.is_some();
     let mut checks = match identity::inspect(&place, domain, now) {
         Err(error) => vec![Check::failure("identity", chain(&error), advice(&error))],
@@ -32,6 +35,29 @@ pub(super) fn checks(
     };
     checks.extend(since.map(|since| of_server(since, now)));
     checks
+}
+
+/// What there is to say of the identity of an agent server on its own in `directory`.
+pub(super) fn of_agent_server(directory: &Path, domain: &str, now: UnixMs) -> Check {
+    let name = "identity.agent_server";
+    match AgentServerIdentity::load(&directory.join(IDENTITY), domain) {
+        Err(error) => Check::failure(name, chain(&error), advice(&error)),
+        Ok(identity) => ends(name, now.until(identity.not_after)),
+    }
+}
+
+/// A certificate of an agent server, which is not renewed while it runs.
+fn ends(name: &'static str, left: Duration) -> Check {
+    let found = format!("its certificate ends in {}", span(left.as_secs()));
+    match left < RESTART_BEFORE {
+        true => Check::warning(
+            name,
+            found,
+            "`drover identity agent-server DIR` where the API server's data directory is makes another; put it \
+             in this one's place, and restart",
+        ),
+        false => Check::ok(name, found),
+    }
 }
 
 fn none(agents: u64) -> Check {
@@ -171,6 +197,23 @@ mod tests {
         assert_eq!(status(DAY), Status::Ok);
         assert_eq!(status(336 * DAY), Status::Warning);
         assert_eq!(status(366 * DAY), Status::Failure);
+    }
+
+    #[test]
+    fn an_agent_servers_certificate_is_renewed_by_hand_and_in_time() {
+        let parent = tempfile::tempdir().unwrap();
+        let (control, agents) = (parent.path().join("control"), parent.path().join("agents"));
+        let now = control::clock::now();
+        let look = |now| of_agent_server(&agents, "cloud.example", now);
+        let missing = look(now);
+        assert_eq!(missing.status, Status::Failure);
+        let advice = missing.advice.unwrap();
+        assert!(advice.contains("drover identity agent-server"), "{advice}");
+        let made = identity::Identity::open_or_create(&control, "cloud.example").unwrap();
+        std::fs::create_dir(&agents).unwrap();
+        made.make_agent_server(&agents.join(IDENTITY)).unwrap();
+        assert_eq!(look(now).status, Status::Ok);
+        assert_eq!(look(now.plus(336 * DAY)).status, Status::Warning);
     }
 
     #[test]

@@ -7,62 +7,120 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use super::check::Check;
 use crate::config::Config;
 use crate::data_dir::Ready;
+use crate::profile::Server;
+
+/// Something that the profile listens on.
+struct Port {
+    name: &'static str,
+    key: &'static str,
+    kind: Kind,
+    wanted: SocketAddr,
+    /// Where the running server has it.
+    held: fn(&Ready) -> Option<&String>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Tcp,
+    Udp,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+
+    fn bind(self, address: SocketAddr) -> io::Result<()> {
+        match self {
+            Self::Tcp => TcpListener::bind(address).map(drop),
+            Self::Udp => UdpSocket::bind(address).map(drop),
+        }
+    }
+}
 
 /// Everything about the ports. `server`: where the running server said it is.
 pub(super) fn checks(config: &Config, server: Option<&Ready>) -> Vec<Check> {
-    let api = &config.api;
-    let held = |url: Option<&String>| url.and_then(|url| port_of(url)).unwrap_or(0);
-    let listeners = [
-        ("port.api", "api.listen", Some(api.listen)),
-        ("port.public", "api.public.listen", api.public_listen),
-        ("port.admin", "admin.listen", api.admin_listen),
-    ];
-    let mut checks = Vec::new();
-    for (name, key, wanted) in listeners {
-        let Some(wanted) = wanted else { continue };
-        checks.push(match server {
-            Some(ready) => {
-                let url = match name {
-                    "port.api" => Some(&ready.api),
-                    "port.public" => ready.public.as_ref(),
-                    _ => ready.admin.as_ref(),
-                };
-                served(name, "TCP", wanted, held(url), ready.pid)
-            }
-            None => free(
-                name,
-                "TCP",
-                wanted,
-                key,
-                TcpListener::bind(wanted).map(drop),
-            ),
-        });
-    }
-    let agents = config.gateway.listen;
-    checks.push(match server {
-        Some(ready) => served(
-            "port.agents",
-            "UDP",
-            agents,
-            held(Some(&ready.agents)),
-            ready.pid,
-        ),
-        None => free(
-            "port.agents",
-            "UDP",
-            agents,
-            "gateway.listen",
-            UdpSocket::bind(agents).map(drop),
-        ),
+    let ports = wanted(config);
+    let checks = ports.iter().map(|port| match server {
+        Some(ready) => served(port, ready),
+        None => free(port),
     });
-    if api.ui.certificate.is_none() {
-        checks.extend(in_the_clear(("api.listen", api.listen)));
+    checks.chain(exposed(config)).collect()
+}
+
+/// What the profile listens on.
+fn wanted(config: &Config) -> Vec<Port> {
+    let runs = |server| config.profile.runs(server);
+    let api = &config.api;
+    let mut ports = Vec::new();
+    let mut port = |name, key, kind, wanted: Option<SocketAddr>, held| {
+        ports.extend(wanted.map(|wanted| Port {
+            name,
+            key,
+            kind,
+            wanted,
+            held,
+        }));
+    };
+    if runs(Server::Api) {
+        port(
+            "port.api",
+            "api.listen",
+            Kind::Tcp,
+            Some(api.listen),
+            |ready| ready.api.as_ref(),
+        );
+        port(
+            "port.public",
+            "api.public.listen",
+            Kind::Tcp,
+            api.public_listen,
+            |ready| ready.public.as_ref(),
+        );
+        port(
+            "port.admin",
+            "admin.listen",
+            Kind::Tcp,
+            api.admin_listen,
+            |ready| ready.admin.as_ref(),
+        );
     }
+    if runs(Server::Agent) {
+        let listen = Some(config.gateway.listen);
+        port(
+            "port.agents",
+            "gateway.listen",
+            Kind::Udp,
+            listen,
+            |ready| ready.agents.as_ref(),
+        );
+    }
+    if config.listens_for_servers() {
+        port(
+            "port.link",
+            "link.listen",
+            Kind::Udp,
+            Some(config.link.listen),
+            |ready| ready.link.as_ref(),
+        );
+    }
+    ports
+}
+
+/// Where tokens cross the network as they are.
+fn exposed(config: &Config) -> impl Iterator<Item = Check> {
+    let api = &config.api;
+    let ui = Some(api.listen).filter(|_| api.ui.certificate.is_none());
     let public = api
         .public_listen
         .filter(|_| api.public.certificate.is_none());
-    checks.extend(public.and_then(|public| in_the_clear(("api.public.listen", public))));
-    checks
+    let listens = [("api.listen", ui), ("api.public.listen", public)];
+    let has_api = config.profile.runs(Server::Api);
+    let listens = listens.into_iter().filter(move |_| has_api);
+    listens.filter_map(|(key, listen)| in_the_clear(key, listen?))
 }
 
 /// The port of `http://127.0.0.1:7440` or `127.0.0.1:7443`.
@@ -71,7 +129,12 @@ fn port_of(address: &str) -> Option<u16> {
     port.parse().ok()
 }
 
-fn served(name: &'static str, kind: &str, wanted: SocketAddr, held: u16, process: u32) -> Check {
+fn served(port: &Port, ready: &Ready) -> Check {
+    let (name, kind, wanted) = (port.name, port.kind.name(), port.wanted);
+    let held = (port.held)(ready)
+        .and_then(|held| port_of(held))
+        .unwrap_or(0);
+    let process = ready.pid;
     if [0, held].contains(&wanted.port()) {
         return Check::ok(
             name,
@@ -85,17 +148,12 @@ fn served(name: &'static str, kind: &str, wanted: SocketAddr, held: u16, process
     )
 }
 
-fn free(
-    name: &'static str,
-    kind: &str,
-    wanted: SocketAddr,
-    key: &str,
-    bound: io::Result<()>,
-) -> Check {
+fn free(port: &Port) -> Check {
+    let (name, key, kind, wanted) = (port.name, port.key, port.kind.name(), port.wanted);
     let failed = |found: &dyn Display, advice: String| {
         Check::failure(name, format!("{kind} {wanted}: {found}"), advice)
     };
-    match bound {
+    match port.kind.bind(wanted) {
         Ok(()) if wanted.port() == 0 => Check::ok(name, format!("{kind}, any free port")),
         Ok(()) => Check::ok(name, format!("{kind} {wanted} is free")),
         Err(error) => match error.kind() {
@@ -122,7 +180,7 @@ fn free(
 }
 
 /// Tokens cross the network as they are.
-fn in_the_clear((key, listen): (&str, SocketAddr)) -> Option<Check> {
+fn in_the_clear(key: &str, listen: SocketAddr) -> Option<Check> {
     (!listen.ip().is_loopback()).then(|| {
         Check::warning(
             "port.api_exposed",
@@ -136,6 +194,7 @@ fn in_the_clear((key, listen): (&str, SocketAddr)) -> Option<Check> {
 mod tests {
     use super::super::check::Status;
     use super::*;
+    use crate::profile::Profile;
 
     fn config() -> Config {
         let mut config = Config::default();
@@ -170,12 +229,13 @@ mod tests {
     #[test]
     fn ports_of_the_running_server_are_not_in_its_way() {
         let ready = Ready {
-            api: "http://127.0.0.1:7440".to_owned(),
+            api: Some("http://127.0.0.1:7440".to_owned()),
             public: None,
             api_certificate: None,
             admin: Some("http://127.0.0.1:7441".to_owned()),
-            agents: "127.0.0.1:7443".to_owned(),
-            admin_token_file: "t".into(),
+            agents: Some("127.0.0.1:7443".to_owned()),
+            link: None,
+            admin_token_file: Some("t".into()),
             data_dir: "d".into(),
             pid: 7,
             profile: "all".to_owned(),
@@ -187,6 +247,22 @@ mod tests {
         let mut other = Config::default();
         other.gateway.listen = "0.0.0.0:7444".parse().unwrap();
         assert_eq!(found(&other, Some(&ready))[2].1, Status::Warning);
+    }
+
+    #[test]
+    fn only_what_the_profile_listens_on_is_looked_at() {
+        let mut config = config();
+        config.link.listen = "127.0.0.1:0".parse().unwrap();
+        config.api.listen = "0.0.0.0:0".parse().unwrap();
+        config.profile = Profile::parse("agent-server").unwrap();
+        let agents = ["port.agents", "port.link"].map(|name| (name, Status::Ok));
+        assert_eq!(found(&config, None), agents);
+        config.profile = Profile::parse("api-server,process-server").unwrap();
+        let control = [
+            ("port.api", Status::Ok),
+            ("port.api_exposed", Status::Warning),
+        ];
+        assert_eq!(found(&config, None), control);
     }
 
     #[test]

@@ -1,0 +1,417 @@
+//! The process server's side of the link between machines: a gateway on another machine that looks like one
+//! in this process.
+//!
+//! ```text
+//!   send ─▶ outbox, bounded ─ speak ═▶ agent server
+//!   receive ◀─ inbox, bounded ─ hear ◀═ agent server
+//! ```
+//!
+//! A full outbox is told to the sender; while the inbox is full nothing is read, so that the agent server
+//! waits. When the connection is gone so is the gateway: the end is cut off, and another process server joins
+//! in its place, as soon as the agent server can be reached.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use agent::DialError;
+use agent::transport;
+use control::clock;
+use control::downlink::{End, Link, LinkFull, Wake};
+use control::identity::{Identity, IssueError};
+use protocol::close::CloseCode;
+use protocol::frame::{self, DecodeError, EncodeError};
+use protocol::ids::{GatewayId, ServerId};
+use protocol::limits::HANDSHAKE_DEADLINE;
+use protocol::link::{Event, GatewayWord, LINK_SUPPORTED, NotDelivered, Request, ServerWord};
+use quinn::{Connection, Endpoint, SendStream};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::wire::{self, Broken, Frames, PIECE_BYTES, TlsError};
+
+/// Requests that wait to be written, in bytes, before the sender is told to come again.
+const OUTBOX_BYTES_MAX: usize = 4 << 20;
+/// Events that wait to be read before nothing more is read from the agent server.
+const INBOX_MAX: usize = 4096;
+/// Bytes of their frames.
+const INBOX_BYTES_MAX: usize = 8 << 20;
+/// How often the agent server is told that this process server comes to read.
+const CAME_EVERY: Duration = Duration::from_secs(1);
+/// Before the second attempt to reach the agent server; it doubles with each.
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+/// Between two attempts, at most.
+const PAUSE_LAST: Duration = Duration::from_secs(10);
+/// What was said last is written within this.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// What a process server says it is.
+const SOFTWARE: &str = concat!("drover/", env!("CARGO_PKG_VERSION"));
+
+/// The agent server was not reached, or did not let the process server in.
+#[derive(Debug, thiserror::Error)]
+enum JoinError {
+    #[error(transparent)]
+    Certificate(#[from] IssueError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Refused(#[from] Broken),
+}
+
+/// A gateway on another machine.
+pub(crate) struct Remote {
+    identity: Arc<Identity>,
+    address: String,
+    endpoint: Endpoint,
+}
+
+impl Remote {
+    /// The agent server at `address`, as `host:port`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// There is no socket.
+    pub(crate) fn new(identity: Arc<Identity>, address: String) -> io::Result<Self> {
+        Ok(Self {
+            identity,
+            address,
+            endpoint: transport::endpoint()?,
+        })
+    }
+
+    /// A new process server's end. Waits until the agent server can be reached and lets it in.
+    pub(crate) async fn join(&self) -> End {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            match self.try_join().await {
+                Ok(end) => {
+                    tracing::info!(server = %self.address, number = %end.server, "joined the agent server");
+                    return end;
+                }
+                Err(error) => tracing::warn!(
+                    server = %self.address, %error, again_in = ?pause,
+                    "the agent server cannot be reached; is it running, and is link.connect its link.listen?"
+                ),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_LAST);
+        }
+    }
+
+    async fn try_join(&self) -> Result<End, JoinError> {
+        let config = wire::client_config(self.identity.process_server_tls()?)?;
+        let within = HANDSHAKE_DEADLINE;
+        let connection = transport::connect(&self.endpoint, &self.address, &config, within).await?;
+        let greeted = timeout(within, greet(&connection)).await;
+        let greeted = greeted.unwrap_or(Err(Broken::Silent));
+        let (gateway, server, stream, frames) =
+            greeted.inspect_err(|broken| broken.close(&connection))?;
+        let (pipe, wake) = (Arc::new(Pipe::default()), Wake::new());
+        let life = Life {
+            pipe: Arc::clone(&pipe),
+            wake: wake.clone(),
+            address: self.address.clone(),
+        };
+        tokio::spawn(life.live(connection, stream, frames));
+        let link = Arc::new(RemoteLink { gateway, pipe });
+        Ok(End { server, link, wake })
+    }
+
+    /// Waits until every connection is over whose process server has left.
+    pub(crate) async fn farewell(&self) {
+        drop(timeout(FAREWELL, self.endpoint.wait_idle()).await);
+    }
+}
+
+/// Says who one is, and hears whose end it will be.
+async fn greet(
+    connection: &Connection,
+) -> Result<(GatewayId, ServerId, SendStream, Frames), Broken> {
+    let (mut stream, frames) = connection.open_bi().await?;
+    let mut frames = Frames::of(frames);
+    let hello = ServerWord::Hello {
+        versions: LINK_SUPPORTED,
+        software: SOFTWARE.to_owned(),
+    };
+    let mut bytes = Vec::new();
+    frame::encode_server_word(&hello, &mut bytes)?;
+    stream.write_all(&bytes).await?;
+    // Whoever is refused is told by the end of the connection.
+    let first = match frames.next().await {
+        Ok(first) => first.ok_or(Broken::Ended)?,
+        Err(Broken::Read(_)) => return Err(connection.closed().await.into()),
+        Err(broken) => return Err(broken),
+    };
+    match frame::decode_gateway_word(&first)? {
+        GatewayWord::Welcome {
+            gateway, server, ..
+        } => Ok((gateway, server, stream, frames)),
+        GatewayWord::Leads { .. } => Err(Broken::Unexpected),
+    }
+}
+
+/// What lies between a process server and its connection.
+#[derive(Default)]
+struct Pipe {
+    /// Frames, one after the other.
+    outbox: Mutex<Vec<u8>>,
+    /// There is something in it.
+    to_write: Notify,
+    inbox: Mutex<Inbox>,
+    /// There is room in it again.
+    room: Notify,
+    leads: AtomicBool,
+    /// The process server has left.
+    left: CancellationToken,
+    /// The connection is gone.
+    gone: CancellationToken,
+}
+
+#[derive(Default)]
+struct Inbox {
+    heard: VecDeque<(Heard, usize)>,
+    bytes: usize,
+    /// When the agent server was told last that somebody reads.
+    came: Option<Instant>,
+}
+
+/// In the order in which it came.
+enum Heard {
+    Event(Event),
+    Leads(bool),
+}
+
+impl Inbox {
+    fn has_room(&self) -> bool {
+        self.heard.len() < INBOX_MAX && self.bytes < INBOX_BYTES_MAX
+    }
+}
+
+impl Pipe {
+    fn outbox(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says a word about the connection: there are few of them, so there is always room.
+    fn say(&self, word: &ServerWord) {
+        if let Err(error) = frame::encode_server_word(word, &mut self.outbox()) {
+            tracing::error!(%error, ?word, "a word to the agent server could not be written");
+        }
+        self.to_write.notify_one();
+    }
+
+    /// Puts something into the inbox, once there is room.
+    async fn put(&self, heard: Heard, bytes: usize) {
+        loop {
+            {
+                let mut inbox = self.inbox();
+                if inbox.has_room() {
+                    inbox.bytes += bytes;
+                    inbox.heard.push_back((heard, bytes));
+                    return;
+                }
+            }
+            self.room.notified().await;
+        }
+    }
+
+    /// A request that no frame can hold. The gateway says the same of a command that is too large for an agent.
+    fn refuse(&self, request: Request, error: &EncodeError) {
+        tracing::error!(%error, "a request could not be written");
+        if let Request::Dispatch {
+            target, command, ..
+        } = request
+        {
+            let refused = Event::NotDelivered {
+                target,
+                operation: command.operation,
+                fence: command.fence,
+                reason: NotDelivered::TooLarge,
+            };
+            self.inbox().heard.push_back((Heard::Event(refused), 0));
+        }
+    }
+}
+
+/// One process server's end. Dropping it is leaving.
+struct RemoteLink {
+    gateway: GatewayId,
+    pipe: Arc<Pipe>,
+}
+
+impl Link for RemoteLink {
+    fn gateway(&self) -> GatewayId {
+        self.gateway
+    }
+
+    fn leads(&self) -> bool {
+        self.pipe.leads.load(Ordering::Relaxed)
+    }
+
+    fn drain(&self) {
+        self.pipe.say(&ServerWord::Draining);
+    }
+
+    fn cut_off(&self) -> CancellationToken {
+        self.pipe.gone.clone()
+    }
+
+    fn send(&self, request: Request) -> Result<(), LinkFull> {
+        // What it says goes nowhere, and it is about to learn that.
+        if self.pipe.gone.is_cancelled() {
+            return Ok(());
+        }
+        let mut outbox = self.pipe.outbox();
+        if outbox.len() >= OUTBOX_BYTES_MAX {
+            return Err(LinkFull(Box::new(request)));
+        }
+        let written = frame::encode_request(&request, &mut outbox);
+        drop(outbox);
+        match written {
+            Ok(()) => self.pipe.to_write.notify_one(),
+            Err(error) => self.pipe.refuse(request, &error),
+        }
+        Ok(())
+    }
+
+    fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
+        let (now, before) = (clock::monotonic(), out.len());
+        let mut inbox = self.pipe.inbox();
+        let due = |came: Instant| now.saturating_duration_since(came) >= CAME_EVERY;
+        let come = inbox.came.is_none_or(due);
+        if come {
+            inbox.came = Some(now);
+        }
+        while out.len() - before < max
+            && let Some((heard, bytes)) = inbox.heard.pop_front()
+        {
+            inbox.bytes -= bytes;
+            match heard {
+                Heard::Event(event) => out.push(event),
+                Heard::Leads(leads) => self.pipe.leads.store(leads, Ordering::Relaxed),
+            }
+        }
+        drop(inbox);
+        if come {
+            self.pipe.say(&ServerWord::Came);
+        }
+        self.pipe.room.notify_one();
+        out.len() - before
+    }
+}
+
+impl Drop for RemoteLink {
+    fn drop(&mut self) {
+        self.pipe.left.cancel();
+    }
+}
+
+/// A connection, as long as it lives.
+struct Life {
+    pipe: Arc<Pipe>,
+    wake: Wake,
+    address: String,
+}
+
+impl Life {
+    async fn live(self, connection: Connection, stream: SendStream, frames: Frames) {
+        let over = tokio::select! {
+            over = self.speak(stream) => over,
+            broken = self.hear(frames) => Err(broken),
+        };
+        match over {
+            // The agent server closes, once it has heard everything.
+            Ok(()) => {
+                drop(timeout(FAREWELL, connection.closed()).await);
+                wire::close(&connection, CloseCode::Normal);
+            }
+            Err(broken) => {
+                if !self.pipe.left.is_cancelled() {
+                    tracing::error!(
+                        server = %self.address, error = %broken,
+                        "the agent server is gone; a process server will join it again"
+                    );
+                }
+                broken.close(&connection);
+            }
+        }
+        self.pipe.gone.cancel();
+        self.wake.ring();
+    }
+
+    /// Writes what is to be said; ends when the process server has left and everything is written.
+    async fn speak(&self, mut stream: SendStream) -> Result<(), Broken> {
+        loop {
+            let left = self.pipe.left.is_cancelled();
+            let piece = std::mem::take(&mut *self.pipe.outbox());
+            if !piece.is_empty() {
+                stream.write_all(&piece).await?;
+                self.keep(piece);
+                continue;
+            }
+            if left {
+                // It fails only where the other side has gone already.
+                drop(stream.finish());
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.pipe.to_write.notified() => {}
+                () = self.pipe.left.cancelled() => {}
+            }
+        }
+    }
+
+    /// Gives an empty outbox the memory of the last piece.
+    fn keep(&self, mut piece: Vec<u8>) {
+        piece.clear();
+        piece.shrink_to(PIECE_BYTES);
+        let mut outbox = self.pipe.outbox();
+        if outbox.is_empty() {
+            *outbox = piece;
+        }
+    }
+
+    /// Takes what the agent server says, until the connection is gone.
+    async fn hear(&self, mut frames: Frames) -> Broken {
+        loop {
+            let heard = match frames.next().await {
+                Ok(Some(bytes)) => read(&bytes).map(|heard| (heard, bytes.len())),
+                Ok(None) => Err(Broken::Ended),
+                Err(broken) => Err(broken),
+            };
+            match heard {
+                Ok((heard, bytes)) => {
+                    // An offer is of use only with the next process.
+                    let idle = matches!(heard, Heard::Event(Event::Offered { .. }));
+                    self.pipe.put(heard, bytes).await;
+                    if !idle {
+                        self.wake.ring();
+                    }
+                }
+                Err(broken) => return broken,
+            }
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<Heard, Broken> {
+    match frame::decode_event(bytes) {
+        Ok(event) => Ok(Heard::Event(event)),
+        Err(DecodeError::Identifier { .. }) => match frame::decode_gateway_word(bytes)? {
+            GatewayWord::Leads { leads } => Ok(Heard::Leads(leads)),
+            GatewayWord::Welcome { .. } => Err(Broken::Unexpected),
+        },
+        Err(error) => Err(error.into()),
+    }
+}

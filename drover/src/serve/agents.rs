@@ -1,0 +1,227 @@
+//! The agent server of a process: the gateway, and what goes between it and process servers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::downlink::{Ends, Wake};
+use control::identity::{AgentServerIdentity, GatewaySecrets, GatewayTls};
+use gateway::{Gateway, Handle, Secrets, TlsMaterial};
+use protocol::ids::GatewayId;
+use protocol::limits::SHARDS_MAX;
+use protocol::link::Request;
+use tokio::task::JoinHandle;
+
+use super::build::{LOOK_EVERY, cannot_listen};
+use crate::config::Config;
+use crate::data_dir::{DataDir, IDENTITY};
+use crate::fault::{Fault, chain};
+use crate::link::{self, Door, ListenError, Listener, Opens, Shared};
+
+/// Agents' sessions are closed in order within this, before the threads stop.
+const DEPARTURE: Duration = Duration::from_millis(500);
+
+/// An agent server, running.
+pub(super) struct AgentServer {
+    gateway: Gateway,
+    handle: Handle,
+    /// Where several process servers share the gateway: what goes between.
+    between: Option<JoinHandle<()>>,
+    /// Where process servers come from elsewhere.
+    listener: Option<Listener>,
+}
+
+impl AgentServer {
+    /// Starts one with its process servers in this process, behind a shut door; and makes their ends.
+    pub(super) fn with_servers(
+        config: &Config,
+        data: &DataDir,
+        tls: GatewayTls,
+        secrets: &GatewaySecrets,
+    ) -> Result<(Self, Ends), Fault> {
+        let (gateway, run, wake) = start(config, data, tls, secrets)?;
+        let handle = gateway.handle();
+        let (between, ends) = match config.process_servers {
+            1 => (None, Ends::One(link::only(run, handle.clone(), wake))),
+            servers => {
+                let shared = link::share(run, handle.clone(), wake, Opens::Elsewhere);
+                let between = pass_on(&shared);
+                let join = Arc::new(move || Box::pin(std::future::ready(shared.join())) as _);
+                (Some(between), Ends::Several { servers, join })
+            }
+        };
+        let server = Self {
+            gateway,
+            handle,
+            between,
+            listener: None,
+        };
+        Ok((server, ends))
+    }
+
+    /// Starts one alone: process servers come to it, and the first opens its door.
+    pub(super) fn alone(config: &Config, data: &DataDir) -> Result<Self, Fault> {
+        let place = data.path().join(IDENTITY);
+        let identity = AgentServerIdentity::load(&place, &config.domain)
+            .map_err(|error| Fault::new(chain(&error)))?;
+        let door =
+            Door::bind(config.link.listen, &identity).map_err(|error| listen_fault(&error))?;
+        let (gateway, run, wake) = start(config, data, identity.tls, &identity.secrets)?;
+        let handle = gateway.handle();
+        let shared = link::share(run, handle.clone(), wake, Opens::WithTheFirst);
+        let listener = door.open(Arc::clone(&shared));
+        Ok(Self {
+            gateway,
+            handle,
+            between: Some(pass_on(&shared)),
+            listener: Some(listener),
+        })
+    }
+
+    /// The gateway's front door for the rest of the program.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Where agents connect.
+    pub(super) fn agents_addr(&self) -> SocketAddr {
+        self.gateway.local_addr()
+    }
+
+    /// Where process servers connect, if they do.
+    pub(super) fn link_addr(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().map(Listener::local_addr)
+    }
+
+    /// Lets agents in, once control has said who may come.
+    pub(super) async fn open(&self) {
+        while !self.handle.open() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Returns when it has stopped by itself.
+    pub(super) async fn stopped(&self) -> &'static str {
+        while !self.handle.is_stopped() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        "the agent server"
+    }
+
+    /// Says farewell to process servers, closes agents' sessions, joins the threads.
+    pub(super) async fn stop(self) -> Result<(), Fault> {
+        if let Some(listener) = self.listener {
+            listener.stop().await;
+        }
+        if let Some(between) = self.between {
+            between.abort();
+        }
+        let drain = Request::Drain {
+            addresses: Vec::new(),
+            spread: DEPARTURE / 2,
+            deadline: DEPARTURE,
+        };
+        // A gateway too busy to be asked is stopped without asking.
+        if self.handle.send(drain).is_ok() {
+            tokio::time::sleep(DEPARTURE).await;
+        }
+        tokio::task::spawn_blocking(|| self.gateway.stop())
+            .await
+            .map_err(|error| Fault::new(format_args!("the agent server's end failed: {error}")))?
+            .map_err(|error| Fault::new(chain(&error)))
+    }
+}
+
+fn pass_on(shared: &Arc<Shared>) -> JoinHandle<()> {
+    tokio::spawn(Arc::clone(shared).run())
+}
+
+/// Starts the gateway, its door shut.
+fn start(
+    config: &Config,
+    data: &DataDir,
+    tls: GatewayTls,
+    secrets: &GatewaySecrets,
+) -> Result<(Gateway, GatewayId, Wake), Fault> {
+    let (wake, run) = (Wake::new(), tls.gateway);
+    let config = gateway_config(config, data, tls, secrets);
+    let gateway = gateway::start(config, wake.callback()).map_err(|error| gateway_fault(&error))?;
+    Ok((gateway, run, wake))
+}
+
+fn gateway_config(
+    config: &Config,
+    data: &DataDir,
+    tls: GatewayTls,
+    kept: &GatewaySecrets,
+) -> gateway::Config {
+    let settings = &config.gateway;
+    gateway::Config {
+        listen: settings.listen,
+        shards: settings.shards.unwrap_or_else(cores),
+        datapath: settings.datapath,
+        park: settings.park,
+        pin_threads: settings.pin_threads,
+        tls: TlsMaterial {
+            chain: tls.chain,
+            key: tls.key,
+            agent_roots: tls.agent_roots,
+        },
+        secrets: secrets(kept),
+        domain: config.domain.clone(),
+        gateway: tls.gateway,
+        lock_file: data.path().join("gateway.lock"),
+        admission: gateway::AdmissionConfig {
+            shut_at_start: true,
+            ..settings.admission
+        },
+        advertise: settings.advertise.clone(),
+        reconnect_spread: settings.reconnect_spread,
+        adaptive_limits: settings.adaptive_limits,
+    }
+}
+
+/// The gateway's keys from the deployment's, which are longer where a hash wants more.
+fn secrets(kept: &GatewaySecrets) -> Secrets {
+    let first = |key: &[u8]| {
+        let mut half = [0; 32];
+        for (to, from) in half.iter_mut().zip(key) {
+            *to = *from;
+        }
+        half
+    };
+    Secrets {
+        connection_ids: first(&kept.cid_key),
+        stateless_reset: first(&kept.reset_key),
+        tokens: first(&kept.token_key),
+    }
+}
+
+/// One shard for each core that this process may use.
+pub(crate) fn cores() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(cores).unwrap_or(SHARDS_MAX).min(SHARDS_MAX)
+}
+
+fn gateway_fault(error: &gateway::StartError) -> Fault {
+    use gateway::{LaunchError, StartError};
+    match error {
+        StartError::Launch(LaunchError::Bind { address, source }) => cannot_listen(
+            format_args!("the agent server cannot listen on UDP {address}"),
+            source,
+            "--gateway-listen",
+        ),
+        other => Fault::new(chain(other)),
+    }
+}
+
+fn listen_fault(error: &ListenError) -> Fault {
+    match error {
+        ListenError::Bind { address, source } => cannot_listen(
+            format_args!("the agent server cannot listen for process servers on UDP {address}"),
+            source,
+            "--set link.listen=IP:PORT",
+        ),
+        other @ ListenError::Tls(_) => Fault::new(chain(other)),
+    }
+}

@@ -1,6 +1,7 @@
 //! The REST API.
 //!
 //! ```text
+//!   admin.rs      the admin listener where there is no API
 //!   listener.rs   who listens where, with which TLS, limits and threads
 //!     └ server.rs   sockets, time limits, drain
 //!         └ access.rs   the table of routes and roles; bearer tokens; rates
@@ -15,6 +16,7 @@
 
 mod accept;
 mod access;
+mod admin;
 mod drivers;
 mod extract;
 mod figures;
@@ -41,6 +43,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::access::Auth;
+pub use self::admin::{AdminServer, Ready, ReadySource};
 use self::drivers::Drivers;
 pub use self::first_admin::{ADMIN_TOKEN_FILE, FirstAdminError};
 use self::listener::{Door, Listener, Opening, Serves};

@@ -5,8 +5,8 @@
 #[path = "support/deployment.rs"]
 mod deployment;
 
-use std::io::{BufRead as _, BufReader};
-use std::net::UdpSocket;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpStream, UdpSocket};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -47,6 +47,7 @@ fn spawn(flags: &[String], work: &Path, log: &str) -> std::process::Child {
     let mut command: Command = command(work);
     command
         .args(["serve", "--output", "json", "--shards", "2"])
+        .args(["--set", "admin.listen=127.0.0.1:0"])
         .args(["--set", "gateway.reconnect_spread=500ms"])
         .args(["--set", "gateway.enrolments_per_second=1000"])
         .args(["--set", "gateway.enrolment_burst=1000"])
@@ -304,6 +305,18 @@ impl Apart {
 }
 
 impl Server {
+    /// What its admin listener answers, without its head where it is well.
+    fn asks(&self, path: &str) -> String {
+        let url = self.ready["admin"].as_str().expect("it has one");
+        let address = url.strip_prefix("http://").expect("plain HTTP");
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+
     fn start_again(&mut self, work: &Path, log: &str) {
         (self.running, self.ready) = ready(spawn(&self.flags, work, log));
     }
@@ -314,9 +327,26 @@ async fn whichever_dies(process_servers: u32) {
     let work = apart.work.clone();
     let first = apart.epoch();
 
+    let ready = apart.agents.asks("/readyz");
+    let words = format!("{process_servers} are here");
+    assert!(
+        ready.starts_with("HTTP/1.0 200") && ready.contains(&words),
+        "{ready}"
+    );
+    let figures = apart.agents.asks("/metrics");
+    assert!(figures.contains("drover_gateway_sessions"), "{figures}");
+
     apart.create().await;
     apart.until_half_done().await;
     apart.control.running.kill();
+    // Once it is started again before the agent server knows, and once after.
+    if process_servers > 1 {
+        let alone = || {
+            let ready = apart.agents.asks("/readyz");
+            ready.starts_with("HTTP/1.0 503") && ready.contains("none is here")
+        };
+        apart.until("the agent server knows", alone).await;
+    }
     apart.control.start_again(&work, "control.log");
     apart.check().await;
     assert_eq!(

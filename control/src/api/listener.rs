@@ -36,7 +36,7 @@ pub(super) use self::gate::network;
 use self::gate::{Gate, Limit};
 pub(super) use self::tls::Certificate;
 pub use self::tls::{TlsError, TlsFiles};
-use super::{Api, Served, StartError, routes, server};
+use super::{Api, Served, StartError, Telemetry, routes, server};
 use crate::telemetry::metrics::{Family, Kind, Value};
 
 /// How a listener serves: with what, for how many, on how many threads.
@@ -242,16 +242,27 @@ impl Opening {
         })
     }
 
-    /// Serves from now on.
+    /// Serves the API, or what of it the listener serves, from now on.
     pub(super) fn serve(self, api: Arc<Api>, reload: &watch::Sender<u64>) -> Listener {
-        let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
+        let telemetry = Arc::clone(&api.telemetry);
         let router = match self.serves {
-            Serves::All | Serves::Public { .. } => routes::router(Arc::clone(&api)),
-            Serves::Admin => routes::admin_router(Arc::clone(&api)),
+            Serves::All | Serves::Public { .. } => routes::router(api),
+            Serves::Admin => routes::admin_router(api),
         };
+        self.serve_router(router, telemetry, reload)
+    }
+
+    /// Serves a router from now on.
+    pub(super) fn serve_router(
+        self,
+        router: Router,
+        telemetry: Arc<Telemetry>,
+        reload: &watch::Sender<u64>,
+    ) -> Listener {
+        let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
         let passage = Passage {
             door: Arc::clone(&self.door),
-            api,
+            telemetry,
         };
         let router: Router = router.layer(middleware::from_fn_with_state(passage, pass));
         let limits = server::Limits::default();
@@ -319,7 +330,7 @@ impl Listener {
 #[derive(Clone)]
 struct Passage {
     door: Arc<Door>,
-    api: Arc<Api>,
+    telemetry: Arc<Telemetry>,
 }
 
 /// Probes are let through whatever else happens: a balancer that is refused takes the server out, and
@@ -333,7 +344,7 @@ async fn pass(State(passage): State<Passage>, request: Request, next: Next) -> R
     match passage.door.gate.enter(remote(&request)) {
         Ok(_place) => next.run(request).await,
         Err(refused) => {
-            passage.api.telemetry.refused();
+            passage.telemetry.refused();
             routes::mark(refused.into_response())
         }
     }

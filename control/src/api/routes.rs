@@ -41,10 +41,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::admin::{self, Alone};
 use super::extract::clip;
 use super::listener::Serves;
 use super::problem::{ApiError, Kind};
-use super::{Api, access, openapi};
+use super::{Api, Telemetry, access, openapi};
 use crate::{clock, dashboard};
 
 /// No handler takes longer; waiting for a process (`Prefer: wait`) ends before.
@@ -117,7 +118,8 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         Serves::All => router.merge(dashboard::router()),
         Serves::Public { .. } | Serves::Admin => router,
     };
-    wrapped(router.fallback(not_found), api)
+    let telemetry = Arc::clone(&api.telemetry);
+    wrapped(router.fallback(not_found), telemetry, api)
 }
 
 /// What the admin listener serves: no token is asked for.
@@ -127,16 +129,32 @@ pub(super) fn admin_router(api: Arc<Api>) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .fallback(not_for_admin);
-    wrapped(router, api)
+    let telemetry = Arc::clone(&api.telemetry);
+    wrapped(router, telemetry, api)
+}
+
+/// The same where there is no API.
+pub(super) fn alone_router(alone: Arc<Alone>) -> Router {
+    let router = Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(admin::readyz))
+        .route("/metrics", get(admin::metrics))
+        .fallback(not_for_admin);
+    let telemetry = Arc::clone(&alone.telemetry);
+    wrapped(router, telemetry, alone)
 }
 
 /// Bounded in time, counted, and safe from its handlers' panics.
-fn wrapped(router: Router<Arc<Api>>, api: Arc<Api>) -> Router {
+fn wrapped<S: Clone + Send + Sync + 'static>(
+    router: Router<S>,
+    telemetry: Arc<Telemetry>,
+    state: S,
+) -> Router {
     router
         .layer(middleware::from_fn(limit_time))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(Arc::clone(&api), observe))
-        .with_state(api)
+        .layer(middleware::from_fn_with_state(telemetry, observe))
+        .with_state(state)
 }
 
 async fn not_found(uri: Uri) -> ApiError {
@@ -153,8 +171,8 @@ async fn not_for_admin(uri: Uri) -> ApiError {
     ApiError::new(
         Kind::NotFound,
         format!(
-            "There is no {} here; the admin listener has /healthz, /readyz and /metrics, and the API is \
-             where `api.listen` says.",
+            "There is no {} here; the admin listener has /healthz, /readyz and /metrics, and the API, where this \
+             server has one, is where `api.listen` says.",
             clip(uri.path())
         ),
     )
@@ -176,15 +194,18 @@ async fn limit_time(request: Request, next: Next) -> Response {
 }
 
 /// Counts and times a request, and marks the answer.
-async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+async fn observe(
+    State(telemetry): State<Arc<Telemetry>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let began = clock::monotonic();
     let path = request.extensions().get::<MatchedPath>().cloned();
     let method = request.method().clone();
     let response = next.run(request).await;
     let route = path.as_ref().map(MatchedPath::as_str);
     let took = clock::monotonic() - began;
-    api.telemetry
-        .answered(&method, route, response.status(), took);
+    telemetry.answered(&method, route, response.status(), took);
     tracing::debug!(status = response.status().as_u16(), ?path, "API request");
     mark(response)
 }

@@ -126,6 +126,11 @@ impl Shared {
         }
     }
 
+    /// How many process servers are there.
+    pub(crate) fn servers(&self) -> usize {
+        self.lock().bells.len()
+    }
+
     /// Takes events to the servers and what the hub itself has to say to the gateway, for ever.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut ticks = interval(TICK);

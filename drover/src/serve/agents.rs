@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control::api::{AdminServer, Served};
 use control::downlink::{Ends, Wake};
 use control::identity::{AgentServerIdentity, GatewaySecrets, GatewayTls};
 use gateway::{Gateway, Handle, Secrets, TlsMaterial};
@@ -12,7 +13,8 @@ use protocol::limits::SHARDS_MAX;
 use protocol::link::Request;
 use tokio::task::JoinHandle;
 
-use super::build::{LOOK_EVERY, cannot_listen};
+use super::build::{LOOK_EVERY, api_fault, cannot_listen};
+use super::figures;
 use crate::config::Config;
 use crate::data_dir::{DataDir, IDENTITY};
 use crate::fault::{Fault, chain};
@@ -29,6 +31,8 @@ pub(super) struct AgentServer {
     between: Option<JoinHandle<()>>,
     /// Where process servers come from elsewhere.
     listener: Option<Listener>,
+    /// Where health and figures are told, if there is no API that does.
+    admin: Option<AdminServer>,
 }
 
 impl AgentServer {
@@ -55,12 +59,13 @@ impl AgentServer {
             handle,
             between,
             listener: None,
+            admin: None,
         };
         Ok((server, ends))
     }
 
     /// Starts one alone: process servers come to it, and the first opens its door.
-    pub(super) fn alone(config: &Config, data: &DataDir) -> Result<Self, Fault> {
+    pub(super) async fn alone(config: &Config, data: &DataDir) -> Result<Self, Fault> {
         let place = data.path().join(IDENTITY);
         let identity = AgentServerIdentity::load(&place, &config.domain)
             .map_err(|error| Fault::new(chain(&error)))?;
@@ -69,12 +74,17 @@ impl AgentServer {
         let (gateway, run, wake) = start(config, data, identity.tls, &identity.secrets)?;
         let handle = gateway.handle();
         let shared = link::share(run, handle.clone(), wake, Opens::WithTheFirst);
+        let admin = match config.api.admin_listen {
+            Some(address) => Some(admin(address, &handle, &shared).await?),
+            None => None,
+        };
         let listener = door.open(Arc::clone(&shared));
         Ok(Self {
             gateway,
             handle,
             between: Some(pass_on(&shared)),
             listener: Some(listener),
+            admin,
         })
     }
 
@@ -91,6 +101,11 @@ impl AgentServer {
     /// Where process servers connect, if they do.
     pub(super) fn link_addr(&self) -> Option<SocketAddr> {
         self.listener.as_ref().map(Listener::local_addr)
+    }
+
+    /// Where health and figures are told, if they are and no API does.
+    pub(super) fn admin_address(&self) -> Option<Served> {
+        self.admin.as_ref().map(AdminServer::address)
     }
 
     /// Lets agents in, once control has said who may come.
@@ -110,6 +125,9 @@ impl AgentServer {
 
     /// Says farewell to process servers, closes agents' sessions, joins the threads.
     pub(super) async fn stop(self) -> Result<(), Fault> {
+        if let Some(admin) = &self.admin {
+            admin.draining();
+        }
         if let Some(listener) = self.listener {
             listener.stop().await;
         }
@@ -128,8 +146,38 @@ impl AgentServer {
         tokio::task::spawn_blocking(|| self.gateway.stop())
             .await
             .map_err(|error| Fault::new(format_args!("the agent server's end failed: {error}")))?
-            .map_err(|error| Fault::new(chain(&error)))
+            .map_err(|error| Fault::new(chain(&error)))?;
+        if let Some(admin) = self.admin {
+            admin.stop().await;
+        }
+        Ok(())
     }
+}
+
+/// Tells health and figures of an agent server that has no API beside it.
+async fn admin(
+    address: SocketAddr,
+    handle: &Handle,
+    shared: &Arc<Shared>,
+) -> Result<AdminServer, Fault> {
+    let (gateway, shared) = (handle.clone(), Arc::clone(shared));
+    let ready = move || {
+        let runs = match gateway.is_stopped() {
+            true => Err("it has stopped".to_owned()),
+            false => Ok("it runs".to_owned()),
+        };
+        let servers = match shared.servers() {
+            0 => Err(
+                "none is here: nobody can enrol, and nothing is sent to agents; look at the process server's log"
+                    .to_owned(),
+            ),
+            servers => Ok(format!("{servers} are here")),
+        };
+        vec![("gateway", runs), ("process_servers", servers)]
+    };
+    let metrics = vec![figures::metrics(handle.clone())];
+    let started = AdminServer::start(address, metrics, Arc::new(ready)).await;
+    started.map_err(|error| api_fault(&error))
 }
 
 fn pass_on(shared: &Arc<Shared>) -> JoinHandle<()> {

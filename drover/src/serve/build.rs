@@ -40,7 +40,7 @@ impl Servers {
         match (runs(Server::Agent), runs(Server::Process)) {
             (true, false) => Ok(Self {
                 control: None,
-                agents: Some(AgentServer::alone(config, data)?),
+                agents: Some(AgentServer::alone(config, data).await?),
                 remote: None,
             }),
             (true, true) => Self::start_all(config, data).await,
@@ -111,6 +111,7 @@ impl Servers {
         let here = |address| banner::reachable(address).to_string();
         let api = self.control.as_ref().map(Control::api);
         let admin = api.and_then(ApiServer::admin_address);
+        let admin = admin.or_else(|| agents.and_then(AgentServer::admin_address));
         Ready {
             api: api.map(|api| banner::url(api.address())),
             api_certificate: api.and(config.api.ui.certificate.as_deref()).map(absolute),
@@ -195,13 +196,21 @@ async fn start_control(
 }
 
 fn control_fault(error: &control::StartError) -> Fault {
-    use control::api::StartError as ApiError;
     match error {
-        control::StartError::Api(ApiError::Listen {
+        control::StartError::Api(error) => api_fault(error),
+        other => Fault::new(chain(other)),
+    }
+}
+
+/// What keeps a listener of the API from starting.
+pub(super) fn api_fault(error: &control::api::StartError) -> Fault {
+    use control::api::StartError;
+    match error {
+        StartError::Listen {
             listener,
             address,
             source,
-        }) => cannot_listen(
+        } => cannot_listen(
             format_args!("the listener {listener} of the API cannot listen on TCP {address}"),
             source,
             match *listener {
@@ -210,12 +219,12 @@ fn control_fault(error: &control::StartError) -> Fault {
                 _ => "--api-listen",
             },
         ),
-        control::StartError::Api(ApiError::HalfOfTls { listener, missing }) => {
+        StartError::HalfOfTls { listener, missing } => {
             Fault::usage(format_args!("there is no api.{listener}.{missing}")).advise(format_args!(
                 "set both api.{listener}.certificate and api.{listener}.key, or neither"
             ))
         }
-        control::StartError::Api(ApiError::Tls { listener, source }) => tls_fault(listener, source),
+        StartError::Tls { listener, source } => tls_fault(listener, source),
         other => Fault::new(chain(other)),
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use crate::api::model::{Health, HealthCheck};
 use crate::api::{Api, accept, figures};
 use crate::clock;
+use crate::telemetry::metrics::Family;
 use crate::telemetry::{protobuf, text};
 
 /// A check that takes longer has failed.
@@ -59,6 +60,11 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     } else {
         check("serving", Ok("the API takes requests".to_owned()))
     });
+    judged(checks)
+}
+
+/// The answer of `/readyz`.
+pub(in crate::api) fn judged(checks: Vec<HealthCheck>) -> Response {
     let ok = checks.iter().all(|check| check.ok);
     let (status, word) = if ok {
         (StatusCode::OK, "ok")
@@ -88,10 +94,14 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     )))
 )]
 pub(super) async fn metrics(State(api): State<Arc<Api>>, asked: HeaderMap) -> Response {
-    let families = figures::collect(&api);
-    let (kind, page) = match accept::prefers_protobuf(&asked) {
-        true => (protobuf::CONTENT_TYPE, protobuf::render(&families)),
-        false => (text::CONTENT_TYPE, text::render(&families).into_bytes()),
+    written(&figures::collect(&api), &asked)
+}
+
+/// Figures in the format that was asked for.
+pub(in crate::api) fn written(families: &[Family], asked: &HeaderMap) -> Response {
+    let (kind, page) = match accept::prefers_protobuf(asked) {
+        true => (protobuf::CONTENT_TYPE, protobuf::render(families)),
+        false => (text::CONTENT_TYPE, text::render(families).into_bytes()),
     };
     (
         [(header::CONTENT_TYPE, kind), (header::VARY, "accept")],
@@ -147,7 +157,7 @@ async fn gateway(api: &Api) -> HealthCheck {
 }
 
 /// What was found, either way, in words.
-fn check(name: &str, result: Result<String, String>) -> HealthCheck {
+pub(in crate::api) fn check(name: &str, result: Result<String, String>) -> HealthCheck {
     let ok = result.is_ok();
     let (Ok(detail) | Err(detail)) = result;
     HealthCheck {

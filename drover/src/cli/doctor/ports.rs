@@ -80,6 +80,8 @@ fn wanted(config: &Config) -> Vec<Port> {
             api.public_listen,
             |ready| ready.public.as_ref(),
         );
+    }
+    if runs(Server::Api) || config.listens_for_servers() {
         port(
             "port.admin",
             "admin.listen",
@@ -253,13 +255,15 @@ mod tests {
     fn only_what_the_profile_listens_on_is_looked_at() {
         let mut config = config();
         config.link.listen = "127.0.0.1:0".parse().unwrap();
+        config.api.admin_listen = Some("127.0.0.1:0".parse().unwrap());
         config.api.listen = "0.0.0.0:0".parse().unwrap();
         config.profile = Profile::parse("agent-server").unwrap();
-        let agents = ["port.agents", "port.link"].map(|name| (name, Status::Ok));
+        let agents = ["port.admin", "port.agents", "port.link"].map(|name| (name, Status::Ok));
         assert_eq!(found(&config, None), agents);
         config.profile = Profile::parse("api-server,process-server").unwrap();
         let control = [
             ("port.api", Status::Ok),
+            ("port.admin", Status::Ok),
             ("port.api_exposed", Status::Warning),
         ];
         assert_eq!(found(&config, None), control);

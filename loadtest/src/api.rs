@@ -1,5 +1,7 @@
 //! The public API, as any client sees it: JSON over HTTP, nothing from inside the server.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -12,11 +14,15 @@ use uuid::Uuid;
 
 use crate::ledger::End;
 
-/// A client of one server.
+/// A client of one deployment, by one of its API servers or all of them.
 #[derive(Clone)]
 pub struct Api {
     http: reqwest::Client,
     base: String,
+    /// Of all its API servers.
+    bases: Arc<[String]>,
+    /// Which of them is next.
+    turn: Arc<AtomicUsize>,
     token: String,
 }
 
@@ -120,11 +126,29 @@ impl Api {
             .connect_timeout(TIMEOUT)
             .no_proxy()
             .build()?;
+        let base = base.trim_end_matches('/').to_owned();
         Ok(Self {
             http,
-            base: base.trim_end_matches('/').to_owned(),
+            bases: Arc::new([base.clone()]),
+            turn: Arc::default(),
+            base,
             token: token.trim().to_owned(),
         })
+    }
+
+    /// The same with more API servers of its deployment: as behind a balancer, processes are created by all of them in
+    /// turn. Metrics are those of all. The rest is asked of the first.
+    #[must_use]
+    pub fn with_others(mut self, others: &[String]) -> Self {
+        let others = others.iter().map(|base| base.trim_end_matches('/'));
+        self.bases = self
+            .bases
+            .iter()
+            .map(String::as_str)
+            .chain(others)
+            .map(str::to_owned)
+            .collect();
+        self
     }
 
     /// The text of `count` new join tokens.
@@ -163,9 +187,10 @@ impl Api {
         &self,
         items: &[Item<P>],
     ) -> anyhow::Result<Vec<Created>> {
-        let reply = self
-            .post("/v1/process-batches", &json!({ "processes": items }))
-            .await?;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let base = &self.bases[turn % self.bases.len()];
+        let body = json!({ "processes": items });
+        let reply = self.post_to(base, "/v1/process-batches", &body).await?;
         if reply.status() == StatusCode::TOO_MANY_REQUESTS || reply.status().is_server_error() {
             bail!("{}", reply.text().await?);
         }
@@ -224,7 +249,11 @@ impl Api {
     /// # Errors
     /// When the server cannot be reached.
     pub async fn metrics(&self) -> anyhow::Result<Metrics> {
-        Ok(Metrics(self.get("/metrics").await?.text().await?))
+        let mut all = String::new();
+        for base in &*self.bases {
+            all += &self.get_from(base, "/metrics").await?.text().await?;
+        }
+        Ok(Metrics(all))
     }
 
     /// The value of a metric, all its series added up; `None` when it is not there.
@@ -327,9 +356,18 @@ impl Api {
     }
 
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<reqwest::Response> {
+        self.post_to(&self.base, path, body).await
+    }
+
+    async fn post_to(
+        &self,
+        base: &str,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<reqwest::Response> {
         Ok(self
             .http
-            .post(format!("{}{path}", self.base))
+            .post(format!("{base}{path}"))
             .bearer_auth(&self.token)
             .header("Idempotency-Key", Uuid::now_v7().to_string())
             .timeout(TIMEOUT)
@@ -339,9 +377,13 @@ impl Api {
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<reqwest::Response> {
+        self.get_from(&self.base, path).await
+    }
+
+    async fn get_from(&self, base: &str, path: &str) -> anyhow::Result<reqwest::Response> {
         let request = self
             .http
-            .get(format!("{}{path}", self.base))
+            .get(format!("{base}{path}"))
             .bearer_auth(&self.token);
         Ok(request.timeout(TIMEOUT).send().await?.error_for_status()?)
     }
@@ -405,6 +447,18 @@ fn parse_event(block: &[u8]) -> Option<StreamEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn others_come_after_the_first_and_slashes_are_not_doubled() {
+        let api = Api::new("http://a/", "token\n").unwrap();
+        assert_eq!(*api.bases, ["http://a"]);
+        let api = api.with_others(&["http://b/".to_owned(), "http://c".to_owned()]);
+        assert_eq!(*api.bases, ["http://a", "http://b", "http://c"]);
+        assert_eq!(
+            (api.base.as_str(), api.token.as_str()),
+            ("http://a", "token")
+        );
+    }
 
     #[test]
     fn an_end_is_read_from_the_stream_and_comments_are_not() {

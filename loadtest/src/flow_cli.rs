@@ -95,6 +95,9 @@ struct RealArguments {
     /// How long with --kill
     #[arg(long, default_value = "30m", value_parser = duration)]
     duration: Duration,
+    /// In how many processes the server runs, and on which store
+    #[arg(long, value_enum, default_value_t)]
+    site: real::Site,
     /// Hosts
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     agents: u32,
@@ -185,6 +188,7 @@ async fn on_a_server(arguments: FlowArguments) -> anyhow::Result<bool> {
         peak: arguments.real.peak,
         seed: arguments.seed,
         server: spec(&arguments.server, &work)?,
+        site: arguments.real.site,
         work_dir: work.path.clone(),
         json: arguments.json,
         results: (!arguments.no_results).then_some(arguments.results),
@@ -203,6 +207,7 @@ async fn kill(arguments: FlowArguments) -> anyhow::Result<bool> {
         fleet: arguments.real.hosts(QUICK)?,
         seed: arguments.seed,
         server: spec(&arguments.server, &work)?,
+        site: arguments.real.site,
         work_dir: work.path.clone(),
         json: arguments.json,
         results: (!arguments.no_results).then_some(arguments.results),
@@ -280,7 +285,7 @@ fn at_least_a_second(flag: &str, time: Duration) -> anyhow::Result<Duration> {
 fn spec(server: &ServerArguments, work: &WorkDir) -> anyhow::Result<ServerSpec> {
     match server.target(work)? {
         Target::Start(spec) => Ok(spec),
-        Target::Running { .. } => {
+        Target::Apart(_) | Target::Running { .. } => {
             bail!(
                 "flow starts servers of its own: leave out --api, and name the binary with --server"
             )

@@ -1,5 +1,7 @@
 //! The server under test: started by us (and then ours to kill), or one that is already running.
 
+mod apart;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,6 +11,8 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+
+pub use apart::{Apart, ApartSpec};
 
 /// How to start a server.
 #[derive(Clone, Debug)]
@@ -26,20 +30,58 @@ pub struct ServerSpec {
 /// What a started server says about itself (`drover serve --output json`).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Ready {
-    /// Base URL of the API.
+    /// Base URL of the API; empty where none is.
+    #[serde(default)]
     pub api: String,
     /// Base URL of its listener for programs from outside, where there is one.
     #[serde(default)]
     pub public: Option<String>,
-    /// `host:port` for agents.
+    /// `host:port` for agents; empty where none may come.
+    #[serde(default)]
     pub agents: String,
-    /// File with the admin token.
+    /// File with the admin token; empty where there is no API.
+    #[serde(default)]
     pub admin_token_file: PathBuf,
+}
+
+/// Which servers a process runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Role {
+    /// All of them.
+    #[default]
+    All,
+    /// An agent server.
+    Agents,
+    /// An API server and process servers.
+    Control,
+}
+
+impl Role {
+    /// The profile, and the addresses that it listens on: those of before, where it has run before.
+    fn arguments(self, before: Option<&Ready>) -> Vec<String> {
+        let any = || "127.0.0.1:0".to_owned();
+        let api = before.map_or_else(any, |ready| {
+            ready.api.trim_start_matches("http://").to_owned()
+        });
+        let agents = before.map_or_else(any, |ready| ready.agents.clone());
+        let arguments = match self {
+            Self::All => vec!["--api-listen", &api, "--gateway-listen", &agents],
+            Self::Agents => vec!["--profile", "agent-server", "--gateway-listen", &agents],
+            Self::Control => vec![
+                "--profile",
+                "api-server,process-server",
+                "--api-listen",
+                &api,
+            ],
+        };
+        arguments.into_iter().map(str::to_owned).collect()
+    }
 }
 
 /// A server that runs.
 pub struct Server {
     spec: ServerSpec,
+    role: Role,
     child: Child,
     ready: Ready,
     /// CPU of earlier incarnations.
@@ -74,6 +116,8 @@ const SHARD_THREAD_PREFIX: &str = "shard-";
 pub enum Target {
     /// Start this one.
     Start(ServerSpec),
+    /// Start these, which are one deployment.
+    Apart(ApartSpec),
     /// This one runs already.
     Running {
         /// Base URL of its API.
@@ -91,6 +135,8 @@ pub enum Target {
 pub enum Subject {
     /// Started by us, and ours to kill.
     Ours(Box<Server>),
+    /// The same of a deployment in several processes.
+    Apart(Box<Apart>),
     /// Running already; its process, where that is known.
     Theirs(Option<u32>),
 }
@@ -101,6 +147,8 @@ pub struct Opened {
     pub subject: Subject,
     /// Base URL of its API.
     pub api: String,
+    /// Those of its other API servers.
+    pub other_apis: Vec<String>,
     /// `host:port` for agents.
     pub agents: String,
     /// An admin token.
@@ -112,6 +160,7 @@ impl Target {
     pub fn arguments(&self) -> &[String] {
         match self {
             Self::Start(spec) => &spec.arguments,
+            Self::Apart(spec) => &spec.server.arguments,
             Self::Running { .. } => &[],
         }
     }
@@ -131,10 +180,12 @@ impl Target {
                 Ok(Opened {
                     subject: Subject::Ours(Box::new(server)),
                     api: ready.api,
+                    other_apis: Vec::new(),
                     agents: ready.agents,
                     token,
                 })
             }
+            Self::Apart(spec) => spec.open().await,
             Self::Running {
                 api,
                 agents,
@@ -143,6 +194,7 @@ impl Target {
             } => Ok(Opened {
                 subject: Subject::Theirs(*pid),
                 api: api.clone(),
+                other_apis: Vec::new(),
                 agents: agents.clone(),
                 token: token.clone(),
             }),
@@ -155,6 +207,7 @@ impl Subject {
     pub fn usage(&self) -> Usage {
         match self {
             Self::Ours(server) => server.usage(),
+            Self::Apart(servers) => servers.usage(),
             Self::Theirs(Some(pid)) => usage_of(*pid),
             Self::Theirs(None) => Ok(Usage::default()),
         }
@@ -168,6 +221,7 @@ impl Subject {
     pub async fn stop(self) -> anyhow::Result<()> {
         match self {
             Self::Ours(server) => server.stop().await,
+            Self::Apart(servers) => servers.stop().await,
             Self::Theirs(_) => Ok(()),
         }
     }
@@ -179,9 +233,16 @@ impl Server {
     /// # Errors
     /// When the binary cannot be started or ends or says nothing within a minute.
     pub async fn start(spec: ServerSpec) -> anyhow::Result<Self> {
-        let (child, ready) = launch(&spec, None).await?;
+        Self::start_as(Role::All, spec).await
+    }
+
+    /// The same with these servers in it.
+    pub(crate) async fn start_as(role: Role, spec: ServerSpec) -> anyhow::Result<Self> {
+        let mut child = spawn(&spec, role, None)?;
+        let ready = wait_ready(&spec, &mut child).await?;
         Ok(Self {
             spec,
+            role,
             child,
             ready,
             spent: Usage::default(),
@@ -216,9 +277,9 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        let (child, ready) = launch(&self.spec, Some(&self.ready)).await?;
+        let mut child = spawn(&self.spec, self.role, Some(&self.ready))?;
+        self.ready = wait_ready(&self.spec, &mut child).await?;
         self.child = child;
-        self.ready = ready;
         Ok(())
     }
 
@@ -260,29 +321,15 @@ impl Server {
     }
 }
 
-async fn launch(spec: &ServerSpec, again: Option<&Ready>) -> anyhow::Result<(Child, Ready)> {
+fn spawn(spec: &ServerSpec, role: Role, before: Option<&Ready>) -> anyhow::Result<Child> {
     std::fs::create_dir_all(&spec.data_dir)?;
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(&spec.log)?;
-    let (api, agents) = match again {
-        Some(ready) => (
-            ready.api.trim_start_matches("http://").to_owned(),
-            ready.agents.clone(),
-        ),
-        None => ("127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()),
-    };
-    let mut child = Command::new(&spec.binary)
-        .args([
-            "--output",
-            "json",
-            "serve",
-            "--api-listen",
-            &api,
-            "--gateway-listen",
-            &agents,
-        ])
+    Command::new(&spec.binary)
+        .args(["--output", "json", "serve"])
+        .args(role.arguments(before))
         .arg("--data-dir")
         .arg(&spec.data_dir)
         .args(JOIN_QUICKLY)
@@ -299,7 +346,11 @@ async fn launch(spec: &ServerSpec, again: Option<&Ready>) -> anyhow::Result<(Chi
                 "cannot start {}; build it with cargo build --release",
                 spec.binary.display()
             )
-        })?;
+        })
+}
+
+/// Waits for the line that it prints when it is ready.
+async fn wait_ready(spec: &ServerSpec, child: &mut Child) -> anyhow::Result<Ready> {
     let stdout = child.stdout.take().context("no pipe from the server")?;
     let mut lines = BufReader::new(stdout).lines();
     let line = tokio::time::timeout(START_TIMEOUT, lines.next_line())
@@ -320,7 +371,7 @@ async fn launch(spec: &ServerSpec, again: Option<&Ready>) -> anyhow::Result<(Chi
     let ready = serde_json::from_str(&line).with_context(|| format!("not a ready line: {line}"))?;
     // Nobody reads on: the server prints one line and keeps quiet, and a pipe holds the rest.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Ok((child, ready))
+    Ok(ready)
 }
 
 /// Reads `/proc/PID/{status,stat,task}`.

@@ -21,6 +21,7 @@ mod mill;
 mod peak;
 mod point;
 mod report;
+mod site;
 mod stuck;
 
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ pub use dead_server::DeadServer;
 pub use kill::{Kill, Killed};
 pub use peak::Peak;
 pub use point::Row;
+pub use site::Site;
 pub use stuck::Stuck;
 
 use super::scenario::{Kind, Scenario, Tenant};
@@ -65,6 +67,8 @@ pub struct Options {
     pub seed: u64,
     /// How to start a server; each point has a data directory of its own beneath this one's.
     pub server: ServerSpec,
+    /// In how many processes.
+    pub site: Site,
     /// Journals go here.
     pub work_dir: PathBuf,
     /// Write all that was found to this file, anew after each row.

@@ -15,12 +15,13 @@ use tokio_util::sync::CancellationToken;
 use super::Hosts;
 use super::load::{self, Load};
 use super::mill::{Ended, Mill};
+use super::site::Site;
 use crate::api::Api;
 use crate::clock;
 use crate::fleet::{Fleet, FleetSpec, Work};
 use crate::flow::scenario::Scenario;
 use crate::ledger::Ledger;
-use crate::server::{ServerSpec, Subject, Target, Usage, usage_of};
+use crate::server::{ServerSpec, Subject, Usage, usage_of};
 use crate::workload;
 
 /// The server's log, in the folder of its plan.
@@ -37,6 +38,7 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 /// What a bed is made of.
 pub(super) struct Plan<'a> {
     pub(super) server: &'a ServerSpec,
+    pub(super) site: Site,
     /// Its own folder.
     pub(super) folder: &'a Path,
     /// Process servers.
@@ -79,8 +81,8 @@ pub(super) struct Reading {
 impl Bed {
     /// Starts the server, lets the fleet join and connects it.
     pub(super) async fn prepare(plan: &Plan<'_>) -> anyhow::Result<Self> {
-        let opened = Target::Start(spec(plan)?).open().await?;
-        let api = Api::new(&opened.api, &opened.token)?;
+        let opened = plan.site.target(plan, spec(plan)?).await?.open().await?;
+        let api = Api::new(&opened.api, &opened.token)?.with_others(&opened.other_apis);
         let ledger = Arc::new(Ledger::default());
         let refusals = Arc::new(AtomicU64::new(0));
         let outstanding = outstanding(plan);
@@ -267,7 +269,10 @@ fn spec(plan: &Plan<'_>) -> anyhow::Result<ServerSpec> {
     let mut spec = plan.server.clone();
     spec.data_dir = plan.folder.join("server");
     spec.log = plan.folder.join(SERVER_LOG);
-    let servers = format!("process_servers={}", plan.servers);
+    let servers = format!(
+        "process_servers={}",
+        plan.site.servers_in_each(plan.servers)
+    );
     for setting in plan.settings.iter().chain([&servers]) {
         spec.arguments.extend(["--set".to_owned(), setting.clone()]);
     }

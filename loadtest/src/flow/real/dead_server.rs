@@ -107,6 +107,7 @@ async fn one_dies(options: &Options, load: Load, name: &str) -> anyhow::Result<(
     let dies = format!("faults.process_server_dies_after={}s", DIES_AFTER.as_secs());
     let mut bed = Bed::prepare(&Plan {
         server: &options.server,
+        site: options.site,
         folder: &folder,
         servers: SERVERS,
         // Limits that are still being learnt would make something wait.

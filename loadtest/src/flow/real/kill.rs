@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | the server | SIGKILL, started again at once | one turn in four |
 //! | the server | SIGSTOP for 3 s | one turn in eight |
+//! | of a server in several processes: one of them | likewise | likewise |
 //! | ten agents | as SIGKILL does it, started again after 2 s | the others |
 //! | one of several process servers | the server does it itself, by a setting | as asked for, beside the turns |
 
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::bed::{Bed, Plan};
-use super::{Hosts, Target, dead_server};
+use super::{Hosts, Site, Target, dead_server};
 use crate::clock;
 use crate::flow::random::Random;
 use crate::server::{ServerSpec, Subject};
@@ -55,6 +56,8 @@ pub struct Kill {
     pub seed: u64,
     /// How to start the server.
     pub server: ServerSpec,
+    /// In how many processes.
+    pub site: Site,
     /// Journals go here.
     pub work_dir: PathBuf,
     /// Write what was found to this file.
@@ -121,6 +124,7 @@ impl Kill {
     pub async fn run(&self) -> anyhow::Result<Killed> {
         let mut bed = Bed::prepare(&Plan {
             server: &self.server,
+            site: self.site,
             folder: &self.work_dir,
             servers: self.servers,
             settings: self.settings(),
@@ -291,6 +295,18 @@ impl Deaths {
             (Turn::ServerPauses, Subject::Ours(server)) => {
                 server.pause(PAUSE).await?;
                 self.pauses += 1;
+            }
+            (turn @ (Turn::ServerDies | Turn::ServerPauses), Subject::Apart(servers)) => {
+                let mut servers: Vec<_> = servers.all_mut().collect();
+                let chosen = self.random.below(servers.len());
+                if turn == Turn::ServerDies {
+                    servers[chosen].kill().await?;
+                    servers[chosen].restart().await?;
+                    self.server += 1;
+                } else {
+                    servers[chosen].pause(PAUSE).await?;
+                    self.pauses += 1;
+                }
             }
             // Not ours to kill.
             (Turn::ServerDies | Turn::ServerPauses, Subject::Theirs(_)) => {}

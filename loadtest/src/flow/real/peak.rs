@@ -66,6 +66,7 @@ async fn one(options: &Options, servers: usize, name: &str) -> anyhow::Result<f6
     let hosts = Hosts::never_the_limit(options.fleet.agents);
     let mut bed = Bed::prepare(&Plan {
         server: &options.server,
+        site: options.site,
         folder: &options.work_dir.join(name),
         servers,
         settings: vec!["gateway.adaptive_limits=false".to_owned()],

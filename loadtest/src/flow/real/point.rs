@@ -78,6 +78,7 @@ pub(super) async fn measure(options: &Options, gamma: f64, servers: usize) -> an
     let folder = options.work_dir.join(format!("{gamma}-{servers}"));
     let mut bed = Bed::prepare(&Plan {
         server: &options.server,
+        site: options.site,
         folder: &folder,
         servers,
         settings: Vec::new(),

@@ -529,6 +529,7 @@ pub(super) mod tests {
                 arguments: Vec::new(),
                 log: "l".into(),
             },
+            site: crate::flow::real::Site::One,
             work_dir: "w".into(),
             json: place.map(|place| place.join("real.json")),
             results: place.map(Path::to_owned),

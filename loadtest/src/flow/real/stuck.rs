@@ -112,6 +112,7 @@ pub(super) async fn measure(options: &Options) -> anyhow::Result<Stuck> {
     let hosts = Hosts::never_the_limit(options.fleet.agents + stuck_agents);
     let mut bed = Bed::prepare(&Plan {
         server: &options.server,
+        site: options.site,
         folder: &folder,
         servers: SERVERS,
         settings: vec!["gateway.adaptive_limits=false".to_owned()],

@@ -160,6 +160,7 @@ pub(super) mod tests {
             fleet: hosts(),
             seed: 1,
             server: options(None).server,
+            site: options(None).site,
             work_dir: "w".into(),
             json: None,
             results: None,

@@ -99,6 +99,7 @@ async fn several_process_servers_share_a_gateway_and_nothing_is_lost_or_doubled(
         peak: 0,
         seed: 7,
         server: spec(work.path()),
+        site: real::Site::One,
         work_dir: work.path().to_owned(),
         json: None,
         results: None,
@@ -116,8 +117,8 @@ async fn several_process_servers_share_a_gateway_and_nothing_is_lost_or_doubled(
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_dies_nothing_is_lost_or_doubled_and_no_permit_leaks() {
+/// Lets servers and agents die, and servers stand still, and looks for what was lost, doubled or leaked.
+async fn let_die(site: real::Site, seed: u64) {
     let work = tempfile::tempdir().expect("a temporary directory");
     let kill = real::Kill {
         every: Duration::from_secs(2),
@@ -125,9 +126,9 @@ async fn whoever_dies_nothing_is_lost_or_doubled_and_no_permit_leaks() {
         duration: Duration::from_secs(15),
         servers: 3,
         fleet: hosts(40),
-        // Both the server and agents die, and the server stands still.
-        seed: 3,
+        seed,
         server: spec(work.path()),
+        site,
         work_dir: work.path().to_owned(),
         json: None,
         results: None,
@@ -139,4 +140,14 @@ async fn whoever_dies_nothing_is_lost_or_doubled_and_no_permit_leaks() {
         found.server_deaths > 0 && found.agent_deaths > 0 && found.server_pauses > 0,
         "{found:#?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_dies_nothing_is_lost_or_doubled_and_no_permit_leaks() {
+    let_die(real::Site::One, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_process_of_a_deployment_dies_nothing_is_lost_or_doubled() {
+    let_die(real::Site::Apart, 3).await;
 }

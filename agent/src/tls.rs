@@ -15,7 +15,8 @@ use quinn::rustls;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, danger};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -51,7 +52,7 @@ impl Trust {
     /// # Errors
     /// [`TlsError::Root`].
     pub fn new(roots: &[CertificateDer<'_>]) -> Result<Self, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(provider());
         let verifier = verifier(roots, &provider).map_err(TlsError::Root)?;
         Ok(Self {
             provider,
@@ -89,7 +90,7 @@ impl Trust {
 pub(crate) fn enrolment(
     pin: KeyHash,
 ) -> Result<(Arc<QuicClientConfig>, Arc<PinnedRoot>), TlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(provider());
     let verifier = Arc::new(PinnedRoot {
         pin,
         provider: Arc::clone(&provider),
@@ -102,6 +103,20 @@ pub(crate) fn enrolment(
         .with_no_client_auth();
     let config = finish(config, ALPN_ENROL).map_err(TlsError::Certificate)?;
     Ok((config, verifier))
+}
+
+/// The first group is sent with the first packet, so its order is named: a feature of rustls that another crate may
+/// turn on puts the large post-quantum one first.
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        kx_groups: vec![
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+            kx_group::X25519MLKEM768,
+        ],
+        ..default_provider()
+    }
 }
 
 fn builder(

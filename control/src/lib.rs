@@ -13,6 +13,7 @@
 pub mod api;
 mod batches;
 pub mod clock;
+pub mod coordination;
 mod dashboard;
 pub mod dispatch;
 pub mod downlink;

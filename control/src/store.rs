@@ -14,6 +14,7 @@ pub mod api_tokens;
 mod audit;
 pub mod batches;
 mod budgets;
+mod coordination;
 pub mod dead_letters;
 pub mod groups;
 mod inspect;

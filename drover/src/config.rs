@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use control::api::ApiConfig;
+use control::coordination::{EventsUrl, LocksUrl};
 use control::identity::AGENT_CERTIFICATE_LIFE;
 use control::kinds::{Kinds, Origin as KindOrigin};
 use control::store::log::Retention;
@@ -62,6 +63,10 @@ pub(crate) struct Config {
     pub(crate) store: String,
     /// Process servers in this process.
     pub(crate) process_servers: u32,
+    /// The lock service.
+    pub(crate) locks: LocksUrl,
+    /// The event service.
+    pub(crate) events: EventsUrl,
     /// The API.
     pub(crate) api: ApiConfig,
     /// The agent server.
@@ -196,6 +201,8 @@ impl Default for Config {
             domain: "drover.internal".to_owned(),
             store: "sqlite:".to_owned(),
             process_servers: 1,
+            locks: LocksUrl::Sql,
+            events: EventsUrl::Local,
             api: ApiConfig {
                 listen: SocketAddr::from(([127, 0, 0, 1], 7440)),
                 admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 7441))),

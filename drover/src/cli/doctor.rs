@@ -4,6 +4,7 @@
 //!   configuration, as `serve` reads it
 //!     ├─ data.rs      the directory: owner, modes, file system, room     ─┐
 //!     ├─ store.rs     damage, schema, log (read beside a running server)  │
+//!     ├─ coordination.rs  whether lock and event services answer          │
 //!     ├─ identity.rs  when certificates end                               │
 //!     ├─ link.rs      where the agent server is, if it is elsewhere       ├─▶ check.rs ─▶ text or JSON
 //!     ├─ clock.rs     who sets it, and whether it jumped                  │
@@ -15,6 +16,7 @@
 
 pub(super) mod check;
 mod clock;
+mod coordination;
 mod data;
 mod identity;
 mod kernel;
@@ -108,6 +110,7 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
         checks.extend(data::checks(&place, file));
         checks.extend(store::checks(&looked, depth));
         checks.extend(found.and_then(|store| user(store, &place)));
+        checks.extend(coordination::checks(config).await);
         let authorities = identity::checks(&place.path, &config.domain, fleet, since, now);
         checks.extend(authorities);
         checks.extend(clock::checks(found, since.is_some(), now));

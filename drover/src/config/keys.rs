@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use control::coordination::{EventsUrl, LocksUrl};
 use gateway::{DatapathKind, ParkKind};
 use protocol::limits::SHARDS_MAX;
 
@@ -75,6 +76,26 @@ pub(super) static KEYS: [Key<Config>; 54] = [
             value::number(text, 1, PROCESS_SERVERS_MAX).map(|count| config.process_servers = count)
         },
         show: |config| config.process_servers.to_string(),
+    },
+    Key {
+        name: "locks.url",
+        doc: "URL of the lock service, by which servers hear at once that one is gone: sql:, local:, zookeeper://HOST or \
+              redis://HOST. A password is shown as ***.",
+        set: |config, text| {
+            let url = LocksUrl::parse(text).map_err(|error| error.to_string());
+            url.map(|url| config.locks = url)
+        },
+        show: |config| value::quote(&config.locks.to_string()),
+    },
+    Key {
+        name: "events.url",
+        doc: "URL of the event service, by which processes of servers wake each other: local:, sql: or redis://HOST. A \
+              password is shown as ***.",
+        set: |config, text| {
+            let url = EventsUrl::parse(text).map_err(|error| error.to_string());
+            url.map(|url| config.events = url)
+        },
+        show: |config| value::quote(&config.events.to_string()),
     },
     Key {
         name: "api.listen",

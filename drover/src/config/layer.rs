@@ -119,7 +119,44 @@ pub(crate) fn unknown<'a>(
 pub(crate) fn invalid(setting: &Setting, problem: &str) -> Fault {
     Fault::usage(format_args!(
         "{}: {} = `{}` cannot be used",
-        setting.origin, setting.key, setting.value
+        setting.origin,
+        setting.key,
+        without_login(&setting.value)
     ))
     .advise(problem)
+}
+
+/// A value as it may be shown: what a URL holds before its host may be a password.
+fn without_login(value: &str) -> String {
+    let parts = value
+        .split_once("://")
+        .and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1)));
+    match parts {
+        Some((scheme, place)) => format!("{scheme}://***@{place}"),
+        None => value.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_refused_is_shown_without_its_password() {
+        for (value, shown) in [
+            ("redis://:secret@a:x", "redis://***@a:x"),
+            ("redis://ann:sec@ret@a:x", "redis://***@a:x"),
+            ("redis://a:x", "redis://a:x"),
+            ("ann@a", "ann@a"),
+        ] {
+            let setting = Setting {
+                key: "locks.url".to_owned(),
+                value: value.to_owned(),
+                origin: Origin::Variable("X".to_owned()),
+            };
+            let fault = invalid(&setting, "a port is a number");
+            assert!(fault.what.contains(&format!("`{shown}`")), "{}", fault.what);
+            assert!(!fault.what.contains("secret"), "{}", fault.what);
+        }
+    }
 }

@@ -23,8 +23,9 @@ use std::thread::LocalKey;
 use aws_lc_rs::aead::quic::{self as header, HeaderProtectionKey};
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, UnboundKey};
 use aws_lc_rs::error::Unspecified;
+use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::cipher::{AeadKey, Iv, Nonce};
-use rustls::crypto::{CipherSuiteCommon, CryptoProvider, aws_lc_rs::default_provider};
+use rustls::crypto::{CipherSuiteCommon, CryptoProvider};
 use rustls::quic::{Algorithm, HeaderProtectionKey as ProtectHeader, PacketKey, Tag};
 use rustls::{CipherSuite, Error, SupportedCipherSuite, Tls13CipherSuite};
 use zeroize::Zeroizing;
@@ -33,10 +34,17 @@ use zeroize::Zeroizing;
 /// at work at the same time.
 const SLOTS: usize = 256;
 
-/// rustls' provider with keys of our own for QUIC.
+/// rustls' provider with keys of our own for QUIC. The order of groups is named: a feature of rustls that another
+/// crate may turn on puts the large post-quantum one first, which costs handshakes and bytes.
 pub(super) fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: SUITES.iter().map(SupportedCipherSuite::Tls13).collect(),
+        kx_groups: vec![
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+            kx_group::X25519MLKEM768,
+        ],
         ..default_provider()
     }
 }

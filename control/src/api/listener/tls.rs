@@ -22,6 +22,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{Error as RustlsError, ServerConfig};
 use tokio_util::sync::CancellationToken;
 use x509_parser::certificate::X509Certificate;
@@ -162,7 +163,7 @@ impl Shown {
         let expires = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(&[&TLS13])
             .map_err(|error| unusable(error.to_string()))?;
         let config = builder.with_no_client_auth().with_single_cert(chain, key);
         let mut config = config.map_err(|error| match error {

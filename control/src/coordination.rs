@@ -21,6 +21,7 @@
 mod hold;
 mod leases;
 mod local;
+mod presence;
 mod redis;
 mod sql;
 mod topics;
@@ -35,6 +36,7 @@ use futures_util::future::BoxFuture;
 
 pub use self::hold::{Held, Hold};
 pub use self::local::LocalBus;
+pub use self::presence::Presence;
 pub use self::topics::{Notice, Subscription};
 pub use self::url::{EventsUrl, LocksUrl, UrlError};
 use crate::store::{Store, StoreError};

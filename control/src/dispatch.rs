@@ -30,6 +30,6 @@ pub use handle::{
     AgentView, Cancellation, Engine, EngineError, EnrolmentAsked, FlowError, Order, Ordered,
     Queued, SessionView, WaitingOn,
 };
+pub use start::{Company, StartError, Started, start, start_among};
 pub(crate) use start::{Ending, start_under};
-pub use start::{StartError, Started, start};
 pub use telemetry::EngineStats;

@@ -39,13 +39,14 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{ApiConfig, ApiServer, Parts};
+use crate::coordination::{CoordinationError, EventsUrl, LocksUrl};
 use crate::dispatch::Engine;
 use crate::downlink::Ends;
 use crate::enrol::{EnrolConfig, Enroller};
 use crate::identity::Identity;
 use crate::kinds::Kinds;
 pub use crate::servers::Mishaps;
-use crate::servers::{Deaths, Servers};
+use crate::servers::{Deaths, Servers, Services};
 use crate::store::Store;
 use crate::store::log::Retention;
 use crate::telemetry::metrics::{Family, MetricsSource};
@@ -76,6 +77,10 @@ pub struct Config {
     pub histogram_log: LogConfig,
     /// How webhooks are delivered.
     pub webhooks: WebhooksConfig,
+    /// The lock service.
+    pub locks: LocksUrl,
+    /// The event service.
+    pub events: EventsUrl,
 }
 
 /// Why a control plane did not start.
@@ -84,6 +89,9 @@ pub enum StartError {
     /// The process server did not start.
     #[error("the process server did not start: {0}")]
     Dispatch(#[from] dispatch::StartError),
+    /// A lock or event service cannot be used as configured. One that is away is no reason.
+    #[error(transparent)]
+    Coordination(#[from] CoordinationError),
     /// The API did not start.
     #[error(transparent)]
     Api(#[from] api::StartError),
@@ -125,7 +133,8 @@ pub async fn start(
     ends: Ends,
 ) -> Result<Control, StartError> {
     let (webhooks, courier) = webhooks::new(&config.webhooks, store.clone())?;
-    let (front, servers) = servers::start(&store, ends).await?;
+    let services = services(&config.locks, &config.events, &store)?;
+    let (front, servers) = Box::pin(servers::start(&store, ends, services)).await?;
     let (engine, recorded) = (front.engine, front.recorded);
     let enroller = {
         let identity = Arc::clone(&identity);
@@ -181,6 +190,20 @@ pub async fn start(
         background,
         failed,
         ending,
+    })
+}
+
+/// The lock and event services, as far as they are quicker than the store itself and reach further than this process.
+fn services(
+    locks: &LocksUrl,
+    events: &EventsUrl,
+    store: &Store,
+) -> Result<Services, CoordinationError> {
+    let locks = (*locks != LocksUrl::Sql).then(|| coordination::locks(locks, store));
+    let events = (*events != EventsUrl::Local).then(|| coordination::events(events, store));
+    Ok(Services {
+        locks: locks.transpose()?,
+        events: events.transpose()?,
     })
 }
 

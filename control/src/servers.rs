@@ -13,6 +13,7 @@
 //! identity of its own. Each has a keeper, a task that does this.
 
 mod mishaps;
+mod news;
 #[cfg(test)]
 mod tests;
 
@@ -23,12 +24,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::mishaps::Mishaps;
 use self::mishaps::{Mishap, Victim};
 use crate::clock;
-use crate::dispatch::{self, ENROLMENTS_MAX, Ending, Engine, EnrolmentAsked, StartError, Started};
+use crate::coordination::{Events, Locks};
+use crate::dispatch::{
+    self, Company, ENROLMENTS_MAX, Ending, Engine, EnrolmentAsked, StartError, Started,
+};
 use crate::downlink::{End, Ends, Join};
 use crate::store::Store;
 use crate::telemetry::metrics::{Family, Kind, Value};
@@ -58,6 +62,16 @@ pub(crate) struct Servers {
     ending: Ending,
     pub(crate) deaths: Arc<Deaths>,
     pub(crate) mishaps: Mishaps,
+    _news: DropGuard,
+}
+
+/// What makes servers hear of each other sooner than by the store.
+#[derive(Clone, Default)]
+pub(crate) struct Services {
+    /// Tells at once that one is gone; `None`: nothing is quicker than heartbeats.
+    pub(crate) locks: Option<Arc<dyn Locks>>,
+    /// Tells other processes that something was written; `None`: there are none.
+    pub(crate) events: Option<Arc<dyn Events>>,
 }
 
 /// How many have ended by themselves.
@@ -91,6 +105,9 @@ struct Common {
     engine: Engine,
     enrolments: mpsc::Sender<EnrolmentAsked>,
     recorded: Arc<watch::Sender<u64>>,
+    /// The same, of what those of this process have written.
+    written: Arc<watch::Sender<u64>>,
+    company: Company,
     ending: Ending,
     deaths: Arc<Deaths>,
 }
@@ -126,18 +143,29 @@ enum Over {
 ///
 /// # Errors
 /// One did not start: those before it are stopped.
-pub(crate) async fn start(store: &Store, ends: Ends) -> Result<(Front, Servers), StartError> {
+pub(crate) async fn start(
+    store: &Store,
+    ends: Ends,
+    services: Services,
+) -> Result<(Front, Servers), StartError> {
     let (first, others, join) = match ends {
         Ends::One(end) => (end, 0, None),
         Ends::Several { servers, join } => (join().await, servers.saturating_sub(1), Some(join)),
     };
     let (enrolments, enrolment_queue) = mpsc::channel(ENROLMENTS_MAX);
     let (recorded, recorded_watch) = watch::channel(0);
+    let (recorded, written) = (Arc::new(recorded), Arc::new(watch::channel(0).0));
+    let (nudges, news) = news::start(services.events, written.subscribe(), Arc::clone(&recorded));
     let common = Common {
         store: store.clone(),
         engine: Engine::of_none(store.clone()),
         enrolments,
-        recorded: Arc::new(recorded),
+        recorded,
+        written,
+        company: Company {
+            locks: services.locks,
+            nudges,
+        },
         ending: Ending::default(),
         deaths: Arc::default(),
     };
@@ -167,6 +195,7 @@ pub(crate) async fn start(store: &Store, ends: Ends) -> Result<(Front, Servers),
         ending: common.ending,
         deaths: common.deaths,
         mishaps,
+        _news: news,
     };
     Ok((front, servers))
 }
@@ -196,14 +225,18 @@ impl Common {
     /// Starts one, and opens its door.
     async fn begin(&self, end: End) -> Result<Life, StartError> {
         let (number, cut_off) = (end.server.0, end.link.cut_off());
-        let mut started = dispatch::start_under(self.store.clone(), end, &self.ending).await?;
+        let mut started = {
+            let company = self.company.clone();
+            dispatch::start_under(self.store.clone(), end, company, &self.ending).await?
+        };
         self.engine.open(&started.engine);
         if let Err(error) = started.catch_up().await {
             self.engine.close(started.worker);
             started.stop.cancel();
             return Err(error.into());
         }
-        let (unasked, bell) = (mpsc::channel(1).1, self.recorded.clone());
+        let unasked = mpsc::channel(1).1;
+        let bells = [self.recorded.clone(), self.written.clone()];
         let mut asked = std::mem::replace(&mut started.enrolments, unasked);
         let (enrolments, mut recorded) = (self.enrolments.clone(), started.recorded.clone());
         // Both end with it.
@@ -216,7 +249,9 @@ impl Common {
         });
         tokio::spawn(async move {
             while recorded.changed().await.is_ok() {
-                bell.send_modify(|batches| *batches += 1);
+                for bell in &bells {
+                    bell.send_modify(|batches| *batches += 1);
+                }
             }
         });
         Ok(Life {

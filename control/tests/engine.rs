@@ -10,6 +10,8 @@
 
 #[path = "engine/fleet.rs"]
 mod fleet;
+#[path = "engine/hints.rs"]
+mod hints;
 #[path = "engine/servers.rs"]
 mod servers;
 #[path = "engine/steps.rs"]
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::clock;
-use control::dispatch::{self, Cancellation, Engine, Started};
+use control::dispatch::{self, Cancellation, Company, Engine, Started};
 use control::downlink::{End, Wake};
 use control::process::{Class, State};
 use control::store::processes::{Creation, IdempotencyKey, NewProcess};
@@ -35,11 +37,18 @@ struct World {
     directory: tempfile::TempDir,
     fleet: Arc<Fleet>,
     server: Option<(Store, Started)>,
+    /// How its servers hear of each other, beside the store.
+    company: Company,
 }
 
 impl World {
     async fn new(agents: usize, seed: u64, faults: Faults) -> Self {
+        Self::among(Company::default(), agents, seed, faults).await
+    }
+
+    async fn among(company: Company, agents: usize, seed: u64, faults: Faults) -> Self {
         let mut world = Self {
+            company,
             directory: tempfile::tempdir().unwrap(),
             fleet: Fleet::new(agents, seed, faults),
             server: None,
@@ -65,7 +74,8 @@ impl World {
             link,
             wake,
         };
-        dispatch::start(store.clone(), end).await.unwrap()
+        let started = dispatch::start_among(store.clone(), end, self.company.clone());
+        started.await.unwrap()
     }
 
     /// As SIGKILL does it: nothing is finished, told or flushed.

@@ -97,6 +97,8 @@ fn control_config(directory: &std::path::Path) -> control::Config {
         times: Vec::new(),
         histogram_log: control::telemetry::LogConfig::default(),
         webhooks: control::webhooks::WebhooksConfig::default(),
+        locks: control::coordination::LocksUrl::Sql,
+        events: control::coordination::EventsUrl::Local,
     }
 }
 

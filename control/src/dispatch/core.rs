@@ -131,6 +131,8 @@ pub(super) struct Core {
     believed_until: Instant,
     /// It is later than that: nothing is claimed.
     overdue: bool,
+    /// Others may suspect us before our beats are missed for long.
+    watched: bool,
     /// What other servers have changed is to be looked at, if there are any.
     news_due: bool,
     pending: Pending,
@@ -214,6 +216,7 @@ impl Core {
             asked: Asked::new(worker),
             believed_until: now.mono + beats::BELIEF,
             overdue: false,
+            watched: false,
             news_due: false,
             pending: Pending::default(),
             in_flight: None,

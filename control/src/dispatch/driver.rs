@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use protocol::link::Event;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -22,6 +22,7 @@ use super::handle::{Command, EnrolmentAsked};
 use super::rhythm::Rhythm;
 use super::telemetry::Telemetry;
 use crate::clock::{self, UnixMs};
+use crate::coordination::Presence;
 use crate::downlink::{Link, LinkFull, Wake};
 use crate::store::groups::Group;
 use crate::store::lines::Found;
@@ -59,6 +60,10 @@ pub(super) struct Driver {
     pub(super) telemetry: Arc<Telemetry>,
     /// Rung after every batch that may have recorded events.
     pub(super) recorded: watch::Sender<u64>,
+    /// What a lock service tells of the others; `None`: there is none that is quicker than beats.
+    pub(super) presence: Option<Presence>,
+    /// Changes when another process has written something.
+    pub(super) nudges: watch::Receiver<u64>,
     pub(super) drain: CancellationToken,
     pub(super) stop: CancellationToken,
 }
@@ -128,10 +133,9 @@ impl Driver {
                 }
                 (began, beat) = wait(&mut waits.beat) => {
                     waits.beat = None;
-                    if self.take_beat(began, beat) {
-                        beats.reset_immediately();
-                    }
+                    self.take_beat(began, beat, &mut beats);
                 }
+                () = hint(&mut self.presence, &mut self.nudges) => beats.reset_immediately(),
                 _ = beats.tick(), if waits.beat.is_none() => {
                     waits.beat = Some(self.beat());
                 }
@@ -167,6 +171,11 @@ impl Driver {
             lends: self.core.wants_to_lend(),
             looked: self.looked,
             believed: self.core.believed(),
+            suspects: self
+                .presence
+                .as_ref()
+                .map(Presence::suspects)
+                .unwrap_or_default(),
         };
         async move { (began, store.beat(worker, began.wall, asks).await) }.boxed()
     }
@@ -284,20 +293,23 @@ impl Driver {
         }
     }
 
-    /// Takes what a beat has found; says whether the next one is due at once.
-    fn take_beat(&mut self, began: Moment, beat: Result<Beat, StoreError>) -> bool {
+    /// Takes what a beat has found; the next one may be due before its time.
+    fn take_beat(&mut self, began: Moment, beat: Result<Beat, StoreError>, beats: &mut Interval) {
         match beat {
             // What it allows counts from when it was asked.
-            Ok(beat) => {
+            Ok(mut beat) => {
                 self.looked = beat.looked;
-                let more = beat.more;
+                if let Some(presence) = &self.presence {
+                    presence.set_peers(std::mem::take(&mut beat.peers));
+                }
+                if beat.more {
+                    beats.reset_immediately();
+                } else if let Some(within) = beat.look_in.filter(|within| *within < BEAT_EVERY) {
+                    beats.reset_after(within);
+                }
                 self.core.handle_beat(began, beat);
-                more
             }
-            Err(error) => {
-                tracing::warn!(%error, "the process server's beat was not written");
-                false
-            }
+            Err(error) => tracing::warn!(%error, "the process server's beat was not written"),
         }
     }
 
@@ -337,6 +349,20 @@ impl Driver {
 fn take_noted(noted: Result<(), StoreError>) {
     if let Err(error) = noted {
         tracing::warn!(%error, "what agents said about themselves was not noted");
+    }
+}
+
+/// Waits until a lock service suspects others than before, or another process has written something.
+async fn hint(presence: &mut Option<Presence>, nudges: &mut watch::Receiver<u64>) {
+    let suspects = async {
+        match presence {
+            Some(presence) => presence.changed().await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        () = suspects => {}
+        Ok(()) = nudges.changed() => {}
     }
 }
 

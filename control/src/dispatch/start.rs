@@ -18,6 +18,7 @@ use super::driver::Driver;
 use super::handle::{COMMANDS_MAX, ENROLMENTS_MAX, Engine, EngineError, EnrolmentAsked};
 use super::telemetry::Telemetry;
 use crate::clock;
+use crate::coordination::{Locks, Presence};
 use crate::downlink::{End, Link, LinkFull};
 use crate::store::agents::Admission;
 use crate::store::workers::Looked;
@@ -28,6 +29,9 @@ const LINK_RETRY: Duration = Duration::from_millis(2);
 
 /// A gateway that takes nothing for so long does not work.
 const LINK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the locks of process servers are called.
+const KIND: &str = "process-server";
 
 /// Why a process server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +96,24 @@ impl Started {
     }
 }
 
+/// How a process server hears of others sooner than the store tells it; by default it does not.
+#[derive(Clone)]
+pub struct Company {
+    /// Each holds a lock while it lives: the others hear at once that it is free.
+    pub locks: Option<Arc<dyn Locks>>,
+    /// Changes when another process has written something: then the store is looked at.
+    pub nudges: watch::Receiver<u64>,
+}
+
+impl Default for Company {
+    fn default() -> Self {
+        Self {
+            locks: None,
+            nudges: watch::channel(0).1,
+        }
+    }
+}
+
 /// How a process server is told to end; see [`Started`].
 #[derive(Clone, Default)]
 pub(crate) struct Ending {
@@ -121,13 +143,22 @@ impl Ending {
 /// # Errors
 /// [`StartError`]; calling again is harmless.
 pub async fn start(store: Store, end: End) -> Result<Started, StartError> {
-    start_under(store, end, &Ending::default()).await
+    start_among(store, end, Company::default()).await
+}
+
+/// The same for one that hears of others by more than the store.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_among(store: Store, end: End, company: Company) -> Result<Started, StartError> {
+    start_under(store, end, company, &Ending::default()).await
 }
 
 /// The same for one that ends with others.
 pub(crate) async fn start_under(
     store: Store,
     end: End,
+    company: Company,
     all: &Ending,
 ) -> Result<Started, StartError> {
     let worker = Uuid::new_v4();
@@ -157,7 +188,10 @@ pub(crate) async fn start_under(
         mono: clock::monotonic(),
         wall: clock::now(),
     };
-    let core = Core::new(now, (end.server, worker), recovered);
+    let mut core = Core::new(now, (end.server, worker), recovered);
+    if company.locks.is_some() {
+        core.be_watched();
+    }
     for charge in core.charges().into_iter().filter(|_| counts) {
         tell(&**link, charge).await?;
     }
@@ -172,7 +206,7 @@ pub(crate) async fn start_under(
         )
         .await?;
     }
-    let mut started = spawn(store, end, worker, core, all.child());
+    let mut started = spawn(store, end, (worker, core), company, all.child());
     started.admitted = admitted;
     Ok(started)
 }
@@ -204,7 +238,16 @@ fn by_agent(admissions: Vec<Admission>) -> BTreeMap<AgentId, Admission> {
     admissions.map(|one| (one.target.agent, one)).collect()
 }
 
-fn spawn(store: Store, end: End, worker: Uuid, core: Core, ending: Ending) -> Started {
+fn spawn(
+    store: Store,
+    end: End,
+    (worker, core): (Uuid, Core),
+    company: Company,
+    ending: Ending,
+) -> Started {
+    let presence = company
+        .locks
+        .map(|locks| Presence::start(locks, KIND, worker));
     let owner = end.link.gateway().0;
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let (enrolments, enrolment_queue) = mpsc::channel(ENROLMENTS_MAX);
@@ -225,6 +268,8 @@ fn spawn(store: Store, end: End, worker: Uuid, core: Core, ending: Ending) -> St
         enrolments,
         telemetry: Arc::clone(&telemetry),
         recorded,
+        presence,
+        nudges: company.nudges,
         drain: drain.clone(),
         stop: stop.clone(),
     };

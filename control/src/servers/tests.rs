@@ -74,7 +74,7 @@ impl World {
     async fn new(ends: Ends) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open("sqlite:", directory.path()).await.unwrap();
-        let (front, servers) = start(&store, ends).await.unwrap();
+        let (front, servers) = start(&store, ends, Services::default()).await.unwrap();
         Self {
             _directory: directory,
             store,

@@ -4,6 +4,7 @@
 //!   every 2 s    beat ─▶ who is alive? ─▶ one of these has the duty to sweep (compare-and-set), and keeps it
 //!   the sweeper  looks at timers that are due; takes over what servers that are gone had claimed
 //!   after 10 s   without a beat a server is gone, at once if its end was seen
+//!                (5 s, if a lock service says so too: it cannot say so of one that beats)
 //!   while limits that span homes are set: one server has the duty to lend them, until it is gone
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! it still believes to be its own is decided by fences, as everything is. The row of one that is gone is kept
 //! for a while: what it had on its way to the store may be committed after its claims were taken over.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,9 @@ pub(crate) const BEAT_EVERY: Duration = Duration::from_secs(2);
 /// A process server that has said nothing for so long is gone.
 pub(crate) const BEAT_EXPIRY: Duration = Duration::from_secs(10);
 
+/// One of whom a lock service says that it is gone has said nothing for so long: two beats were missed.
+pub(crate) const SUSPECT_EXPIRY: Duration = Duration::from_secs(5);
+
 /// Claims that one transaction takes over from one server.
 pub(crate) const TAKE_OVER_STEP: u32 = if cfg!(test) { 4 } else { 500 };
 /// For so long what a server that is gone may still have had on its way is looked for.
@@ -47,6 +52,10 @@ pub(crate) const BELIEVED_MAX: usize = 4096;
 pub(crate) struct Beat {
     /// Process servers that are alive, this one among them.
     pub(crate) live: u32,
+    /// Others that have beaten lately, also if they are suspected and taken for gone: locks of these are watched.
+    pub(crate) peers: BTreeSet<Uuid>,
+    /// One of these is suspected, and is gone if it does not beat within this: the next beat is due then.
+    pub(crate) look_in: Option<Duration>,
     /// This one sweeps: timers as well.
     pub(crate) sweeps: bool,
     /// It sweeps, and some server has gone lately.
@@ -88,6 +97,8 @@ pub(crate) struct Asks {
     pub(crate) looked: Looked,
     /// What this server believes to have claimed; [`BELIEVED_MAX`] of it.
     pub(crate) believed: Vec<Believed>,
+    /// Process servers of which a lock service says that they are gone.
+    pub(crate) suspects: BTreeSet<Uuid>,
 }
 
 /// What several process servers have in common, beside what [`Store::news`] counts.
@@ -159,6 +170,7 @@ impl Store {
             lends,
             looked,
             believed,
+            suspects,
         } = asks;
         let committed = self.clone();
         let mut beat: Beat = self
@@ -167,7 +179,7 @@ impl Store {
                 move |db| {
                     Box::pin(async move {
                         enter(db, worker, instance, now).await?;
-                        let mut beat = sweep(db, worker, now).await?;
+                        let mut beat = sweep(db, worker, now, &suspects).await?;
                         if lends {
                             beat.lends = take_lending(db, worker, now).await?;
                         }
@@ -334,27 +346,41 @@ async fn enter(
     Ok(())
 }
 
-async fn sweep(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<Beat, StoreError> {
+async fn sweep(
+    db: &mut Connection,
+    worker: Uuid,
+    now: UnixMs,
+    suspects: &BTreeSet<Uuid>,
+) -> Result<Beat, StoreError> {
     let rows = sqlx::query("SELECT id, beat_at FROM worker ORDER BY id")
         .fetch_all(&mut *db)
         .await?;
-    let gone_before = now.minus(BEAT_EXPIRY).to_sql();
     let lately = now.minus(BEAT_EXPIRY + BEREFT).to_sql();
-    let (mut live, mut gone, mut bereft) = (0, Vec::new(), false);
+    let (mut beat, mut gone, mut bereft) = (Beat::default(), Vec::new(), false);
     for row in &rows {
         let id = Uuid::from_bytes(id_bytes(row.try_get(0)?)?);
         let beat_at: i64 = row.try_get(1)?;
-        match beat_at > gone_before {
-            true => live += 1,
-            false => gone.push(Some(id)),
+        let suspected = suspects.contains(&id);
+        let expiry = if suspected {
+            SUSPECT_EXPIRY
+        } else {
+            BEAT_EXPIRY
+        };
+        if id != worker && beat_at > now.minus(BEAT_EXPIRY).to_sql() {
+            beat.peers.insert(id);
         }
-        bereft |= beat_at <= gone_before && beat_at > lately;
+        if beat_at > now.minus(expiry).to_sql() {
+            beat.live += 1;
+            if suspected {
+                let left = now.until(UnixMs::from_sql(beat_at).plus(expiry));
+                beat.look_in = Some(beat.look_in.map_or(left, |known| known.min(left)));
+            }
+        } else {
+            gone.push(Some(id));
+            bereft |= beat_at > lately;
+        }
     }
-    let mut beat = Beat {
-        live,
-        ..Beat::default()
-    };
-    beat.sweeps = take_duty(db, worker, now).await?;
+    beat.sweeps = take_duty(db, worker, now, &gone).await?;
     if beat.sweeps {
         beat.bereft = bereft;
         let taken = take_over(db, worker, &gone, now).await?;
@@ -364,15 +390,23 @@ async fn sweep(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<Beat, S
     Ok(beat)
 }
 
-/// Takes the duty to sweep, or keeps it. Whoever has it keeps it until its time is over.
-async fn take_duty(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<bool, StoreError> {
-    let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM worker_duty WHERE name = 'sweep'")
+/// Takes the duty to sweep, or keeps it. Whoever has it keeps it until its time is over, or it is gone.
+async fn take_duty(
+    db: &mut Connection,
+    worker: Uuid,
+    now: UnixMs,
+    gone: &[Option<Uuid>],
+) -> Result<bool, StoreError> {
+    let duty = sqlx::query("SELECT epoch, worker_id FROM worker_duty WHERE name = 'sweep'")
         .fetch_one(&mut *db)
         .await?;
+    let (epoch, holder): (i64, Option<&[u8]>) = (duty.try_get(0)?, duty.try_get(1)?);
+    let holder = holder.map(id_bytes).transpose()?.map(Uuid::from_bytes);
+    let is_gone = holder.is_some() && gone.contains(&holder);
     let taken = sqlx::query(
         "UPDATE worker_duty SET worker_id = $1, epoch = epoch + 1, until = $3
          WHERE name = 'sweep' AND epoch = $4
-           AND (worker_id IS NULL OR worker_id = $1 OR until <= $2
+           AND (worker_id IS NULL OR worker_id = $1 OR until <= $2 OR $6
                 OR worker_id NOT IN (SELECT id FROM worker WHERE beat_at > $5))",
     )
     .bind(worker.into_bytes().to_vec())
@@ -380,6 +414,7 @@ async fn take_duty(db: &mut Connection, worker: Uuid, now: UnixMs) -> Result<boo
     .bind(now.plus(BEAT_EXPIRY).to_sql())
     .bind(epoch)
     .bind(now.minus(BEAT_EXPIRY).to_sql())
+    .bind(is_gone)
     .execute(&mut *db)
     .await?;
     Ok(taken.rows_affected() == 1)

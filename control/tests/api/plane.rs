@@ -12,6 +12,7 @@ use bytes::Bytes;
 use control::Control;
 use control::api::ApiConfig;
 use control::api::model::access::{CreateApiToken, CreatedApiToken, CreatedTokens, Role};
+use control::coordination::{EventsUrl, LocksUrl};
 use control::downlink::{End, Ends, Link, LinkFull, Wake};
 use control::enrol::EnrolConfig;
 use control::identity::{AGENT_CERTIFICATE_LIFE, Identity};
@@ -365,6 +366,8 @@ async fn start(
         times: Vec::new(),
         histogram_log: LogConfig::default(),
         webhooks,
+        locks: LocksUrl::Sql,
+        events: EventsUrl::Local,
     };
     let link: Arc<dyn Link> = Arc::clone(&gateway) as Arc<dyn Link>;
     let control = {

@@ -4,7 +4,7 @@ use super::*;
 
 impl World {
     /// Servers beside the first one.
-    async fn beside(&self, count: usize) -> Vec<Started> {
+    pub(crate) async fn beside(&self, count: usize) -> Vec<Started> {
         let store = self.store().clone();
         let mut servers = Vec::new();
         for port in 1..=count {
@@ -14,7 +14,7 @@ impl World {
     }
 }
 
-async fn end(servers: Vec<Started>) {
+pub(crate) async fn end(servers: Vec<Started>) {
     for server in servers {
         server.stop.cancel();
         drop(server.task.await);

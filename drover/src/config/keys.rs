@@ -29,7 +29,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 54] = [
+pub(super) static KEYS: [Key<Config>; 56] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",

@@ -283,5 +283,7 @@ fn control_config(config: &Config, data: &DataDir, gateway: Option<&Handle>) -> 
         times: gateway.map(of).map(figures::times).into_iter().collect(),
         histogram_log: config.histograms,
         webhooks: config.webhooks.clone(),
+        locks: config.locks.clone(),
+        events: config.events.clone(),
     }
 }

@@ -7,15 +7,22 @@ use protocol::ids::AgentId;
 
 use super::{Core, Living, Moment};
 use crate::store::tally::News;
-use crate::store::workers::{BEAT_EXPIRY, BELIEVED_MAX, Beat, Believed, Shared};
+use crate::store::workers::{BEAT_EXPIRY, BELIEVED_MAX, Beat, Believed, SUSPECT_EXPIRY, Shared};
 
-/// After a beat nobody takes over what we claim for so long, with a reserve for slow clocks.
+/// After a beat nobody takes over the duty to lend for so long, with a reserve for slow clocks.
 pub(super) const BELIEF: Duration = Duration::from_secs(BEAT_EXPIRY.as_secs() - 2);
+/// After a beat nobody takes over what we claim for so long where a lock service may make us suspected.
+pub(super) const BELIEF_IF_WATCHED: Duration = Duration::from_secs(SUSPECT_EXPIRY.as_secs() - 1);
 
 impl Core {
     /// Takes what a beat has found that began at this moment.
     pub(in crate::dispatch) fn handle_beat(&mut self, now: Moment, beat: Beat) {
-        self.believed_until = now.mono + BELIEF;
+        let belief = if self.watched {
+            BELIEF_IF_WATCHED
+        } else {
+            BELIEF
+        };
+        self.believed_until = now.mono + belief;
         self.sweeps = beat.sweeps;
         self.take_duty(now, beat.lends);
         self.stats.servers = u64::from(beat.live);
@@ -42,6 +49,11 @@ impl Core {
             self.take_shared(now, shared);
         }
         self.news_due = true;
+    }
+
+    /// A lock service tells others when this server seems to be gone.
+    pub(in crate::dispatch) fn be_watched(&mut self) {
+        self.watched = true;
     }
 
     /// What this server believes to have claimed, a part after the other; nothing while it is alone, when it

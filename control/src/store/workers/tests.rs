@@ -91,6 +91,69 @@ async fn one_server_sweeps_and_when_it_is_gone_another_takes_over_what_it_had_cl
     assert_eq!((back.live, back.adopted.len()), (3, 0));
 }
 
+/// A beat of `number` to which a lock service has said that these are gone.
+async fn suspecting(store: &Store, number: u128, at: u64, suspects: &[u128]) -> Beat {
+    let asks = Asks {
+        suspects: suspects.iter().copied().map(worker).collect(),
+        ..Asks::default()
+    };
+    store.beat(worker(number), UnixMs(at), asks).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_that_is_suspected_is_gone_when_two_beats_are_missed_and_its_duty_is_taken() {
+    let (_directory, store) = open(&[1, 2, 3]).await;
+    let id = claimed(&store, worker(1)).await;
+    assert!(suspecting(&store, 1, 3000, &[]).await.sweeps);
+    for number in [2, 3] {
+        suspecting(&store, number, 5000, &[]).await;
+    }
+    // It beats, whatever is said of it: nothing is taken, and it is looked at when it may be gone.
+    let early = suspecting(&store, 2, 7999, &[1]).await;
+    assert_eq!(
+        (early.live, early.sweeps, early.adopted.len()),
+        (3, false, 0)
+    );
+    assert_eq!(early.look_in, Some(Duration::from_millis(1)));
+    assert_eq!(early.peers, [worker(1), worker(3)].into());
+    // Whoever has not heard the suspicion waits as ever.
+    let unaware = suspecting(&store, 3, 8000, &[]).await;
+    assert_eq!(
+        (unaware.live, unaware.sweeps, unaware.look_in),
+        (3, false, None)
+    );
+    let late = suspecting(&store, 2, 8000, &[1]).await;
+    assert_eq!((late.live, late.sweeps, late.look_in), (2, true, None));
+    let adopted: Vec<_> = late.adopted.iter().map(|l| (l.process, l.state)).collect();
+    assert_eq!(adopted, [(id, State::Unknown)]);
+    let peers = [worker(1), worker(3)];
+    assert_eq!(late.peers, peers.into(), "its lock is watched still");
+    // It was only slow, and everybody is suspected: all beat, so all live.
+    let back = suspecting(&store, 1, 8500, &[2, 3]).await;
+    assert_eq!((back.live, back.adopted.len()), (3, 0));
+    let quiet = suspecting(&store, 2, 18_000, &[]).await;
+    assert_eq!(
+        quiet.live, 2,
+        "the third is silent for 10 s, the first not yet"
+    );
+    assert_eq!(quiet.peers, [worker(1)].into());
+}
+
+/// A service that suspects everybody takes no more from servers that beat in time than one that suspects nobody.
+#[tokio::test]
+async fn a_service_that_always_lies_takes_nothing_from_whoever_beats() {
+    let (_directory, store) = open(&[1, 2, 3]).await;
+    for number in [1, 2, 3] {
+        claimed(&store, worker(number)).await;
+    }
+    for at in (1500..60_000).step_by(500) {
+        // Each beats every 1.5 s, one after the other.
+        let number = u128::from(at / 500 % 3) + 1;
+        let beat = suspecting(&store, number, at, &[1, 2, 3]).await;
+        assert_eq!((beat.live, beat.adopted.len()), (3, 0), "at {at}");
+    }
+}
+
 #[tokio::test]
 async fn whoever_joins_leaves_the_duty_to_sweep_where_it_is() {
     let (_directory, store) = open(&[2]).await;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use control::downlink::{Link, LinkFull, Wake};
 use protocol::ids::{GatewayId, GrantId, ServerId, ShardId};
@@ -21,6 +22,8 @@ pub(super) struct Queue {
     events: VecDeque<Event>,
     /// Commands from this server are lost on their way.
     loses_commands: bool,
+    /// The server stands still for so long when it asks next.
+    hangs: Option<Duration>,
 }
 
 /// How the gateway tells a process server from others.
@@ -49,6 +52,12 @@ impl Link for Port {
     }
 
     fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
+        let hangs = self.0.world().ports[self.1].hangs.take();
+        if let Some(time) = hangs {
+            // Nobody says anything: the whole time passes, on this very thread.
+            let (_says, never) = std::sync::mpsc::channel::<()>();
+            never.recv_timeout(time).ok();
+        }
         let mut world = self.0.world();
         let queue = &mut world.ports[self.1].events;
         let count = max.min(queue.len());
@@ -58,6 +67,11 @@ impl Link for Port {
 }
 
 impl Fleet {
+    /// The server at this end stands still for so long.
+    pub(crate) fn hang_port(&self, port: usize, time: Duration) {
+        self.world().ports[port].hangs = Some(time);
+    }
+
     /// A process server is there; it hears of every session that is up.
     pub(crate) fn power_on(&self, port: usize, wake: &Wake) {
         let mut world = self.world();
@@ -80,12 +94,18 @@ impl Fleet {
             wake: Some(wake.clone()),
             events: up.into(),
             loses_commands: false,
+            hangs: None,
         };
     }
 
     /// From now on a process server's commands are lost on their way.
     pub(crate) fn lose_commands_of(&self, port: usize) {
         self.world().ports[port].loses_commands = true;
+    }
+
+    /// From now on they arrive again.
+    pub(crate) fn deliver_commands_of(&self, port: usize) {
+        self.world().ports[port].loses_commands = false;
     }
 
     /// A process server is gone: what was in its queues is lost, its grants run out.

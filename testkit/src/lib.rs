@@ -31,6 +31,7 @@ mod places;
 mod postgres;
 mod redis;
 mod server;
+mod tls;
 mod zookeeper;
 
 pub use self::error::KitError;
@@ -38,4 +39,5 @@ pub use self::mariadb::MariaDb;
 pub use self::postgres::Postgres;
 pub use self::redis::Redis;
 pub use self::server::Server;
-pub use self::zookeeper::{ClientTls, ZooKeeper};
+pub use self::tls::ClientTls;
+pub use self::zookeeper::ZooKeeper;

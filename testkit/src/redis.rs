@@ -8,6 +8,7 @@ use tokio::sync::OnceCell;
 use crate::error::KitError;
 use crate::places;
 use crate::server::{Kind, Place, Server};
+use crate::tls::{self, ClientTls, write};
 
 const PACKAGE: &str = "redis-server";
 
@@ -22,6 +23,7 @@ const KIND: Kind = Kind {
 pub struct Redis {
     server: Server,
     password: Option<String>,
+    tls: Option<(u16, ClientTls)>,
 }
 
 impl Redis {
@@ -30,7 +32,7 @@ impl Redis {
     /// # Errors
     /// [`KitError`]: the package is missing, or it did not start.
     pub async fn start() -> Result<Self, KitError> {
-        Self::start_as(None).await
+        Self::start_as(None, None).await
     }
 
     /// Starts one that wants this password; it is part of [`Redis::url`], so it holds no character that a URL
@@ -39,18 +41,45 @@ impl Redis {
     /// # Errors
     /// As [`Redis::start`].
     pub async fn start_with_password(password: &str) -> Result<Self, KitError> {
-        Self::start_as(Some(password.to_owned())).await
+        Self::start_as(Some(password.to_owned()), None).await
     }
 
-    async fn start_as(password: Option<String>) -> Result<Self, KitError> {
+    /// Starts one that also has a port with TLS, where clients must show a certificate: [`Redis::tls`].
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    pub async fn start_with_tls() -> Result<Self, KitError> {
+        Self::start_as(None, Some(places::free_port()?)).await
+    }
+
+    async fn start_as(password: Option<String>, tls_port: Option<u16>) -> Result<Self, KitError> {
         let redis = places::program("redis-server", PACKAGE, &[])?;
         let wanted = password.clone();
-        let prepare = async |_: &Server| Ok(());
+        let certificates = tls_port.map(|_| tls::certificates()).transpose()?;
+        let (server_pem, client) = certificates.unzip();
+        let prepare = async |server: &Server| {
+            if let (Some(pem), Some(client)) = (&server_pem, &client) {
+                write(server.folder(), "server.pem", pem)?;
+                write(server.folder(), "ca.pem", &client.ca)?;
+            }
+            Ok(())
+        };
         let command = move |place: &Place<'_>| {
             let mut command = Command::new(&redis);
             command
                 .args(["--bind", "127.0.0.1", "--port", &place.port.to_string()])
                 .args(["--save", "", "--appendonly", "no"]);
+            if let Some(port) = tls_port {
+                command
+                    .args(["--tls-port", &port.to_string()])
+                    .args([
+                        "--tls-cert-file",
+                        "server.pem",
+                        "--tls-key-file",
+                        "server.pem",
+                    ])
+                    .args(["--tls-ca-cert-file", "ca.pem"]);
+            }
             if let Some(password) = &wanted {
                 command.args(["--requirepass", password]);
             }
@@ -59,6 +88,7 @@ impl Redis {
         Ok(Self {
             server: Server::start(KIND, prepare, command).await?,
             password,
+            tls: tls_port.zip(client),
         })
     }
 
@@ -69,6 +99,12 @@ impl Redis {
     pub async fn shared() -> Result<&'static Self, KitError> {
         static SHARED: OnceCell<Redis> = OnceCell::const_new();
         SHARED.get_or_try_init(Self::start).await
+    }
+
+    /// Host and port with TLS, and what a client needs for it; `None`: it was started without.
+    pub fn tls(&self) -> Option<(String, ClientTls)> {
+        let (port, client) = self.tls.as_ref()?;
+        Some((format!("127.0.0.1:{port}"), client.clone()))
     }
 
     /// Its URL, with the password.

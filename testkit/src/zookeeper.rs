@@ -1,15 +1,15 @@
 //! A private ZooKeeper.
 
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::sync::OnceCell;
 
-use crate::error::{KitError, machine};
+use crate::error::KitError;
 use crate::places;
 use crate::server::{Kind, Place, Server};
+use crate::tls::{self, ClientTls, write};
 
 const PACKAGE: &str = "zookeeper";
 /// Where Debian keeps Java's libraries.
@@ -43,17 +43,6 @@ pub struct ZooKeeper {
     tls: Option<(u16, ClientTls)>,
 }
 
-/// What a client of a ZooKeeper with TLS needs, as PEM.
-#[derive(Clone)]
-pub struct ClientTls {
-    /// The authority of the server's certificate.
-    pub ca: String,
-    /// The client's certificate.
-    pub certificate: String,
-    /// Its key.
-    pub key: String,
-}
-
 impl ZooKeeper {
     /// Starts one without TLS.
     ///
@@ -74,7 +63,7 @@ impl ZooKeeper {
     async fn start_as(tls_port: Option<u16>) -> Result<Self, KitError> {
         let java = places::program("java", PACKAGE, &[])?;
         let jars = jars()?;
-        let certificates = tls_port.map(|_| certificates()).transpose()?;
+        let certificates = tls_port.map(|_| tls::certificates()).transpose()?;
         let (server_pem, client) = certificates.unzip();
         let prepare = async |server: &Server| {
             if let (Some(pem), Some(client)) = (&server_pem, &client) {
@@ -134,10 +123,6 @@ impl Deref for ZooKeeper {
     }
 }
 
-fn write(folder: &Path, name: &str, text: &str) -> Result<(), KitError> {
-    std::fs::write(folder.join(name), text).map_err(machine(name))
-}
-
 /// The class path.
 fn jars() -> Result<String, KitError> {
     let folder = PathBuf::from(JARS);
@@ -151,30 +136,4 @@ fn jars() -> Result<String, KitError> {
     let all = std::iter::once(zookeeper).chain(MORE_JARS.map(|jar| folder.join(jar)));
     let all: Vec<String> = all.map(|jar| jar.display().to_string()).collect();
     Ok(all.join(":"))
-}
-
-/// The server's key and certificate in one file, and what a client needs, all of one new authority.
-fn certificates() -> Result<(String, ClientTls), KitError> {
-    let made = || -> Result<(String, ClientTls), rcgen::Error> {
-        let named = |names: Vec<String>, name: &str| {
-            let mut params = CertificateParams::new(names)?;
-            params.distinguished_name.push(DnType::CommonName, name);
-            Ok::<_, rcgen::Error>(params)
-        };
-        let mut params = named(Vec::new(), "authority of a test")?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        let key = KeyPair::generate()?;
-        let server = named(vec!["127.0.0.1".to_owned()], "zookeeper")?.signed_by(&key, &issuer)?;
-        let server = format!("{}{}", key.serialize_pem(), server.pem());
-        let key = KeyPair::generate()?;
-        let client = named(vec!["drover".to_owned()], "drover")?.signed_by(&key, &issuer)?;
-        let client = ClientTls {
-            ca: issuer.pem(),
-            certificate: client.pem(),
-            key: key.serialize_pem(),
-        };
-        Ok((server, client))
-    };
-    made().map_err(|error| machine("certificates of a test")(std::io::Error::other(error)))
 }

@@ -77,17 +77,25 @@ impl Presence {
     }
 }
 
-/// Holds a lock, again and again.
+/// Holds a lock, again and again. The log has a line for each change, not for each try.
 async fn hold(locks: Arc<dyn Locks>, name: Name) -> ! {
     let mut pause = PAUSE.0;
+    let mut told = false;
     loop {
         match locks.acquire(&name).await {
             Ok(mut held) => {
+                if std::mem::take(&mut told) {
+                    tracing::info!(%name, "the lock service says again that this server is there");
+                }
                 pause = PAUSE.0;
                 held.lost().await;
+                tracing::warn!(%name, "the lock that says that this server is there is lost; the others go by its heartbeats");
+                told = true;
             }
             Err(error) => {
-                tracing::debug!(%name, %error, "no lock says that this server is there");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%name, %error, "no lock says that this server is there; the others go by its heartbeats");
+                }
                 sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);
             }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use control::coordination::{Hold, Notice};
-use testkit::{Redis, Server, ZooKeeper};
+use control::coordination::{Hold, Notice, Presence};
+use testkit::{ClientTls, Redis, Server, ZooKeeper};
 use tokio::time::timeout;
 
 use crate::events::hears;
@@ -48,12 +48,12 @@ impl Holder {
         };
         soon(state, says).await;
     }
+}
 
-    fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &id]).status();
-        assert!(sent.unwrap().success());
-    }
+fn signal(child: &Child, signal: &str) {
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", signal, &id]).status();
+    assert!(sent.unwrap().success());
 }
 
 impl Drop for Holder {
@@ -94,11 +94,11 @@ async fn a_holder_dies_or_stands_still(test: &str, url: &str) {
     held.release().await;
 
     let holder = Holder::start(test, url).await;
-    holder.signal("STOP");
+    signal(&holder.child, "STOP");
     let held = soon("the lock of one that stands still", locks.acquire(&lock))
         .await
         .unwrap();
-    holder.signal("CONT");
+    signal(&holder.child, "CONT");
     holder.says("Lost").await;
     assert_eq!(held.state(), Hold::Held, "and does not take it back");
     assert!(locks.try_acquire(&lock).await.unwrap().is_none());
@@ -118,6 +118,81 @@ async fn zookeeper_frees_the_lock_of_the_dead_and_of_one_that_stands_still() {
     let zookeeper = ZooKeeper::start().await.unwrap();
     let test = "faults::zookeeper_frees_the_lock_of_the_dead_and_of_one_that_stands_still";
     a_holder_dies_or_stands_still(test, &zookeeper.url()).await;
+}
+
+/// Who a server of the next test is to the others.
+const PEER: uuid::Uuid = uuid::Uuid::from_u128(2);
+/// The URL of its lock service.
+const SERVER: &str = "DROVER_TEST_SERVER";
+
+/// A server that is a process of its own: it is there, and does nothing else.
+struct Peer(Child);
+
+impl Peer {
+    fn start(test: &str, url: &str) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(SERVER, url)
+            .stdout(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// The other side, if this is such a process.
+async fn be_there_if_told() {
+    if let Some(url) = std::env::var_os(SERVER) {
+        let locks = locks_of(url.to_str().unwrap()).await;
+        let _there = Presence::start(locks, "server", PEER);
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A server comes, stands still, goes on and is killed: the others hear all of it.
+async fn others_hear_of_a_server(test: &str, url: &str) {
+    let locks = locks_of(url).await;
+    let mut presence = Presence::start(locks, "server", uuid::Uuid::from_u128(1));
+    presence.set_peers([PEER].into());
+    let mut hears = async |what: &str, is: bool| {
+        let seen = async {
+            while presence.suspects().contains(&PEER) != is {
+                presence.changed().await;
+            }
+        };
+        soon(what, seen).await;
+    };
+    hears("that it is not there yet", true).await;
+    let peer = Peer::start(test, url);
+    hears("that it has come", false).await;
+    signal(&peer.0, "STOP");
+    hears("that it stands still", true).await;
+    signal(&peer.0, "CONT");
+    hears("that it goes on", false).await;
+    drop(peer);
+    hears("that it was killed", true).await;
+}
+
+#[tokio::test]
+async fn others_hear_of_a_server_by_redis() {
+    be_there_if_told().await;
+    let redis = Redis::start().await.unwrap();
+    let test = "faults::others_hear_of_a_server_by_redis";
+    others_hear_of_a_server(test, &redis.url()).await;
+}
+
+#[tokio::test]
+async fn others_hear_of_a_server_by_zookeeper() {
+    be_there_if_told().await;
+    let zookeeper = ZooKeeper::start().await.unwrap();
+    let test = "faults::others_hear_of_a_server_by_zookeeper";
+    others_hear_of_a_server(test, &zookeeper.url()).await;
 }
 
 /// The service stands still for longer than the lease, then dies and comes back: whoever held a lock knows that it
@@ -233,6 +308,64 @@ async fn redis_lets_in_who_knows_the_password_and_says_why_not() {
     assert!(!said.contains("mustard"), "{said}");
 }
 
+/// What a client needs for TLS, in files that a URL names.
+struct Files {
+    ca: String,
+    /// `certificate` and `key`.
+    own: String,
+    /// An authority of nobody's.
+    stranger: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Files {
+    fn new(client: &ClientTls) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let certificate = file("certificate.pem", &client.certificate);
+        let key = file("key.pem", &client.key);
+        Self {
+            ca: file("ca.pem", &client.ca),
+            own: format!("certificate={certificate}&key={key}"),
+            stranger: file("stranger.pem", &client.certificate),
+            _folder: folder,
+        }
+    }
+}
+
+#[tokio::test]
+async fn redis_speaks_tls_to_those_it_trusts_and_who_trust_it() {
+    let redis = Redis::start_with_tls().await.unwrap();
+    let (address, client) = redis.tls().unwrap();
+    let files = Files::new(&client);
+    let (ca, own, stranger) = (&files.ca, &files.own, &files.stranger);
+    let locks = locks_of(&format!("rediss://{address}?ca={ca}&{own}")).await;
+    let held = locks.acquire(&name("lock")).await.unwrap();
+    assert_eq!(held.state(), Hold::Held);
+    let (ann, bob) = (
+        events_of(&format!("rediss://{address}?ca={ca}&{own}")).await,
+        events_of(&format!("rediss://{address}?ca={ca}&{own}")).await,
+    );
+    let topic = name("topic");
+    let mut hearer = bob.subscribe(&topic);
+    assert_eq!(soon("a beginning", hearer.next()).await, Notice::Missed);
+    ann.publish(&topic, b"hello");
+    hears(&mut hearer, b"hello").await;
+    let nobody = locks_of(&format!("rediss://{address}?ca={ca}")).await;
+    assert!(nobody.check().await.is_err(), "it wants a certificate");
+    let wary = locks_of(&format!("rediss://{address}?ca={stranger}&{own}")).await;
+    assert!(
+        wary.check().await.is_err(),
+        "its certificate is not trusted"
+    );
+    let plain = locks_of(&format!("redis://{address}")).await;
+    assert!(plain.check().await.is_err(), "that port speaks TLS only");
+}
+
 #[tokio::test]
 async fn zookeeper_keeps_strangers_from_the_nodes_of_a_user() {
     let zookeeper = ZooKeeper::start().await.unwrap();
@@ -255,24 +388,13 @@ async fn zookeeper_keeps_strangers_from_the_nodes_of_a_user() {
 async fn zookeeper_speaks_tls_to_those_it_trusts_and_who_trust_it() {
     let zookeeper = ZooKeeper::start_with_tls().await.unwrap();
     let (address, client) = zookeeper.tls().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    let own = format!(
-        "certificate={}&key={}",
-        file("cert.pem", &client.certificate),
-        file("key.pem", &client.key)
-    );
-    let ca = file("ca.pem", &client.ca);
+    let files = Files::new(&client);
+    let (ca, own, stranger) = (&files.ca, &files.own, &files.stranger);
     let locks = locks_of(&format!("zookeeper+tls://{address}?ca={ca}&{own}")).await;
     let held = locks.acquire(&name("lock")).await.unwrap();
     assert_eq!(held.state(), Hold::Held);
     let nobody = locks_of(&format!("zookeeper+tls://{address}?ca={ca}")).await;
     assert!(nobody.check().await.is_err(), "it wants a certificate");
-    let stranger = file("other.pem", &client.certificate);
     let wary = locks_of(&format!("zookeeper+tls://{address}?ca={stranger}&{own}")).await;
     assert!(
         wary.check().await.is_err(),

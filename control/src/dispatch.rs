@@ -31,5 +31,5 @@ pub use handle::{
     Queued, SessionView, WaitingOn,
 };
 pub use start::{Company, StartError, Started, start, start_among};
-pub(crate) use start::{Ending, start_under};
+pub(crate) use start::{Ending, introduce, start_under};
 pub use telemetry::EngineStats;

@@ -11,10 +11,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use protocol::ids::{GatewayId, ServerId};
+use protocol::ids::{GatewayId, GroupId, ServerId};
 use protocol::link::{Event, Request};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use crate::gateways::Gateways;
 
 /// The ends of a gateway that the process servers of this program have.
 pub enum Ends {
@@ -48,8 +50,18 @@ pub struct End {
 
 /// A gateway's queues, as one process server sees them. Dropping it is leaving.
 pub trait Link: Send + Sync + 'static {
-    /// This run of the gateway: it owns the groups, so it is what their epochs follow.
+    /// This run of the gateway: it owns the groups, so it is what their epochs follow. The first of several.
     fn gateway(&self) -> GatewayId;
+
+    /// What is known of several gateways, where this leads to more than one.
+    fn several(&self) -> Option<&Gateways> {
+        None
+    }
+
+    /// The run of a gateway that owns a group.
+    fn owner(&self, _group: GroupId) -> GatewayId {
+        self.gateway()
+    }
 
     /// Whether this process server speaks for all that share the gateway: it records what is to be
     /// recorded once, such as the beginnings and ends of sessions.

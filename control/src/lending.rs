@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use protocol::flow::lending::{Lease, Report, Term};
 use protocol::flow::{Limit, LimitKey};
 use protocol::ids::ShardId;
-use protocol::limits::{CREDIT_LEASE, CREDITS_PER_FRAME_MAX, LIMITS_MAX, SHARDS_MAX};
+use protocol::limits::{CREDIT_LEASE, CREDITS_PER_FRAME_MAX, LIMITS_MAX};
 use protocol::link::Request;
 
 pub mod parent;
@@ -49,6 +49,9 @@ struct Held {
     quiet_until: Instant,
 }
 
+/// Home shards of all gateways together; those beyond are lent nothing.
+const HOMES_MAX: u16 = 1024;
+
 /// See the module.
 #[derive(Default)]
 pub struct Lender {
@@ -57,7 +60,7 @@ pub struct Lender {
     held: Option<Held>,
     /// Parents made here: each has a term of its own.
     made: u32,
-    /// Home shards of the gateway; 0: none has spoken.
+    /// Home shards of the gateway, or of all; 0: none has spoken.
     shards: u16,
     parents: BTreeMap<LimitKey, Parent>,
     outputs: VecDeque<Request>,
@@ -162,7 +165,7 @@ impl Lender {
     /// A gateway with another number of shards is another gateway: its homes are others, and what the
     /// old ones were lent must end first.
     fn take_shards(&mut self, now: Instant, shards: u16) {
-        let shards = shards.min(SHARDS_MAX);
+        let shards = shards.min(HOMES_MAX);
         if self.shards == shards {
             return;
         }

@@ -18,6 +18,7 @@ mod dashboard;
 pub mod dispatch;
 pub mod downlink;
 pub mod enrol;
+pub mod gateways;
 pub mod identity;
 pub mod kinds;
 pub mod lending;
@@ -43,6 +44,7 @@ use crate::coordination::{CoordinationError, EventsUrl, LocksUrl};
 use crate::dispatch::Engine;
 use crate::downlink::Ends;
 use crate::enrol::{EnrolConfig, Enroller};
+use crate::gateways::Gateways;
 use crate::identity::Identity;
 use crate::kinds::Kinds;
 pub use crate::servers::Mishaps;
@@ -81,6 +83,8 @@ pub struct Config {
     pub locks: LocksUrl,
     /// The event service.
     pub events: EventsUrl,
+    /// Several agent servers elsewhere, whose groups are to be looked after; `None`: there is one.
+    pub gateways: Option<Arc<Gateways>>,
 }
 
 /// Why a control plane did not start.
@@ -168,7 +172,12 @@ pub async fn start(
     let trimming = tokio::spawn(retention::keep_trimmed(store.clone(), config.retention));
     let enrolling = tokio::spawn(enroller.run(front.enrolments));
     let keeping = tokio::spawn(keeping);
-    let background = vec![trimming.abort_handle(), enrolling.abort_handle()];
+    let mut background = vec![trimming.abort_handle(), enrolling.abort_handle()];
+    if let Some(several) = config.gateways {
+        let keeping = tokio::spawn(gateways::keep(store.clone(), engine.clone(), several));
+        background.push(keeping.abort_handle());
+        tokio::spawn(watched("the keeping of agent servers' groups", keeping));
+    }
     tokio::spawn(watched("the trimming of old records", trimming));
     tokio::spawn(watched("the enrolment service", enrolling));
     let keeping = tokio::spawn(watched("the keeping of histograms", keeping));

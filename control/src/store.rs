@@ -9,6 +9,7 @@
 //! the modules below; callers elsewhere see values, never SQL. Nothing here decides: the rules of
 //! a process are in `process.rs`.
 
+mod agent_servers;
 pub mod agents;
 pub mod api_tokens;
 mod audit;

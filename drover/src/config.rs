@@ -120,8 +120,8 @@ pub(crate) struct GatewaySettings {
 pub(crate) struct LinkSettings {
     /// Where process servers connect (UDP), to an agent server alone.
     pub(crate) listen: SocketAddr,
-    /// `host:port` of the agent server, for process servers without one.
-    pub(crate) connect: Option<String>,
+    /// `host:port` of each agent server, for process servers without one.
+    pub(crate) connect: Vec<String>,
 }
 
 /// What is to go wrong, for tests of what follows; `None`: never.
@@ -179,11 +179,11 @@ impl LogFormat {
 }
 
 impl Config {
-    /// `host:port` of the agent server, where the profile has process servers and no agent server.
-    pub(crate) fn connects_to(&self) -> Option<&str> {
+    /// `host:port` of the agent servers, where the profile has process servers and no agent server.
+    pub(crate) fn connects_to(&self) -> &[String] {
         match self.profile.runs(Server::Agent) {
-            true => None,
-            false => self.link.connect.as_deref(),
+            true => &[],
+            false => &self.link.connect,
         }
     }
 
@@ -221,7 +221,7 @@ impl Default for Config {
             },
             link: LinkSettings {
                 listen: SocketAddr::from(([0, 0, 0, 0], 7444)),
-                connect: None,
+                connect: Vec::new(),
             },
             certificate_life: AGENT_CERTIFICATE_LIFE,
             kinds: Kinds::default(),

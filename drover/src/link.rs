@@ -15,7 +15,7 @@ use gateway::{Handle, SendError};
 use protocol::ids::{GatewayId, ServerId};
 use protocol::link::{Event, Request};
 
-pub(crate) use self::listener::{Door, ListenError, Listener};
+pub(crate) use self::listener::{AgentsPlace, Door, ListenError, Listener};
 pub(crate) use self::remote::Remote;
 pub(crate) use self::shared::{Opens, Shared, share};
 

@@ -49,6 +49,7 @@ const PURE: &[&str] = &[
     "control/src/dispatch/rhythm.rs",
     "control/src/dispatch/tenants.rs",
     "control/src/batches/matching.rs",
+    "control/src/gateways/balance.rs",
     "control/src/batches/rules.rs",
     "control/src/webhooks/address.rs",
     "control/src/webhooks/events.rs",

@@ -99,6 +99,7 @@ fn control_config(directory: &std::path::Path) -> control::Config {
         webhooks: control::webhooks::WebhooksConfig::default(),
         locks: control::coordination::LocksUrl::Sql,
         events: control::coordination::EventsUrl::Local,
+        gateways: None,
     }
 }
 

@@ -16,7 +16,7 @@ pub const GATEWAY_FRAME_BYTES_MAX: usize = 128 << 10;
 /// A frame on the enrolment ALPN, either way.
 pub const ENROL_FRAME_BYTES_MAX: usize = 64 << 10;
 /// A frame about the connection between a process server and an agent server, either way.
-pub const WORD_FRAME_BYTES_MAX: usize = 1 << 10;
+pub const WORD_FRAME_BYTES_MAX: usize = 8 << 10;
 
 /// Command streams that an agent lets its gateway hold open (its `initial_max_streams_bidi`), and
 /// so the operations on their way to or running on one agent through one session.

@@ -141,6 +141,9 @@ fn words_about_a_connection() {
         version: 1,
         gateway: GatewayId::from_bytes(uuid(3)),
         server: ServerId(7),
+        shards: 4,
+        port: 7443,
+        addresses: vec!["a.example:7443".to_owned(), "[2001:db8::1]:7443".to_owned()],
     };
     let read = frame::decode_gateway_word(include_bytes!("golden/gateway_word.bin"));
     assert_eq!(read, Ok(welcome));

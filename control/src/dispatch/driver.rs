@@ -4,6 +4,7 @@
 //! the store is slow, nothing more is read from the gateway, which then reads nothing more from
 //! agents.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use protocol::ids::GatewayId;
 use protocol::link::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
@@ -272,8 +274,20 @@ impl Driver {
         if waits.raise.is_none()
             && let Some(seen) = self.core.poll_outdated(moment())
         {
-            let (store, owner) = (self.store.clone(), self.link.gateway().0);
-            waits.raise = Some(async move { store.raise_epochs(seen, owner).await }.boxed());
+            let mut by_owner: BTreeMap<GatewayId, Vec<_>> = BTreeMap::new();
+            for (group, epoch) in seen {
+                let owner = self.link.owner(group);
+                by_owner.entry(owner).or_default().push((group, epoch));
+            }
+            let store = self.store.clone();
+            let raise = async move {
+                let mut raised = Vec::new();
+                for (owner, seen) in by_owner {
+                    raised.extend(store.raise_epochs(seen, owner.0).await?);
+                }
+                Ok(raised)
+            };
+            waits.raise = Some(raise.boxed());
         }
     }
 

@@ -423,6 +423,14 @@ impl Engine {
         }
     }
 
+    /// Tells all gateways, through every process server, who owns a group now.
+    ///
+    /// # Errors
+    /// Some were not told; calling again is harmless.
+    pub(crate) fn reassign(&self, group: &Group) -> Result<(), EngineError> {
+        self.doors.submit_to_all(|| Command::Adopt(group.clone()))
+    }
+
     /// Lets an agent connect with these keys (replaces), after the store says so. All process servers are told:
     /// each must know for whom processes may be made.
     ///

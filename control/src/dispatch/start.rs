@@ -21,6 +21,7 @@ use crate::clock;
 use crate::coordination::{Locks, Presence};
 use crate::downlink::{End, Link, LinkFull};
 use crate::store::agents::Admission;
+use crate::store::groups::Group;
 use crate::store::workers::Looked;
 use crate::store::{Store, StoreError};
 
@@ -164,7 +165,7 @@ pub(crate) async fn start_under(
     let worker = Uuid::new_v4();
     let link = &end.link;
     store.ensure_automatic_groups(clock::now()).await?;
-    let groups = store.take_groups(link.gateway().0).await?;
+    let groups = groups(&store, &**link).await?;
     store.begin_worker(worker, clock::now()).await?;
     let active = store.leases(worker).await?;
     // Agents first: a group without its agents would turn them away as strangers.
@@ -209,6 +210,27 @@ pub(crate) async fn start_under(
     let mut started = spawn(store, end, (worker, core), company, all.child());
     started.admitted = admitted;
     Ok(started)
+}
+
+/// Tells a gateway that is there anew what it must know before anybody hears it: what is limited, and who may come
+/// in. Which groups are whose it is told with all others.
+///
+/// # Errors
+/// [`StartError`]; calling again is harmless.
+pub(crate) async fn introduce(store: &Store, link: &dyn Link) -> Result<(), StartError> {
+    let limits = store.limits().await?.on_the_wire();
+    tell(link, Request::SetLimits { limits }).await?;
+    admit(store, link).await?;
+    Ok(())
+}
+
+/// All groups, with the epochs of their owners.
+async fn groups(store: &Store, link: &dyn Link) -> Result<Vec<Group>, StoreError> {
+    let Some(several) = link.several() else {
+        return store.take_groups(link.gateway().0).await;
+    };
+    let placed = several.settle(store).await?.into_iter();
+    Ok(placed.map(|placed| placed.group).collect())
 }
 
 /// Tells the gateway who may come in. A change meanwhile is told at once by whom it was asked of, and what was

@@ -368,6 +368,7 @@ async fn start(
         webhooks,
         locks: LocksUrl::Sql,
         events: EventsUrl::Local,
+        gateways: None,
     };
     let link: Arc<dyn Link> = Arc::clone(&gateway) as Arc<dyn Link>;
     let control = {

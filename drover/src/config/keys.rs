@@ -296,15 +296,9 @@ pub(super) static KEYS: [Key<Config>; 56] = [
     },
     Key {
         name: "link.connect",
-        doc: "Profile api-server,process-server: HOST:PORT of the agent server, its link.listen.",
-        set: |config, text| {
-            config.link.connect = match text {
-                "" => None,
-                _ => Some(value::address(text)?),
-            };
-            Ok(())
-        },
-        show: |config| value::quote(config.link.connect.as_deref().unwrap_or_default()),
+        doc: "Profile api-server,process-server: HOST:PORT of each agent server, its link.listen.",
+        set: |config, text| value::addresses(text).map(|all| config.link.connect = all),
+        show: |config| value::quote_list(&config.link.connect),
     },
     Key {
         name: "agents.certificate_life",

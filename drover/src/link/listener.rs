@@ -59,6 +59,16 @@ pub(crate) struct Door {
     address: SocketAddr,
 }
 
+/// What process servers are told of where agents come.
+pub(crate) struct AgentsPlace {
+    /// How many shards the gateway has.
+    pub(crate) shards: u16,
+    /// Its UDP port.
+    pub(crate) port: u16,
+    /// `host:port` as configured, the best first; may be empty.
+    pub(crate) addresses: Vec<String>,
+}
+
 /// Process servers come here.
 pub(crate) struct Listener {
     endpoint: Endpoint,
@@ -92,9 +102,9 @@ impl Door {
     }
 
     /// Lets process servers in. What they say is passed on by [`Shared::run`].
-    pub(crate) fn open(self, shared: Arc<Shared>) -> Listener {
+    pub(crate) fn open(self, shared: Arc<Shared>, place: AgentsPlace) -> Listener {
         Listener {
-            accepting: tokio::spawn(accept(self.endpoint.clone(), shared)),
+            accepting: tokio::spawn(accept(self.endpoint.clone(), shared, Arc::new(place))),
             endpoint: self.endpoint,
             address: self.address,
         }
@@ -118,7 +128,7 @@ impl Listener {
     }
 }
 
-async fn accept(endpoint: Endpoint, shared: Arc<Shared>) {
+async fn accept(endpoint: Endpoint, shared: Arc<Shared>, place: Arc<AgentsPlace>) {
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Some(incoming) = endpoint.accept().await {
         // Nobody takes a seat from an address that is not its own.
@@ -130,16 +140,16 @@ async fn accept(endpoint: Endpoint, shared: Arc<Shared>) {
             incoming.refuse();
             continue;
         };
-        let shared = Arc::clone(&shared);
+        let (shared, place) = (Arc::clone(&shared), Arc::clone(&place));
         tokio::spawn(async move {
-            attend(incoming, &shared).await;
+            attend(incoming, &shared, &place).await;
             drop(seat);
         });
     }
 }
 
 /// One connection from its first packet to its end.
-async fn attend(incoming: Incoming, shared: &Arc<Shared>) {
+async fn attend(incoming: Incoming, shared: &Arc<Shared>, place: &AgentsPlace) {
     let from = incoming.remote_address();
     let connection = match timeout(HANDSHAKE_DEADLINE, incoming).await {
         Ok(Ok(connection)) => connection,
@@ -152,7 +162,7 @@ async fn attend(incoming: Incoming, shared: &Arc<Shared>) {
             return;
         }
     };
-    match serve(&connection, shared).await {
+    match serve(&connection, shared, place).await {
         Ok(()) => {
             tracing::info!(%from, "a process server has left");
             wire::close(&connection, CloseCode::Normal);
@@ -165,7 +175,11 @@ async fn attend(incoming: Incoming, shared: &Arc<Shared>) {
 }
 
 /// Lets a process server join and speaks with it until it leaves, or is gone.
-async fn serve(connection: &Connection, shared: &Arc<Shared>) -> Result<(), Broken> {
+async fn serve(
+    connection: &Connection,
+    shared: &Arc<Shared>,
+    place: &AgentsPlace,
+) -> Result<(), Broken> {
     let greeted = timeout(HANDSHAKE_DEADLINE, greet(connection)).await;
     let (version, mut stream, frames) = greeted.map_err(|_| Broken::Silent)??;
     let (port, wake) = shared.enter().map_err(|_| Broken::TooMany)?;
@@ -175,6 +189,9 @@ async fn serve(connection: &Connection, shared: &Arc<Shared>) -> Result<(), Brok
         version,
         gateway: port.gateway(),
         server,
+        shards: place.shards,
+        port: place.port,
+        addresses: place.addresses.clone(),
     };
     frame::encode_gateway_word(&word, &mut welcome)?;
     stream.write_all(&welcome).await?;

@@ -8,7 +8,8 @@
 //!
 //! A full outbox is told to the sender; while the inbox is full nothing is read, so that the agent server
 //! waits. When the connection is gone so is the gateway: the end is cut off, and another process server joins
-//! in its place, as soon as the agent server can be reached.
+//! in its place, as soon as the agent server can be reached. Where there are several agent servers the process
+//! server lives on with the others ([`Switch`]), and a follower leads it back.
 
 #[cfg(test)]
 mod tests;
@@ -16,14 +17,18 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use agent::DialError;
 use agent::transport;
 use control::clock;
 use control::downlink::{End, Link, LinkFull, Wake};
+use control::gateways::{AgentServer, Gateways, Switch, Way};
 use control::identity::{Identity, IssueError};
+use control::store::Store;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use protocol::close::CloseCode;
 use protocol::frame::{self, DecodeError, EncodeError};
 use protocol::ids::{GatewayId, ServerId};
@@ -48,6 +53,8 @@ const CAME_EVERY: Duration = Duration::from_secs(1);
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 /// Between two attempts, at most.
 const PAUSE_LAST: Duration = Duration::from_secs(10);
+/// Agent servers that are not reached so long after the first are done without.
+const OTHERS_WITHIN: Duration = Duration::from_secs(2);
 /// What was said last is written within this.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What a process server says it is.
@@ -66,37 +73,98 @@ enum JoinError {
     Refused(#[from] Broken),
 }
 
-/// A gateway on another machine.
+/// Gateways on other machines.
 pub(crate) struct Remote {
     identity: Arc<Identity>,
-    address: String,
+    addresses: Vec<String>,
     endpoint: Endpoint,
+    gateways: Arc<Gateways>,
+    store: Store,
 }
 
 impl Remote {
-    /// The agent server at `address`, as `host:port`. Nothing is sent yet.
+    /// The agent servers at `addresses`, as `host:port`, at least one. Nothing is sent yet.
     ///
     /// # Errors
     /// There is no socket.
-    pub(crate) fn new(identity: Arc<Identity>, address: String) -> io::Result<Self> {
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        store: Store,
+        addresses: Vec<String>,
+    ) -> io::Result<Self> {
         Ok(Self {
             identity,
-            address,
+            addresses,
             endpoint: transport::endpoint()?,
+            gateways: Gateways::new(),
+            store,
         })
     }
 
-    /// A new process server's end. Waits until the agent server can be reached and lets it in.
-    pub(crate) async fn join(&self) -> End {
+    /// What is known of several; `None`: there is one.
+    pub(crate) fn several(&self) -> Option<Arc<Gateways>> {
+        (self.addresses.len() > 1).then(|| Arc::clone(&self.gateways))
+    }
+
+    /// A new process server's end. Waits until an agent server can be reached and lets it in. Of several, those that
+    /// are not reached shortly after the first are added when they come.
+    pub(crate) async fn join(self: &Arc<Self>) -> End {
+        let wake = Wake::new();
+        if let [only] = &self.addresses[..] {
+            let way = self.reach(only, &wake).await;
+            return End {
+                server: way.number,
+                link: way.link,
+                wake,
+            };
+        }
+        let mut reaching: FuturesUnordered<_> = (self.addresses.iter())
+            .map(|address| self.reach(address, &wake))
+            .collect();
+        let mut ways = Vec::new();
+        ways.extend(reaching.next().await);
+        let patience = tokio::time::sleep(OTHERS_WITHIN);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                way = reaching.next() => match way {
+                    Some(way) => ways.push(way),
+                    None => break,
+                },
+                () = &mut patience => break,
+            }
+        }
+        drop(reaching);
+        let links: Vec<_> = ways
+            .iter()
+            .map(|way| (way.server.link.clone(), way.link.cut_off()))
+            .collect();
+        let switch = Switch::new(&self.gateways, ways, wake);
+        for address in &self.addresses {
+            let there = links.iter().find(|(link, _)| link == address);
+            let follower = Follower {
+                remote: Arc::clone(self),
+                address: address.clone(),
+                switch: Arc::downgrade(&switch),
+                left: switch.left(),
+                wake: switch.end().wake,
+            };
+            tokio::spawn(follower.follow(there.map(|(_, gone)| gone.clone())));
+        }
+        switch.end()
+    }
+
+    /// Waits until an agent server can be reached and lets a process server in, whose wake is `wake`.
+    async fn reach(&self, address: &str, wake: &Wake) -> Way {
         let mut pause = PAUSE_FIRST;
         loop {
-            match self.try_join().await {
-                Ok(end) => {
-                    tracing::info!(server = %self.address, number = %end.server, "joined the agent server");
-                    return end;
+            match self.try_reach(address, wake).await {
+                Ok(way) => {
+                    tracing::info!(server = address, number = %way.number, "joined the agent server");
+                    return way;
                 }
                 Err(error) => tracing::warn!(
-                    server = %self.address, %error, again_in = ?pause,
+                    server = address, %error, again_in = ?pause,
                     "the agent server cannot be reached; is it running, and is link.connect its link.listen?"
                 ),
             }
@@ -105,23 +173,27 @@ impl Remote {
         }
     }
 
-    async fn try_join(&self) -> Result<End, JoinError> {
+    async fn try_reach(&self, address: &str, wake: &Wake) -> Result<Way, JoinError> {
         let config = wire::client_config(self.identity.process_server_tls()?)?;
         let within = HANDSHAKE_DEADLINE;
-        let connection = transport::connect(&self.endpoint, &self.address, &config, within).await?;
-        let greeted = timeout(within, greet(&connection)).await;
+        let connection = transport::connect(&self.endpoint, address, &config, within).await?;
+        let greeted = timeout(within, greet(&connection, address)).await;
         let greeted = greeted.unwrap_or(Err(Broken::Silent));
-        let (gateway, server, stream, frames) =
+        let (server, number, stream, frames) =
             greeted.inspect_err(|broken| broken.close(&connection))?;
-        let (pipe, wake) = (Arc::new(Pipe::default()), Wake::new());
+        let pipe = Arc::new(Pipe::default());
         let life = Life {
             pipe: Arc::clone(&pipe),
             wake: wake.clone(),
-            address: self.address.clone(),
+            address: address.to_owned(),
         };
         tokio::spawn(life.live(connection, stream, frames));
-        let link = Arc::new(RemoteLink { gateway, pipe });
-        Ok(End { server, link, wake })
+        let gateway = server.run;
+        Ok(Way {
+            server,
+            number,
+            link: Arc::new(RemoteLink { gateway, pipe }),
+        })
     }
 
     /// Waits until every connection is over whose process server has left.
@@ -130,10 +202,53 @@ impl Remote {
     }
 }
 
+/// Leads one process server back to one agent server of several, whenever that is gone.
+struct Follower {
+    remote: Arc<Remote>,
+    address: String,
+    switch: Weak<Switch>,
+    /// The process server has left.
+    left: CancellationToken,
+    wake: Wake,
+}
+
+impl Follower {
+    /// `gone`: of the way that is there already.
+    async fn follow(self, gone: Option<CancellationToken>) {
+        let left = self.left.clone();
+        tokio::select! {
+            () = self.follow_on(gone) => {}
+            () = left.cancelled() => {}
+        }
+    }
+
+    async fn follow_on(self, mut gone: Option<CancellationToken>) {
+        loop {
+            if let Some(gone) = gone.take() {
+                gone.cancelled().await;
+            }
+            let way = self.remote.reach(&self.address, &self.wake).await;
+            let here = way.link.cut_off();
+            let Some(switch) = self.switch.upgrade() else {
+                return;
+            };
+            match switch.add(way, &self.remote.store).await {
+                Ok(()) => gone = Some(here),
+                Err(error) => {
+                    tracing::error!(server = self.address, %error, "an agent server is left out for now");
+                    drop(switch);
+                    tokio::time::sleep(PAUSE_LAST).await;
+                }
+            }
+        }
+    }
+}
+
 /// Says who one is, and hears whose end it will be.
 async fn greet(
     connection: &Connection,
-) -> Result<(GatewayId, ServerId, SendStream, Frames), Broken> {
+    address: &str,
+) -> Result<(AgentServer, ServerId, SendStream, Frames), Broken> {
     let (mut stream, frames) = connection.open_bi().await?;
     let mut frames = Frames::of(frames);
     let hello = ServerWord::Hello {
@@ -151,8 +266,25 @@ async fn greet(
     };
     match frame::decode_gateway_word(&first)? {
         GatewayWord::Welcome {
-            gateway, server, ..
-        } => Ok((gateway, server, stream, frames)),
+            version: _,
+            gateway,
+            server,
+            shards,
+            port,
+            addresses,
+        } => {
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            let agent_server = AgentServer {
+                run: gateway,
+                link: address.to_owned(),
+                addresses: match addresses.is_empty() {
+                    true => vec![format!("{host}:{port}")],
+                    false => addresses,
+                },
+                shards,
+            };
+            Ok((agent_server, server, stream, frames))
+        }
         GatewayWord::Leads { .. } => Err(Broken::Unexpected),
     }
 }
@@ -340,7 +472,7 @@ impl Life {
                 if !self.pipe.left.is_cancelled() {
                     tracing::error!(
                         server = %self.address, error = %broken,
-                        "the agent server is gone; a process server will join it again"
+                        "the agent server is gone; it is joined again when it can be reached"
                     );
                 }
                 broken.close(&connection);

@@ -18,7 +18,7 @@ use super::figures;
 use crate::config::Config;
 use crate::data_dir::{DataDir, IDENTITY};
 use crate::fault::{Fault, chain};
-use crate::link::{self, Door, ListenError, Listener, Opens, Shared};
+use crate::link::{self, AgentsPlace, Door, ListenError, Listener, Opens, Shared};
 
 /// Agents' sessions are closed in order within this, before the threads stop.
 const DEPARTURE: Duration = Duration::from_millis(500);
@@ -78,7 +78,12 @@ impl AgentServer {
             Some(address) => Some(admin(address, &handle, &shared).await?),
             None => None,
         };
-        let listener = door.open(Arc::clone(&shared));
+        let place = AgentsPlace {
+            shards: config.gateway.shards.unwrap_or_else(cores),
+            port: gateway.local_addr().port(),
+            addresses: config.gateway.advertise.clone(),
+        };
+        let listener = door.open(Arc::clone(&shared), place);
         Ok(Self {
             gateway,
             handle,

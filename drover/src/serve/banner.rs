@@ -57,7 +57,9 @@ pub(super) fn text(ready: &Ready, config: &Config) -> String {
         ready.link.as_deref(),
         "    (process servers: UDP, mutual TLS)",
     );
-    place("agent server", config.connects_to(), "");
+    for address in config.connects_to() {
+        place("agent server", Some(address), "");
+    }
     let token = ready.admin_token_file.as_ref();
     let token = token.map(|file| file.display().to_string());
     place("admin token", token.as_deref(), "");
@@ -225,7 +227,7 @@ mod tests {
             ..ready()
         };
         config.profile = Profile::parse("api-server,process-server").unwrap();
-        config.link.connect = Some("a.example:7444".to_owned());
+        config.link.connect = vec!["a.example:7444".to_owned()];
         let control = text(&control, &config);
         assert!(
             control.contains("  agent server a.example:7444\n"),

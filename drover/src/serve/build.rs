@@ -43,15 +43,15 @@ impl Servers {
                 agents: Some(AgentServer::alone(config, data).await?),
                 remote: None,
             }),
-            (true, true) => Self::start_all(config, data).await,
-            (false, _) => Self::start_control(config, data).await,
+            (true, true) => Box::pin(Self::start_all(config, data)).await,
+            (false, _) => Box::pin(Self::start_control(config, data)).await,
         }
     }
 
     /// The gateway is behind a shut door until control has said who may come in.
     async fn start_all(config: &Config, data: &DataDir) -> Result<Self, Fault> {
         faults::check(config)?;
-        if config.link.connect.is_some() {
+        if !config.link.connect.is_empty() {
             tracing::warn!(
                 "link.connect is not used: the profile `all` has an agent server of its own"
             );
@@ -75,16 +75,18 @@ impl Servers {
     /// Without an agent server here: waits until the one elsewhere can be reached.
     async fn start_control(config: &Config, data: &DataDir) -> Result<Self, Fault> {
         faults::check(config)?;
-        let Some(address) = config.link.connect.clone() else {
+        if config.link.connect.is_empty() {
             return Err(Fault::usage(
                 "this profile has no agent server, and link.connect does not say where it is",
             )
             .advise("set link.connect to HOST:PORT, the agent server's link.listen"));
-        };
+        }
+        let addresses = config.link.connect.clone();
         let (identity, store) = (identity(config, data)?, store(config, data).await?);
-        let remote = Remote::new(Arc::clone(&identity), address).map_err(|error| {
-            Fault::new(format_args!("there is no UDP socket for the link: {error}"))
-        })?;
+        let remote =
+            Remote::new(Arc::clone(&identity), store.clone(), addresses).map_err(|error| {
+                Fault::new(format_args!("there is no UDP socket for the link: {error}"))
+            })?;
         let remote = Arc::new(remote);
         let ends = Ends::Several {
             servers: config.process_servers,
@@ -96,7 +98,8 @@ impl Servers {
                 })
             },
         };
-        let told = control_config(config, data, None);
+        let mut told = control_config(config, data, None);
+        told.gateways = remote.several();
         let control = start_control(config, told, identity, store, ends).await?;
         Ok(Self {
             control: Some(control),
@@ -285,5 +288,6 @@ fn control_config(config: &Config, data: &DataDir, gateway: Option<&Handle>) -> 
         webhooks: config.webhooks.clone(),
         locks: config.locks.clone(),
         events: config.events.clone(),
+        gateways: None,
     }
 }

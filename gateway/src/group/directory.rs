@@ -103,7 +103,7 @@ impl Directory {
                 group,
                 epoch,
                 addresses,
-            } => self.release(*group, *epoch, addresses),
+            } => self.release(*group, *epoch, addresses)?,
             Request::AdmitAgent { target, keys } => self.pin(*target, keys)?,
             Request::RevokeAgent { agent } => self.revoke(*agent),
             _ => {}
@@ -173,18 +173,29 @@ impl Directory {
         Ok(index)
     }
 
-    fn release(&mut self, id: GroupId, epoch: Epoch, addresses: &[String]) {
-        let Some(index) = self.group_names.get(&id).copied() else {
-            return;
+    /// A group that is known elsewhere stays known without agents: they may enrol into it here.
+    fn release(
+        &mut self,
+        id: GroupId,
+        epoch: Epoch,
+        addresses: &[String],
+    ) -> Result<(), DirectoryFull> {
+        let known = self.group_names.get(&id).copied();
+        let index = match known {
+            Some(index) => index,
+            None if addresses.is_empty() => return Ok(()),
+            // Its slot is of no use before it is assigned here, which says it.
+            None => self.group_index(id, Slot(0))?,
         };
         let group = &mut self.groups[index as usize];
         if epoch < group.epoch {
-            return;
+            return Ok(());
         }
         group.epoch = epoch;
         let known = addresses.iter().take(ADDRESSES_MAX).cloned().collect();
         group.owner = Owner::Elsewhere(known);
         self.drop_group_if_unused(index);
+        Ok(())
     }
 
     fn pin(&mut self, target: Target, keys: &[KeyHash]) -> Result<(), DirectoryFull> {
@@ -238,7 +249,8 @@ impl Directory {
 
     fn drop_group_if_unused(&mut self, index: u32) {
         let group = &self.groups[index as usize];
-        if group.agents == 0 && matches!(group.owner, Owner::Elsewhere(_)) {
+        let nowhere = matches!(&group.owner, Owner::Elsewhere(known) if known.is_empty());
+        if group.agents == 0 && nowhere {
             self.group_names.remove(&group.id);
             self.groups.remove(index as usize);
         }
@@ -392,12 +404,30 @@ mod tests {
     fn released_groups_without_agents_leave_nothing_behind() {
         let mut directory = directory(&[assign(1, 4), admit(7, 1, &[KEY])]);
         directory.handle_request(&admit(7, 2, &[KEY])).unwrap();
-        directory.handle_request(&release(1, 5, "b")).unwrap();
+        let nowhere = Request::ReleaseGroup {
+            group: group(1),
+            epoch: Epoch(5),
+            addresses: Vec::new(),
+        };
+        directory.handle_request(&nowhere).unwrap();
         let agent = target(7, 2).agent;
         directory
             .handle_request(&Request::RevokeAgent { agent })
             .unwrap();
         assert!(directory.groups.is_empty() && directory.group_names.is_empty());
+    }
+
+    #[test]
+    fn an_agent_that_enrols_into_a_group_of_another_gateway_is_sent_there() {
+        let mut directory = directory(&[release(1, 5, "b.example:4433"), admit(7, 1, &[KEY])]);
+        let agent = target(7, 1).agent;
+        let addresses = ["b.example:4433".to_owned()];
+        assert_eq!(
+            directory.admit(agent, &KEY),
+            Admission::Redirect(&addresses)
+        );
+        directory.handle_request(&assign(1, 6)).unwrap();
+        assert_eq!(directory.admit(agent, &KEY), admitted(7, 1, 6));
     }
 
     #[test]

@@ -4,10 +4,11 @@ use flatbuffers::{UnionWIPOffset, WIPOffset};
 
 use super::check::{self, Fault};
 use super::codec::{self, Builder, Kind, string, uuid};
+use super::lists::{read_addresses, write_addresses};
 use super::{DecodeError, EncodeError};
 use crate::generated::link as fb;
 use crate::ids::{GatewayId, ServerId};
-use crate::limits::{NAME_BYTES_MAX, WORD_FRAME_BYTES_MAX};
+use crate::limits::{NAME_BYTES_MAX, SHARDS_MAX, WORD_FRAME_BYTES_MAX};
 use crate::link::{GatewayWord, ServerWord};
 use crate::version::VersionRange;
 
@@ -99,7 +100,7 @@ pub fn decode_server_word(frame: &[u8]) -> Result<ServerWord, DecodeError> {
 /// [`EncodeError`] when a decoder would refuse it; `out` is then unchanged.
 pub fn encode_gateway_word(word: &GatewayWord, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     codec::encode(&GATEWAY, out, |b| {
-        let (body_type, body) = write_gateway_body(b, word);
+        let (body_type, body) = write_gateway_body(b, word)?;
         let args = fb::GatewayWordArgs {
             body_type,
             body: Some(body),
@@ -111,18 +112,25 @@ pub fn encode_gateway_word(word: &GatewayWord, out: &mut Vec<u8>) -> Result<(), 
 fn write_gateway_body(
     b: &mut Builder,
     word: &GatewayWord,
-) -> (fb::GatewayWordBody, WIPOffset<UnionWIPOffset>) {
+) -> Result<(fb::GatewayWordBody, WIPOffset<UnionWIPOffset>), Fault> {
     use fb::GatewayWordBody as Body;
-    match word {
+    Ok(match word {
         GatewayWord::Welcome {
             version,
             gateway,
             server,
+            shards,
+            port,
+            addresses,
         } => {
+            check_shards(*shards)?;
             let args = fb::LinkWelcomeArgs {
                 version: *version,
                 gateway: Some(&uuid(gateway.to_bytes())),
                 server: server.0,
+                shards: *shards,
+                port: *port,
+                addresses: write_addresses(b, addresses)?,
             };
             let welcome = fb::LinkWelcome::create(b, &args);
             (Body::LinkWelcome, welcome.as_union_value())
@@ -131,7 +139,19 @@ fn write_gateway_body(
             let leads = fb::Leads::create(b, &fb::LeadsArgs { leads: *leads });
             (Body::Leads, leads.as_union_value())
         }
+    })
+}
+
+/// A gateway without shards, or with more than there can be, is none.
+fn check_shards(shards: u16) -> Result<(), Fault> {
+    if shards == 0 {
+        return Err(Fault::missing("welcome.shards"));
     }
+    check::size(
+        "welcome.shards",
+        usize::from(shards),
+        usize::from(SHARDS_MAX),
+    )
 }
 
 /// Reads a frame without its size prefix.
@@ -144,10 +164,14 @@ pub fn decode_gateway_word(frame: &[u8]) -> Result<GatewayWord, DecodeError> {
     Ok(match root.body_type() {
         fb::GatewayWordBody::LinkWelcome => {
             let welcome = root.body_as_link_welcome().ok_or_else(missing)?;
+            check_shards(welcome.shards())?;
             GatewayWord::Welcome {
                 version: welcome.version(),
                 gateway: GatewayId::from_bytes(welcome.gateway().0),
                 server: ServerId(welcome.server()),
+                shards: welcome.shards(),
+                port: welcome.port(),
+                addresses: read_addresses(welcome.addresses())?,
             }
         }
         fb::GatewayWordBody::Leads => GatewayWord::Leads {

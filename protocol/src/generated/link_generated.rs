@@ -13285,6 +13285,9 @@ impl<'a> LinkWelcome<'a> {
   pub const VT_VERSION: ::flatbuffers::VOffsetT = 4;
   pub const VT_GATEWAY: ::flatbuffers::VOffsetT = 6;
   pub const VT_SERVER: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SHARDS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_PORT: ::flatbuffers::VOffsetT = 12;
+  pub const VT_ADDRESSES: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -13296,8 +13299,11 @@ impl<'a> LinkWelcome<'a> {
     args: &'args LinkWelcomeArgs<'args>
   ) -> ::flatbuffers::WIPOffset<LinkWelcome<'bldr>> {
     let mut builder = LinkWelcomeBuilder::new(_fbb);
+    if let Some(x) = args.addresses { builder.add_addresses(x); }
     builder.add_server(args.server);
     if let Some(x) = args.gateway { builder.add_gateway(x); }
+    builder.add_port(args.port);
+    builder.add_shards(args.shards);
     builder.add_version(args.version);
     builder.finish()
   }
@@ -13324,6 +13330,27 @@ impl<'a> LinkWelcome<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(LinkWelcome::VT_SERVER, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn shards(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(LinkWelcome::VT_SHARDS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn port(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(LinkWelcome::VT_PORT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn addresses(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(LinkWelcome::VT_ADDRESSES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for LinkWelcome<'_> {
@@ -13335,6 +13362,9 @@ impl ::flatbuffers::Verifiable for LinkWelcome<'_> {
      .visit_field::<u16>("version", Self::VT_VERSION, false)?
      .visit_field::<super::agent::Uuid>("gateway", Self::VT_GATEWAY, true)?
      .visit_field::<u32>("server", Self::VT_SERVER, false)?
+     .visit_field::<u16>("shards", Self::VT_SHARDS, false)?
+     .visit_field::<u16>("port", Self::VT_PORT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("addresses", Self::VT_ADDRESSES, false)?
      .finish();
     Ok(())
   }
@@ -13343,6 +13373,9 @@ pub struct LinkWelcomeArgs<'a> {
     pub version: u16,
     pub gateway: Option<&'a super::agent::Uuid>,
     pub server: u32,
+    pub shards: u16,
+    pub port: u16,
+    pub addresses: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
 }
 impl<'a> Default for LinkWelcomeArgs<'a> {
   #[inline]
@@ -13351,6 +13384,9 @@ impl<'a> Default for LinkWelcomeArgs<'a> {
       version: 0,
       gateway: None, // required field
       server: 0,
+      shards: 0,
+      port: 0,
+      addresses: None,
     }
   }
 }
@@ -13371,6 +13407,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LinkWelcomeBuilder<'a, 'b, A>
   #[inline]
   pub fn add_server(&mut self, server: u32) {
     self.fbb_.push_slot::<u32>(LinkWelcome::VT_SERVER, server, 0);
+  }
+  #[inline]
+  pub fn add_shards(&mut self, shards: u16) {
+    self.fbb_.push_slot::<u16>(LinkWelcome::VT_SHARDS, shards, 0);
+  }
+  #[inline]
+  pub fn add_port(&mut self, port: u16) {
+    self.fbb_.push_slot::<u16>(LinkWelcome::VT_PORT, port, 0);
+  }
+  #[inline]
+  pub fn add_addresses(&mut self, addresses: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LinkWelcome::VT_ADDRESSES, addresses);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LinkWelcomeBuilder<'a, 'b, A> {
@@ -13394,6 +13442,9 @@ impl ::core::fmt::Debug for LinkWelcome<'_> {
       ds.field("version", &self.version());
       ds.field("gateway", &self.gateway());
       ds.field("server", &self.server());
+      ds.field("shards", &self.shards());
+      ds.field("port", &self.port());
+      ds.field("addresses", &self.addresses());
       ds.finish()
   }
 }

@@ -4,7 +4,7 @@
 //! ```text
 //!   process server                                   agent server
 //!     Hello{versions}            ─────────────────▶  joins it to the gateway
-//!                                ◀─────────────────  Welcome{version, gateway, server}
+//!                                ◀─────────────────  Welcome{version, gateway, server, …}
 //!     Request …                  ─────────────────▶
 //!     Came, each second          ─────────────────▶  tells it what happens from the first one on
 //!                                ◀─────────────────  Event …, Leads{…} whenever that changes
@@ -63,6 +63,14 @@ pub enum GatewayWord {
         /// The process server, as the gateway tells it from others. No other one of this run has had
         /// the number.
         server: ServerId,
+        /// How many shards this gateway has, from 1 to [`SHARDS_MAX`](crate::limits::SHARDS_MAX).
+        shards: u16,
+        /// The UDP port where agents connect, on the machine that the process server has reached: for
+        /// whoever has no other address.
+        port: u16,
+        /// `host:port` where agents connect, the best first; at most
+        /// [`ADDRESSES_MAX`](crate::limits::ADDRESSES_MAX), and none where nobody has said them.
+        addresses: Vec<String>,
     },
     /// Whether the process server speaks for all that share the gateway. Before the first of these
     /// it does not.

@@ -785,11 +785,15 @@ pub(crate) fn server_word() -> impl Strategy<Value = ServerWord> {
 }
 
 pub(crate) fn gateway_word() -> impl Strategy<Value = GatewayWord> {
-    let welcome = (any::<u16>(), any::<[u8; 16]>(), any::<u32>());
-    let welcome = welcome.prop_map(|(version, gateway, server)| GatewayWord::Welcome {
-        version,
-        gateway: GatewayId::from_bytes(gateway),
-        server: ServerId(server),
+    let who = (any::<u16>(), any::<[u8; 16]>(), any::<u32>());
+    let place = (1..=protocol::limits::SHARDS_MAX, any::<u16>(), addresses());
+    let welcome = (who, place).prop_map(|(who, place)| GatewayWord::Welcome {
+        version: who.0,
+        gateway: GatewayId::from_bytes(who.1),
+        server: ServerId(who.2),
+        shards: place.0,
+        port: place.1,
+        addresses: place.2,
     });
     let leads = any::<bool>().prop_map(|leads| GatewayWord::Leads { leads });
     prop_oneof![welcome, leads]

@@ -1,4 +1,4 @@
-//! The way to an agent server elsewhere, where the profile has none.
+//! The way to agent servers elsewhere, where the profile has none.
 
 use super::check::Check;
 use crate::config::Config;
@@ -6,26 +6,30 @@ use crate::profile::Server;
 
 const NAME: &str = "configuration.link";
 
-/// Whether it is said where the agent server is, and whether that name is known here. Nobody is called: an agent
+/// Whether it is said where agent servers are, and whether those names are known here. Nobody is called: an agent
 /// server that is away is waited for, so it is no failure.
-pub(super) async fn checks(config: &Config) -> Option<Check> {
+pub(super) async fn checks(config: &Config) -> Vec<Check> {
     if config.profile.runs(Server::Agent) {
-        return None;
+        return Vec::new();
     }
-    let Some(address) = config.connects_to() else {
-        return Some(Check::failure(
+    if config.connects_to().is_empty() {
+        return vec![Check::failure(
             NAME,
-            "this profile has no agent server, and link.connect does not say where it is",
+            "this profile has no agent server, and link.connect does not say where one is",
             "set link.connect to HOST:PORT, the agent server's link.listen",
-        ));
-    };
-    let found = tokio::net::lookup_host(address).await;
-    let found = found.map(|mut addresses| addresses.next());
-    Some(match found {
-        Ok(Some(first)) => Check::ok(NAME, format!("the agent server is at {address}: {first}")),
-        Ok(None) => unknown(address, "it has no address"),
-        Err(error) => unknown(address, &error.to_string()),
-    })
+        )];
+    }
+    let mut checks = Vec::new();
+    for address in config.connects_to() {
+        let found = tokio::net::lookup_host(address).await;
+        let found = found.map(|mut addresses| addresses.next());
+        checks.push(match found {
+            Ok(Some(first)) => Check::ok(NAME, format!("an agent server is at {address}: {first}")),
+            Ok(None) => unknown(address, "it has no address"),
+            Err(error) => unknown(address, &error.to_string()),
+        });
+    }
+    checks
 }
 
 fn unknown(address: &str, why: &str) -> Check {
@@ -45,12 +49,14 @@ mod tests {
     #[tokio::test]
     async fn only_a_profile_without_agent_server_must_know_where_one_is() {
         let mut config = Config::default();
-        assert_eq!(checks(&config).await, None);
+        assert_eq!(checks(&config).await, []);
         config.profile = Profile::parse("api-server,process-server").unwrap();
-        assert_eq!(checks(&config).await.unwrap().status, Status::Failure);
-        config.link.connect = Some("127.0.0.1:7444".to_owned());
-        assert_eq!(checks(&config).await.unwrap().status, Status::Ok);
-        config.link.connect = Some("no such host:7444".to_owned());
-        assert_eq!(checks(&config).await.unwrap().status, Status::Warning);
+        let statuses = async |config: &Config| -> Vec<_> {
+            let checks = checks(config).await;
+            checks.iter().map(|check| check.status).collect()
+        };
+        assert_eq!(statuses(&config).await, [Status::Failure]);
+        config.link.connect = vec!["127.0.0.1:7444".to_owned(), "no such host:7444".to_owned()];
+        assert_eq!(statuses(&config).await, [Status::Ok, Status::Warning]);
     }
 }

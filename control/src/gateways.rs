@@ -1,0 +1,232 @@
+//! Several agent servers elsewhere: who is there, who owns which group, and one link that leads to all.
+//!
+//! ```text
+//!   process server ─▶ switch.rs ─┬─▶ agent server A: its groups        keeper.rs   once a second
+//!                                └─▶ agent server B: its groups          ├─ renews the leases of those it reaches
+//!                                                                        ├─ gives groups away: balance.rs
+//!   store: agent_server (leases), group_owner (owner, epoch) ◀───────────┘   and tells what has changed
+//! ```
+//!
+//! An agent server has no store. It *registers* by letting a process server in: whoever reaches it writes it down
+//! and prolongs its lease for it ([`LEASE`], every [`RENEW`]). So one that nobody reaches any more loses its
+//! groups, whatever it thinks itself, and one that some process servers do not reach keeps them. It dispatches
+//! nothing by itself: without a process server there is nothing to dispatch.
+//!
+//! A group is given away by compare-and-set on its epoch, never otherwise, and every process server tells every
+//! gateway what the store says. Nothing is lost or done twice where two of them see it differently: a dispatch carries the epoch,
+//! agents refuse a lower one than they have seen, and what was on its way is asked for by its operation id.
+
+mod balance;
+mod keeper;
+mod switch;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use protocol::ids::{GatewayId, GroupId, ServerId};
+use tokio::sync::Notify;
+
+pub(crate) use self::balance::Gift;
+pub(crate) use self::keeper::keep;
+pub use self::switch::{AddError, Switch, Way};
+use crate::clock;
+use crate::store::groups::Group;
+use crate::store::{Store, StoreError};
+
+/// An agent server that nobody has reached for so long has lost its groups. Six seconds of silence end a link
+/// before, so all of it takes less than 20 s.
+pub const LEASE: Duration = Duration::from_secs(12);
+/// How often a lease is prolonged.
+pub const RENEW: Duration = Duration::from_secs(5);
+
+/// An agent server, as whoever reaches it knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AgentServer {
+    /// This run of its gateway: what owns groups.
+    pub run: GatewayId,
+    /// `host:port` where process servers reach it: it tells the runs of one agent server from another's, so each
+    /// must lead to one agent server.
+    pub link: String,
+    /// `host:port` where agents reach it, the best first.
+    pub addresses: Vec<String>,
+    /// How many shards its gateway has.
+    pub shards: u16,
+}
+
+/// What the store knows of one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registered {
+    /// The agent server.
+    pub server: AgentServer,
+    /// Its lease has not run out.
+    pub alive: bool,
+}
+
+/// A group and its owner.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Placed {
+    /// The group, with its epoch.
+    pub group: Group,
+    /// The run of a gateway that owns it; it may be gone.
+    pub owner: Option<GatewayId>,
+    /// Its agents that may come in.
+    pub agents: u64,
+}
+
+/// What the process servers of this program know in common of agent servers elsewhere.
+#[derive(Default)]
+pub struct Gateways {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Those that are reached, and by how many process servers.
+    reached: BTreeMap<GatewayId, (AgentServer, usize)>,
+    /// How often one has been.
+    reaches: u64,
+    owners: BTreeMap<GroupId, GatewayId>,
+    /// Where agents reach the owners, by what the store says.
+    addresses: BTreeMap<GatewayId, Vec<String>>,
+    /// Every run that was ever reached: its place here is its number.
+    numbers: Vec<GatewayId>,
+    /// The number of the next process server.
+    servers: u32,
+}
+
+/// An agent server is reached, as long as this lives.
+pub struct Reached {
+    gateways: Arc<Gateways>,
+    run: GatewayId,
+}
+
+impl Gateways {
+    /// None is known.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// A process server reaches an agent server from now on.
+    pub fn reach(self: &Arc<Self>, server: AgentServer) -> Reached {
+        let run = server.run;
+        let mut inner = self.lock();
+        inner.reached.entry(run).or_insert((server, 0)).1 += 1;
+        inner.reaches += 1;
+        drop(inner);
+        self.changed.notify_one();
+        Reached {
+            gateways: Arc::clone(self),
+            run,
+        }
+    }
+
+    /// Those that are reached, by their runs.
+    pub fn reached(&self) -> Vec<AgentServer> {
+        let inner = self.lock();
+        inner
+            .reached
+            .values()
+            .map(|(server, _)| server.clone())
+            .collect()
+    }
+
+    /// How often an agent server has been reached: whoever is there anew has to be told all.
+    fn reaches(&self) -> u64 {
+        self.lock().reaches
+    }
+
+    /// The owner of a group, as far as is known.
+    pub fn owner(&self, group: GroupId) -> Option<GatewayId> {
+        self.lock().owners.get(&group).copied()
+    }
+
+    /// Where agents find a gateway.
+    fn addresses(&self, run: GatewayId) -> Vec<String> {
+        let inner = self.lock();
+        match inner.reached.get(&run) {
+            Some((server, _)) => server.addresses.clone(),
+            None => inner.addresses.get(&run).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The number of a run: no other one has it while this program runs.
+    fn number(&self, run: GatewayId) -> u64 {
+        let mut inner = self.lock();
+        let known = inner.numbers.iter().position(|known| *known == run);
+        let at = known.unwrap_or_else(|| {
+            inner.numbers.push(run);
+            inner.numbers.len() - 1
+        });
+        // After 65,536 runs two have one number: an enrolment may have to be repeated.
+        at as u64 & 0xffff
+    }
+
+    /// A number for a process server.
+    fn next_server(&self) -> ServerId {
+        let mut inner = self.lock();
+        inner.servers += 1;
+        ServerId(inner.servers)
+    }
+
+    /// Prolongs the leases of those that are reached, and gives away the groups that nobody owns who is
+    /// alive. Returns all groups and their owners, which are known here from now on.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(crate) async fn settle(&self, store: &Store) -> Result<Vec<Placed>, StoreError> {
+        store
+            .renew_agent_servers(self.reached(), clock::now())
+            .await?;
+        self.place(store, 0).await
+    }
+
+    /// Gives groups away: those that nobody owns who is alive, and `moves` others to make the loads even. Returns all
+    /// groups and their owners, which are known here from now on.
+    async fn place(&self, store: &Store, moves: usize) -> Result<Vec<Placed>, StoreError> {
+        let servers = store.agent_servers(clock::now()).await?;
+        let groups = store.placed_groups().await?;
+        let alive = servers.iter().filter(|one| one.alive);
+        let alive: Vec<GatewayId> = alive.map(|one| one.server.run).collect();
+        // Nothing is given to one that could not be told.
+        let reached = self.reached();
+        let reached: Vec<GatewayId> = reached.iter().map(|one| one.run).collect();
+        let plan = balance::plan(&reached, &alive, &groups, moves);
+        let groups = match plan.is_empty() {
+            true => groups,
+            false => {
+                store.give_groups(plan).await?;
+                store.placed_groups().await?
+            }
+        };
+        let mut inner = self.lock();
+        inner.owners = groups
+            .iter()
+            .filter_map(|placed| Some((placed.group.id, placed.owner?)))
+            .collect();
+        inner.addresses = servers
+            .into_iter()
+            .map(|one| (one.server.run, one.server.addresses))
+            .collect();
+        Ok(groups)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Reached {
+    fn drop(&mut self) {
+        let mut inner = self.gateways.lock();
+        if let Some((_, connections)) = inner.reached.get_mut(&self.run) {
+            *connections -= 1;
+            if *connections == 0 {
+                inner.reached.remove(&self.run);
+            }
+        }
+        drop(inner);
+        self.gateways.changed.notify_one();
+    }
+}

@@ -24,7 +24,7 @@ use control::clock;
 use control::dispatch::{self, Engine};
 use control::downlink::{End, Link, LinkFull, Wake};
 use control::store::processes::{Creation, IdempotencyKey, NewProcess};
-use control::store::{Store, StoreError};
+use control::store::{Store, StoreError, sql};
 use protocol::ids::{AgentId, Epoch, GatewayId, GrantId, ServerId, SessionId, ShardId};
 use protocol::limits::GRANT_TTL;
 use protocol::link::{Event, Request, SessionUp, Target};
@@ -258,7 +258,7 @@ async fn enrol(store: &Store, agents: u64) -> Vec<Target> {
         Box::pin(async move {
             for target in rows {
                 let agent = target.agent.to_bytes();
-                sqlx::query(
+                sql::query(
                     "INSERT INTO agent (id, group_id, hostname, software, created_at)
                      VALUES ($1, $2, 'host', '', 0)",
                 )
@@ -266,7 +266,7 @@ async fn enrol(store: &Store, agents: u64) -> Vec<Target> {
                 .bind(target.group.to_bytes().to_vec())
                 .execute(&mut *db)
                 .await?;
-                sqlx::query(
+                sql::query(
                     "INSERT INTO agent_key (agent_id, key_hash, pinned_at) VALUES ($1, $2, 0)",
                 )
                 .bind(agent.to_vec())

@@ -16,6 +16,7 @@ mod audit;
 pub mod batches;
 mod budgets;
 mod coordination;
+mod copy;
 pub mod dead_letters;
 pub mod groups;
 mod inspect;
@@ -23,10 +24,13 @@ pub mod limits;
 pub(crate) mod lines;
 pub mod log;
 pub mod pauses;
+mod pen;
 pub mod plans;
 pub mod processes;
 pub mod queries;
 pub(crate) mod recovery;
+mod remote;
+pub mod sql;
 mod sqlite;
 mod stored;
 pub(crate) mod tally;
@@ -44,18 +48,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use sqlx::{Sqlite, SqlitePool};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+pub use copy::{CopyError, CopyStep, copy};
 pub use inspect::{Depth, Inspection, inspect};
+pub use remote::{ServerInspection, Weakness, inspect_server, shown};
+pub use sql::Connection;
 pub use telemetry::StoreStats;
 
 use crate::clock::UnixMs;
-
-/// A connection of the backend.
-pub type Connection = sqlx::SqliteConnection;
 
 /// Why a read or a write did not happen. Cheap to copy to everyone in a failed commit.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -66,6 +69,14 @@ pub enum StoreError {
     /// The server is stopping.
     #[error("the store is closed: the server is stopping")]
     Stopped,
+    /// The store's server does not answer; nothing was written. It is tried again by itself.
+    #[error("the store's server does not answer; nothing was written: try again in a few seconds")]
+    Unreachable,
+    /// The store's server went away while it committed, and did not come back in time to be asked.
+    #[error(
+        "the store's server went away while it committed: look whether it was written before you repeat it"
+    )]
+    Doubtful,
     /// The backend said no: disk full, I/O error, a broken constraint.
     #[error("the store failed: {0}")]
     Sql(Arc<sqlx::Error>),
@@ -104,8 +115,68 @@ impl From<sqlx::Error> for StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another kind of store than this build has.
-    #[error("store `{0}` is not supported; this build knows `sqlite:` and `sqlite:PATH`")]
+    #[error(
+        "store `{0}` is not supported; this build knows `sqlite:`, `sqlite:PATH`, `postgres://…` and `mysql://…`"
+    )]
     UnsupportedUrl(String),
+    /// The URL of a server cannot be read.
+    #[error(
+        "store `{url}`: {detail}; a URL is postgres://USER:PASSWORD@HOST/DATABASE or mysql://…"
+    )]
+    BadUrl {
+        /// The URL, without its password.
+        url: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The server does not answer, or not to this user.
+    #[error(
+        "cannot reach the store at {url}: {source}; check that it runs, and the user and password"
+    )]
+    Unreachable {
+        /// The URL, without its password.
+        url: String,
+        /// What was answered, if anything.
+        source: sqlx::Error,
+    },
+    /// The server is too old.
+    #[error("the store at {url} is on {found}; Drover needs {needed} or later")]
+    OldServer {
+        /// The URL, without its password.
+        url: String,
+        /// What it is.
+        found: String,
+        /// What it must be at least.
+        needed: &'static str,
+    },
+    /// A copy into it was interrupted.
+    #[error(
+        "{url} holds half a copy; run `drover store copy` to it again, which goes on and ends it"
+    )]
+    HalfCopied {
+        /// The URL, without its password.
+        url: String,
+    },
+    /// The server takes no writes: it is a replica.
+    #[error("the store at {url} takes no writes; name the primary server in `store`")]
+    ReadOnly {
+        /// The URL, without its password.
+        url: String,
+    },
+    /// The server may lose what it has confirmed, or would not take what Drover writes.
+    #[error(
+        "the store at {url} has {setting} = {found}, and work that was accepted could be lost; set it to {wanted}, or write ?durability=unsafe into the URL for tests"
+    )]
+    NotDurable {
+        /// The URL, without its password.
+        url: String,
+        /// Which setting.
+        setting: &'static str,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        wanted: &'static str,
+    },
     /// The folder or the lock file cannot be made or written.
     #[error("cannot write to {path}: {source}; check that the folder exists and who owns it")]
     NotWritable {
@@ -162,11 +233,22 @@ pub enum OpenError {
     },
 }
 
+fn half_copied(url: &str) -> OpenError {
+    OpenError::HalfCopied { url: shown(url) }
+}
+
+fn failed_to_open(url: &str, source: sqlx::Error) -> OpenError {
+    OpenError::Sql {
+        path: PathBuf::from(shown(url)),
+        source,
+    }
+}
+
 /// The store of a deployment. Clones share it.
 #[derive(Clone)]
 pub struct Store {
     writer: writer::Writer,
-    readers: SqlitePool,
+    readers: sql::Readers,
     telemetry: Arc<telemetry::Telemetry>,
     shared: Arc<Shared>,
 }
@@ -175,6 +257,8 @@ pub struct Store {
 struct Shared {
     /// This opening of the store.
     instance: Uuid,
+    /// Other processes may write to it as well.
+    is_open_to_others: bool,
     /// Jobs that were written, heartbeats aside.
     writes: AtomicU64,
     /// Of these: changes to what operators set.
@@ -183,7 +267,7 @@ struct Shared {
     tally: tally::Tally,
     timers: timers::Timers,
     budgets: budgets::RetryBudgets,
-    writer_task: Mutex<Option<JoinHandle<Connection>>>,
+    writer_task: Mutex<Option<JoinHandle<pen::Pen>>>,
     /// Held exclusively by this process; the operating system lets go of it even after SIGKILL.
     lock: Mutex<Option<std::fs::File>>,
 }
@@ -192,27 +276,44 @@ impl Store {
     /// Opens the store that `url` names, makes it if it is not there, and brings its schema up to
     /// this build's.
     ///
-    /// `sqlite:` is `drover.db` in `data_dir`; `sqlite:PATH` is a file, relative to `data_dir`.
+    /// `sqlite:` is `drover.db` in `data_dir`; `sqlite:PATH` is a file, relative to `data_dir`;
+    /// `postgres://…` and `mysql://…` are databases on a server, which several servers of a deployment share.
     ///
     /// # Errors
     /// [`OpenError`] says what is in the way. Nothing has been changed then.
     pub async fn open(url: &str, data_dir: &Path) -> Result<Self, OpenError> {
-        let opened = sqlite::open(url, data_dir).await?;
+        let instance = Uuid::new_v4();
+        let (mut pen, readers, lock) = match remote::is_remote(url) {
+            true => {
+                let opened = remote::open(url, instance).await?;
+                (opened.pen, opened.readers, None)
+            }
+            false => {
+                let opened = sqlite::open(url, data_dir).await?;
+                let pen = pen::Pen::embedded(opened.writer);
+                (pen, opened.readers, Some(opened.lock))
+            }
+        };
+        let marked = copy::is_unfinished(pen.connection().map_err(|_| half_copied(url))?).await;
+        if marked.map_err(|source| failed_to_open(url, source))? {
+            return Err(half_copied(url));
+        }
         let telemetry = Arc::new(telemetry::Telemetry::new());
-        let (writer, task) = writer::Writer::start(opened.writer, Arc::clone(&telemetry));
+        let (writer, task) = writer::Writer::start(pen, Arc::clone(&telemetry));
         Ok(Self {
             writer,
-            readers: opened.readers,
+            readers,
             telemetry,
             shared: Arc::new(Shared {
-                instance: Uuid::new_v4(),
+                instance,
+                is_open_to_others: lock.is_none(),
                 writes: AtomicU64::new(0),
                 orders: AtomicU64::new(0),
                 tally: tally::Tally::default(),
                 timers: timers::Timers::default(),
                 budgets: budgets::RetryBudgets::default(),
                 writer_task: Mutex::new(Some(task)),
-                lock: Mutex::new(Some(opened.lock)),
+                lock: Mutex::new(lock),
             }),
         })
     }
@@ -222,7 +323,7 @@ impl Store {
     ///
     /// ```ignore
     /// store.write(move |db| Box::pin(async move {
-    ///     sqlx::query("UPDATE …").bind(id).execute(&mut *db).await?;
+    ///     sql::query("UPDATE …").bind(id).execute(db).await?;
     ///     Ok::<_, StoreError>(())
     /// })).await?;
     /// ```
@@ -258,7 +359,19 @@ impl Store {
         E: From<StoreError> + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
-        let written = self.writer.write(job).await;
+        let told = self.is_open_to_others();
+        let written = self
+            .writer
+            .write(move |db| {
+                Box::pin(async move {
+                    let done = job(&mut *db).await?;
+                    if told {
+                        pen::count_order(db).await.map_err(StoreError::from)?;
+                    }
+                    Ok(done)
+                })
+            })
+            .await;
         self.ordered();
         self.wrote();
         written
@@ -294,14 +407,25 @@ impl Store {
     ///
     /// # Errors
     /// None came free in time, or the store is closed.
-    pub(crate) async fn reader(&self) -> Result<sqlx::pool::PoolConnection<Sqlite>, StoreError> {
+    pub(crate) async fn reader(&self) -> Result<sql::Reader, StoreError> {
         self.telemetry.reads();
-        Ok(self.readers.acquire().await?)
+        // What it takes to connect to three kinds of servers is large.
+        Ok(Box::pin(self.readers.acquire()).await?)
+    }
+
+    /// Whether other processes may write to it as well: what this one remembers of its own commits is not all.
+    fn is_open_to_others(&self) -> bool {
+        self.shared.is_open_to_others
     }
 
     /// This opening of the store: differs from every other one.
     fn instance(&self) -> Uuid {
         self.shared.instance
+    }
+
+    /// The version of its schema: this build's.
+    pub fn schema(&self) -> i64 {
+        sqlite::known_schema()
     }
 
     /// The store's figures.
@@ -328,7 +452,7 @@ impl Store {
             .take();
         if let Some(task) = task {
             match task.await {
-                Ok(connection) => sqlite::close(connection).await,
+                Ok(pen) => pen.close().await,
                 Err(error) => tracing::error!(%error, "the store's writer ended badly"),
             }
         }

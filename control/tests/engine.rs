@@ -27,7 +27,7 @@ use control::downlink::{End, Wake};
 use control::process::{Class, State};
 use control::store::processes::{Creation, IdempotencyKey, NewProcess};
 use control::store::queries::ProcessFilter;
-use control::store::{Store, StoreError};
+use control::store::{Store, StoreError, sql};
 use protocol::ids::{Epoch, GatewayId, ProcessId, ServerId};
 
 use fleet::{Faults, Fleet, Port};
@@ -208,17 +208,17 @@ async fn enrol(store: &Store, fleet: &Fleet) {
         Box::pin(async move {
             for target in targets {
                 let agent = target.agent.to_bytes().to_vec();
-                sqlx::query(
-                    "INSERT OR IGNORE INTO agent (id, group_id, hostname, software, kinds, labels,
-                     created_at) VALUES (?1, ?2, 'host', '', '[]', '{}', 0)",
+                sql::query(
+                    "INSERT INTO agent (id, group_id, hostname, software, kinds, labels, created_at)
+                     VALUES ($1, $2, 'host', '', '[]', '{}', 0) ON CONFLICT (id) DO NOTHING",
                 )
                 .bind(&agent)
                 .bind(target.group.to_bytes().to_vec())
                 .execute(&mut *db)
                 .await?;
-                sqlx::query(
-                    "INSERT OR IGNORE INTO agent_key (agent_id, key_hash, pinned_at)
-                     VALUES (?1, ?2, 0)",
+                sql::query(
+                    "INSERT INTO agent_key (agent_id, key_hash, pinned_at)
+                     VALUES ($1, $2, 0) ON CONFLICT (key_hash) DO NOTHING",
                 )
                 .bind(&agent)
                 .bind([&agent[..], &agent[..]].concat())
@@ -486,9 +486,7 @@ async fn a_drain_leaves_nothing_half_done() {
 async fn on_writer(store: &Store, sql: String) {
     let done = store.write(move |db| {
         Box::pin(async move {
-            sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
-                .execute(&mut *db)
-                .await?;
+            sql::query(sql).execute(db).await?;
             Ok::<_, StoreError>(())
         })
     });

@@ -169,6 +169,11 @@ impl From<StoreError> for ApiError {
                 Self::new(Kind::Unavailable, format!("{error}."))
                     .retry_after(Duration::from_secs(1))
             }
+            StoreError::Unreachable | StoreError::Doubtful => {
+                tracing::warn!(%error, "a request failed in the store");
+                Self::new(Kind::Unavailable, format!("{error}."))
+                    .retry_after(Duration::from_secs(5))
+            }
             StoreError::Sql(_) | StoreError::JobPanicked | StoreError::BadRow(_) => {
                 // The details are for operators, not for whoever can reach the API.
                 tracing::error!(%error, "a request failed in the store");

@@ -1,10 +1,9 @@
 //! Agent servers on machines of their own: their leases, and which groups they own.
 
 use protocol::ids::{Epoch, GatewayId, GroupId, Slot};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::groups::Group;
+use super::sql::{self, Row};
 use super::{Connection, Store, StoreError, from_sql, id_bytes, to_sql};
 use crate::clock::UnixMs;
 use crate::gateways::{AgentServer, Gift, LEASE, Placed, Registered};
@@ -40,10 +39,10 @@ impl Store {
     /// The store failed.
     pub async fn agent_servers(&self, now: UnixMs) -> Result<Vec<Registered>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
+        let rows = sql::query(
             "SELECT run, link, addresses, shards, renewed_at FROM agent_server ORDER BY run",
         )
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         rows.iter().map(|row| read_server(row, now)).collect()
     }
@@ -54,11 +53,11 @@ impl Store {
     /// The store failed.
     pub async fn placed_groups(&self) -> Result<Vec<Placed>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
+        let rows = sql::query(
             "SELECT g.id, g.name, g.slot, g.automatic, g.created_at, g.admitted, o.epoch, o.owner_id
              FROM agent_group g JOIN group_owner o ON o.group_id = g.id ORDER BY g.name",
         )
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         rows.iter().map(read_placed).collect()
     }
@@ -76,13 +75,13 @@ impl Store {
 
 async fn renew(db: &mut Connection, server: &AgentServer, now: UnixMs) -> Result<(), StoreError> {
     let run = server.run.to_bytes().to_vec();
-    sqlx::query("DELETE FROM agent_server WHERE link = $1 AND run <> $2")
+    sql::query("DELETE FROM agent_server WHERE link = $1 AND run <> $2")
         .bind(&server.link)
         .bind(&run)
         .execute(&mut *db)
         .await?;
     let addresses = serde_json::json!(server.addresses).to_string();
-    let changed = sqlx::query(
+    let changed = sql::query(
         "UPDATE agent_server SET link = $2, addresses = $3, shards = $4, renewed_at = $5 WHERE run = $1",
     )
     .bind(&run)
@@ -93,7 +92,7 @@ async fn renew(db: &mut Connection, server: &AgentServer, now: UnixMs) -> Result
     .execute(&mut *db)
     .await?;
     if changed.rows_affected() == 0 {
-        sqlx::query(
+        sql::query(
             "INSERT INTO agent_server (run, link, addresses, shards, renewed_at)
              VALUES ($1, $2, $3, $4, $5)",
         )
@@ -111,7 +110,7 @@ async fn renew(db: &mut Connection, server: &AgentServer, now: UnixMs) -> Result
 async fn give(db: &mut Connection, gifts: &[Gift]) -> Result<u64, StoreError> {
     let mut given = 0;
     for (group, owner) in gifts {
-        let changed = sqlx::query(
+        let changed = sql::query(
             "UPDATE group_owner SET epoch = epoch + 1, owner_id = $3
              WHERE group_id = $1 AND epoch = $2",
         )
@@ -125,7 +124,7 @@ async fn give(db: &mut Connection, gifts: &[Gift]) -> Result<u64, StoreError> {
     Ok(given)
 }
 
-fn read_server(row: &SqliteRow, now: UnixMs) -> Result<Registered, StoreError> {
+fn read_server(row: &Row, now: UnixMs) -> Result<Registered, StoreError> {
     let addresses: String = row.try_get("addresses")?;
     let addresses = serde_json::from_str(&addresses)
         .map_err(|error| StoreError::BadRow(format!("an agent server's addresses: {error}")))?;
@@ -143,7 +142,7 @@ fn read_server(row: &SqliteRow, now: UnixMs) -> Result<Registered, StoreError> {
     })
 }
 
-fn read_placed(row: &SqliteRow) -> Result<Placed, StoreError> {
+fn read_placed(row: &Row) -> Result<Placed, StoreError> {
     let slot: i64 = row.try_get("slot")?;
     let owner: Option<Vec<u8>> = row.try_get("owner_id")?;
     Ok(Placed {

@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, GroupId, Slot};
 use protocol::link::Target;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::{Connection, Store, StoreError, audit, id_bytes};
 use crate::clock::UnixMs;
+use crate::store::sql;
 
 /// An agent as the store knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,7 +86,7 @@ pub struct AgentFilter {
 const SELECT: &str =
     "SELECT a.id, a.group_id, g.name AS group_name, g.slot, a.hostname, a.software,
        a.kinds, a.labels, a.created_at, a.revoked_at, a.last_seen_at,
-       (SELECT group_concat(hex(k.key_hash), ',') FROM agent_key k WHERE k.agent_id = a.id) AS keys
+       (SELECT hex_list(k.key_hash) FROM agent_key k WHERE k.agent_id = a.id) AS pinned
      FROM agent a JOIN agent_group g ON g.id = a.group_id";
 
 impl Store {
@@ -97,9 +96,9 @@ impl Store {
     /// The store failed.
     pub async fn agent(&self, id: AgentId) -> Result<Option<Agent>, StoreError> {
         let mut reader = self.reader().await?;
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE a.id = ?1")))
+        let row = sql::query(format!("{SELECT} WHERE a.id = $1"))
             .bind(id.to_bytes().to_vec())
-            .fetch_optional(&mut *reader)
+            .fetch_optional(&mut reader)
             .await?;
         row.as_ref().map(read).transpose()
     }
@@ -111,11 +110,11 @@ impl Store {
     /// The store failed.
     pub async fn agents_of_host(&self, hostname: &str) -> Result<Vec<Agent>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE a.hostname = ?1 AND a.revoked_at IS NULL ORDER BY a.id LIMIT 2"
-        )))
+        let rows = sql::query(format!(
+            "{SELECT} WHERE a.hostname = $1 AND a.revoked_at IS NULL ORDER BY a.id LIMIT 2"
+        ))
         .bind(hostname)
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         rows.iter().map(read).collect()
     }
@@ -131,16 +130,16 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Agent>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE a.id > ?1 AND (?2 IS NULL OR a.group_id = ?2)
-               AND (?3 IS NULL OR (a.revoked_at IS NOT NULL) = ?3)
-             ORDER BY a.id LIMIT ?4"
-        )))
+        let rows = sql::query(format!(
+            "{SELECT} WHERE a.id > $1 AND ($2 IS NULL OR a.group_id = $2)
+               AND ($3 IS NULL OR CASE WHEN a.revoked_at IS NULL THEN 0 ELSE 1 END = $3)
+             ORDER BY a.id LIMIT $4"
+        ))
         .bind(after.map_or_else(Vec::new, |id| id.to_bytes().to_vec()))
         .bind(filter.group.map(|id| id.to_bytes().to_vec()))
         .bind(filter.revoked)
         .bind(i64::from(limit))
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         rows.iter().map(read).collect()
     }
@@ -152,8 +151,8 @@ impl Store {
     /// The store failed.
     pub async fn agents_by_group(&self) -> Result<BTreeMap<GroupId, u64>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query("SELECT id, admitted FROM agent_group WHERE admitted > 0")
-            .fetch_all(&mut *reader)
+        let rows = sql::query("SELECT id, admitted FROM agent_group WHERE admitted > 0")
+            .fetch_all(&mut reader)
             .await?;
         rows.iter()
             .map(|row| {
@@ -169,14 +168,14 @@ impl Store {
     /// The store failed.
     pub async fn admissions(&self) -> Result<Vec<Admission>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
-            "SELECT a.id, a.group_id, g.slot, group_concat(hex(k.key_hash), ',') AS keys
+        let rows = sql::query(
+            "SELECT a.id, a.group_id, g.slot, hex_list(k.key_hash) AS pinned
              FROM agent a
              JOIN agent_group g ON g.id = a.group_id
              JOIN agent_key k ON k.agent_id = a.id
-             WHERE a.revoked_at IS NULL GROUP BY a.id",
+             WHERE a.revoked_at IS NULL GROUP BY a.id, a.group_id, g.slot",
         )
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         rows.iter()
             .map(|row| {
@@ -226,9 +225,9 @@ impl Store {
         self.write(move |db| {
             Box::pin(async move {
                 for (agent, at) in seen {
-                    sqlx::query(
-                        "UPDATE agent SET last_seen_at = max(coalesce(last_seen_at, 0), ?2)
-                         WHERE id = ?1",
+                    sql::query(
+                        "UPDATE agent SET last_seen_at = GREATEST(coalesce(last_seen_at, 0), $2)
+                         WHERE id = $1",
                     )
                     .bind(agent.to_bytes().to_vec())
                     .bind(at.to_sql())
@@ -250,13 +249,13 @@ async fn revoke(
 ) -> Result<Revoked, StoreError> {
     let agent = id.to_bytes().to_vec();
     let changed =
-        sqlx::query("UPDATE agent SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL")
+        sql::query("UPDATE agent SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")
             .bind(&agent)
             .bind(now.to_sql())
             .execute(&mut *db)
             .await?;
     if changed.rows_affected() == 0 {
-        let known: Option<i64> = sqlx::query_scalar("SELECT 1 FROM agent WHERE id = ?1")
+        let known: Option<i64> = sql::query_scalar("SELECT 1 FROM agent WHERE id = $1")
             .bind(&agent)
             .fetch_optional(&mut *db)
             .await?;
@@ -264,14 +263,11 @@ async fn revoke(
     }
     for statement in [
         "UPDATE agent_group SET admitted = admitted - 1
-         WHERE id = (SELECT group_id FROM agent WHERE id = ?1)",
-        "DELETE FROM agent_key WHERE agent_id = ?1",
-        "DELETE FROM join_token WHERE agent_id = ?1 AND used_at IS NULL",
+         WHERE id = (SELECT group_id FROM agent WHERE id = $1)",
+        "DELETE FROM agent_key WHERE agent_id = $1",
+        "DELETE FROM join_token WHERE agent_id = $1 AND used_at IS NULL",
     ] {
-        sqlx::query(statement)
-            .bind(&agent)
-            .execute(&mut *db)
-            .await?;
+        sql::query(statement).bind(&agent).execute(&mut *db).await?;
     }
     audit::record(
         db,
@@ -286,10 +282,10 @@ async fn revoke(
 
 async fn note_inventory(db: &mut Connection, seen: Inventory) -> Result<(), StoreError> {
     let labels: BTreeMap<_, _> = seen.labels.into_iter().collect();
-    sqlx::query(
-        "UPDATE agent SET hostname = ?2, software = ?3, kinds = ?4, labels = ?5,
-           last_seen_at = max(coalesce(last_seen_at, 0), ?6)
-         WHERE id = ?1",
+    sql::query(
+        "UPDATE agent SET hostname = $2, software = $3, kinds = $4, labels = $5,
+           last_seen_at = GREATEST(coalesce(last_seen_at, 0), $6)
+         WHERE id = $1",
     )
     .bind(seen.agent.to_bytes().to_vec())
     .bind(seen.hostname)
@@ -306,7 +302,7 @@ fn to_json(value: &impl serde::Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| StoreError::BadRow(error.to_string()))
 }
 
-fn read(row: &SqliteRow) -> Result<Agent, StoreError> {
+fn read(row: &sql::Row) -> Result<Agent, StoreError> {
     let bad = |error: serde_json::Error| StoreError::BadRow(format!("an agent's facts: {error}"));
     Ok(Agent {
         target: read_target(row)?,
@@ -317,16 +313,16 @@ fn read(row: &SqliteRow) -> Result<Agent, StoreError> {
         labels: serde_json::from_str(row.try_get("labels")?).map_err(bad)?,
         created_at: UnixMs::from_sql(row.try_get("created_at")?),
         revoked_at: row
-            .try_get::<Option<i64>, _>("revoked_at")?
+            .try_get::<Option<i64>>("revoked_at")?
             .map(UnixMs::from_sql),
         last_seen_at: row
-            .try_get::<Option<i64>, _>("last_seen_at")?
+            .try_get::<Option<i64>>("last_seen_at")?
             .map(UnixMs::from_sql),
         keys: read_keys(row)?,
     })
 }
 
-pub(super) fn read_target(row: &SqliteRow) -> Result<Target, StoreError> {
+pub(super) fn read_target(row: &sql::Row) -> Result<Target, StoreError> {
     let slot: i64 = row.try_get("slot")?;
     Ok(Target {
         agent: AgentId::from_bytes(id_bytes(row.try_get("id")?)?),
@@ -336,8 +332,8 @@ pub(super) fn read_target(row: &SqliteRow) -> Result<Target, StoreError> {
 }
 
 /// Keys as SQL joins them: hex, separated by commas.
-fn read_keys(row: &SqliteRow) -> Result<Vec<KeyHash>, StoreError> {
-    let Some(text) = row.try_get::<Option<&str>, _>("keys")? else {
+fn read_keys(row: &sql::Row) -> Result<Vec<KeyHash>, StoreError> {
+    let Some(text) = row.try_get::<Option<&str>>("pinned")? else {
         return Ok(Vec::new());
     };
     text.split(',').map(read_key).collect()

@@ -1,13 +1,12 @@
 //! API tokens: who may use the API, and for what.
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::tokens::SecretHash;
 use super::{Store, StoreError, id_bytes};
 use crate::api::model::access::Role;
 use crate::clock::UnixMs;
+use crate::store::sql;
 
 /// API tokens that a deployment may hold: each is a person or a program, and each in use costs the
 /// server a little memory.
@@ -77,10 +76,16 @@ impl Store {
         };
         self.write(move |db| {
             Box::pin(async move {
-                let inserted = sqlx::query(
+                let count: u32 = sql::query_scalar("SELECT count(*) FROM api_token")
+                    .fetch_one(db)
+                    .await
+                    .map_err(StoreError::from)?;
+                if count >= API_TOKENS_MAX {
+                    return Err(CreateApiTokenError::TooMany);
+                }
+                sql::query(
                     "INSERT INTO api_token (id, name, role, secret_hash, created_at, expires_at)
-                     SELECT ?1, ?2, ?3, ?4, ?5, ?6
-                     WHERE (SELECT count(*) FROM api_token) < ?7",
+                     VALUES ($1, $2, $3, $4, $5, $6)",
                 )
                 .bind(row.id.into_bytes().to_vec())
                 .bind(&row.name)
@@ -88,13 +93,9 @@ impl Store {
                 .bind(hash.to_vec())
                 .bind(now.to_sql())
                 .bind(expires_at.map(UnixMs::to_sql))
-                .bind(i64::from(API_TOKENS_MAX))
                 .execute(&mut *db)
                 .await
                 .map_err(StoreError::from)?;
-                if inserted.rows_affected() == 0 {
-                    return Err(CreateApiTokenError::TooMany);
-                }
                 Ok(row)
             })
         })
@@ -110,12 +111,10 @@ impl Store {
         hash: SecretHash,
     ) -> Result<Option<ApiTokenRow>, StoreError> {
         let mut reader = self.reader().await?;
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE secret_hash = ?1"
-        )))
-        .bind(hash.to_vec())
-        .fetch_optional(&mut *reader)
-        .await?;
+        let row = sql::query(format!("{SELECT} WHERE secret_hash = $1"))
+            .bind(hash.to_vec())
+            .fetch_optional(&mut reader)
+            .await?;
         row.as_ref().map(read).transpose()
     }
 
@@ -129,13 +128,11 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<ApiTokenRow>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE id > ?1 ORDER BY id LIMIT ?2"
-        )))
-        .bind(after.map_or_else(Vec::new, |id| id.into_bytes().to_vec()))
-        .bind(i64::from(limit))
-        .fetch_all(&mut *reader)
-        .await?;
+        let rows = sql::query(format!("{SELECT} WHERE id > $1 ORDER BY id LIMIT $2"))
+            .bind(after.map_or_else(Vec::new, |id| id.into_bytes().to_vec()))
+            .bind(i64::from(limit))
+            .fetch_all(&mut reader)
+            .await?;
         rows.iter().map(read).collect()
     }
 
@@ -145,10 +142,10 @@ impl Store {
     /// The store failed.
     pub async fn has_lasting_admin(&self) -> Result<bool, StoreError> {
         let mut reader = self.reader().await?;
-        let found: i64 = sqlx::query_scalar(
+        let found: i64 = sql::query_scalar(
             "SELECT count(*) FROM api_token WHERE role = 'admin' AND expires_at IS NULL",
         )
-        .fetch_one(&mut *reader)
+        .fetch_one(&mut reader)
         .await?;
         Ok(found > 0)
     }
@@ -161,24 +158,22 @@ impl Store {
         self.write(move |db| {
             Box::pin(async move {
                 let id = id.into_bytes().to_vec();
-                let deleted = sqlx::query(
-                    "DELETE FROM api_token WHERE id = ?1 AND NOT (
-                       role = 'admin' AND expires_at IS NULL AND NOT EXISTS (
-                         SELECT 1 FROM api_token o
-                         WHERE o.role = 'admin' AND o.expires_at IS NULL AND o.id <> ?1))",
+                let lasting: Vec<Vec<u8>> = sql::query_scalar(
+                    "SELECT id FROM api_token WHERE role = 'admin' AND expires_at IS NULL LIMIT 2",
                 )
-                .bind(&id)
-                .execute(&mut *db)
+                .fetch_all(db)
                 .await?;
-                if deleted.rows_affected() == 1 {
-                    return Ok(Deleted::Now);
+                if lasting.as_slice() == std::slice::from_ref(&id) {
+                    return Ok(Deleted::LastAdmin);
                 }
-                let known: Option<i64> =
-                    sqlx::query_scalar("SELECT 1 FROM api_token WHERE id = ?1")
-                        .bind(&id)
-                        .fetch_optional(&mut *db)
-                        .await?;
-                Ok(known.map_or(Deleted::Unknown, |_| Deleted::LastAdmin))
+                let deleted = sql::query("DELETE FROM api_token WHERE id = $1")
+                    .bind(id)
+                    .execute(db)
+                    .await?;
+                Ok(match deleted.rows_affected() {
+                    0 => Deleted::Unknown,
+                    _ => Deleted::Now,
+                })
             })
         })
         .await
@@ -192,7 +187,7 @@ impl Store {
         self.write(move |db| {
             Box::pin(async move {
                 for (id, at) in used {
-                    sqlx::query("UPDATE api_token SET last_used_at = ?2 WHERE id = ?1")
+                    sql::query("UPDATE api_token SET last_used_at = $2 WHERE id = $1")
                         .bind(id.into_bytes().to_vec())
                         .bind(at.to_sql())
                         .execute(&mut *db)
@@ -205,7 +200,7 @@ impl Store {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<ApiTokenRow, StoreError> {
+fn read(row: &sql::Row) -> Result<ApiTokenRow, StoreError> {
     let role = match row.try_get("role")? {
         "viewer" => Role::Viewer,
         "operator" => Role::Operator,
@@ -218,10 +213,10 @@ fn read(row: &SqliteRow) -> Result<ApiTokenRow, StoreError> {
         role,
         created_at: UnixMs::from_sql(row.try_get("created_at")?),
         expires_at: row
-            .try_get::<Option<i64>, _>("expires_at")?
+            .try_get::<Option<i64>>("expires_at")?
             .map(UnixMs::from_sql),
         last_used_at: row
-            .try_get::<Option<i64>, _>("last_used_at")?
+            .try_get::<Option<i64>>("last_used_at")?
             .map(UnixMs::from_sql),
     })
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Connection, Store, StoreError};
 use crate::clock::UnixMs;
+use crate::store::sql;
 
 /// Adds an event within a transaction.
 pub(super) async fn record(
@@ -15,7 +16,7 @@ pub(super) async fn record(
     agent: Option<AgentId>,
     data: &Value,
 ) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO process_event (at, type, agent_id, data) VALUES (?1, ?2, ?3, ?4)")
+    sql::query("INSERT INTO process_event (at, type, agent_id, data) VALUES ($1, $2, $3, $4)")
         .bind(at.to_sql())
         .bind(kind)
         .bind(agent.map(|agent| agent.to_bytes().to_vec()))
@@ -33,12 +34,9 @@ impl Store {
     pub async fn probe(&self) -> Result<(), StoreError> {
         self.write(|db| {
             Box::pin(async move {
-                sqlx::query(
-                    "UPDATE group_owner SET lease_until = lease_until
-                     WHERE group_id = (SELECT group_id FROM group_owner LIMIT 1)",
-                )
-                .execute(&mut *db)
-                .await?;
+                sql::query("UPDATE worker_duty SET until = until WHERE name = 'sweep'")
+                    .execute(&mut *db)
+                    .await?;
                 Ok(())
             })
         })

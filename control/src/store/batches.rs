@@ -6,14 +6,12 @@
 
 mod matching;
 #[cfg(test)]
-mod tests;
+pub(in crate::store) mod tests;
 
 use std::collections::BTreeSet;
 
 use protocol::ids::ProcessId;
 use serde_json::json;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::processes::Actor;
@@ -21,6 +19,7 @@ use super::queries::{self, ProcessRecord};
 use super::{Connection, Store, StoreError, audit, from_sql, id_bytes, to_sql};
 use crate::api::model::batches::{BatchAction, BatchFilter, BatchState};
 use crate::clock::UnixMs;
+use crate::store::sql;
 
 /// Batches that may run at once.
 pub const RUNNING_MAX: u32 = 16;
@@ -136,8 +135,8 @@ pub struct Progress {
 }
 
 const SELECT: &str = "
-    SELECT id, action, step, filter, state, cursor, last, max, rate, matched, done, failed, trouble,
-           reason, by, created_at, finished_at
+    SELECT id, action, step, filter, state, \"cursor\", last, max, rate, matched, done, failed,
+           trouble, reason, \"by\", created_at, finished_at
     FROM batch";
 
 impl Store {
@@ -147,9 +146,10 @@ impl Store {
     /// The store failed.
     pub async fn newest_process(&self) -> Result<Option<ProcessId>, StoreError> {
         let mut reader = self.reader().await?;
-        let id: Option<Vec<u8>> = sqlx::query_scalar("SELECT max(id) FROM process")
-            .fetch_one(&mut *reader)
-            .await?;
+        let id: Option<Vec<u8>> =
+            sql::query_scalar("SELECT id FROM process ORDER BY id DESC LIMIT 1")
+                .fetch_optional(&mut reader)
+                .await?;
         id.map(|id| Ok(ProcessId::from_bytes(id_bytes(&id)?)))
             .transpose()
     }
@@ -195,16 +195,16 @@ impl Store {
         let ids = processes.iter().map(|id| id.0.simple().to_string());
         let ids: serde_json::Value = ids.collect();
         let mut reader = self.reader().await?;
-        let rows: Vec<Vec<u8>> = sqlx::query_scalar(
-            "SELECT e.process_id FROM json_each(?1) AS j
-             CROSS JOIN process_event AS e ON e.process_id = unhex(j.value)
-             WHERE e.type <> 'process.progress' AND e.data ->> '$.actor' = ?2
-               AND e.data ->> '$.reason' IS ?3",
+        let rows: Vec<Vec<u8>> = sql::query_scalar(
+            "SELECT e.process_id FROM EACH($1: id hex) AS j
+             CROSS JOIN process_event AS e ON e.process_id = j.id
+             WHERE e.type <> 'process.progress' AND json_text(e.data, 'actor') = $2
+               AND json_text(e.data, 'reason') IS NOT DISTINCT FROM $3",
         )
         .bind(ids.to_string())
         .bind(actor.by)
         .bind(actor.reason)
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         let ids = rows.iter().map(|id| id_bytes(id));
         ids.map(|id| Ok(ProcessId::from_bytes(id?))).collect()
@@ -232,13 +232,11 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<BatchRow>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE id < ?1 ORDER BY id DESC LIMIT ?2"
-        )))
-        .bind(before.unwrap_or(Uuid::max()).into_bytes().to_vec())
-        .bind(limit)
-        .fetch_all(&mut *reader)
-        .await?;
+        let rows = sql::query(format!("{SELECT} WHERE id < $1 ORDER BY id DESC LIMIT $2"))
+            .bind(before.unwrap_or(Uuid::max()).into_bytes().to_vec())
+            .bind(limit)
+            .fetch_all(&mut reader)
+            .await?;
         rows.iter().map(read).collect()
     }
 
@@ -248,11 +246,9 @@ impl Store {
     /// The store failed.
     pub async fn running_batches(&self) -> Result<Vec<BatchRow>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE finished_at IS NULL ORDER BY id"
-        )))
-        .fetch_all(&mut *reader)
-        .await?;
+        let rows = sql::query(format!("{SELECT} WHERE finished_at IS NULL ORDER BY id"))
+            .fetch_all(&mut reader)
+            .await?;
         rows.iter().map(read).collect()
     }
 
@@ -301,11 +297,17 @@ async fn create(
     now: UnixMs,
 ) -> Result<BatchRow, CreateBatchError> {
     let id = Uuid::now_v7();
-    let inserted = sqlx::query(
-        "INSERT INTO batch (id, action, filter, state, cursor, last, max, rate, matched, done,
-             failed, reason, by, created_at, step)
-         SELECT ?1, ?2, ?3, 'running', ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, ?11, ?13
-         WHERE (SELECT count(*) FROM batch WHERE finished_at IS NULL) < ?12",
+    let running: u32 = sql::query_scalar("SELECT count(*) FROM batch WHERE finished_at IS NULL")
+        .fetch_one(db)
+        .await
+        .map_err(StoreError::from)?;
+    if running >= RUNNING_MAX {
+        return Err(CreateBatchError::TooMany);
+    }
+    sql::query(
+        "INSERT INTO batch (id, action, filter, state, \"cursor\", last, max, rate, matched, done,
+             failed, reason, \"by\", created_at, step)
+         VALUES ($1, $2, $3, 'running', $4, $5, $6, $7, $8, 0, 0, $9, $10, $11, $12)",
     )
     .bind(id.into_bytes().to_vec())
     .bind(word(&new.action))
@@ -318,14 +320,10 @@ async fn create(
     .bind(&new.reason)
     .bind(&new.by)
     .bind(now.to_sql())
-    .bind(RUNNING_MAX)
     .bind(new.step)
     .execute(&mut *db)
     .await
     .map_err(StoreError::from)?;
-    if inserted.rows_affected() == 0 {
-        return Err(CreateBatchError::TooMany);
-    }
     trim(db).await?;
     let data = json!({
         "batch": id,
@@ -340,13 +338,17 @@ async fn create(
 }
 
 async fn trim(db: &mut Connection) -> Result<(), StoreError> {
-    sqlx::query(
-        "DELETE FROM batch WHERE finished_at IS NOT NULL AND id <=
-            (SELECT id FROM batch ORDER BY id DESC LIMIT 1 OFFSET ?1)",
-    )
-    .bind(KEPT_MAX)
-    .execute(&mut *db)
-    .await?;
+    let last: Option<Vec<u8>> =
+        sql::query_scalar("SELECT id FROM batch ORDER BY id DESC LIMIT 1 OFFSET $1")
+            .bind(KEPT_MAX)
+            .fetch_optional(db)
+            .await?;
+    if let Some(last) = last {
+        sql::query("DELETE FROM batch WHERE finished_at IS NOT NULL AND id <= $1")
+            .bind(last)
+            .execute(db)
+            .await?;
+    }
     Ok(())
 }
 
@@ -357,10 +359,10 @@ async fn note(
     now: UnixMs,
 ) -> Result<Option<BatchRow>, StoreError> {
     // What was done counts, also when somebody stopped the batch in the meantime.
-    sqlx::query(
-        "UPDATE batch SET cursor = max(cursor, ?2), done = done + ?3, failed = failed + ?4,
-             trouble = coalesce(?5, trouble)
-         WHERE id = ?1",
+    sql::query(
+        "UPDATE batch SET \"cursor\" = GREATEST(\"cursor\", $2), done = done + $3, failed = failed + $4,
+             trouble = coalesce($5, trouble)
+         WHERE id = $1",
     )
     .bind(id.into_bytes().to_vec())
     .bind(progress.cursor.to_bytes().to_vec())
@@ -381,8 +383,8 @@ async fn end(
     state: BatchState,
     now: UnixMs,
 ) -> Result<Option<BatchRow>, StoreError> {
-    let ended = sqlx::query(
-        "UPDATE batch SET state = ?2, finished_at = ?3 WHERE id = ?1 AND finished_at IS NULL",
+    let ended = sql::query(
+        "UPDATE batch SET state = $2, finished_at = $3 WHERE id = $1 AND finished_at IS NULL",
     )
     .bind(id.into_bytes().to_vec())
     .bind(word(&state))
@@ -410,7 +412,7 @@ async fn end(
 }
 
 async fn one(db: &mut Connection, id: Uuid) -> Result<Option<BatchRow>, StoreError> {
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE id = ?1")))
+    let row = sql::query(format!("{SELECT} WHERE id = $1"))
         .bind(id.into_bytes().to_vec())
         .fetch_optional(&mut *db)
         .await?;
@@ -425,7 +427,7 @@ fn word<T: serde::Serialize>(value: &T) -> String {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<BatchRow, StoreError> {
+fn read(row: &sql::Row) -> Result<BatchRow, StoreError> {
     let bad = |error: serde_json::Error| StoreError::BadRow(format!("a batch: {error}"));
     let action: String = row.try_get("action")?;
     let state: String = row.try_get("state")?;

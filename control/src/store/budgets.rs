@@ -44,7 +44,7 @@ impl RetryBudgets {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::store) mod tests {
     use std::time::Duration;
 
     use protocol::ids::{Fence, ProcessId};
@@ -136,8 +136,7 @@ mod tests {
     #[tokio::test]
     async fn retries_of_all_servers_are_paid_from_one_budget_and_first_starts_from_none() {
         const CAP_ALL: usize = CAP as usize;
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open("sqlite:", directory.path()).await.unwrap();
+        let (_directory, store) = crate::store::tests::fresh().await;
         let (mut retried, mut waiting) = (0, 0);
         for server in 1..=4 {
             let ids = make(&store, 6).await;
@@ -160,5 +159,9 @@ mod tests {
             event.data["note"] == "too many attempts of its kind fail at its agent: it waits"
         });
         assert_eq!(waits.count(), waiting);
+    }
+
+    crate::store::tests::conformance::suite! {
+        retries_of_all_servers_are_paid_from_one_budget_and_first_starts_from_none,
     }
 }

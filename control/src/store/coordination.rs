@@ -4,10 +4,9 @@
 
 use std::time::Duration;
 
-use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, sql};
 use crate::clock::UnixMs;
 
 impl Store {
@@ -23,7 +22,7 @@ impl Store {
         self.writer
             .write(move |db| {
                 Box::pin(async move {
-                    let taken = sqlx::query(
+                    let taken = sql::query(
                         "UPDATE lock_lease SET holder = $2, until = $4
                      WHERE name = $1 AND (holder = $2 OR until <= $3)",
                     )
@@ -36,7 +35,7 @@ impl Store {
                     if taken.rows_affected() > 0 {
                         return Ok::<_, StoreError>(true);
                     }
-                    let made = sqlx::query(
+                    let made = sql::query(
                         "INSERT INTO lock_lease (name, holder, until) VALUES ($1, $2, $3)
                      ON CONFLICT (name) DO NOTHING",
                     )
@@ -62,7 +61,7 @@ impl Store {
         self.writer
             .write(move |db| {
                 Box::pin(async move {
-                    let kept = sqlx::query(
+                    let kept = sql::query(
                         "UPDATE lock_lease SET until = $3 WHERE name = $1 AND holder = $2",
                     )
                     .bind(name)
@@ -82,7 +81,7 @@ impl Store {
         self.writer
             .write(move |db| {
                 Box::pin(async move {
-                    sqlx::query("DELETE FROM lock_lease WHERE name = $1 AND holder = $2")
+                    sql::query("DELETE FROM lock_lease WHERE name = $1 AND holder = $2")
                         .bind(name)
                         .bind(holder.into_bytes().to_vec())
                         .execute(&mut *db)
@@ -100,9 +99,9 @@ impl Store {
         now: UnixMs,
     ) -> Result<Option<Duration>, StoreError> {
         let mut reader = self.reader().await?;
-        let until: Option<i64> = sqlx::query_scalar("SELECT until FROM lock_lease WHERE name = $1")
+        let until: Option<i64> = sql::query_scalar("SELECT until FROM lock_lease WHERE name = $1")
             .bind(name.to_owned())
-            .fetch_optional(&mut *reader)
+            .fetch_optional(&mut reader)
             .await?;
         let left = until.map(|until| now.until(UnixMs::from_sql(until)));
         Ok(left.filter(|left| !left.is_zero()))
@@ -114,9 +113,9 @@ impl Store {
         self.writer
             .write(move |db| {
                 Box::pin(async move {
-                    sqlx::query(
+                    sql::query(
                         "INSERT INTO event_ring (topic, rings) VALUES ($1, 1)
-                     ON CONFLICT (topic) DO UPDATE SET rings = rings + 1",
+                     ON CONFLICT (topic) DO UPDATE SET rings = event_ring.rings + 1",
                     )
                     .bind(topic)
                     .execute(&mut *db)
@@ -130,8 +129,8 @@ impl Store {
     /// How often something was published, by topic.
     pub(crate) async fn rings(&self) -> Result<Vec<(String, u64)>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query("SELECT topic, rings FROM event_ring")
-            .fetch_all(&mut *reader)
+        let rows = sql::query("SELECT topic, rings FROM event_ring")
+            .fetch_all(&mut reader)
             .await?;
         let rings = rows.iter().map(|row| {
             let rings: i64 = row.try_get(1)?;

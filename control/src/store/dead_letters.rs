@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::ids::{AgentId, GroupId, ProcessId};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::queries::{COLUMNS, PAGE_MAX, ProcessRecord, read};
 use super::{Store, StoreError, id_bytes};
 use crate::clock::UnixMs;
+use crate::store::sql;
 
 /// Dead letters that one count looks at, the newest first.
 pub const COUNTED_MAX: u32 = 10_000;
@@ -94,8 +93,8 @@ impl Store {
     ) -> Result<(Vec<DeadGroup>, bool), StoreError> {
         let columns = format!(
             "p.id, p.kind, p.target_id, p.needs_attention, p.finished_at,
-             d.outcome ->> '$.status' AS status,
-             substr(coalesce(d.outcome ->> '$.message', ''), 1, {MESSAGE_MAX}) AS message"
+             json_text(d.outcome, 'status') AS status,
+             substr(coalesce(json_text(d.outcome, 'message'), ''), 1, {MESSAGE_MAX}) AS message"
         );
         let mut rows = self
             .dead_rows(&columns, filter, None, COUNTED_MAX + 1)
@@ -118,9 +117,9 @@ impl Store {
         filter: &DeadFilter,
         cursor: Option<DeadCursor>,
         limit: u32,
-    ) -> Result<Vec<SqliteRow>, StoreError> {
+    ) -> Result<Vec<sql::Row>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql(columns, filter, cursor.is_some())))
+        let rows = sql::query(sql(columns, filter, cursor.is_some()))
             .bind(cursor.map(|cursor| cursor.finished_at.to_sql()))
             .bind(cursor.map(|cursor| cursor.id.to_bytes().to_vec()))
             .bind(limit)
@@ -132,7 +131,7 @@ impl Store {
             .bind(filter.needs_attention)
             .bind(filter.finished_after.map(UnixMs::to_sql))
             .bind(filter.finished_before.map(UnixMs::to_sql))
-            .fetch_all(&mut *reader)
+            .fetch_all(&mut reader)
             .await?;
         Ok(rows)
     }
@@ -145,32 +144,35 @@ fn sql(columns: &str, filter: &DeadFilter, goes_on: bool) -> String {
          JOIN process_payload AS d ON d.process_id = p.id WHERE p.state = 'failed'"
     );
     for (given, clause) in [
-        (goes_on, "(p.finished_at, p.id) < (?1, ?2)"),
-        (filter.agent.is_some(), "p.target_id = ?4"),
+        (goes_on, "(p.finished_at, p.id) < ($1, $2)"),
+        (filter.agent.is_some(), "p.target_id = $4"),
         (
             filter.group.is_some(),
-            "(SELECT a.group_id FROM agent AS a WHERE a.id = p.target_id) = ?5",
+            "(SELECT a.group_id FROM agent AS a WHERE a.id = p.target_id) = $5",
         ),
-        (filter.kind.is_some(), "p.kind = ?6"),
-        (filter.tenant.is_some(), "p.tenant = ?7"),
-        (filter.outcome.is_some(), "d.outcome ->> '$.status' = ?8"),
-        (filter.needs_attention.is_some(), "p.needs_attention = ?9"),
-        (filter.finished_after.is_some(), "p.finished_at >= ?10"),
-        (filter.finished_before.is_some(), "p.finished_at < ?11"),
+        (filter.kind.is_some(), "p.kind = $6"),
+        (filter.tenant.is_some(), "p.tenant = $7"),
+        (
+            filter.outcome.is_some(),
+            "json_text(d.outcome, 'status') = $8",
+        ),
+        (filter.needs_attention.is_some(), "p.needs_attention = $9"),
+        (filter.finished_after.is_some(), "p.finished_at >= $10"),
+        (filter.finished_before.is_some(), "p.finished_at < $11"),
     ] {
         if given {
             sql.push_str(" AND ");
             sql.push_str(clause);
         }
     }
-    sql.push_str(" ORDER BY p.finished_at DESC, p.id DESC LIMIT ?3");
+    sql.push_str(" ORDER BY p.finished_at DESC, p.id DESC LIMIT $3");
     sql
 }
 
 type Alike = (String, Option<String>, bool);
 
 /// Rows come newest first.
-fn count(groups: &mut BTreeMap<Alike, DeadGroup>, row: &SqliteRow) -> Result<(), StoreError> {
+fn count(groups: &mut BTreeMap<Alike, DeadGroup>, row: &sql::Row) -> Result<(), StoreError> {
     let kind: String = row.try_get("kind")?;
     let outcome: Option<String> = row.try_get("status")?;
     let needs_attention: bool = row.try_get("needs_attention")?;

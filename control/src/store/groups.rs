@@ -2,12 +2,11 @@
 
 use protocol::ids::{Epoch, GroupId, Slot};
 use protocol::limits::GROUPS_MAX;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::{Connection, Store, StoreError};
 use crate::clock::UnixMs;
+use crate::store::sql;
 
 /// Automatic groups that a new deployment starts with: enough that a gateway of up to 64 shards
 /// has one for each.
@@ -60,8 +59,8 @@ impl Store {
     /// The store failed.
     pub async fn groups(&self) -> Result<Vec<Group>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} ORDER BY g.name")))
-            .fetch_all(&mut *reader)
+        let rows = sql::query(format!("{SELECT} ORDER BY g.name"))
+            .fetch_all(&mut reader)
             .await?;
         rows.iter().map(read).collect()
     }
@@ -72,9 +71,9 @@ impl Store {
     /// The store failed.
     pub async fn group(&self, id: GroupId) -> Result<Option<Group>, StoreError> {
         let mut reader = self.reader().await?;
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE g.id = $1")))
+        let row = sql::query(format!("{SELECT} WHERE g.id = $1"))
             .bind(id.to_bytes().to_vec())
-            .fetch_optional(&mut *reader)
+            .fetch_optional(&mut reader)
             .await?;
         row.as_ref().map(read).transpose()
     }
@@ -153,7 +152,7 @@ async fn create(
         epoch: Epoch(0),
         created_at: now,
     };
-    let inserted = sqlx::query(
+    let inserted = sql::query(
         "INSERT INTO agent_group (id, name, slot, automatic, created_at)
          VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO NOTHING",
     )
@@ -168,7 +167,7 @@ async fn create(
     if inserted.rows_affected() == 0 {
         return Err(CreateGroupError::NameTaken(group.name));
     }
-    sqlx::query("INSERT INTO group_owner (group_id, epoch, lease_until) VALUES ($1, 0, 0)")
+    sql::query("INSERT INTO group_owner (group_id, epoch, lease_until) VALUES ($1, 0, 0)")
         .bind(group.id.to_bytes().to_vec())
         .execute(&mut *db)
         .await
@@ -179,7 +178,7 @@ async fn create(
 /// The slot with the fewest groups; among equals the lowest, so that slots count up and spread
 /// evenly over any number of shards. Next to it, how many groups there are.
 async fn emptiest_slot(db: &mut Connection) -> Result<(Slot, usize), StoreError> {
-    let rows = sqlx::query("SELECT slot, count(*) FROM agent_group GROUP BY slot")
+    let rows = sql::query("SELECT slot, count(*) FROM agent_group GROUP BY slot")
         .fetch_all(&mut *db)
         .await?;
     let mut load = [0_i64; SLOTS as usize];
@@ -196,7 +195,7 @@ async fn emptiest_slot(db: &mut Connection) -> Result<(Slot, usize), StoreError>
 }
 
 async fn ensure_automatic(db: &mut Connection, now: UnixMs) -> Result<(), StoreError> {
-    let present: i64 = sqlx::query_scalar("SELECT count(*) FROM agent_group WHERE automatic = 1")
+    let present: i64 = sql::query_scalar("SELECT count(*) FROM agent_group WHERE automatic = 1")
         .fetch_one(&mut *db)
         .await?;
     if present > 0 {
@@ -219,17 +218,29 @@ async fn take(
 ) -> Result<Vec<Group>, StoreError> {
     let mut taken = Vec::with_capacity(groups.len());
     for mut group in groups {
-        let changed = sqlx::query(
-            "UPDATE group_owner SET epoch = epoch + (owner_id IS NOT $3), owner_id = $3
-             WHERE group_id = $1 AND epoch = $2 RETURNING epoch",
+        let owned: Option<Option<Vec<u8>>> = sql::query_scalar(
+            "SELECT owner_id FROM group_owner WHERE group_id = $1 AND epoch = $2",
+        )
+        .bind(group.id.to_bytes().to_vec())
+        .bind(super::to_sql(group.epoch.0))
+        .fetch_optional(&mut *db)
+        .await?;
+        let Some(before) = owned else { continue };
+        if before.as_deref() == Some(owner.as_bytes()) {
+            taken.push(group);
+            continue;
+        }
+        let changed = sql::query(
+            "UPDATE group_owner SET epoch = epoch + 1, owner_id = $3
+             WHERE group_id = $1 AND epoch = $2",
         )
         .bind(group.id.to_bytes().to_vec())
         .bind(super::to_sql(group.epoch.0))
         .bind(owner.into_bytes().to_vec())
-        .fetch_optional(&mut *db)
+        .execute(&mut *db)
         .await?;
-        if let Some(row) = changed {
-            group.epoch = Epoch(super::from_sql(row.try_get(0)?));
+        if changed.rows_affected() == 1 {
+            group.epoch = Epoch(group.epoch.0 + 1);
             taken.push(group);
         }
     }
@@ -243,8 +254,8 @@ async fn raise(
 ) -> Result<Vec<Group>, StoreError> {
     let mut raised = Vec::new();
     for (group, seen) in seen {
-        let changed = sqlx::query(
-            "UPDATE group_owner SET epoch = min($2, epoch + $4) + 1
+        let changed = sql::query(
+            "UPDATE group_owner SET epoch = LEAST($2, epoch + $4) + 1
              WHERE group_id = $1 AND owner_id = $3 AND epoch <= $2",
         )
         .bind(group.to_bytes().to_vec())
@@ -254,7 +265,7 @@ async fn raise(
         .execute(&mut *db)
         .await?;
         if changed.rows_affected() == 1 {
-            let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE g.id = $1")))
+            let row = sql::query(format!("{SELECT} WHERE g.id = $1"))
                 .bind(group.to_bytes().to_vec())
                 .fetch_one(&mut *db)
                 .await?;
@@ -264,7 +275,7 @@ async fn raise(
     Ok(raised)
 }
 
-fn read(row: &SqliteRow) -> Result<Group, StoreError> {
+fn read(row: &sql::Row) -> Result<Group, StoreError> {
     let slot: i64 = row.try_get("slot")?;
     Ok(Group {
         id: GroupId::from_bytes(super::id_bytes(row.try_get("id")?)?),

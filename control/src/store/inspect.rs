@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
-use super::{Connection, OpenError, from_sql, sqlite};
+use super::{OpenError, from_sql, sqlite};
 use crate::clock::UnixMs;
 
 /// Kinds of damage that are told at most: the first ones say enough.
@@ -204,7 +204,7 @@ fn is_written_for_wal(path: &Path) -> Result<bool, OpenError> {
     }
 }
 
-async fn damage(db: &mut Connection, depth: Depth) -> Result<Vec<String>, sqlx::Error> {
+async fn damage(db: &mut SqliteConnection, depth: Depth) -> Result<Vec<String>, sqlx::Error> {
     let check = match depth {
         Depth::Quick => format!("PRAGMA quick_check({DAMAGE_MAX})"),
         Depth::Deep => format!("PRAGMA integrity_check({DAMAGE_MAX})"),
@@ -231,7 +231,7 @@ async fn damage(db: &mut Connection, depth: Depth) -> Result<Vec<String>, sqlx::
 }
 
 /// The last step of the schema that was taken.
-async fn schema(db: &mut Connection, path: &Path) -> Result<i64, OpenError> {
+async fn schema(db: &mut SqliteConnection, path: &Path) -> Result<i64, OpenError> {
     let fail = |source| sqlite::describe(path, source);
     let begun: bool =
         sqlx::query_scalar("SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'")
@@ -253,7 +253,7 @@ async fn schema(db: &mut Connection, path: &Path) -> Result<i64, OpenError> {
 }
 
 /// Agents that may come in, and the latest time that a row has.
-async fn figures(db: &mut Connection) -> Result<(u64, Option<UnixMs>), sqlx::Error> {
+async fn figures(db: &mut SqliteConnection) -> Result<(u64, Option<UnixMs>), sqlx::Error> {
     let agents: i64 = sqlx::query_scalar("SELECT count(*) FROM agent WHERE revoked_at IS NULL")
         .fetch_one(&mut *db)
         .await?;
@@ -270,7 +270,7 @@ async fn figures(db: &mut Connection) -> Result<(u64, Option<UnixMs>), sqlx::Err
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::{Store, StoreError};
+    use super::super::{Store, StoreError, sql};
     use super::*;
 
     /// A store with one event at `at`.
@@ -278,7 +278,7 @@ mod tests {
         let store = Store::open("sqlite:", directory).await.unwrap();
         let added = store.write(move |db| {
             Box::pin(async move {
-                sqlx::query("INSERT INTO process_event (at, type, data) VALUES ($1, 'x', 'null')")
+                sql::query("INSERT INTO process_event (at, type, data) VALUES ($1, 'x', 'null')")
                     .bind(at)
                     .execute(&mut *db)
                     .await?;

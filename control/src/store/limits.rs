@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use protocol::flow::{Limit, LimitKey};
 use protocol::limits::LIMITS_MAX;
 use serde_json::{Value, json};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::{Connection, Store, StoreError, audit, from_sql};
 use crate::clock::UnixMs;
 use crate::limits::{self, LimitScope, Setting, WORK_LIMITS_MAX};
+use crate::store::sql;
 
 /// A limit that is set.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,7 +67,7 @@ impl LimitTable {
     }
 }
 
-const COLUMNS: &str = "scope, key, min, max, pin, weight, set_by, reason, at";
+const COLUMNS: &str = "scope, \"key\", min, max, pin, weight, set_by, reason, at";
 
 impl Store {
     /// Every limit that is set.
@@ -78,16 +77,16 @@ impl Store {
     pub async fn limits(&self) -> Result<LimitTable, StoreError> {
         let mut reader = self.reader().await?;
         // One statement, one snapshot: the version belongs to these rows.
-        let rows = sqlx::query(
+        let rows = sql::query(
             "SELECT v.seq, d.* FROM (SELECT coalesce(max(seq), 0) AS seq FROM process_event) AS v
-             LEFT JOIN limit_def AS d ORDER BY d.scope, d.key",
+             LEFT JOIN limit_def AS d ON true ORDER BY d.scope, d.\"key\"",
         )
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         let version = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
         let limits = rows
             .iter()
-            .filter(|row| !matches!(row.try_get::<Option<&str>, _>("scope"), Ok(None)))
+            .filter(|row| !matches!(row.try_get::<Option<&str>>("scope"), Ok(None)))
             .map(read)
             .collect::<Result<_, _>>()?;
         Ok(LimitTable {
@@ -154,7 +153,7 @@ impl Store {
                 let Some(old) = one(db, &key).await? else {
                     return Ok(false);
                 };
-                sqlx::query("DELETE FROM limit_def WHERE scope = $1 AND key = $2")
+                sql::query("DELETE FROM limit_def WHERE scope = $1 AND \"key\" = $2")
                     .bind(LimitScope::of(&key).as_str())
                     .bind(limits::sql_key(&key))
                     .execute(&mut *db)
@@ -171,11 +170,11 @@ impl Store {
 /// How many there may be, if that many there are.
 async fn room(db: &mut Connection, key: &LimitKey) -> Result<Option<u32>, StoreError> {
     let scope = LimitScope::of(key);
-    let (all, like): (u32, u32) =
-        sqlx::query_as("SELECT count(*), count(*) FILTER (WHERE scope = $1) FROM limit_def")
-            .bind(scope.as_str())
-            .fetch_one(&mut *db)
-            .await?;
+    let row = sql::query("SELECT count(*), count(CASE WHEN scope = $1 THEN 1 END) FROM limit_def")
+        .bind(scope.as_str())
+        .fetch_one(&mut *db)
+        .await?;
+    let (all, like): (u32, u32) = (row.try_get(0)?, row.try_get(1)?);
     let max = u32::try_from(LIMITS_MAX).unwrap_or(u32::MAX);
     Ok(match scope {
         _ if all >= max => Some(max),
@@ -185,10 +184,10 @@ async fn room(db: &mut Connection, key: &LimitKey) -> Result<Option<u32>, StoreE
 }
 
 async fn write(db: &mut Connection, limit: &LimitRow) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO limit_def (scope, key, min, max, pin, weight, set_by, reason, at)
+    sql::query(
+        "INSERT INTO limit_def (scope, \"key\", min, max, pin, weight, set_by, reason, at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         ON CONFLICT (scope, key) DO UPDATE SET min = excluded.min, max = excluded.max,
+         ON CONFLICT (scope, \"key\") DO UPDATE SET min = excluded.min, max = excluded.max,
             pin = excluded.pin, weight = excluded.weight, set_by = excluded.set_by,
             reason = excluded.reason, at = excluded.at",
     )
@@ -207,8 +206,8 @@ async fn write(db: &mut Connection, limit: &LimitRow) -> Result<(), StoreError> 
 }
 
 async fn one(db: &mut Connection, key: &LimitKey) -> Result<Option<LimitRow>, StoreError> {
-    let sql = format!("SELECT {COLUMNS} FROM limit_def WHERE scope = $1 AND key = $2");
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+    let sql = format!("SELECT {COLUMNS} FROM limit_def WHERE scope = $1 AND \"key\" = $2");
+    let row = sql::query(sql)
         .bind(LimitScope::of(key).as_str())
         .bind(limits::sql_key(key))
         .fetch_optional(&mut *db)
@@ -216,7 +215,7 @@ async fn one(db: &mut Connection, key: &LimitKey) -> Result<Option<LimitRow>, St
     row.as_ref().map(read).transpose()
 }
 
-fn read(row: &SqliteRow) -> Result<LimitRow, StoreError> {
+fn read(row: &sql::Row) -> Result<LimitRow, StoreError> {
     let (scope, key): (&str, &str) = (row.try_get("scope")?, row.try_get("key")?);
     let key = limits::key_from_sql(scope, key)
         .ok_or_else(|| StoreError::BadRow(format!("a limit of {scope} `{key}`")))?;
@@ -261,7 +260,7 @@ async fn record(
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::store) mod tests {
     use protocol::ids::AgentId;
 
     use super::*;
@@ -280,8 +279,7 @@ mod tests {
     }
 
     async fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open("sqlite:", dir.path()).await.unwrap();
+        let (dir, store) = crate::store::tests::fresh().await;
         (dir, store)
     }
 
@@ -353,11 +351,12 @@ mod tests {
         store
             .write(|db| {
                 Box::pin(async move {
-                    sqlx::query(
-                        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4096)
-                         INSERT INTO limit_def (scope, key, max, set_by, reason, at)
-                         SELECT 'work', 'w' || i, 1, 'ann', 'x', 0 FROM n",
+                    let names: Vec<String> = (1..=4096).map(|n| format!("w{n}")).collect();
+                    sql::query(
+                        "INSERT INTO limit_def (scope, \"key\", max, set_by, reason, at)
+                         SELECT 'work', j.name, 1, 'ann', 'x', 0 FROM EACH($1: name text) AS j",
                     )
+                    .bind(json!(names).to_string())
                     .execute(&mut *db)
                     .await?;
                     Ok::<(), StoreError>(())
@@ -379,12 +378,12 @@ mod tests {
         store
             .write(|db| {
                 Box::pin(async move {
-                    sqlx::query("UPDATE limit_def SET scope = 'tenant' WHERE scope = 'work'")
+                    sql::query("UPDATE limit_def SET scope = 'tenant' WHERE scope = 'work'")
                         .execute(&mut *db)
                         .await?;
-                    sqlx::query(
-                        "INSERT INTO limit_def (scope, key, max, set_by, reason, at)
-                         SELECT 'resource', key, 1, 'ann', 'x', 0 FROM limit_def WHERE scope = 'tenant'",
+                    sql::query(
+                        "INSERT INTO limit_def (scope, \"key\", max, set_by, reason, at)
+                         SELECT 'resource', \"key\", 1, 'ann', 'x', 0 FROM limit_def WHERE scope = 'tenant'",
                     )
                     .execute(&mut *db)
                     .await?;
@@ -397,5 +396,10 @@ mod tests {
             store.put_limit(work("more")).await.unwrap(),
             LimitPut::Full(8192)
         );
+    }
+
+    crate::store::tests::conformance::suite! {
+        a_limit_is_set_replaced_and_removed_and_each_change_is_recorded,
+        the_number_of_limits_is_bounded_and_what_is_set_can_still_be_changed,
     }
 }

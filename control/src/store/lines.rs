@@ -8,13 +8,12 @@ use std::sync::Arc;
 use protocol::flow::{Class, Line};
 use protocol::ids::{AgentId, ProcessId};
 use serde_json::Value;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::{Connection, Store, StoreError, id_bytes};
 use crate::clock::UnixMs;
 use crate::process::StepNeeds;
 use crate::process::pause::Pauses;
+use crate::store::sql;
 
 /// Between the parts of a line, and before each of its resources; no name contains it, and it sorts before
 /// everything that a name contains.
@@ -26,30 +25,29 @@ pub(super) const READY_OF: &str = "
     WHERE target_id = $1 AND line = $2
     ORDER BY ready_at, process_id LIMIT $3";
 
-/// As [`READY_OF`]; $4, $5, $6: JSON arrays of the tenants, kinds and processes that are paused.
+/// As [`READY_OF`]; $4, $5, $6: the tenants, kinds and processes that are paused.
 pub(super) const READY_OF_NOT_PAUSED: &str = "
     SELECT ready_at, process_id, deadline_at FROM process_ready
     WHERE target_id = $1 AND line = $2
-      AND tenant NOT IN (SELECT value FROM json_each($4))
-      AND kind NOT IN (SELECT value FROM json_each($5))
-      AND process_id NOT IN (SELECT unhex(value) FROM json_each($6))
+      AND tenant NOT IN EACH($4: name text)
+      AND kind NOT IN EACH($5: name text)
+      AND process_id NOT IN EACH($6: id hex)
     ORDER BY ready_at, process_id LIMIT $3";
 
 /// The lines of an agent after $2, at most $3: from each to the next by the key, whatever waits in them.
 pub(super) const LINES_OF: &str = "
-    WITH RECURSIVE lines (line) AS (
+    WITH RECURSIVE found (line) AS (
         SELECT (SELECT min(line) FROM process_ready WHERE target_id = $1 AND line > $2)
         UNION ALL
-        SELECT (SELECT min(line) FROM process_ready WHERE target_id = $1 AND line > lines.line)
-        FROM lines WHERE lines.line IS NOT NULL
-        LIMIT $3
+        SELECT (SELECT min(line) FROM process_ready WHERE target_id = $1 AND line > found.line)
+        FROM found WHERE found.line IS NOT NULL
     )
-    SELECT line FROM lines WHERE line IS NOT NULL";
+    SELECT line FROM found WHERE line IS NOT NULL LIMIT $3";
 
-/// What steps need besides their agent: $1 is a JSON array of the ids of processes with a plan.
+/// What steps of processes with a plan need besides their agent.
 pub(super) const NEEDS: &str = "
     SELECT s.process_id, s.step, s.name, s.class, s.resources
-    FROM json_each($1) AS j CROSS JOIN process_plan AS s ON s.process_id = unhex(j.value)";
+    FROM EACH($1: id hex) AS j CROSS JOIN process_plan AS s ON s.process_id = j.id";
 
 /// A ready process in its line.
 pub(crate) type Place = (UnixMs, ProcessId);
@@ -141,8 +139,8 @@ pub(crate) fn from_sql(text: &str) -> Result<Line, StoreError> {
 }
 
 /// What a row of a plan says of a step's needs; `None`: the process has no plan.
-pub(super) fn read_needs(row: &SqliteRow) -> Result<Option<StepNeeds>, StoreError> {
-    let Some(name) = row.try_get::<Option<String>, _>("name")? else {
+pub(super) fn read_needs(row: &sql::Row) -> Result<Option<StepNeeds>, StoreError> {
+    let Some(name) = row.try_get::<Option<String>>("name")? else {
         return Ok(None);
     };
     let resources = serde_json::from_str(row.try_get("resources")?)
@@ -218,7 +216,7 @@ impl Store {
 /// See [`Store::ready_counts`].
 pub(super) async fn ready_counts(db: &mut Connection) -> Result<Vec<ReadyCount>, StoreError> {
     let rows =
-        sqlx::query("SELECT target_id, line, count(*) FROM process_ready GROUP BY target_id, line")
+        sql::query("SELECT target_id, line, count(*) FROM process_ready GROUP BY target_id, line")
             .fetch_all(&mut *db)
             .await?;
     rows.iter()
@@ -243,7 +241,7 @@ async fn first_of(
         true => READY_OF,
         false => READY_OF_NOT_PAUSED,
     };
-    let mut query = sqlx::query(sql)
+    let mut query = sql::query(sql)
         .bind(agent.to_bytes().to_vec())
         .bind(to_sql(line))
         .bind(limit);
@@ -272,7 +270,7 @@ async fn lines_of(
     others: &Others,
 ) -> Result<Vec<Arc<Line>>, StoreError> {
     let after = others.after.as_deref().map(to_sql).unwrap_or_default();
-    let lines: Vec<String> = sqlx::query_scalar(LINES_OF)
+    let lines: Vec<String> = sql::query_scalar(LINES_OF)
         .bind(agent.to_bytes().to_vec())
         .bind(after)
         .bind(others.limit)

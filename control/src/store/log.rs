@@ -1,12 +1,11 @@
 //! The record of what happened: reading it in order, and trimming it.
 
 use protocol::ids::{AgentId, ProcessId};
-use serde_json::Value;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use serde_json::{Value, json};
 
 use super::{Connection, Store, StoreError, from_sql, id_bytes, to_sql};
 use crate::clock::UnixMs;
+use crate::store::sql;
 
 /// One thing that happened.
 #[derive(Clone, PartialEq, Debug)]
@@ -78,11 +77,11 @@ impl Store {
                  WHERE process_id = $2 AND seq > $1 ORDER BY seq LIMIT $3"
             }
         };
-        let rows = sqlx::query(sql)
+        let rows = sql::query(sql)
             .bind(to_sql(after))
             .bind(process.map(|id| id.to_bytes().to_vec()))
             .bind(limit)
-            .fetch_all(&mut *reader)
+            .fetch_all(&mut reader)
             .await?;
         rows.iter().map(read).collect()
     }
@@ -98,7 +97,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<EventRow>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
+        let rows = sql::query(
             "SELECT seq, at, type, process_id, agent_id, data FROM process_event
              WHERE process_id = $1 AND seq > $2 AND type <> 'process.progress'
              ORDER BY seq LIMIT $3",
@@ -106,7 +105,7 @@ impl Store {
         .bind(process.to_bytes().to_vec())
         .bind(to_sql(after))
         .bind(limit)
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         rows.iter().map(read).collect()
     }
@@ -135,11 +134,9 @@ pub(super) const SPAN: &str =
     "SELECT (SELECT min(seq) FROM process_event), (SELECT max(seq) FROM process_event)";
 
 async fn span(db: &mut Connection) -> Result<EventSpan, StoreError> {
-    let row = sqlx::query(SPAN).fetch_one(&mut *db).await?;
+    let row = sql::query(SPAN).fetch_one(&mut *db).await?;
     let number = |column: usize| -> Result<u64, StoreError> {
-        Ok(from_sql(
-            row.try_get::<Option<i64>, _>(column)?.unwrap_or(0),
-        ))
+        Ok(from_sql(row.try_get::<Option<i64>>(column)?.unwrap_or(0)))
     };
     Ok(EventSpan {
         first: number(0)?,
@@ -148,42 +145,75 @@ async fn span(db: &mut Connection) -> Result<EventSpan, StoreError> {
 }
 
 async fn trim(db: &mut Connection, retention: Retention, now: UnixMs) -> Result<bool, StoreError> {
-    let EventSpan { last, .. } = span(db).await?;
+    let EventSpan { first, last } = span(db).await?;
     // At least the newest stays: its number is what the next one counts from.
     let keep_from = last.saturating_sub(retention.events.max(1) - 1);
-    let events = sqlx::query(
-        "DELETE FROM process_event WHERE seq IN
-         (SELECT seq FROM process_event WHERE seq < $1 ORDER BY seq LIMIT $2)",
-    )
-    .bind(to_sql(keep_from))
-    .bind(TRIM_STEP)
-    .execute(&mut *db)
-    .await?
-    .rows_affected();
-    let keys = sqlx::query(
-        "DELETE FROM idempotency WHERE (scope, idem_key) IN
-         (SELECT scope, idem_key FROM idempotency WHERE expires_at <= $1 LIMIT $2)",
+    let step_to = keep_from.min(first.saturating_add(TRIM_STEP.into()));
+    sql::query("DELETE FROM process_event WHERE seq < $1")
+        .bind(to_sql(step_to))
+        .execute(&mut *db)
+        .await?;
+    let mut more = step_to < keep_from;
+    more |= trim_keys(db, now).await?;
+    more |= trim_processes(db, now.minus(retention.processes)).await?;
+    super::pauses::trim(db, TRIM_STEP).await?;
+    Ok(more)
+}
+
+/// Forgets keys whose time is over; says whether there may be more.
+async fn trim_keys(db: &mut Connection, now: UnixMs) -> Result<bool, StoreError> {
+    let rows = sql::query(
+        "SELECT scope, idem_key FROM idempotency WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2",
     )
     .bind(now.to_sql())
     .bind(TRIM_STEP)
-    .execute(&mut *db)
-    .await?
-    .rows_affected();
-    let processes = sqlx::query(
-        "DELETE FROM process WHERE id IN
-         (SELECT id FROM process WHERE finished_at <= $1 ORDER BY finished_at LIMIT $2)",
+    .fetch_all(&mut *db)
+    .await?;
+    if rows.is_empty() {
+        return Ok(false);
+    }
+    let keys = rows.iter().map(|row| {
+        let (scope, key): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(json!([scope, key]))
+    });
+    let keys: Vec<Value> = keys.collect::<Result<_, StoreError>>()?;
+    sql::query(
+        "DELETE FROM idempotency WHERE (scope, idem_key) IN LIST($1: scope text, idem_key text)",
     )
-    .bind(now.minus(retention.processes).to_sql())
-    .bind(TRIM_STEP)
+    .bind(Value::Array(keys).to_string())
     .execute(&mut *db)
-    .await?
-    .rows_affected();
-    super::pauses::trim(db, TRIM_STEP).await?;
-    let full = u64::from(TRIM_STEP);
-    Ok(events >= full || keys >= full || processes >= full)
+    .await?;
+    Ok(is_full(&rows))
 }
 
-pub(super) fn read(row: &SqliteRow) -> Result<EventRow, StoreError> {
+/// Forgets processes that ended at `until` or before; says whether there may be more.
+async fn trim_processes(db: &mut Connection, until: UnixMs) -> Result<bool, StoreError> {
+    let rows =
+        sql::query("SELECT id FROM process WHERE finished_at <= $1 ORDER BY finished_at LIMIT $2")
+            .bind(until.to_sql())
+            .bind(TRIM_STEP)
+            .fetch_all(&mut *db)
+            .await?;
+    if rows.is_empty() {
+        return Ok(false);
+    }
+    let ids = rows.iter().map(|row| {
+        let id = ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
+        Ok(json!(id.0.simple().to_string()))
+    });
+    let ids: Vec<Value> = ids.collect::<Result<_, StoreError>>()?;
+    sql::query("DELETE FROM process WHERE id IN EACH($1: id hex)")
+        .bind(Value::Array(ids).to_string())
+        .execute(&mut *db)
+        .await?;
+    Ok(is_full(&rows))
+}
+
+fn is_full(rows: &[sql::Row]) -> bool {
+    rows.len() >= usize::try_from(TRIM_STEP).unwrap_or(usize::MAX)
+}
+
+pub(super) fn read(row: &sql::Row) -> Result<EventRow, StoreError> {
     let id = |column: &str| -> Result<Option<[u8; 16]>, StoreError> {
         let bytes: Option<&[u8]> = row.try_get(column)?;
         bytes.map(id_bytes).transpose()

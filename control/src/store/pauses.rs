@@ -1,12 +1,11 @@
 //! Pauses: who has said that something is not to be started, and why.
 
 use serde_json::json;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::{Connection, Store, StoreError, from_sql};
 use crate::clock::UnixMs;
 pub use crate::process::pause::{PauseKey, PauseScope};
+use crate::store::sql;
 
 /// Pauses that one deployment holds at most: they are kept in memory and shown in one list.
 pub const PAUSES_MAX: u32 = 10_000;
@@ -133,14 +132,14 @@ async fn add(db: &mut Connection, pause: Pause) -> Result<PauseAdded, StoreError
     if let Some(earlier) = one(db, &pause.key).await? {
         return Ok(PauseAdded::Already(earlier));
     }
-    let count: u32 = sqlx::query_scalar("SELECT count(*) FROM pause")
+    let count: u32 = sql::query_scalar("SELECT count(*) FROM pause")
         .fetch_one(&mut *db)
         .await?;
     if count >= PAUSES_MAX {
         return Ok(PauseAdded::Full);
     }
-    sqlx::query(
-        "INSERT INTO pause (scope, key, paused_by, reason, at) VALUES ($1, $2, $3, $4, $5)",
+    sql::query(
+        "INSERT INTO pause (scope, \"key\", paused_by, reason, at) VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(pause.key.scope().as_str())
     .bind(pause.key.sql_key())
@@ -159,7 +158,7 @@ async fn remove(
     key: &PauseKey,
     order: (UnixMs, &str, &str),
 ) -> Result<bool, StoreError> {
-    let gone = sqlx::query("DELETE FROM pause WHERE scope = $1 AND key = $2")
+    let gone = sql::query("DELETE FROM pause WHERE scope = $1 AND \"key\" = $2")
         .bind(key.scope().as_str())
         .bind(key.sql_key())
         .execute(&mut *db)
@@ -174,30 +173,35 @@ async fn remove(
 /// Takes one step of forgetting pauses of processes that are over: of one that ended just as it was paused. All
 /// others end with their process.
 pub(super) async fn trim(db: &mut Connection, limit: u32) -> Result<(), StoreError> {
-    sqlx::query(
-        "DELETE FROM pause WHERE scope = 'process' AND key IN
-            (SELECT q.key FROM pause AS q LEFT JOIN process AS p ON p.id = unhex(q.key)
-             WHERE q.scope = 'process' AND (p.id IS NULL OR p.finished_at IS NOT NULL) LIMIT $1)",
+    let over: Vec<String> = sql::query_scalar(
+        "SELECT q.\"key\" FROM pause AS q LEFT JOIN process AS p ON p.id = unhex(q.\"key\")
+         WHERE q.scope = 'process' AND (p.id IS NULL OR p.finished_at IS NOT NULL) LIMIT $1",
     )
     .bind(limit)
-    .execute(&mut *db)
+    .fetch_all(&mut *db)
     .await?;
+    if !over.is_empty() {
+        sql::query("DELETE FROM pause WHERE scope = 'process' AND \"key\" IN EACH($1: id text)")
+            .bind(json!(over).to_string())
+            .execute(&mut *db)
+            .await?;
+    }
     Ok(())
 }
 
 async fn table(db: &mut Connection) -> Result<PauseTable, StoreError> {
     // One statement, one snapshot: the version belongs to these rows.
-    let rows = sqlx::query(
-        "SELECT v.seq, q.scope, q.key, q.paused_by, q.reason, q.at
+    let rows = sql::query(
+        "SELECT v.seq, q.scope, q.\"key\", q.paused_by, q.reason, q.at
          FROM (SELECT coalesce(max(seq), 0) AS seq FROM process_event) AS v
-         LEFT JOIN pause AS q ORDER BY q.scope, q.key",
+         LEFT JOIN pause AS q ON true ORDER BY q.scope, q.\"key\"",
     )
     .fetch_all(&mut *db)
     .await?;
     let version = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
     let pauses = rows
         .iter()
-        .filter(|row| !matches!(row.try_get::<Option<&str>, _>("scope"), Ok(None)))
+        .filter(|row| !matches!(row.try_get::<Option<&str>>("scope"), Ok(None)))
         .map(read)
         .collect::<Result<_, _>>()?;
     Ok(PauseTable {
@@ -207,8 +211,8 @@ async fn table(db: &mut Connection) -> Result<PauseTable, StoreError> {
 }
 
 async fn one(db: &mut Connection, key: &PauseKey) -> Result<Option<Pause>, StoreError> {
-    let row = sqlx::query(
-        "SELECT scope, key, paused_by, reason, at FROM pause WHERE scope = $1 AND key = $2",
+    let row = sql::query(
+        "SELECT scope, \"key\", paused_by, reason, at FROM pause WHERE scope = $1 AND \"key\" = $2",
     )
     .bind(key.scope().as_str())
     .bind(key.sql_key())
@@ -217,7 +221,7 @@ async fn one(db: &mut Connection, key: &PauseKey) -> Result<Option<Pause>, Store
     row.as_ref().map(read).transpose()
 }
 
-fn read(row: &SqliteRow) -> Result<Pause, StoreError> {
+fn read(row: &sql::Row) -> Result<Pause, StoreError> {
     let (scope, key): (&str, &str) = (row.try_get("scope")?, row.try_get("key")?);
     let key = PauseKey::from_sql(&format!("{scope}/{key}"))
         .ok_or_else(|| StoreError::BadRow(format!("a pause of {scope} `{key}`")))?;
@@ -243,7 +247,7 @@ async fn record(
         "actor": by,
         "reason": reason,
     });
-    sqlx::query(
+    sql::query(
         "INSERT INTO process_event (at, type, process_id, agent_id, data) VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(at.to_sql())

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use protocol::ids::ProcessId;
 use serde_json::{Value, json};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::{Store, StoreError, from_sql, id_bytes};
 use crate::api::model::processes::ProcessOutcome;
 use crate::clock::UnixMs;
 use crate::process::{Plan, PlanOperation, PlanStep, STEPS_MAX, State, StepId};
+use crate::store::sql;
 
 /// A step of a plan, or what undoes it, with how it ended.
 #[derive(Clone, PartialEq, Debug)]
@@ -56,14 +55,14 @@ impl Store {
     /// The store failed.
     pub async fn plan_rows(&self, process: ProcessId) -> Result<Vec<PlanRow>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
+        let rows = sql::query(
             "SELECT step, name, operation, input, timeout, class, resources, attempts, finished_at,
                     outcome
              FROM process_plan WHERE process_id = $1 ORDER BY step LIMIT $2",
         )
         .bind(process.to_bytes().to_vec())
         .bind(ROWS_MAX)
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         rows.iter().map(read).collect()
     }
@@ -109,12 +108,12 @@ impl Store {
         before: Option<ProcessId>,
     ) -> Result<ResourceLine, StoreError> {
         let mut reader = self.reader().await?;
-        let holder = sqlx::query(
+        let holder = sql::query(
             "SELECT p.id, p.kind, p.state FROM process_resource AS r
              JOIN process AS p ON p.id = r.process_id WHERE r.resource = $1",
         )
         .bind(resource)
-        .fetch_optional(&mut *reader)
+        .fetch_optional(&mut reader)
         .await?;
         let holder = holder.map(|row| {
             let state: &str = row.try_get(2)?;
@@ -124,13 +123,13 @@ impl Store {
             let id = ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
             Ok::<_, StoreError>((id, row.try_get(1)?, state))
         });
-        let waiting = sqlx::query_scalar(
+        let waiting = sql::query_scalar(
             "SELECT count(*) FROM process_blocked WHERE resource = $1
              AND ($2 IS NULL OR process_id < $2)",
         )
         .bind(resource)
         .bind(before.map(|id| id.to_bytes().to_vec()))
-        .fetch_one(&mut *reader)
+        .fetch_one(&mut reader)
         .await?;
         Ok(ResourceLine {
             holder: holder.transpose()?,
@@ -152,9 +151,9 @@ impl Store {
             .map(|kind| json!([resource, kind, ""]))
             .collect();
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(super::processes::NEEDLESS)
+        let rows = sql::query(super::processes::NEEDLESS)
             .bind(Value::Array(asked).to_string())
-            .fetch_all(&mut *reader)
+            .fetch_all(&mut reader)
             .await?;
         rows.iter()
             .map(|row| Ok(ProcessId::from_bytes(id_bytes(row.try_get(0)?)?)))
@@ -162,7 +161,7 @@ impl Store {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<PlanRow, StoreError> {
+fn read(row: &sql::Row) -> Result<PlanRow, StoreError> {
     let finished_at: Option<i64> = row.try_get("finished_at")?;
     let outcome: Option<&str> = row.try_get("outcome")?;
     let bad = |what: &str, error| StoreError::BadRow(format!("{what} of a step: {error}"));

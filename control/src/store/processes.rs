@@ -13,7 +13,7 @@ mod create;
 pub(crate) mod rows;
 mod stand_in;
 #[cfg(test)]
-mod tests;
+pub(in crate::store) mod tests;
 mod writes;
 
 use std::sync::Arc;
@@ -29,6 +29,7 @@ pub(crate) use create::NEEDLESS;
 
 use super::budgets::RetryBudgets;
 use super::pauses::PauseTable;
+use super::pen;
 use super::queries::ProcessRecord;
 use super::{Connection, Store, StoreError};
 use crate::clock::UnixMs;
@@ -329,10 +330,19 @@ impl Store {
     pub(crate) async fn apply(&self, batch: Batch) -> Result<Applied, StoreError> {
         let (worker, swept, store) = (batch.worker, batch.sweep > 0, self.clone());
         let budgets = self.shared.budgets.clone();
+        let told = self.is_open_to_others();
         let applied = self
             .writer
             .write_and(
-                move |db| Box::pin(async move { apply::apply(db, batch, &budgets).await }),
+                move |db| {
+                    Box::pin(async move {
+                        let applied = apply::apply(&mut *db, batch, &budgets).await?;
+                        if told && !applied.unpaused.is_empty() {
+                            pen::count_order(db).await?;
+                        }
+                        Ok::<_, StoreError>(applied)
+                    })
+                },
                 move |applied| store.committed(worker, applied, swept),
             )
             .await;

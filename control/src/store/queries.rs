@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use protocol::ids::{AgentId, Fence, ProcessId};
 use serde_json::Value;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::pauses::PauseKey;
 use super::{Connection, Store, StoreError, from_sql, id_bytes};
@@ -13,6 +11,7 @@ use crate::api::model::processes::ProcessOutcome;
 use crate::clock::UnixMs;
 use crate::process::{Class, Fate, Hold, State, StepId};
 use crate::store::processes::{IdempotencyKey, rows};
+use crate::store::sql;
 
 /// Processes on one page at most.
 pub const PAGE_MAX: u32 = 1000;
@@ -97,9 +96,12 @@ pub type ProcessCursor = ProcessId;
 /// The pauses `q` that keep the process `p` from being started.
 macro_rules! pauses_of_process {
     () => {
-        "(q.scope, q.key) IN (VALUES ('process', lower(hex(p.id))),
-            ('agent', lower(hex(p.target_id))), ('tenant', p.tenant), ('kind', p.kind),
-            ('group', (SELECT lower(hex(a.group_id)) FROM agent AS a WHERE a.id = p.target_id)))"
+        "(q.scope = 'process' AND q.\"key\" = lower(hex(p.id))
+            OR q.scope = 'agent' AND q.\"key\" = lower(hex(p.target_id))
+            OR q.scope = 'tenant' AND q.\"key\" = p.tenant
+            OR q.scope = 'kind' AND q.\"key\" = p.kind
+            OR q.scope = 'group' AND q.\"key\" =
+                (SELECT lower(hex(a.group_id)) FROM agent AS a WHERE a.id = p.target_id))"
     };
 }
 
@@ -115,10 +117,26 @@ pub(super) const COLUMNS: &str = concat!(
     p.id, p.kind, p.tenant, p.target_id, p.class, p.resource, p.state, p.attempt, p.max_attempts,
     p.fence, p.created_at, p.started_at, p.finished_at, p.deadline_at, p.due_at, p.progress_dropped,
     p.life, p.schema_version, p.steps, p.step, p.fate, p.hold, p.needs_attention, d.outcome,
-    CASE WHEN p.state IN ('scheduled', 'blocked', 'ready', 'backoff') THEN (SELECT q.scope || '/' || q.key FROM pause AS q
+    CASE WHEN p.state IN ('scheduled', 'blocked', 'ready', 'backoff') THEN (SELECT q.scope || '/' || q.\"key\" FROM pause AS q
         WHERE ",
     pauses_of_process!(),
     " LIMIT 1) END AS paused"
+);
+
+/// A pause keeps it from being started.
+const WAITS_PAUSED: &str = concat!(
+    " AND p.state IN ('scheduled', 'blocked', 'ready', 'backoff')
+      AND EXISTS (SELECT 1 FROM pause AS q WHERE ",
+    pauses_of_process!(),
+    ")"
+);
+
+/// It has been started, or no pause keeps it from that.
+const WAITS_UNPAUSED: &str = concat!(
+    " AND NOT (p.state IN ('scheduled', 'blocked', 'ready', 'backoff')
+      AND EXISTS (SELECT 1 FROM pause AS q WHERE ",
+    pauses_of_process!(),
+    "))"
 );
 
 impl Store {
@@ -142,7 +160,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<ProcessRecord>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(list_sql(filter)))
+        let rows = sql::query(list_sql(filter))
             .bind(cursor.map(|id| id.to_bytes().to_vec()))
             .bind(filter.agent.map(|id| id.to_bytes().to_vec()))
             .bind(filter.state.map(State::as_str))
@@ -150,7 +168,7 @@ impl Store {
             .bind(filter.resource.as_deref())
             .bind(limit.clamp(1, PAGE_MAX))
             .bind(filter.tenant.as_deref())
-            .fetch_all(&mut *reader)
+            .fetch_all(&mut reader)
             .await?;
         rows.iter().map(read).collect()
     }
@@ -166,18 +184,18 @@ impl Store {
         among: u32,
     ) -> Result<Vec<ProcessRecord>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        let rows = sql::query(format!(
             "SELECT {COLUMNS} FROM
                 (SELECT id, state, finished_at FROM process WHERE finished_at IS NOT NULL
                  ORDER BY finished_at DESC LIMIT $2) AS s
              CROSS JOIN process AS p ON p.id = s.id
              JOIN process_payload AS d ON d.process_id = p.id
              WHERE s.state = $3 ORDER BY s.finished_at DESC LIMIT $1"
-        )))
+        ))
         .bind(limit)
         .bind(among)
         .bind(State::Failed.as_str())
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         rows.iter().map(read).collect()
     }
@@ -189,15 +207,15 @@ impl Store {
     /// The store failed.
     pub async fn count_paused(&self, among: u32) -> Result<u64, StoreError> {
         let mut reader = self.reader().await?;
-        let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        let count: i64 = sql::query_scalar(format!(
             "SELECT CASE WHEN EXISTS (SELECT 1 FROM pause) THEN
                 (SELECT count(*) FROM
                     (SELECT process_id AS id, target_id, tenant, kind FROM process_ready LIMIT $1) AS p
                  WHERE {IS_PAUSED})
              ELSE 0 END"
-        )))
+        ))
         .bind(among)
-        .fetch_one(&mut *reader)
+        .fetch_one(&mut reader)
         .await?;
         Ok(from_sql(count))
     }
@@ -208,14 +226,14 @@ impl Store {
     /// The store failed.
     pub async fn knows_key(&self, key: &IdempotencyKey, now: UnixMs) -> Result<bool, StoreError> {
         let mut reader = self.reader().await?;
-        let known = sqlx::query_scalar(
+        let known = sql::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM idempotency
                             WHERE scope = $1 AND idem_key = $2 AND expires_at > $3)",
         )
         .bind(&key.scope)
         .bind(&key.key)
         .bind(now.to_sql())
-        .fetch_one(&mut *reader)
+        .fetch_one(&mut reader)
         .await?;
         Ok(known)
     }
@@ -226,9 +244,9 @@ impl Store {
     /// The store failed.
     pub async fn process_input(&self, id: ProcessId) -> Result<Option<String>, StoreError> {
         let mut reader = self.reader().await?;
-        let input = sqlx::query_scalar("SELECT input FROM process_payload WHERE process_id = $1")
+        let input = sql::query_scalar("SELECT input FROM process_payload WHERE process_id = $1")
             .bind(id.to_bytes().to_vec())
-            .fetch_optional(&mut *reader)
+            .fetch_optional(&mut reader)
             .await?;
         Ok(input)
     }
@@ -261,8 +279,8 @@ fn list_sql(filter: &ProcessFilter) -> String {
         (filter.kind.is_some(), " AND p.kind = $4"),
         (filter.resource.is_some(), " AND p.resource = $5"),
         (filter.tenant.is_some(), " AND p.tenant = $7"),
-        (filter.paused == Some(true), " AND paused IS NOT NULL"),
-        (filter.paused == Some(false), " AND paused IS NULL"),
+        (filter.paused == Some(true), WAITS_PAUSED),
+        (filter.paused == Some(false), WAITS_UNPAUSED),
     ] {
         if given {
             sql.push_str(clause);
@@ -281,11 +299,11 @@ pub(crate) async fn by_ids(
         .into_iter()
         .map(|id| id.0.simple().to_string())
         .collect();
-    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT {COLUMNS} FROM json_each($1) AS j
-         CROSS JOIN process AS p ON p.id = unhex(j.value)
+    let rows = sql::query(format!(
+        "SELECT {COLUMNS} FROM EACH($1: id hex) AS j
+         CROSS JOIN process AS p ON p.id = j.id
          JOIN process_payload AS d ON d.process_id = p.id"
-    )))
+    ))
     .bind(ids.to_string())
     .fetch_all(&mut *db)
     .await?;
@@ -293,7 +311,7 @@ pub(crate) async fn by_ids(
 }
 
 /// A row of [`COLUMNS`].
-pub(super) fn read(row: &SqliteRow) -> Result<ProcessRecord, StoreError> {
+pub(super) fn read(row: &sql::Row) -> Result<ProcessRecord, StoreError> {
     let state: &str = row.try_get("state")?;
     let outcome: Option<&str> = row.try_get("outcome")?;
     let fate: Option<&str> = row.try_get("fate")?;
@@ -315,7 +333,7 @@ pub(super) fn read(row: &SqliteRow) -> Result<ProcessRecord, StoreError> {
             .map_err(|error| StoreError::BadRow(format!("{error}")))?,
         step: StepId(row.try_get("step")?),
         steps: row.try_get("steps")?,
-        planned: row.try_get::<i64, _>("schema_version")? > 0,
+        planned: row.try_get::<i64>("schema_version")? > 0,
         fate: fate.map(rows::read_fate).transpose()?,
         hold: hold.map(rows::read_hold),
         needs_attention: row.try_get("needs_attention")?,

@@ -4,13 +4,15 @@ use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, SqlitePool};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
-use super::{Connection, OpenError};
+use super::OpenError;
+use super::sql::{Connection, Dialect, Readers, Session, Texts};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -34,7 +36,7 @@ const PRIVATE: u32 = 0o600;
 /// An opened file.
 pub(super) struct Opened {
     pub(super) writer: Connection,
-    pub(super) readers: SqlitePool,
+    pub(super) readers: Readers,
     pub(super) lock: File,
 }
 
@@ -71,15 +73,16 @@ pub(super) async fn open(url: &str, data_dir: &Path) -> Result<Opened, OpenError
         .connect_with(options.create_if_missing(false).read_only(true))
         .await
         .map_err(fail)?;
+    let texts = Texts::new(Dialect::Sqlite);
     Ok(Opened {
-        writer,
-        readers,
+        writer: Connection::new(Session::Sqlite(writer), Arc::clone(&texts)),
+        readers: Readers::Sqlite(readers, texts),
         lock,
     })
 }
 
 /// Folds the write-ahead log into the main file and closes it.
-pub(super) async fn close(mut connection: Connection) {
+pub(super) async fn close(mut connection: SqliteConnection) {
     let folded = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
         .execute(&mut connection)
         .await
@@ -153,7 +156,7 @@ fn lock(store: &Path) -> Result<File, OpenError> {
 }
 
 /// The promises that everything above rests on, asked back from SQLite, and a look at the pages.
-async fn check(writer: &mut Connection, path: &Path) -> Result<(), OpenError> {
+async fn check(writer: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
     let fail = |source| describe(path, source);
     let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
     // Reading every page of a large store would delay every start; there, damage shows on use.

@@ -100,18 +100,15 @@ impl Tally {
         self.lock().is_some()
     }
 
-    /// Begins, with what the store has, unless it has begun: `ready` by agent and line, `waiting` by state,
-    /// `claimed` by agent and state. To be called in the order of commits, as [`Tally::take`].
-    pub(super) fn begin(
+    /// Begins with what the store has, or goes on from there, where other processes write as well: `ready` by
+    /// agent and line, `waiting` by state, `claimed` by agent and state. To be called in the order of commits,
+    /// as [`Tally::take`].
+    pub(super) fn count(
         &self,
         ready: &[ReadyCount],
         waiting: &[(State, u64)],
         claimed: &[(AgentId, State, u32)],
     ) {
-        let mut begun = self.lock();
-        if begun.is_some() {
-            return;
-        }
         let mut counts = Counts {
             clock: 1,
             ..Counts::default()
@@ -128,7 +125,10 @@ impl Tally {
             let agent = counts.changed(None, count.agent);
             agent.lines.insert(Arc::clone(&count.line), count.ready);
         }
-        *begun = Some(counts);
+        match &mut *self.lock() {
+            Some(before) => before.go_on_from(counts),
+            begins => *begins = Some(counts),
+        }
     }
 
     /// Takes what a commit of this process server has done.
@@ -158,6 +158,31 @@ impl Counts {
     fn stay(&mut self, state: State, count: u64) {
         if !state.is_terminal() {
             *self.states.entry(state).or_default() += count;
+        }
+    }
+
+    /// Is as the store has it now: what differs, others have changed.
+    fn go_on_from(&mut self, mut now: Self) {
+        self.clock += 1;
+        self.states = std::mem::take(&mut now.states);
+        self.tenants
+            .values_mut()
+            .for_each(|tenant| tenant.ready = 0);
+        for (tenant, count) in &now.tenants {
+            self.tenant(tenant).ready = count.ready;
+        }
+        let known = self.agents.keys().chain(now.agents.keys());
+        let known: BTreeSet<AgentId> = known.copied().collect();
+        for id in known {
+            let is = now.agents.remove(&id).unwrap_or_default();
+            let same = |was: &Agent| (was.active, &was.lines) == (is.active, &is.lines);
+            if self.agents.get(&id).is_some_and(same) {
+                continue;
+            }
+            let agent = self.changed(None, id);
+            // At least so many; those that began and ended meanwhile are not known.
+            agent.ended += u64::from(agent.active.saturating_sub(is.active));
+            (agent.active, agent.lines) = (is.active, is.lines);
         }
     }
 
@@ -306,4 +331,4 @@ impl Agent {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::store) mod tests;

@@ -3,15 +3,25 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use sqlx::Row as _;
-
 use protocol::ids::AgentId;
 
 use super::*;
 use crate::clock::UnixMs;
+use crate::store::sql;
+
+pub(in crate::store) mod conformance;
+mod everything;
+mod shared;
 
 async fn open(directory: &Path) -> Result<Store, OpenError> {
-    Store::open("sqlite:", directory).await
+    conformance::open(directory).await
+}
+
+/// A new store, of the backend that is tested.
+pub(crate) async fn fresh() -> (tempfile::TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await.unwrap();
+    (directory, store)
 }
 
 async fn fails(directory: &Path) -> OpenError {
@@ -26,11 +36,11 @@ async fn add(store: &Store, name: &'static str, fail: bool) -> Result<u64, Store
     store
         .write(move |db| {
             Box::pin(async move {
-                sqlx::query("INSERT INTO process_event (at, type, data) VALUES (0, $1, 'null')")
+                sql::query("INSERT INTO process_event (at, type, data) VALUES (0, $1, 'null')")
                     .bind(name)
                     .execute(&mut *db)
                     .await?;
-                let row = sqlx::query("SELECT count(*) FROM process_event")
+                let row = sql::query("SELECT count(*) FROM process_event")
                     .fetch_one(&mut *db)
                     .await?;
                 match fail {
@@ -49,8 +59,7 @@ async fn names(store: &Store) -> Vec<String> {
 
 #[tokio::test]
 async fn what_was_answered_is_there_after_a_reopening() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (directory, store) = fresh().await;
     add(&store, "a", false).await.unwrap();
     store.close().await;
     let store = open(directory.path()).await.unwrap();
@@ -59,8 +68,7 @@ async fn what_was_answered_is_there_after_a_reopening() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_share_a_commit_and_a_failing_one_fails_alone() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (_directory, store) = fresh().await;
     let jobs = (0..300).map(|n| {
         let store = store.clone();
         let name = ["keep", "drop", "keep"][n % 3];
@@ -82,12 +90,11 @@ async fn jobs_share_a_commit_and_a_failing_one_fails_alone() {
 
 #[tokio::test]
 async fn a_job_that_panics_is_rolled_back_alone_and_the_writer_lives() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (_directory, store) = fresh().await;
     let panicked: Result<(), StoreError> = store
         .write(|db| {
             Box::pin(async move {
-                sqlx::query("INSERT INTO process_event (at, type, data) VALUES (0, 'x', '')")
+                sql::query("INSERT INTO process_event (at, type, data) VALUES (0, 'x', '')")
                     .execute(&mut *db)
                     .await?;
                 panic!("on purpose")
@@ -101,13 +108,12 @@ async fn a_job_that_panics_is_rolled_back_alone_and_the_writer_lives() {
 
 #[tokio::test]
 async fn a_broken_statement_rolls_back_its_own_job_only() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (_directory, store) = fresh().await;
     let broken = store.write(|db| {
         Box::pin(async move {
-            sqlx::query(
+            sql::query(
                 "INSERT INTO agent_group (id, name, slot, automatic, created_at)
-                         VALUES (zeroblob(16), 'x', 999, 0, 0)",
+                         VALUES (unhex('00000000000000000000000000000000'), 'x', 999, 0, 0)",
             )
             .execute(&mut *db)
             .await?;
@@ -121,8 +127,7 @@ async fn a_broken_statement_rolls_back_its_own_job_only() {
 
 #[tokio::test]
 async fn too_many_waiting_jobs_are_turned_away() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (_directory, store) = fresh().await;
     // The writer has no chance to run between these: one thread.
     let jobs = (0..writer::QUEUE_MAX + 10).map(|_| add(&store, "x", false));
     let results = futures_util::future::join_all(jobs).await;
@@ -134,8 +139,7 @@ async fn too_many_waiting_jobs_are_turned_away() {
 
 #[tokio::test]
 async fn a_closed_store_says_so() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (_directory, store) = fresh().await;
     store.clone().close().await;
     assert!(matches!(
         add(&store, "x", false).await,
@@ -145,8 +149,7 @@ async fn a_closed_store_says_so() {
 
 #[tokio::test]
 async fn a_second_server_on_the_same_data_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (directory, store) = fresh().await;
     let error = fails(directory.path()).await;
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     assert!(error.to_string().contains("another drover server"));
@@ -156,11 +159,10 @@ async fn a_second_server_on_the_same_data_is_refused() {
 
 #[tokio::test]
 async fn a_newer_schema_is_refused_and_left_alone() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (directory, store) = fresh().await;
     let newer = store.write(|db| {
         Box::pin(async move {
-            sqlx::query(
+            sql::query(
                 "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
                  VALUES (9000, 'of the future', 1, x'00', 0)",
             )
@@ -191,8 +193,7 @@ async fn a_file_that_is_no_store_is_refused() {
 
 #[tokio::test]
 async fn a_damaged_page_is_found_at_the_start() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (directory, store) = fresh().await;
     add(&store, "x", false).await.unwrap();
     store.close().await;
     let file = directory.path().join("drover.db");
@@ -254,7 +255,7 @@ async fn only_its_owner_reads_a_store_wherever_it_lies() {
 #[tokio::test]
 async fn a_store_of_another_kind_is_refused_with_the_kinds_that_there_are() {
     let directory = tempfile::tempdir().unwrap();
-    for url in ["mysql://x", "sqlite::memory:", "drover.db"] {
+    for url in ["oracle://x", "sqlite::memory:", "drover.db"] {
         let error = Store::open(url, directory.path()).await.err().unwrap();
         assert!(matches!(error, OpenError::UnsupportedUrl(_)), "{error}");
         assert!(error.to_string().contains("sqlite:"));
@@ -263,8 +264,7 @@ async fn a_store_of_another_kind_is_refused_with_the_kinds_that_there_are() {
 
 #[tokio::test]
 async fn groups_are_spread_over_slots_and_taken_once_per_server() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (_directory, store) = fresh().await;
     for _ in 0..2 {
         store.ensure_automatic_groups(UnixMs(5)).await.unwrap();
     }
@@ -313,8 +313,7 @@ async fn groups_are_spread_over_slots_and_taken_once_per_server() {
 
 #[tokio::test]
 async fn an_epoch_rises_above_what_was_seen_for_its_owner_and_within_reason() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (_directory, store) = fresh().await;
     let group = store.create_group("rack-7", UnixMs(6)).await.unwrap();
     let (me, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
     store.take_group(group.clone(), me).await.unwrap().unwrap();
@@ -340,9 +339,10 @@ async fn the_ends_of_the_log_are_found_without_reading_it() {
     let store = open(directory.path()).await.unwrap();
     let mut reader = store.reader().await.unwrap();
     let plan = format!("EXPLAIN QUERY PLAN {}", log::SPAN);
-    let steps = sqlx::query(sqlx::AssertSqlSafe(plan)).fetch_all(&mut *reader);
-    let steps = steps.await.unwrap();
-    let details = steps.iter().map(|step| step.get::<String, _>("detail"));
+    let steps = sql::query(plan).fetch_all(&mut reader).await.unwrap();
+    let details = steps
+        .iter()
+        .map(|step| step.try_get::<String>("detail").unwrap());
     let details: Vec<String> = details.collect();
     let searches = details
         .iter()
@@ -358,8 +358,7 @@ async fn the_ends_of_the_log_are_found_without_reading_it() {
 
 #[tokio::test]
 async fn trimming_keeps_the_newest_and_numbers_never_repeat() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (_directory, store) = fresh().await;
     for _ in 0..10 {
         add(&store, "x", false).await.unwrap();
     }
@@ -396,8 +395,7 @@ pub(crate) async fn enrol(store: &Store, number: u8) -> protocol::link::Target {
 
 #[tokio::test]
 async fn agents_go_to_the_emptiest_group_and_leave_a_place_when_they_are_revoked() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await.unwrap();
+    let (_directory, store) = fresh().await;
     store.ensure_automatic_groups(UnixMs(1)).await.unwrap();
     let count = u8::try_from(groups::AUTOMATIC_GROUPS).unwrap();
     let mut homes = std::collections::BTreeSet::new();
@@ -418,4 +416,17 @@ async fn agents_go_to_the_emptiest_group_and_leave_a_place_when_they_are_revoked
     assert!(!sizes.contains_key(&joined), "the place that was left");
     let sizes = store.agents_by_group().await.unwrap();
     assert!(sizes.values().all(|size| *size == 1), "{sizes:?}");
+}
+
+crate::store::tests::conformance::suite! {
+    what_was_answered_is_there_after_a_reopening,
+    jobs_share_a_commit_and_a_failing_one_fails_alone,
+    a_job_that_panics_is_rolled_back_alone_and_the_writer_lives,
+    a_broken_statement_rolls_back_its_own_job_only,
+    too_many_waiting_jobs_are_turned_away,
+    a_closed_store_says_so,
+    groups_are_spread_over_slots_and_taken_once_per_server,
+    an_epoch_rises_above_what_was_seen_for_its_owner_and_within_reason,
+    trimming_keeps_the_newest_and_numbers_never_repeat,
+    agents_go_to_the_emptiest_group_and_leave_a_place_when_they_are_revoked,
 }

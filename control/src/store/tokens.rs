@@ -15,14 +15,13 @@ use protocol::ids::{AgentId, GroupId};
 use protocol::link::Target;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::agents::{Admission, read_target};
 use super::audit;
 use super::{Connection, Store, StoreError, id_bytes};
 use crate::clock::UnixMs;
+use crate::store::sql;
 
 /// How long used and expired tokens are kept for people to look at.
 const KEEP_DEAD: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -164,13 +163,11 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<JoinTokenRow>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE t.id > ?1 ORDER BY t.id LIMIT ?2"
-        )))
-        .bind(after.map_or_else(Vec::new, |id| id.into_bytes().to_vec()))
-        .bind(i64::from(limit))
-        .fetch_all(&mut *reader)
-        .await?;
+        let rows = sql::query(format!("{SELECT} WHERE t.id > $1 ORDER BY t.id LIMIT $2"))
+            .bind(after.map_or_else(Vec::new, |id| id.into_bytes().to_vec()))
+            .bind(i64::from(limit))
+            .fetch_all(&mut reader)
+            .await?;
         rows.iter().map(read).collect()
     }
 
@@ -181,7 +178,7 @@ impl Store {
     pub async fn delete_token(&self, id: Uuid) -> Result<bool, StoreError> {
         self.write(move |db| {
             Box::pin(async move {
-                let deleted = sqlx::query("DELETE FROM join_token WHERE id = ?1")
+                let deleted = sql::query("DELETE FROM join_token WHERE id = $1")
                     .bind(id.into_bytes().to_vec())
                     .execute(&mut *db)
                     .await?;
@@ -229,9 +226,9 @@ async fn insert(
         TokenUse::JoinAnywhere => (None, None),
         TokenUse::Rekey(agent) => (None, Some(agent.to_bytes().to_vec())),
     };
-    sqlx::query(
+    sql::query(
         "INSERT INTO join_token (id, secret_hash, group_id, agent_id, created_at, expires_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+         VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(id.into_bytes().to_vec())
     .bind(hash.to_vec())
@@ -241,7 +238,7 @@ async fn insert(
     .bind(expires_at.to_sql())
     .execute(&mut *db)
     .await?;
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE t.id = ?1")))
+    let row = sql::query(format!("{SELECT} WHERE t.id = $1"))
         .bind(id.into_bytes().to_vec())
         .fetch_one(&mut *db)
         .await?;
@@ -250,7 +247,7 @@ async fn insert(
 
 /// Old tokens go when new ones come: the table stays small without a task of its own.
 async fn forget_dead(db: &mut Connection, now: UnixMs) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM join_token WHERE expires_at < ?1")
+    sql::query("DELETE FROM join_token WHERE expires_at < $1")
         .bind(now.minus(KEEP_DEAD).to_sql())
         .execute(&mut *db)
         .await?;
@@ -262,21 +259,21 @@ async fn look(
     secret: SecretHash,
     now: UnixMs,
 ) -> Result<Option<AgentId>, ConsumeError> {
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT t.agent_id, t.expires_at, t.used_at, a.revoked_at
-         FROM join_token t LEFT JOIN agent a ON a.id = t.agent_id WHERE t.secret_hash = ?1",
+         FROM join_token t LEFT JOIN agent a ON a.id = t.agent_id WHERE t.secret_hash = $1",
     )
     .bind(secret.to_vec())
     .fetch_optional(&mut *db)
     .await?
     .ok_or(ConsumeError::Unknown)?;
-    if row.try_get::<Option<i64>, _>("used_at")?.is_some() {
+    if row.try_get::<Option<i64>>("used_at")?.is_some() {
         return Err(ConsumeError::Used);
     }
     if now >= UnixMs::from_sql(row.try_get("expires_at")?) {
         return Err(ConsumeError::Expired);
     }
-    if row.try_get::<Option<i64>, _>("revoked_at")?.is_some() {
+    if row.try_get::<Option<i64>>("revoked_at")?.is_some() {
         return Err(ConsumeError::AgentRevoked);
     }
     Ok(read_agent_id(&row, "agent_id")?)
@@ -284,24 +281,27 @@ async fn look(
 
 async fn use_up(db: &mut Connection, consume: Consume) -> Result<Admission, ConsumeError> {
     // The whole decision: of any number of users one changes the row.
-    let won = sqlx::query(
-        "UPDATE join_token SET used_at = ?2, used_by = ?3, used_from = ?4
-         WHERE secret_hash = ?1 AND used_at IS NULL AND expires_at > ?2
-           AND (agent_id IS NULL OR agent_id = ?3)
-         RETURNING group_id, agent_id",
+    let won = sql::query(
+        "UPDATE join_token SET used_at = $2, used_by = $3, used_from = $4
+         WHERE secret_hash = $1 AND used_at IS NULL AND expires_at > $2
+           AND (agent_id IS NULL OR agent_id = $3)",
     )
     .bind(consume.secret.to_vec())
     .bind(consume.now.to_sql())
     .bind(consume.agent.to_bytes().to_vec())
     .bind(consume.remote.to_string())
-    .fetch_optional(&mut *db)
+    .execute(&mut *db)
     .await?;
-    let Some(won) = won else {
+    if won.rows_affected() == 0 {
         return match look(db, consume.secret, consume.now).await {
             Err(reason) => Err(reason),
             Ok(_) => Err(ConsumeError::Used),
         };
-    };
+    }
+    let won = sql::query("SELECT group_id, agent_id FROM join_token WHERE secret_hash = $1")
+        .bind(consume.secret.to_vec())
+        .fetch_one(&mut *db)
+        .await?;
     let (kind, target) = if read_agent_id(&won, "agent_id")?.is_some() {
         ("agent.rekeyed", replace_keys(db, &consume).await?)
     } else {
@@ -325,21 +325,21 @@ async fn use_up(db: &mut Connection, consume: Consume) -> Result<Admission, Cons
 
 async fn replace_keys(db: &mut Connection, consume: &Consume) -> Result<Target, ConsumeError> {
     let agent = consume.agent.to_bytes().to_vec();
-    let row = sqlx::query(
+    let row = sql::query(
         "SELECT a.id, a.group_id, g.slot, a.revoked_at
-         FROM agent a JOIN agent_group g ON g.id = a.group_id WHERE a.id = ?1",
+         FROM agent a JOIN agent_group g ON g.id = a.group_id WHERE a.id = $1",
     )
     .bind(&agent)
     .fetch_one(&mut *db)
     .await?;
-    if row.try_get::<Option<i64>, _>("revoked_at")?.is_some() {
+    if row.try_get::<Option<i64>>("revoked_at")?.is_some() {
         return Err(ConsumeError::AgentRevoked);
     }
-    sqlx::query("DELETE FROM agent_key WHERE agent_id = ?1")
+    sql::query("DELETE FROM agent_key WHERE agent_id = $1")
         .bind(&agent)
         .execute(&mut *db)
         .await?;
-    sqlx::query("UPDATE agent SET hostname = ?2, software = ?3 WHERE id = ?1")
+    sql::query("UPDATE agent SET hostname = $2, software = $3 WHERE id = $1")
         .bind(&agent)
         .bind(&consume.hostname)
         .bind(&consume.software)
@@ -354,9 +354,9 @@ async fn make_agent(
     group: Option<GroupId>,
 ) -> Result<Target, ConsumeError> {
     // Without a wish: the automatic group with the fewest agents.
-    let row = sqlx::query(
-        "SELECT ?2 AS id, g.id AS group_id, g.slot FROM agent_group g
-         WHERE g.id = ?1 OR (?1 IS NULL AND g.automatic = 1)
+    let row = sql::query(
+        "SELECT $2 AS id, g.id AS group_id, g.slot FROM agent_group g
+         WHERE g.id = $1 OR ($1 IS NULL AND g.automatic = 1)
          ORDER BY g.admitted, g.slot
          LIMIT 1",
     )
@@ -366,9 +366,9 @@ async fn make_agent(
     .await?
     .ok_or(ConsumeError::NoGroup)?;
     let target = read_target(&row)?;
-    sqlx::query(
+    sql::query(
         "INSERT INTO agent (id, group_id, hostname, software, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
+         VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(target.agent.to_bytes().to_vec())
     .bind(target.group.to_bytes().to_vec())
@@ -377,7 +377,7 @@ async fn make_agent(
     .bind(consume.now.to_sql())
     .execute(&mut *db)
     .await?;
-    sqlx::query("UPDATE agent_group SET admitted = admitted + 1 WHERE id = ?1")
+    sql::query("UPDATE agent_group SET admitted = admitted + 1 WHERE id = $1")
         .bind(target.group.to_bytes().to_vec())
         .execute(&mut *db)
         .await?;
@@ -385,8 +385,8 @@ async fn make_agent(
 }
 
 async fn pin(db: &mut Connection, consume: &Consume) -> Result<(), ConsumeError> {
-    let pinned = sqlx::query(
-        "INSERT INTO agent_key (key_hash, agent_id, pinned_at) VALUES (?1, ?2, ?3)
+    let pinned = sql::query(
+        "INSERT INTO agent_key (key_hash, agent_id, pinned_at) VALUES ($1, $2, $3)
          ON CONFLICT (key_hash) DO NOTHING",
     )
     .bind(consume.key.0.to_vec())
@@ -401,12 +401,12 @@ async fn pin(db: &mut Connection, consume: &Consume) -> Result<(), ConsumeError>
     }
 }
 
-fn read_agent_id(row: &SqliteRow, column: &str) -> Result<Option<AgentId>, StoreError> {
+fn read_agent_id(row: &sql::Row, column: &str) -> Result<Option<AgentId>, StoreError> {
     let bytes: Option<&[u8]> = row.try_get(column)?;
     Ok(bytes.map(id_bytes).transpose()?.map(AgentId::from_bytes))
 }
 
-fn read(row: &SqliteRow) -> Result<JoinTokenRow, StoreError> {
+fn read(row: &sql::Row) -> Result<JoinTokenRow, StoreError> {
     let group: Option<&[u8]> = row.try_get("group_id")?;
     let group = group.map(id_bytes).transpose()?.map(GroupId::from_bytes);
     let name: Option<String> = row.try_get("group_name")?;
@@ -416,9 +416,7 @@ fn read(row: &SqliteRow) -> Result<JoinTokenRow, StoreError> {
         rekeys: read_agent_id(row, "agent_id")?,
         created_at: UnixMs::from_sql(row.try_get("created_at")?),
         expires_at: UnixMs::from_sql(row.try_get("expires_at")?),
-        used_at: row
-            .try_get::<Option<i64>, _>("used_at")?
-            .map(UnixMs::from_sql),
+        used_at: row.try_get::<Option<i64>>("used_at")?.map(UnixMs::from_sql),
         used_by: read_agent_id(row, "used_by")?,
         used_from: row.try_get("used_from")?,
     })

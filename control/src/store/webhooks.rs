@@ -6,17 +6,16 @@
 
 mod deliveries;
 #[cfg(test)]
-mod tests;
+pub(in crate::store) mod tests;
 
 use protocol::ids::AgentId;
 use serde_json::json;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 pub use self::deliveries::{DeliveryRow, DeliveryState, Redelivery, WebhookWrite};
 use super::{Connection, Store, StoreError, from_sql, id_bytes, to_sql};
 use crate::clock::UnixMs;
+use crate::store::sql;
 use crate::webhooks::Secret;
 
 /// Webhooks of a deployment: each is known to the deliverer by heart.
@@ -141,7 +140,7 @@ const BY_HAND: &str = "disabled by an admin";
 
 const SELECT: &str = "
     SELECT id, url, events, agent_id, kind, tenant, description, secret, old_secret, old_until, disabled_at,
-           disabled_why, generation, cursor, missed, failing_since, created_at
+           disabled_why, generation, \"cursor\", missed, failing_since, created_at
     FROM webhook";
 
 const TIP: &str = "coalesce((SELECT max(seq) FROM process_event), 0)";
@@ -169,13 +168,11 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<WebhookRow>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE id > ?1 ORDER BY id LIMIT ?2"
-        )))
-        .bind(after.map_or_else(Vec::new, |id| id.into_bytes().to_vec()))
-        .bind(limit)
-        .fetch_all(&mut *reader)
-        .await?;
+        let rows = sql::query(format!("{SELECT} WHERE id > $1 ORDER BY id LIMIT $2"))
+            .bind(after.map_or_else(Vec::new, |id| id.into_bytes().to_vec()))
+            .bind(limit)
+            .fetch_all(&mut reader)
+            .await?;
         rows.iter().map(read).collect()
     }
 
@@ -209,7 +206,7 @@ impl Store {
     pub async fn delete_webhook(&self, id: Uuid) -> Result<bool, StoreError> {
         self.write(move |db| {
             Box::pin(async move {
-                let deleted = sqlx::query("DELETE FROM webhook WHERE id = ?1")
+                let deleted = sql::query("DELETE FROM webhook WHERE id = $1")
                     .bind(id.into_bytes().to_vec())
                     .execute(&mut *db)
                     .await?;
@@ -231,9 +228,9 @@ impl Store {
     ) -> Result<Option<WebhookRow>, StoreError> {
         self.write(move |db| {
             Box::pin(async move {
-                sqlx::query(
-                    "UPDATE webhook SET old_secret = secret, old_until = ?3, secret = ?2
-                     WHERE id = ?1",
+                sql::query(
+                    "UPDATE webhook SET old_secret = secret, old_until = $3, secret = $2
+                     WHERE id = $1",
                 )
                 .bind(id.into_bytes().to_vec())
                 .bind(secret.bytes().to_vec())
@@ -254,12 +251,18 @@ async fn create(
 ) -> Result<WebhookRow, CreateWebhookError> {
     let id = Uuid::now_v7();
     let disabled = new.disabled;
-    let inserted = sqlx::query(sqlx::AssertSqlSafe(format!(
+    let count: u32 = sql::query_scalar("SELECT count(*) FROM webhook")
+        .fetch_one(db)
+        .await
+        .map_err(StoreError::from)?;
+    if count >= WEBHOOKS_MAX {
+        return Err(CreateWebhookError::TooMany);
+    }
+    sql::query(format!(
         "INSERT INTO webhook (id, url, events, agent_id, kind, description, secret, disabled_at,
-             disabled_why, generation, cursor, missed, created_at, tenant)
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, coalesce(?10, {TIP}), 0, ?11, ?13
-         WHERE (SELECT count(*) FROM webhook) < ?12"
-    )))
+             disabled_why, generation, \"cursor\", missed, created_at, tenant)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, coalesce($10, {TIP}), 0, $11, $12)"
+    ))
     .bind(id.into_bytes().to_vec())
     .bind(new.url)
     .bind(json!(new.events).to_string())
@@ -271,14 +274,10 @@ async fn create(
     .bind(disabled.then_some(BY_HAND))
     .bind(new.after.map(to_sql))
     .bind(now.to_sql())
-    .bind(WEBHOOKS_MAX)
     .bind(new.tenant)
     .execute(&mut *db)
     .await
     .map_err(StoreError::from)?;
-    if inserted.rows_affected() == 0 {
-        return Err(CreateWebhookError::TooMany);
-    }
     let made = find(db, id).await?;
     made.ok_or_else(|| StoreError::BadRow("a new webhook is not there".to_owned()).into())
 }
@@ -319,17 +318,17 @@ async fn update(
         row.cursor = cursor;
         row.generation += 1;
         // What is told again has no past.
-        sqlx::query("DELETE FROM webhook_delivery WHERE webhook_id = ?1 AND seq > ?2")
+        sql::query("DELETE FROM webhook_delivery WHERE webhook_id = $1 AND seq > $2")
             .bind(id.into_bytes().to_vec())
             .bind(to_sql(cursor))
             .execute(&mut *db)
             .await?;
     }
-    sqlx::query(
-        "UPDATE webhook SET url = ?2, events = ?3, agent_id = ?4, kind = ?5, description = ?6,
-             disabled_at = ?7, disabled_why = ?8, generation = ?9, cursor = ?10, failing_since = ?11,
-             tenant = ?12
-         WHERE id = ?1",
+    sql::query(
+        "UPDATE webhook SET url = $2, events = $3, agent_id = $4, kind = $5, description = $6,
+             disabled_at = $7, disabled_why = $8, generation = $9, \"cursor\" = $10, failing_since = $11,
+             tenant = $12
+         WHERE id = $1",
     )
     .bind(id.into_bytes().to_vec())
     .bind(&row.url)
@@ -349,21 +348,21 @@ async fn update(
 }
 
 async fn tip(db: &mut Connection) -> Result<u64, StoreError> {
-    let tip: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT {TIP}")))
+    let tip: i64 = sql::query_scalar(format!("SELECT {TIP}"))
         .fetch_one(&mut *db)
         .await?;
     Ok(from_sql(tip))
 }
 
 async fn find(db: &mut Connection, id: Uuid) -> Result<Option<WebhookRow>, StoreError> {
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE id = ?1")))
+    let row = sql::query(format!("{SELECT} WHERE id = $1"))
         .bind(id.into_bytes().to_vec())
         .fetch_optional(&mut *db)
         .await?;
     row.as_ref().map(read).transpose()
 }
 
-fn read(row: &SqliteRow) -> Result<WebhookRow, StoreError> {
+fn read(row: &sql::Row) -> Result<WebhookRow, StoreError> {
     let bad = |what: &str| StoreError::BadRow(format!("a webhook's {what}"));
     let secret = |bytes: Vec<u8>| Secret::new(bytes).map_err(|_| bad("secret"));
     let moment = |column: &str| -> Result<Option<UnixMs>, StoreError> {

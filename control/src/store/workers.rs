@@ -12,23 +12,24 @@
 //! it still believes to be its own is decided by fences, as everything is. The row of one that is gone is kept
 //! for a while: what it had on its way to the store may be committed after its claims were taken over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ids::{AgentId, Fence, ProcessId};
 use serde_json::Value;
-use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::limits::LimitTable;
 use super::pauses::PauseTable;
+use super::pen;
 use super::processes::{self, Applied, Batch, Happened};
 use super::recovery::Lease;
 use super::tally::News;
 use super::{Connection, Store, StoreError, id_bytes, lines, recovery};
 use crate::clock::UnixMs;
 use crate::process::{Input, State};
+use crate::store::sql;
 
 /// How often a process server says that it is alive.
 pub(crate) const BEAT_EVERY: Duration = Duration::from_secs(2);
@@ -120,13 +121,16 @@ impl Store {
     /// that are gone had claimed, as the sweeper would ([`Store::beat`]); its agents are to be asked for all of it.
     pub(crate) async fn begin_worker(&self, worker: Uuid, now: UnixMs) -> Result<(), StoreError> {
         let instance = self.instance();
+        let alone = !self.is_open_to_others();
         self.write(move |db| {
             Box::pin(async move {
-                // The file's lock is held by this process: nobody else is alive on it.
-                sqlx::query("DELETE FROM worker WHERE instance <> $1")
-                    .bind(instance.into_bytes().to_vec())
-                    .execute(&mut *db)
-                    .await?;
+                if alone {
+                    // The file's lock is held by this process: nobody else is alive on it.
+                    sql::query("DELETE FROM worker WHERE instance <> $1")
+                        .bind(instance.into_bytes().to_vec())
+                        .execute(&mut *db)
+                        .await?;
+                }
                 enter(db, worker, instance, now).await
             })
         })
@@ -211,19 +215,28 @@ impl Store {
         looked: Looked,
         believed: Vec<Believed>,
     ) -> Result<(Looked, Option<Shared>), StoreError> {
-        if beat.live > 1 && !self.tally().has_begun() {
-            self.begin_tally().await?;
+        let open = self.is_open_to_others();
+        if open || (beat.live > 1 && !self.tally().has_begun()) {
+            self.count_tally().await?;
+        }
+        if open && beat.sweeps {
+            // Others may have set an earlier one.
+            self.shared.timers.note(self.earliest_timer().await?);
         }
         // Before the reads: what is written meanwhile is looked at next time.
         let sight = Sight {
             live: beat.live,
             writes: self.writes(),
-            orders: self.orders(),
+            orders: match open {
+                true => pen::orders(&mut *self.reader().await?).await?,
+                false => self.orders(),
+            },
         };
         let (seen, now) = (looked.0, Looked(Some(sight)));
         // Also the one that is left alone looks once more: what the other has left belongs to nobody now.
         let company = beat.live > 1 || beat.bereft || seen.is_some_and(|seen| seen.live > 1);
-        if beat.adopted.is_empty() && (!company || now == looked) {
+        // Whether others have written is not known of a store that is open to them.
+        if !open && beat.adopted.is_empty() && (!company || now == looked) {
             return Ok((now, None));
         }
         let shared = Shared {
@@ -255,8 +268,8 @@ impl Store {
         self.tally().in_use(agent)
     }
 
-    /// Begins to count what several process servers have in common.
-    async fn begin_tally(&self) -> Result<(), StoreError> {
+    /// Counts what several process servers have in common, at first and, where other processes write too, again.
+    async fn count_tally(&self) -> Result<(), StoreError> {
         let committed = self.clone();
         self.writer
             .write_and(
@@ -268,7 +281,7 @@ impl Store {
                         Ok::<_, StoreError>((ready, waiting, claimed))
                     })
                 },
-                move |(ready, waiting, claimed)| committed.tally().begin(ready, waiting, claimed),
+                move |(ready, waiting, claimed)| committed.tally().count(ready, waiting, claimed),
             )
             .await?;
         Ok(())
@@ -283,22 +296,18 @@ impl Store {
         let ids = believed.iter().map(|(_, id, _)| id.0.simple().to_string());
         let ids = Value::Array(ids.map(Value::from).collect());
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
-            "SELECT j.key FROM json_each($1) AS j
-             WHERE NOT EXISTS (SELECT 1 FROM process_lease AS l
-                               WHERE l.process_id = unhex(j.value) AND l.worker_id = $2)",
+        let held: Vec<Vec<u8>> = sql::query_scalar(
+            "SELECT l.process_id FROM EACH($1: id hex) AS j
+             CROSS JOIN process_lease AS l ON l.process_id = j.id
+             WHERE l.worker_id = $2",
         )
         .bind(ids.to_string())
         .bind(worker.into_bytes().to_vec())
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
-        let places = rows.iter().map(|row| row.try_get::<i64, _>(0));
-        let mut not_held = Vec::new();
-        for place in places {
-            let place = usize::try_from(place?).ok();
-            not_held.extend(place.and_then(|at| believed.get(at)));
-        }
-        Ok(not_held)
+        let held: HashSet<Vec<u8>> = held.into_iter().collect();
+        let is_held = |(_, id, _): &Believed| held.contains(&id.to_bytes()[..]);
+        Ok(believed.into_iter().filter(|one| !is_held(one)).collect())
     }
 
     /// A process server has ended: whoever sweeps takes over what it leaves, at once. Also what it has claimed
@@ -308,10 +317,10 @@ impl Store {
         self.write(move |db| {
             Box::pin(async move {
                 // As if it had been silent for so long: it is mourned like any other.
-                sqlx::query(
+                sql::query(
                     "INSERT INTO worker (id, instance, epoch, started_at, beat_at)
                      VALUES ($1, $2, 1, 0, $3)
-                     ON CONFLICT (id) DO UPDATE SET beat_at = min(beat_at, excluded.beat_at)",
+                     ON CONFLICT (id) DO UPDATE SET beat_at = LEAST(worker.beat_at, excluded.beat_at)",
                 )
                 .bind(worker.into_bytes().to_vec())
                 .bind(instance.into_bytes().to_vec())
@@ -332,10 +341,11 @@ async fn enter(
     instance: Uuid,
     now: UnixMs,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "INSERT INTO worker (id, instance, epoch, started_at, beat_at) VALUES ($1, $2, 1, $3, $3)
-         ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at,
-            epoch = epoch + (beat_at <= $4)",
+         ON CONFLICT (id) DO UPDATE SET
+            epoch = worker.epoch + CASE WHEN worker.beat_at <= $4 THEN 1 ELSE 0 END,
+            beat_at = excluded.beat_at",
     )
     .bind(worker.into_bytes().to_vec())
     .bind(instance.into_bytes().to_vec())
@@ -352,7 +362,7 @@ async fn sweep(
     now: UnixMs,
     suspects: &BTreeSet<Uuid>,
 ) -> Result<Beat, StoreError> {
-    let rows = sqlx::query("SELECT id, beat_at FROM worker ORDER BY id")
+    let rows = sql::query("SELECT id, beat_at FROM worker ORDER BY id")
         .fetch_all(&mut *db)
         .await?;
     let lately = now.minus(BEAT_EXPIRY + BEREFT).to_sql();
@@ -397,13 +407,13 @@ async fn take_duty(
     now: UnixMs,
     gone: &[Option<Uuid>],
 ) -> Result<bool, StoreError> {
-    let duty = sqlx::query("SELECT epoch, worker_id FROM worker_duty WHERE name = 'sweep'")
+    let duty = sql::query("SELECT epoch, worker_id FROM worker_duty WHERE name = 'sweep'")
         .fetch_one(&mut *db)
         .await?;
     let (epoch, holder): (i64, Option<&[u8]>) = (duty.try_get(0)?, duty.try_get(1)?);
     let holder = holder.map(id_bytes).transpose()?.map(Uuid::from_bytes);
     let is_gone = holder.is_some() && gone.contains(&holder);
-    let taken = sqlx::query(
+    let taken = sql::query(
         "UPDATE worker_duty SET worker_id = $1, epoch = epoch + 1, until = $3
          WHERE name = 'sweep' AND epoch = $4
            AND (worker_id IS NULL OR worker_id = $1 OR until <= $2 OR $6
@@ -427,22 +437,38 @@ async fn take_lending(
     worker: Uuid,
     now: UnixMs,
 ) -> Result<Option<u32>, StoreError> {
-    let term: Option<i64> = sqlx::query_scalar(
-        "INSERT INTO worker_duty (name, worker_id, epoch, until) VALUES ('lend', $1, 1, $3)
-         ON CONFLICT (name) DO UPDATE SET
-            epoch = epoch + (worker_id IS NOT excluded.worker_id),
-            worker_id = excluded.worker_id, until = excluded.until
-         WHERE worker_id IS NULL OR worker_id = $1 OR until <= $2
-            OR worker_id NOT IN (SELECT id FROM worker WHERE beat_at > $4)
-         RETURNING epoch",
+    // Whoever is first has term 1.
+    sql::query(
+        "INSERT INTO worker_duty (name, worker_id, epoch, until) VALUES ('lend', NULL, 0, 0)
+         ON CONFLICT (name) DO NOTHING",
+    )
+    .execute(db)
+    .await?;
+    let free = sql::query(
+        "SELECT epoch, worker_id FROM worker_duty WHERE name = 'lend'
+           AND (worker_id IS NULL OR worker_id = $1 OR until <= $2
+                OR worker_id NOT IN (SELECT id FROM worker WHERE beat_at > $3))",
     )
     .bind(worker.into_bytes().to_vec())
     .bind(now.to_sql())
-    .bind(now.plus(BEAT_EXPIRY).to_sql())
     .bind(now.minus(BEAT_EXPIRY).to_sql())
-    .fetch_optional(&mut *db)
+    .fetch_optional(db)
     .await?;
-    Ok(term.and_then(|term| u32::try_from(term).ok()))
+    let Some(free) = free else { return Ok(None) };
+    let (epoch, owner): (i64, Option<&[u8]>) = (free.try_get(0)?, free.try_get(1)?);
+    let term = epoch + i64::from(owner != Some(worker.as_bytes()));
+    let taken = sql::query(
+        "UPDATE worker_duty SET worker_id = $1, epoch = $2, until = $3
+         WHERE name = 'lend' AND epoch = $4",
+    )
+    .bind(worker.into_bytes().to_vec())
+    .bind(term)
+    .bind(now.plus(BEAT_EXPIRY).to_sql())
+    .bind(epoch)
+    .execute(db)
+    .await?;
+    let term = u32::try_from(term).ok();
+    Ok(term.filter(|_| taken.rows_affected() == 1))
 }
 
 /// What was taken over from servers that are gone.
@@ -460,7 +486,7 @@ async fn gone_with_claims(
     db: &mut Connection,
     now: UnixMs,
 ) -> Result<Vec<Option<Uuid>>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT DISTINCT worker_id FROM process_lease
          WHERE worker_id IS NULL OR worker_id NOT IN (SELECT id FROM worker WHERE beat_at > $1)",
     )
@@ -523,26 +549,35 @@ async fn take_claims(
     worker: Uuid,
     dead: Option<Uuid>,
 ) -> Result<Vec<Happened>, StoreError> {
-    let rows = sqlx::query(
-        "UPDATE process_lease SET worker_id = $1 WHERE process_id IN
-            (SELECT process_id FROM process_lease WHERE worker_id IS $2 LIMIT $3)
-         RETURNING process_id",
+    let found: Vec<Vec<u8>> = sql::query_scalar(
+        "SELECT process_id FROM process_lease WHERE worker_id IS NOT DISTINCT FROM $1 LIMIT $2",
     )
-    .bind(worker.into_bytes().to_vec())
     .bind(dead.map(|dead| dead.into_bytes().to_vec()))
     .bind(TAKE_OVER_STEP)
-    .fetch_all(&mut *db)
+    .fetch_all(db)
     .await?;
-    let claims = rows.iter().map(|row| {
-        let id = ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
-        Ok(Happened::new(id, Input::Orphaned))
-    });
-    claims.collect()
+    let ids = found
+        .iter()
+        .map(|id| Ok(ProcessId::from_bytes(id_bytes(id)?)));
+    let ids: Vec<ProcessId> = ids.collect::<Result<_, StoreError>>()?;
+    if !ids.is_empty() {
+        let list = ids.iter().map(|id| Value::from(id.0.simple().to_string()));
+        sql::query(
+            "UPDATE process_lease SET worker_id = $1 FROM EACH($2: id hex) AS j
+             WHERE process_lease.process_id = j.id",
+        )
+        .bind(worker.into_bytes().to_vec())
+        .bind(Value::Array(list.collect()).to_string())
+        .execute(db)
+        .await?;
+    }
+    let claims = ids.into_iter().map(|id| Happened::new(id, Input::Orphaned));
+    Ok(claims.collect())
 }
 
 /// Forgets servers that have been gone for long.
 async fn forget(db: &mut Connection, now: UnixMs) -> Result<(), StoreError> {
-    sqlx::query(
+    sql::query(
         "DELETE FROM worker WHERE beat_at <= $1
            AND NOT EXISTS (SELECT 1 FROM process_lease AS l WHERE l.worker_id = worker.id)",
     )
@@ -554,7 +589,7 @@ async fn forget(db: &mut Connection, now: UnixMs) -> Result<(), StoreError> {
 
 /// How many processes each agent may know something about, by state.
 async fn claimed_by_state(db: &mut Connection) -> Result<Vec<(AgentId, State, u32)>, StoreError> {
-    let rows = sqlx::query(
+    let rows = sql::query(
         "SELECT p.target_id, p.state, count(*)
          FROM process_lease AS l CROSS JOIN process AS p ON p.id = l.process_id
          GROUP BY p.target_id, p.state",
@@ -585,4 +620,4 @@ async fn record(
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::store) mod tests;

@@ -1,7 +1,7 @@
-//! The one writer: a task with a connection of its own that commits many jobs at once.
+//! The one writer of a process: a task with a connection of its own ([`super::pen`]) that commits many jobs at once.
 //!
 //! ```text
-//!   write(job) ─▶ bounded queue ─▶ BEGIN IMMEDIATE
+//!   write(job) ─▶ bounded queue ─▶ BEGIN, and nobody else writes
 //!   write(job) ─▶                    SAVEPOINT · job 1 · RELEASE
 //!                                    SAVEPOINT · job 2 · ROLLBACK TO   (failed: alone)
 //!                                  COMMIT (one fsync)
@@ -17,11 +17,11 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sqlx::Executor as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::pen::Pen;
 use super::telemetry::Telemetry;
 use super::{Connection, StoreError};
 use crate::clock;
@@ -39,15 +39,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the writer's task on `connection`. It ends after [`Writer::close`], or when the last
-    /// `Writer` is dropped, and gives the connection back.
-    pub(super) fn start(
-        connection: Connection,
-        telemetry: Arc<Telemetry>,
-    ) -> (Self, JoinHandle<Connection>) {
+    /// Starts the writer's task with `pen`. It ends after [`Writer::close`], or when the last
+    /// `Writer` is dropped, and gives the pen back.
+    pub(super) fn start(pen: Pen, telemetry: Arc<Telemetry>) -> (Self, JoinHandle<Pen>) {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let closing = CancellationToken::new();
-        let task = tokio::spawn(run(connection, queue, closing.clone(), telemetry));
+        let task = tokio::spawn(run(pen, queue, closing.clone(), telemetry));
         (Self { jobs, closing }, task)
     }
 
@@ -155,11 +152,11 @@ where
 }
 
 async fn run(
-    mut connection: Connection,
+    mut pen: Pen,
     mut queue: mpsc::Receiver<Box<dyn Job>>,
     closing: CancellationToken,
     telemetry: Arc<Telemetry>,
-) -> Connection {
+) -> Pen {
     let mut group = Vec::with_capacity(GROUP_MAX);
     loop {
         let received = tokio::select! {
@@ -170,11 +167,11 @@ async fn run(
             }
         };
         if received == 0 {
-            return connection;
+            return pen;
         }
         let jobs = group.len();
         let started = clock::monotonic();
-        let result = commit_group(&mut connection, &mut group).await;
+        let result = commit_group(&mut pen, &mut group).await;
         if let Err(error) = &result {
             tracing::error!(%error, jobs, "a commit failed; nothing of it was written");
         }
@@ -183,11 +180,8 @@ async fn run(
 }
 
 /// Runs the jobs in one transaction and answers them. After an error nothing of it was written.
-async fn commit_group(
-    connection: &mut Connection,
-    group: &mut Vec<Box<dyn Job>>,
-) -> Result<(), StoreError> {
-    if let Err(error) = execute(connection, "BEGIN IMMEDIATE").await {
+async fn commit_group(pen: &mut Pen, group: &mut Vec<Box<dyn Job>>) -> Result<(), StoreError> {
+    if let Err(error) = pen.begin().await {
         for job in group.drain(..) {
             job.refuse(error.clone());
         }
@@ -199,59 +193,63 @@ async fn commit_group(
     for job in group.drain(..) {
         match &broken {
             Some(error) => job.refuse(StoreError::clone(error)),
-            None if alone => done.push(job.run(connection).await),
-            None => broken = isolate(connection, job, &mut done).await.err(),
+            None if alone => broken = run_job(pen, job, &mut done).await.err(),
+            None => broken = isolate(pen, job, &mut done).await.err(),
         }
     }
     let keep = done.iter().any(|job| job.keep);
-    let result = finish(connection, keep, broken).await;
+    let result = finish(pen, keep, broken).await;
     for Done { settle, .. } in done {
         settle(result.clone());
     }
     result
 }
 
+/// Runs a job; says whether it wants kept what it has written.
+async fn run_job(
+    pen: &mut Pen,
+    job: Box<dyn Job>,
+    done: &mut Vec<Done>,
+) -> Result<bool, StoreError> {
+    match pen.connection() {
+        Ok(connection) => {
+            let ended = job.run(connection).await;
+            let keep = ended.keep;
+            done.push(ended);
+            Ok(keep)
+        }
+        Err(error) => {
+            job.refuse(error.clone());
+            Err(error)
+        }
+    }
+}
+
 /// Runs a job in a savepoint of its own.
 ///
 /// # Errors
-/// The transaction is lost (SQLite rolls back by itself when the disk is full, for example): no
-/// further statement may run, it would commit by itself.
-async fn isolate(
-    connection: &mut Connection,
-    job: Box<dyn Job>,
-    done: &mut Vec<Done>,
-) -> Result<(), StoreError> {
-    if let Err(error) = execute(connection, "SAVEPOINT job").await {
+/// The transaction is lost (SQLite rolls back by itself when the disk is full, for example, and the connection
+/// to a server may break): no further statement may run, it would commit by itself.
+async fn isolate(pen: &mut Pen, job: Box<dyn Job>, done: &mut Vec<Done>) -> Result<(), StoreError> {
+    if let Err(error) = pen.savepoint().await {
         job.refuse(error.clone());
         return Err(error);
     }
-    let ended = job.run(connection).await;
-    let keep = ended.keep;
-    done.push(ended);
-    if !keep {
-        execute(connection, "ROLLBACK TO job").await?;
-    }
-    execute(connection, "RELEASE job").await
+    let keep = run_job(pen, job, done).await?;
+    pen.release(keep).await
 }
 
-async fn finish(
-    connection: &mut Connection,
-    keep: bool,
-    broken: Option<StoreError>,
-) -> Result<(), StoreError> {
-    let result = match broken {
-        Some(error) => Err(error),
-        None if keep => execute(connection, "COMMIT").await,
-        None => execute(connection, "ROLLBACK").await.or(Ok(())),
-    };
-    if result.is_err() {
-        // Fails where SQLite has rolled back already; either way no transaction is open now.
-        drop(execute(connection, "ROLLBACK").await);
+async fn finish(pen: &mut Pen, keep: bool, broken: Option<StoreError>) -> Result<(), StoreError> {
+    match broken {
+        None if keep => pen.commit().await,
+        None => {
+            pen.rollback().await;
+            Ok(())
+        }
+        Some(error) => {
+            // Fails where SQLite has rolled back already; either way no transaction is open now.
+            pen.rollback().await;
+            Err(error)
+        }
     }
-    result
-}
-
-async fn execute(connection: &mut Connection, sql: &'static str) -> Result<(), StoreError> {
-    connection.execute(sql).await?;
-    Ok(())
 }

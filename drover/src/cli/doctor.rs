@@ -103,12 +103,24 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
     let mut fleet = 0;
     if config.profile.runs(Server::Process) {
         checks.extend(link::checks(config).await);
-        let looked = control::store::inspect(&config.store, &config.data_dir, depth).await;
+        let server = control::store::inspect_server(&config.store)
+            .await
+            .transpose();
+        let looked = match &server {
+            Some(_) => Ok(None),
+            None => control::store::inspect(&config.store, &config.data_dir, depth).await,
+        };
         let found = looked.as_ref().ok().and_then(Option::as_ref);
-        fleet = store::agents(&looked);
+        fleet = match &server {
+            Some(server) => server.as_ref().map_or(0, |server| server.agents),
+            None => store::agents(&looked),
+        };
         let file = found.map(|store| (store.path.as_path(), store.bytes));
         checks.extend(data::checks(&place, file));
-        checks.extend(store::checks(&looked, depth));
+        match &server {
+            Some(server) => checks.extend(store::server_checks(server)),
+            None => checks.extend(store::checks(&looked, depth)),
+        }
         checks.extend(found.and_then(|store| user(store, &place)));
         checks.extend(coordination::checks(config).await);
         let authorities = identity::checks(&place.path, &config.domain, fleet, since, now);

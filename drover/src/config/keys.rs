@@ -56,18 +56,28 @@ pub(super) static KEYS: [Key<Config>; 56] = [
     },
     Key {
         name: "store",
-        doc: "URL of the store: sqlite: is drover.db in the data directory, sqlite:PATH another file.",
-        set: |config, text| match text.split_once(':') {
+        doc: "URL of the store: sqlite: is drover.db in the data directory, sqlite:PATH another file; \
+              postgres://… and mysql://… are databases that several servers share (docs/STORES.md).",
+        set: |config, text| {
+            match text.split_once(':') {
             Some(("sqlite", _)) => {
                 config.store = text.to_owned();
                 Ok(())
             }
-            Some((scheme @ ("mysql" | "postgres"), _)) => Err(format!(
-                "{scheme} is not in this release; use sqlite: or sqlite:PATH"
-            )),
-            Some(_) | None => Err("expected sqlite: or sqlite:PATH".to_owned()),
+            Some(("postgres" | "postgresql" | "mysql" | "mariadb", rest))
+                if rest.starts_with("//") =>
+            {
+                config.store = text.to_owned();
+                Ok(())
+            }
+            Some(_) | None => Err(
+                "expected sqlite:, sqlite:PATH, postgres://USER:PASSWORD@HOST/DATABASE or mysql://…"
+                    .to_owned(),
+            ),
+        }
         },
-        show: |config| value::quote(&config.store),
+        // The password is nobody's business who looks at the configuration.
+        show: |config| value::quote(&control::store::shown(&config.store)),
     },
     Key {
         name: "process_servers",

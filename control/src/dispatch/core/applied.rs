@@ -392,7 +392,9 @@ fn is_about_content(error: &StoreError) -> bool {
             sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => true,
             _ => false,
         },
-        StoreError::Busy | StoreError::Stopped => false,
+        StoreError::Busy | StoreError::Stopped | StoreError::Unreachable | StoreError::Doubtful => {
+            false
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::{Found, Range};
 use crate::clock::UnixMs;
 use crate::process::State;
 use crate::store::queries::IS_PAUSED;
+use crate::store::sql;
 use crate::store::{Connection, StoreError, from_sql, id_bytes};
 
 /// Rows of processes that one step reads at most.
@@ -57,7 +58,7 @@ pub(super) async fn find(
         });
     };
     let states: Vec<&str> = matching.states.iter().map(|state| state.as_str()).collect();
-    let rows: Vec<Vec<u8>> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql(matching)))
+    let rows: Vec<Vec<u8>> = sql::query_scalar(sql(matching))
         .bind(range.after.to_bytes().to_vec())
         .bind(&end)
         .bind(limit)
@@ -95,50 +96,51 @@ async fn horizon(
     matching: &Matching,
 ) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
     let agent = matching.agent.map(|agent| agent.to_bytes().to_vec());
-    let of_agent = agent.as_ref().map_or("", |_| "AND target_id = ?4");
+    let of_agent = agent.as_ref().map_or("", |_| "AND target_id = $4");
     // With an agent the walk goes over its processes only (index process_by_target).
-    let (end, scanned): (Option<Vec<u8>>, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "SELECT max(id), count(*) FROM
-                (SELECT id FROM process WHERE id > ?1 AND id <= ?2 {of_agent}
-                 ORDER BY id LIMIT ?3)"
-    )))
+    let last = sql::query(format!(
+        "SELECT s.id, count(*) OVER () FROM
+                (SELECT id FROM process WHERE id > $1 AND id <= $2 {of_agent}
+                 ORDER BY id LIMIT $3) AS s
+         ORDER BY s.id DESC LIMIT 1"
+    ))
     .bind(range.after.to_bytes().to_vec())
     .bind(range.last.to_bytes().to_vec())
     .bind(SCAN_MAX)
     .bind(&agent)
-    .fetch_one(&mut *db)
+    .fetch_optional(&mut *db)
     .await?;
-    Ok(end.map(|end| (end, from_sql(scanned))))
+    last.map(|last| Ok((last.try_get(0)?, from_sql(last.try_get(1)?))))
+        .transpose()
 }
 
 /// A text with the conditions that are given, and no others: what is not asked costs nothing.
 fn sql(matching: &Matching) -> String {
-    const ITSELF: &str =
-        "EXISTS (SELECT 1 FROM pause AS q WHERE q.scope = 'process' AND q.key = lower(hex(p.id)))";
-    let mut sql = "SELECT p.id FROM process AS p WHERE p.id > ?1 AND p.id <= ?2
-         AND p.state IN (SELECT value FROM json_each(?5))"
+    const ITSELF: &str = "EXISTS (SELECT 1 FROM pause AS q WHERE q.scope = 'process' AND q.\"key\" = lower(hex(p.id)))";
+    let mut sql = "SELECT p.id FROM process AS p WHERE p.id > $1 AND p.id <= $2
+         AND p.state IN EACH($5: state text)"
         .to_owned();
     for (given, clause) in [
-        (matching.agent.is_some(), "p.target_id = ?4"),
-        (matching.kind.is_some(), "p.kind = ?6"),
+        (matching.agent.is_some(), "p.target_id = $4"),
+        (matching.kind.is_some(), "p.kind = $6"),
         (
             matching.group.is_some(),
-            "(SELECT a.group_id FROM agent AS a WHERE a.id = p.target_id) = ?7",
+            "(SELECT a.group_id FROM agent AS a WHERE a.id = p.target_id) = $7",
         ),
-        (matching.tenant.is_some(), "p.tenant = ?8"),
+        (matching.tenant.is_some(), "p.tenant = $8"),
         (
             matching.outcome.is_some(),
-            "(SELECT d.outcome ->> '$.status' FROM process_payload AS d WHERE d.process_id = p.id) = ?9",
+            "(SELECT json_text(d.outcome, 'status') FROM process_payload AS d WHERE d.process_id = p.id) = $9",
         ),
         (
             matching.needs_attention.is_some(),
-            "p.needs_attention = ?10",
+            "p.needs_attention = $10",
         ),
-        (matching.finished_after.is_some(), "p.finished_at >= ?11"),
-        (matching.finished_before.is_some(), "p.finished_at < ?12"),
+        (matching.finished_after.is_some(), "p.finished_at >= $11"),
+        (matching.finished_before.is_some(), "p.finished_at < $12"),
         (
             matching.over_by.is_some(),
-            "(p.finished_at IS NULL OR p.finished_at <= ?13)",
+            "(p.finished_at IS NULL OR p.finished_at <= $13)",
         ),
         (
             matching.admitted,
@@ -163,6 +165,6 @@ fn sql(matching: &Matching) -> String {
             sql.push_str(clause);
         }
     }
-    sql.push_str(" ORDER BY p.id LIMIT ?3");
+    sql.push_str(" ORDER BY p.id LIMIT $3");
     sql
 }

@@ -1,10 +1,12 @@
 //! Walks over many processes, in steps of bounded reading.
 
 use protocol::ids::AgentId;
+use serde_json::json;
 use uuid::Uuid;
 
 use super::*;
 use crate::process::State;
+use crate::store::sql;
 
 const NOW: UnixMs = UnixMs(1_795_512_600_000);
 
@@ -14,21 +16,27 @@ fn id(n: u128) -> ProcessId {
 
 /// Processes 1 to `count`: every tenth is ready, the others have ended; agents 1 and 2 in turn.
 async fn store(count: u32) -> (Store, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    let (directory, store) = crate::store::tests::fresh().await;
+    let rows = (1..=count).map(|n| {
+        let (id, agent) = (format!("{n:032x}"), format!("{:032x}", 1 + n / 10 % 2));
+        let (state, finished) = match n % 10 {
+            0 => ("ready", None),
+            _ => ("succeeded", Some(0)),
+        };
+        json!([id, agent, state, finished])
+    });
+    let rows = serde_json::Value::Array(rows.collect()).to_string();
     let fill = store.write(move |db| {
         Box::pin(async move {
-            sqlx::query(
+            sql::query(
                 "INSERT INTO process (id, kind, target_id, class, state, deadline_at, attempt,
                      counted_fence, max_attempts, busy_count, fence, progress_next, progress_rows,
-                     progress_bytes, progress_dropped, created_at, finished_at)
-                 WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
-                 SELECT unhex(printf('%032x', n)), 'exec', unhex(printf('%032x', 1 + n / 10 % 2)),
-                     2, iif(n % 10 = 0, 'ready', 'succeeded'), 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
-                     iif(n % 10 = 0, NULL, 0)
-                 FROM n",
+                     progress_bytes, progress_dropped, created_at, finished_at, life)
+                 SELECT j.id, 'exec', j.agent, 2, j.state, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+                     j.finished_at, 1
+                 FROM LIST($1: id hex, agent hex, state text, finished_at int) AS j",
             )
-            .bind(count)
+            .bind(rows)
             .execute(&mut *db)
             .await?;
             Ok::<_, StoreError>(())
@@ -158,4 +166,9 @@ async fn what_a_batch_has_done_adds_up_and_its_end_is_told_once() {
         .collect();
     assert_eq!(kinds, ["batch.started", "batch.finished"]);
     assert_eq!(store.cancel_batch(Uuid::nil(), NOW).await.unwrap(), None);
+}
+
+crate::store::tests::conformance::suite! {
+    a_walk_finds_everything_once_whatever_its_steps,
+    what_a_batch_has_done_adds_up_and_its_end_is_told_once,
 }

@@ -10,7 +10,6 @@ use protocol::operation::Progress;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
-use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::rows::{self, hex};
@@ -23,12 +22,13 @@ use crate::process::pause::PauseScope;
 use crate::process::{Hold, Input, Process, State, Step, StepId, StepNeeds};
 use crate::store::budgets::RetryBudgets;
 use crate::store::lines;
+use crate::store::sql;
 use crate::store::{Connection, StoreError, from_sql, id_bytes, stored};
 
 pub(super) const WRITE_EVENTS: &str = "
     INSERT INTO process_event (at, type, process_id, agent_id, data)
-    SELECT j.value ->> 0, j.value ->> 1, unhex(j.value ->> 2), unhex(j.value ->> 3), j.value ->> 4
-    FROM json_each($1) AS j";
+    SELECT j.at, j.type, j.process_id, j.agent_id, j.data
+    FROM LIST($1: at int, type text, process_id hex, agent_id hex, data text) AS j";
 
 pub(super) const DUE: &str = "SELECT process_id FROM process_timer WHERE due_at <= $1
      ORDER BY due_at, process_id LIMIT $2";
@@ -42,19 +42,21 @@ const ABANDONED_STEP: usize = 1000;
 
 pub(super) const NEXT_DUE: &str = "SELECT due_at FROM process_timer ORDER BY due_at LIMIT 1";
 
-pub(super) const TAKE_RESOURCE: &str = "
-    INSERT INTO process_resource (resource, process_id)
-    SELECT resource, process_id FROM process_blocked WHERE resource = $1
-    ORDER BY process_id LIMIT 1
-    ON CONFLICT (resource) DO NOTHING
-    RETURNING process_id";
+/// Who has waited longest for a resource that nobody holds.
+pub(super) const NEXT_HOLDER: &str = "
+    SELECT process_id FROM process_blocked WHERE resource = $1
+      AND NOT EXISTS (SELECT 1 FROM process_resource AS r WHERE r.resource = $1)
+    ORDER BY process_id LIMIT 1";
+
+pub(super) const TAKE_RESOURCE: &str =
+    "INSERT INTO process_resource (resource, process_id) VALUES ($1, $2)";
 
 /// 32799 is 0x801f: a step's number without its run.
 pub(super) const WORK: &str = "
     SELECT p.id, coalesce(s.operation, p.kind) AS operation, p.deadline_at, s.timeout,
            coalesce(s.input, d.input) AS input
-    FROM json_each($1) AS j
-    CROSS JOIN process AS p ON p.id = unhex(j.value)
+    FROM EACH($1: id hex) AS j
+    CROSS JOIN process AS p ON p.id = j.id
     JOIN process_payload AS d ON d.process_id = p.id
     LEFT JOIN process_plan AS s ON s.process_id = p.id AND s.step = p.step & 32799";
 
@@ -107,15 +109,13 @@ pub(super) async fn apply(
     }
     events.extend(applied.unpaused.iter().map(|id| event(at, &unpaused(*id))));
     if !events.is_empty() {
-        sqlx::query(WRITE_EVENTS)
+        sql::query(WRITE_EVENTS)
             .bind(Value::Array(events).to_string())
             .execute(&mut *db)
             .await?;
     }
     if sweep > 0 {
-        let next: Option<i64> = sqlx::query_scalar(NEXT_DUE)
-            .fetch_optional(&mut *db)
-            .await?;
+        let next: Option<i64> = sql::query_scalar(NEXT_DUE).fetch_optional(&mut *db).await?;
         applied.next_due = next.map(UnixMs::from_sql);
     }
     Ok(applied)
@@ -150,7 +150,7 @@ pub(super) async fn run(
 }
 
 async fn due(db: &mut Connection, at: UnixMs, limit: u32) -> Result<Vec<Happened>, StoreError> {
-    let rows = sqlx::query(DUE)
+    let rows = sql::query(DUE)
         .bind(at.to_sql())
         .bind(limit)
         .fetch_all(&mut *db)
@@ -165,7 +165,7 @@ async fn due(db: &mut Connection, at: UnixMs, limit: u32) -> Result<Vec<Happened
 
 /// What is to happen to a revoked agent's processes.
 async fn abandon(db: &mut Connection, agent: AgentId) -> Result<Vec<Happened>, StoreError> {
-    let rows = sqlx::query(OF_AGENT)
+    let rows = sql::query(OF_AGENT)
         .bind(agent.to_bytes().to_vec())
         .bind(i64::try_from(ABANDONED_STEP).unwrap_or(i64::MAX))
         .fetch_all(&mut *db)
@@ -183,15 +183,20 @@ async fn take_resource(
     db: &mut Connection,
     resource: &str,
 ) -> Result<Option<Happened>, StoreError> {
-    let row = sqlx::query(TAKE_RESOURCE)
+    let next: Option<Vec<u8>> = sql::query_scalar(NEXT_HOLDER)
         .bind(resource)
         .fetch_optional(&mut *db)
         .await?;
-    row.map(|row| {
-        let id = ProcessId::from_bytes(id_bytes(row.try_get(0)?)?);
-        Ok(Happened::new(id, Input::Unblocked))
-    })
-    .transpose()
+    let Some(next) = next else {
+        return Ok(None);
+    };
+    let id = ProcessId::from_bytes(id_bytes(&next)?);
+    sql::query(TAKE_RESOURCE)
+        .bind(resource)
+        .bind(next)
+        .execute(&mut *db)
+        .await?;
+    Ok(Some(Happened::new(id, Input::Unblocked)))
 }
 
 /// A row, as it was read and as it is now.
@@ -287,7 +292,7 @@ impl Rules {
             return Ok(());
         }
         let ids: Value = ids.into_iter().map(hex).collect();
-        let found = sqlx::query(rows::LOAD)
+        let found = sql::query(rows::LOAD)
             .bind(ids.to_string())
             .fetch_all(&mut *db)
             .await?;
@@ -429,7 +434,7 @@ async fn load_needs(
     if planned.is_empty() {
         return Ok(());
     }
-    let found = sqlx::query(lines::NEEDS)
+    let found = sql::query(lines::NEEDS)
         .bind(Value::Array(planned).to_string())
         .fetch_all(&mut *db)
         .await?;
@@ -472,7 +477,7 @@ async fn attach_work(
     steps: &mut [Effect],
 ) -> Result<(), StoreError> {
     let ids: Value = claimed.keys().copied().map(hex).collect();
-    let found = sqlx::query(WORK)
+    let found = sql::query(WORK)
         .bind(ids.to_string())
         .fetch_all(&mut *db)
         .await?;

@@ -8,7 +8,6 @@ use protocol::ids::{Fence, ProcessId};
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
-use sqlx::Row as _;
 use uuid::{Builder, Uuid};
 
 use super::apply::{self, event};
@@ -20,65 +19,68 @@ use super::{
 use crate::clock::UnixMs;
 use crate::process::{Input, PLAN_VERSION, Plan, PlanOperation, Shape, State, StepId};
 use crate::store::queries::{self, ProcessRecord};
+use crate::store::sql;
 use crate::store::{Connection, StoreError, id_bytes, lines, to_sql};
 
-/// Every row of new processes; $1 … $5 and $8 are JSON arrays, $6 is when keys end, $7 is now. See
-/// [`super::writes::WRITE`] on `$`.
+/// Every row of new processes; $6 is when keys end, $7 is now.
 pub(super) const INSERT: &str = "
     INSERT INTO process (id, kind, target_id, class, resource, state, due_at, ready_at,
         deadline_at, attempt, counted_fence, max_attempts, busy_count, fence, progress_next,
         progress_rows, progress_bytes, progress_dropped, created_at, tenant, life, schema_version,
-        steps, undo)
-    SELECT unhex(j.value ->> 0), j.value ->> 1, unhex(j.value ->> 2), j.value ->> 3,
-           j.value ->> 4, j.value ->> 5, j.value ->> 6, j.value ->> 7, j.value ->> 8,
-           0, 0, j.value ->> 9, 0, 0, 0, 0, 0, 0, $7, j.value ->> 10, j.value ->> 11,
-           j.value ->> 12, j.value ->> 13, j.value ->> 14
-    FROM json_each($1) AS j;
+        steps, \"undo\")
+    SELECT j.id, j.kind, j.target_id, j.class, j.resource, j.state, j.due_at, j.ready_at,
+        j.deadline_at, 0, 0, j.max_attempts, 0, 0, 0, 0, 0, 0, $7, j.tenant, j.life,
+        j.schema_version, j.steps, j.undo
+    FROM LIST($1: id hex, kind text, target_id hex, class int, resource text, state text,
+        due_at int, ready_at int, deadline_at int, max_attempts int, tenant text, life int,
+        schema_version int, steps int, undo int) AS j;
 
     INSERT INTO process_payload (process_id, input)
-        SELECT unhex(j.value ->> 0), j.value ->> 1 FROM json_each($2) AS j;
+        SELECT j.id, j.input FROM LIST($2: id hex, input text) AS j;
     INSERT INTO process_timer (due_at, process_id)
-        SELECT j.value ->> 6, unhex(j.value ->> 0) FROM json_each($1) AS j;
+        SELECT j.due_at, j.id FROM LIST($9: due_at int, id hex) AS j;
     INSERT INTO process_ready (target_id, line, ready_at, process_id, deadline_at, tenant, kind)
-        SELECT unhex(j.value ->> 2), j.value ->> 15, j.value ->> 7, unhex(j.value ->> 0),
-               j.value ->> 8, j.value ->> 10, j.value ->> 1
-        FROM json_each($1) AS j WHERE j.value ->> 7 IS NOT NULL;
+        SELECT j.target_id, j.line, j.ready_at, j.id, j.deadline_at, j.tenant, j.kind
+        FROM LIST($10: target_id hex, line text, ready_at int, id hex, deadline_at int,
+            tenant text, kind text) AS j;
     INSERT INTO process_plan (process_id, step, name, operation, input, timeout, class, resources)
-        SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, j.value ->> 3, j.value ->> 4,
-               j.value ->> 5, j.value ->> 6, j.value ->> 7
-        FROM json_each($8) AS j;
+        SELECT j.id, j.step, j.name, j.operation, j.input, j.timeout, j.class, j.resources
+        FROM LIST($8: id hex, step int, name text, operation text, input text, timeout int,
+            class text, resources text) AS j;
     INSERT INTO process_resource (resource, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($3) AS j;
+        SELECT j.resource, j.id FROM LIST($3: resource text, id hex) AS j;
     INSERT INTO process_blocked (resource, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($4) AS j;
-    INSERT OR REPLACE INTO idempotency (scope, idem_key, fingerprint, process_id, expires_at)
-        SELECT j.value ->> 0, j.value ->> 1, unhex(j.value ->> 2), unhex(j.value ->> 3), $6
-        FROM json_each($5) AS j";
+        SELECT j.resource, j.id FROM LIST($4: resource text, id hex) AS j;
+    INSERT INTO idempotency (scope, idem_key, fingerprint, process_id, expires_at)
+        SELECT j.scope, j.name, j.fingerprint, j.id, $6
+        FROM LIST($5: scope text, name text, fingerprint hex, id hex) AS j
+        WHERE true ON CONFLICT (scope, idem_key) DO UPDATE SET
+            fingerprint = excluded.fingerprint, process_id = excluded.process_id,
+            expires_at = excluded.expires_at";
 
 pub(super) const KNOWN_KEYS: &str = "
     SELECT i.scope, i.idem_key, i.fingerprint, i.process_id
-    FROM json_each($1) AS j
-    CROSS JOIN idempotency AS i ON i.scope = j.value ->> 0 AND i.idem_key = j.value ->> 1
+    FROM LIST($1: scope text, name text) AS j
+    CROSS JOIN idempotency AS i ON i.scope = j.scope AND i.idem_key = j.name
     WHERE i.expires_at > $2";
 
 pub(super) const HELD: &str = "
-    SELECT j.value,
-        (SELECT count(*) FROM process_blocked AS b WHERE b.resource = j.value) AS waiting,
-        EXISTS (SELECT 1 FROM process_resource AS r WHERE r.resource = j.value) AS held
-    FROM json_each($1) AS j";
+    SELECT j.name,
+        (SELECT count(*) FROM process_blocked AS b WHERE b.resource = j.name) AS waiting,
+        EXISTS (SELECT 1 FROM process_resource AS r WHERE r.resource = j.name) AS held
+    FROM EACH($1: name text) AS j";
 
-/// Those that have not started of a kind, on a resource: $1 is an array of resource, kind and the
-/// id of who makes them needless.
+/// Those that have not started of a kind, on a resource; next to each, who makes it needless.
 pub(crate) const NEEDLESS: &str = "
-    SELECT p.id, j.value ->> 2 FROM json_each($1) AS j
-    CROSS JOIN process_blocked AS b ON b.resource = j.value ->> 0
+    SELECT p.id, j.maker FROM LIST($1: resource text, kind text, maker text) AS j
+    CROSS JOIN process_blocked AS b ON b.resource = j.resource
     CROSS JOIN process AS p ON p.id = b.process_id
-    WHERE p.kind = j.value ->> 1 AND p.started_at IS NULL
+    WHERE p.kind = j.kind AND p.started_at IS NULL
     UNION
-    SELECT p.id, j.value ->> 2 FROM json_each($1) AS j
-    CROSS JOIN process_resource AS r ON r.resource = j.value ->> 0
+    SELECT p.id, j.maker FROM LIST($1: resource text, kind text, maker text) AS j
+    CROSS JOIN process_resource AS r ON r.resource = j.resource
     CROSS JOIN process AS p ON p.id = r.process_id
-    WHERE p.kind = j.value ->> 1 AND p.started_at IS NULL AND p.finished_at IS NULL";
+    WHERE p.kind = j.kind AND p.started_at IS NULL AND p.finished_at IS NULL";
 
 /// Resources that somebody holds or waits for, and how many wait.
 type Held = BTreeMap<String, u32>;
@@ -91,6 +93,8 @@ type Keys = HashMap<(String, String), (Vec<u8>, ProcessId)>;
 struct Rows {
     processes: Vec<Value>,
     inputs: Vec<Value>,
+    timers: Vec<Value>,
+    ready: Vec<Value>,
     holders: Vec<Value>,
     blocked: Vec<Value>,
     keys: Vec<Value>,
@@ -216,7 +220,7 @@ async fn needless(db: &mut Connection, group: &[Slot]) -> Result<Vec<Happened>, 
     if asked.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query(NEEDLESS)
+    let rows = sql::query(NEEDLESS)
         .bind(Value::Array(asked).to_string())
         .fetch_all(&mut *db)
         .await?;
@@ -308,10 +312,19 @@ impl Rows {
         }
         let life = later.unwrap_or(at).until(create.deadline_at);
         let line = ready_at.map(|_| Arc::new(create.line()));
+        let target = create.agent.0.simple().to_string();
+        self.timers.push(json!([due_at.to_sql(), hex(id)]));
+        if let Some(line) = &line {
+            let deadline = create.deadline_at.to_sql();
+            let (line, at) = (lines::to_sql(line), at.to_sql());
+            let (tenant, kind) = (&create.tenant, &create.kind);
+            let place = json!([target, line, at, hex(id), deadline, tenant, kind]);
+            self.ready.push(place);
+        }
         self.processes.push(json!([
             hex(id),
             create.kind,
-            create.agent.0.simple().to_string(),
+            target,
             create.class.to_sql(),
             create.resource,
             state.as_str(),
@@ -324,7 +337,6 @@ impl Rows {
             version,
             shape.steps(),
             shape.undo_bits(),
-            line.as_deref().map(lines::to_sql),
         ]));
         self.inputs.push(json!([hex(id), create.input]));
         (made(at, id, create, (state, due_at, shape)), line)
@@ -364,7 +376,7 @@ impl Rows {
 
     async fn insert(self, db: &mut Connection, at: UnixMs) -> Result<(), StoreError> {
         let text = |array: Vec<Value>| Value::Array(array).to_string();
-        sqlx::query(INSERT)
+        sql::query(INSERT)
             .bind(text(self.processes))
             .bind(text(self.inputs))
             .bind(text(self.holders))
@@ -373,6 +385,8 @@ impl Rows {
             .bind(at.plus(IDEMPOTENCY_LIFE).to_sql())
             .bind(at.to_sql())
             .bind(text(self.plans))
+            .bind(text(self.timers))
+            .bind(text(self.ready))
             .execute(&mut *db)
             .await?;
         Ok(())
@@ -428,7 +442,7 @@ async fn known_keys(
     if asked.is_empty() {
         return Ok(Keys::new());
     }
-    let rows = sqlx::query(KNOWN_KEYS)
+    let rows = sql::query(KNOWN_KEYS)
         .bind(Value::Array(asked).to_string())
         .bind(at.to_sql())
         .fetch_all(&mut *db)
@@ -453,7 +467,7 @@ async fn held_resources(db: &mut Connection, group: &[Slot]) -> Result<Held, Sto
     if named.is_empty() {
         return Ok(Held::new());
     }
-    let rows = sqlx::query(HELD)
+    let rows = sql::query(HELD)
         .bind(json!(named).to_string())
         .fetch_all(&mut *db)
         .await?;

@@ -5,24 +5,23 @@ use std::time::Duration;
 
 use protocol::ids::{AgentId, Fence, ProcessId};
 use serde_json::{Value, json};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use crate::clock::UnixMs;
 use crate::process::{Class, Fate, Hold, Process, ProgressCount, Shape, StepId};
+use crate::store::sql;
 use crate::store::{StoreError, from_sql, id_bytes, stored, to_sql};
 
-/// Reads the rows whose ids are in $1 (a JSON array of hex).
+/// Reads the rows with these ids.
 pub(super) const LOAD: &str = "
     SELECT p.id, p.kind, p.tenant, p.target_id, p.class, p.resource, p.state, p.due_at, p.ready_at,
            p.deadline_at, p.life, p.attempt, p.counted_fence, p.max_attempts, p.busy_count, p.fence,
            p.progress_next, p.progress_rows, p.progress_bytes, p.progress_dropped, p.created_at,
-           p.started_at, p.finished_at, p.schema_version, p.steps, p.undo, p.step, p.fate, p.hold,
+           p.started_at, p.finished_at, p.schema_version, p.steps, p.\"undo\", p.step, p.fate, p.hold,
            p.needs_attention, p.unsettled
-    FROM json_each($1) AS j CROSS JOIN process AS p ON p.id = unhex(j.value)";
+    FROM EACH($1: id hex) AS j CROSS JOIN process AS p ON p.id = j.id";
 
 /// A process as `LOAD` gives it, and whether it has a plan.
-pub(super) fn read(row: &SqliteRow) -> Result<(Process, bool), StoreError> {
+pub(super) fn read(row: &sql::Row) -> Result<(Process, bool), StoreError> {
     let state: &str = row.try_get("state")?;
     let kind: &str = row.try_get("kind")?;
     let tenant: &str = row.try_get("tenant")?;
@@ -63,10 +62,10 @@ pub(super) fn read(row: &SqliteRow) -> Result<(Process, bool), StoreError> {
         needs_attention: row.try_get("needs_attention")?,
         unsettled: row.try_get("unsettled")?,
     };
-    Ok((process, row.try_get::<i64, _>("schema_version")? > 0))
+    Ok((process, row.try_get::<i64>("schema_version")? > 0))
 }
 
-pub(super) fn moment(row: &SqliteRow, column: &str) -> Result<Option<UnixMs>, StoreError> {
+pub(super) fn moment(row: &sql::Row, column: &str) -> Result<Option<UnixMs>, StoreError> {
     let value: Option<i64> = row.try_get(column)?;
     Ok(value.map(UnixMs::from_sql))
 }

@@ -9,24 +9,24 @@ use std::sync::Arc;
 
 use protocol::flow::Line;
 use protocol::ids::{AgentId, ProcessId};
-use sqlx::Row as _;
 
 use super::Happened;
 use crate::process::Input;
+use crate::store::sql;
 use crate::store::{Connection, StoreError, id_bytes, lines};
 
 /// The first that wait in a line, but for what is paused.
 pub(super) const NEXT_OF: &str = "
     SELECT process_id FROM process_ready
     WHERE target_id = $1 AND line = $2
-      AND NOT EXISTS (SELECT 1 FROM pause WHERE scope = 'tenant' AND key = process_ready.tenant)
-      AND NOT EXISTS (SELECT 1 FROM pause WHERE scope = 'kind' AND key = process_ready.kind)
+      AND NOT EXISTS (SELECT 1 FROM pause WHERE scope = 'tenant' AND \"key\" = process_ready.tenant)
+      AND NOT EXISTS (SELECT 1 FROM pause WHERE scope = 'kind' AND \"key\" = process_ready.kind)
     ORDER BY ready_at, process_id LIMIT $3";
 
 /// Rows of one line that are looked at: a claim that finds nobody among them gives its permit back.
 const LOOK_MAX: usize = 256;
 
-const PAUSED: &str = "SELECT key FROM pause WHERE scope = 'process'";
+const PAUSED: &str = "SELECT \"key\" FROM pause WHERE scope = 'process'";
 
 /// Looks for others in the place of processes that cannot be claimed in their lines: `claimable` says which
 /// can, and at which agent each of the others is. Says which processes are to be read now.
@@ -52,7 +52,7 @@ pub(super) async fn find(
         return Ok(found);
     }
     let named: BTreeSet<ProcessId> = inputs.iter().map(|happened| happened.process).collect();
-    let paused: BTreeSet<String> = sqlx::query_scalar(PAUSED)
+    let paused: BTreeSet<String> = sql::query_scalar(PAUSED)
         .fetch_all(&mut *db)
         .await?
         .into_iter()
@@ -60,7 +60,7 @@ pub(super) async fn find(
     for ((agent, line), of_line) in wanted {
         // Those that the batch itself claims, and those that are paused, may be among the first.
         let limit = (claims + paused.len()).min(LOOK_MAX);
-        let rows = sqlx::query(NEXT_OF)
+        let rows = sql::query(NEXT_OF)
             .bind(agent.to_bytes().to_vec())
             .bind(lines::to_sql(&line))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))

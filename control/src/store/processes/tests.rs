@@ -9,20 +9,19 @@ use bytes::Bytes;
 use protocol::ids::{AgentId, Fence, GrantId, ProcessId};
 use protocol::operation::{Channel, Outcome, OutcomeStatus, Progress};
 use serde_json::json;
-use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::*;
 use crate::process::pause::Pauses;
 use crate::process::{Input, PlanOperation, PlanStep};
 use crate::store::pauses::{Pause, PauseAdded, PauseKey, PauseScope};
+use crate::store::sql;
 use crate::store::{Store, queries};
 
 const AGENT: AgentId = AgentId(Uuid::from_u128(7));
 
 async fn open() -> (tempfile::TempDir, Store) {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    let (directory, store) = crate::store::tests::fresh().await;
     (directory, store)
 }
 
@@ -60,8 +59,8 @@ async fn happen(store: &Store, at: u64, inputs: Vec<Happened>) -> Applied {
 
 async fn count(store: &Store, table: &'static str) -> i64 {
     let mut reader = store.reader().await.unwrap();
-    sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
-        .fetch_one(&mut *reader)
+    sql::query_scalar(format!("SELECT count(*) FROM {table}"))
+        .fetch_one(&mut reader)
         .await
         .unwrap()
 }
@@ -96,6 +95,7 @@ async fn no_statement_of_the_write_path_scans_a_table() {
         apply::DUE,
         apply::OF_AGENT,
         apply::NEXT_DUE,
+        apply::NEXT_HOLDER,
         apply::TAKE_RESOURCE,
         apply::WORK,
         rows::LOAD,
@@ -108,8 +108,8 @@ async fn no_statement_of_the_write_path_scans_a_table() {
     let mut seen = 0;
     for statement in texts.into_iter().flat_map(|text| text.split(';')) {
         let mut reader = store.reader().await.unwrap();
-        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
-        for row in sqlx::query(explain).fetch_all(&mut *reader).await.unwrap() {
+        let explain = format!("EXPLAIN QUERY PLAN {statement}");
+        for row in sql::query(explain).fetch_all(&mut reader).await.unwrap() {
             let detail: String = row.try_get("detail").unwrap();
             seen += 1;
             let first_row_only = statement == apply::NEXT_DUE;
@@ -481,11 +481,11 @@ async fn steps_that_begin_anew_lose_their_ends_and_those_before_keep_theirs() {
     let renewed = json!([[id.0.simple().to_string(), 1]]).to_string();
     let write = store.write_order(move |db| {
         Box::pin(async move {
-            sqlx::query("UPDATE process_plan SET attempts = 1")
+            sql::query("UPDATE process_plan SET attempts = 1")
                 .execute(&mut *db)
                 .await?;
             let nothing = || "[]".to_owned();
-            let mut query = sqlx::query(writes::WRITE);
+            let mut query = sql::query(writes::WRITE);
             for number in 1..=14 {
                 query = query.bind(if number == 12 {
                     renewed.clone()
@@ -727,4 +727,23 @@ async fn the_line_for_one_resource_has_an_end() {
         matches!(creations[1], Creation::Existing(_)),
         "{creations:?}"
     );
+}
+
+crate::store::tests::conformance::suite! {
+    a_process_leaves_no_row_behind_but_its_own,
+    a_whole_life_fits_into_one_batch,
+    an_agent_cannot_speak_for_another,
+    the_sweep_looks_at_what_is_due_and_knows_the_next,
+    a_freed_resource_goes_to_the_one_that_waited_longest,
+    lists_page_through_everything_once_with_any_filter,
+    a_trimmed_process_takes_its_payload_along_and_its_key_says_so,
+    an_expired_key_makes_a_new_process_whatever_it_asks_for,
+    each_step_sends_what_its_plan_says_and_keeps_how_it_ended,
+    steps_that_begin_anew_lose_their_ends_and_those_before_keep_theirs,
+    a_plan_goes_with_its_process,
+    a_retried_process_gets_in_line_for_its_resource_again,
+    paused_processes_are_shown_so_and_queues_are_read_past_them,
+    a_pause_ends_with_its_process_and_holds_no_later_life_of_it,
+    lists_filter_by_tenant_and_by_what_people_must_look_at,
+    the_line_for_one_resource_has_an_end,
 }

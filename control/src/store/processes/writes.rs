@@ -4,75 +4,78 @@ use std::collections::BTreeMap;
 
 use protocol::ids::{GrantId, ProcessId};
 use serde_json::{Value, json};
-use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::apply::Row;
 use super::rows::{self, hex};
 use crate::clock::UnixMs;
 use crate::process::{Process, State};
+use crate::store::sql;
 use crate::store::{Connection, StoreError, lines, to_sql};
 
-/// Every write of the rules, in one go: each switch to the backend's thread costs more than a row.
-/// `& 31` is the index of the step that a row of the plan does or undoes. $1 … $14 are JSON arrays. Not `?1 … ?14`: the driver binds those by counting over all statements
-/// of a text, and gives NULL to the later ones; `$` parameters it binds by name.
+/// Every write of the rules, in one go: each switch to the embedded backend's thread costs more than a row.
+/// `& 31` is the index of the step that a row of the plan does or undoes.
 pub(super) const WRITE: &str = "
     UPDATE process SET
-        state = j.value ->> 1, due_at = j.value ->> 2, ready_at = j.value ->> 3,
-        attempt = j.value ->> 4, counted_fence = j.value ->> 5, busy_count = j.value ->> 6,
-        fence = j.value ->> 7, progress_next = j.value ->> 8, progress_rows = j.value ->> 9,
-        progress_bytes = j.value ->> 10, progress_dropped = j.value ->> 11,
-        started_at = j.value ->> 12, finished_at = j.value ->> 13,
-        deadline_at = j.value ->> 15, step = j.value ->> 16, fate = j.value ->> 17,
-        hold = j.value ->> 18, needs_attention = j.value ->> 19, unsettled = j.value ->> 20
-    FROM json_each($1) AS j
-    WHERE process.id = unhex(j.value ->> 0) AND process.fence = j.value ->> 14;
+        state = j.state, due_at = j.due_at, ready_at = j.ready_at, attempt = j.attempt,
+        counted_fence = j.counted_fence, busy_count = j.busy_count, fence = j.fence,
+        progress_next = j.progress_next, progress_rows = j.progress_rows,
+        progress_bytes = j.progress_bytes, progress_dropped = j.progress_dropped,
+        started_at = j.started_at, finished_at = j.finished_at, deadline_at = j.deadline_at,
+        step = j.step, fate = j.fate, hold = j.hold, needs_attention = j.needs_attention,
+        unsettled = j.unsettled
+    FROM LIST($1: id hex, state text, due_at int, ready_at int, attempt int, counted_fence int,
+        busy_count int, fence int, progress_next int, progress_rows int, progress_bytes int,
+        progress_dropped int, started_at int, finished_at int, read_fence int, deadline_at int,
+        step int, fate text, hold text, needs_attention int, unsettled int) AS j
+    WHERE process.id = j.id AND process.fence = j.read_fence;
 
-    DELETE FROM process_timer WHERE (due_at, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($2) AS j);
-    INSERT OR IGNORE INTO process_timer (due_at, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($3) AS j;
+    DELETE FROM process_timer WHERE (due_at, process_id) IN LIST($2: due_at int, process_id hex);
+    INSERT INTO process_timer (due_at, process_id)
+        SELECT j.due_at, j.process_id FROM LIST($3: due_at int, process_id hex) AS j
+        WHERE true ON CONFLICT (due_at, process_id) DO NOTHING;
 
     DELETE FROM process_ready WHERE (target_id, line, ready_at, process_id) IN
-        (SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, unhex(j.value ->> 3)
-         FROM json_each($4) AS j);
-    INSERT OR IGNORE INTO process_ready
+        LIST($4: target_id hex, line text, ready_at int, process_id hex);
+    INSERT INTO process_ready
         (target_id, line, ready_at, process_id, deadline_at, tenant, kind)
-        SELECT unhex(j.value ->> 0), j.value ->> 1, j.value ->> 2, unhex(j.value ->> 3),
-               j.value ->> 4, j.value ->> 5, j.value ->> 6
-        FROM json_each($5) AS j;
+        SELECT j.target_id, j.line, j.ready_at, j.process_id, j.deadline_at, j.tenant, j.kind
+        FROM LIST($5: target_id hex, line text, ready_at int, process_id hex, deadline_at int,
+            tenant text, kind text) AS j
+        WHERE true ON CONFLICT (target_id, line, ready_at, process_id) DO NOTHING;
 
-    DELETE FROM process_lease WHERE process_id IN
-        (SELECT unhex(j.value) FROM json_each($6) AS j);
-    INSERT OR REPLACE INTO process_lease
-        (process_id, target_id, fence, grant_id, claimed_at, worker_id)
-        SELECT unhex(j.value ->> 0), unhex(j.value ->> 1), j.value ->> 2, j.value ->> 3,
-               j.value ->> 4, unhex(j.value ->> 5)
-        FROM json_each($7) AS j;
+    DELETE FROM process_lease WHERE process_id IN EACH($6: process_id hex);
+    INSERT INTO process_lease (process_id, target_id, fence, grant_id, claimed_at, worker_id)
+        SELECT j.process_id, j.target_id, j.fence, j.grant_id, j.claimed_at, j.worker_id
+        FROM LIST($7: process_id hex, target_id hex, fence int, grant_id int, claimed_at int,
+            worker_id hex) AS j
+        WHERE true ON CONFLICT (process_id) DO UPDATE SET target_id = excluded.target_id,
+            fence = excluded.fence, grant_id = excluded.grant_id,
+            claimed_at = excluded.claimed_at, worker_id = excluded.worker_id;
 
-    UPDATE process_payload SET outcome = j.value ->> 1
-        FROM json_each($8) AS j WHERE process_payload.process_id = unhex(j.value ->> 0);
+    UPDATE process_payload SET outcome = j.outcome
+        FROM LIST($8: process_id hex, outcome text) AS j
+        WHERE process_payload.process_id = j.process_id;
 
     DELETE FROM process_blocked WHERE (resource, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($9) AS j);
+        LIST($9: resource text, process_id hex);
     DELETE FROM process_resource WHERE (resource, process_id) IN
-        (SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($10) AS j);
-    INSERT OR IGNORE INTO process_blocked (resource, process_id)
-        SELECT j.value ->> 0, unhex(j.value ->> 1) FROM json_each($11) AS j;
+        LIST($10: resource text, process_id hex);
+    INSERT INTO process_blocked (resource, process_id)
+        SELECT j.resource, j.process_id FROM LIST($11: resource text, process_id hex) AS j
+        WHERE true ON CONFLICT (resource, process_id) DO NOTHING;
 
     UPDATE process_plan SET attempts = 0, finished_at = NULL, outcome = NULL
-        FROM json_each($12) AS j
-        WHERE process_plan.process_id = unhex(j.value ->> 0)
-          AND process_plan.step & 31 >= j.value ->> 1;
-    UPDATE process_plan SET attempts = j.value ->> 2, finished_at = j.value ->> 3,
-           outcome = j.value ->> 4
-        FROM json_each($13) AS j
-        WHERE process_plan.process_id = unhex(j.value ->> 0)
-          AND process_plan.step = j.value ->> 1;
+        FROM LIST($12: process_id hex, first int) AS j
+        WHERE process_plan.process_id = j.process_id AND process_plan.step & 31 >= j.first;
+    UPDATE process_plan SET attempts = j.attempts, finished_at = j.finished_at,
+           outcome = j.outcome
+        FROM LIST($13: process_id hex, step int, attempts int, finished_at int, outcome text) AS j
+        WHERE process_plan.process_id = j.process_id AND process_plan.step = j.step;
 
-    DELETE FROM pause WHERE scope = 'process' AND key IN
-        (SELECT j.value FROM json_each($14) AS j)
-    RETURNING key";
+    SELECT q.\"key\" FROM EACH($14: id text) AS j
+        CROSS JOIN pause AS q ON q.scope = 'process' AND q.\"key\" = j.id;
+    DELETE FROM pause WHERE scope = 'process' AND \"key\" IN EACH($14: id text)";
 
 /// The arrays of [`WRITE`].
 pub(super) struct Writes {
@@ -226,7 +229,7 @@ impl Writes {
             self.ended,
             self.over,
         ];
-        let mut query = sqlx::query(WRITE);
+        let mut query = sql::query(WRITE);
         for array in arrays {
             query = query.bind(Value::Array(array).to_string());
         }

@@ -14,6 +14,7 @@ use crate::store::Store;
 use crate::store::lines::ReadyCount;
 use crate::store::processes::{Batch, Creation, Happened, NewProcess};
 use crate::store::workers::Asks;
+use crate::store::{from_sql, sql};
 
 const WORKERS: [Uuid; 3] = [Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3)];
 
@@ -21,8 +22,7 @@ const WORKERS: [Uuid; 3] = [Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u
 const AGENTS: Range<u128> = 10..40;
 
 async fn open() -> (tempfile::TempDir, Store) {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    let (directory, store) = crate::store::tests::fresh().await;
     for worker in WORKERS {
         store.begin_worker(worker, UnixMs(1)).await.unwrap();
     }
@@ -114,31 +114,36 @@ fn batch(rng: &mut StdRng, round: u64, known: &[ProcessId]) -> Batch {
 /// How much agents may know something about, by the rows themselves.
 async fn in_use(store: &Store) -> BTreeMap<AgentId, u32> {
     let mut reader = store.reader().await.unwrap();
-    let rows: Vec<(Vec<u8>, u32)> = sqlx::query_as(
+    let rows = sql::query(
         "SELECT target_id, count(*) FROM process
          WHERE state IN ('leased', 'running', 'unknown', 'cancelling') GROUP BY target_id",
     )
-    .fetch_all(&mut *reader)
+    .fetch_all(&mut reader)
     .await
     .unwrap();
-    let rows = rows.into_iter();
-    rows.map(|(agent, count)| (AgentId(Uuid::from_slice(&agent).unwrap()), count))
-        .collect()
+    let rows = rows.iter().map(|row| {
+        let agent = row.try_get::<&[u8]>(0).unwrap();
+        (
+            AgentId(Uuid::from_slice(agent).unwrap()),
+            row.try_get(1).unwrap(),
+        )
+    });
+    rows.collect()
 }
 
 /// States that are counted, by the rows themselves.
 async fn states(store: &Store) -> BTreeMap<State, u64> {
     let mut reader = store.reader().await.unwrap();
-    let rows: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT state, count(*) FROM process WHERE finished_at IS NULL GROUP BY state",
-    )
-    .fetch_all(&mut *reader)
-    .await
-    .unwrap();
-    let states = rows.into_iter();
-    states
-        .map(|(state, count)| (state.parse().unwrap(), u64::try_from(count).unwrap()))
-        .collect()
+    let rows =
+        sql::query("SELECT state, count(*) FROM process WHERE finished_at IS NULL GROUP BY state")
+            .fetch_all(&mut reader)
+            .await
+            .unwrap();
+    let states = rows.iter().map(|row| {
+        let state: &str = row.try_get(0).unwrap();
+        (state.parse().unwrap(), from_sql(row.try_get(1).unwrap()))
+    });
+    states.collect()
 }
 
 #[tokio::test]
@@ -305,4 +310,11 @@ async fn agents_with_nothing_are_forgotten_and_who_has_not_looked_since_is_told_
         assert_eq!(counts.by_change.len(), counts.agents.len());
     }
     assert!(store.news(WORKERS[1], Some(hung.clock)).unwrap().all);
+}
+
+crate::store::tests::conformance::suite! {
+    the_counts_are_those_of_the_rows_whatever_happens,
+    the_others_hear_what_one_has_changed_and_it_does_not_hear_that_itself,
+    what_has_ended_is_counted_for_its_agent_and_its_tenant,
+    agents_with_nothing_are_forgotten_and_who_has_not_looked_since_is_told_everything,
 }

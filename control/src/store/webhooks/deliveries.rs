@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::{Unsettled, WEBHOOKS_MAX, WebhookRow};
 use crate::clock::UnixMs;
+use crate::store::sql;
 use crate::store::{Connection, Store, StoreError, audit, from_sql, id_bytes, log, to_sql};
 use crate::webhooks::{Known, Logged};
 
@@ -111,19 +110,23 @@ const SELECT: &str = "
 const UPSERT: &str = "
     INSERT INTO webhook_delivery (webhook_id, seq, type, body, state, attempts, status, took_ms,
         error, first_at, last_at, next_at)
-    SELECT ?1, j.value ->> 0, j.value ->> 1, j.value ->> 2, j.value ->> 3, j.value ->> 4,
-           j.value ->> 5, j.value ->> 6, j.value ->> 7, j.value ->> 8, j.value ->> 9,
-           j.value ->> 10
-    FROM json_each(?2) AS j WHERE EXISTS (SELECT 1 FROM webhook WHERE id = ?1)
+    SELECT $1, j.seq, j.type, j.body, j.state, j.attempts, j.status, j.took_ms, j.error,
+           j.first_at, j.last_at, j.next_at
+    FROM LIST($2: seq int, type text, body text, state text, attempts int, status int, took_ms int,
+        error text, first_at int, last_at int, next_at int) AS j
+    WHERE EXISTS (SELECT 1 FROM webhook WHERE id = $1)
     ON CONFLICT (webhook_id, seq) DO UPDATE SET
         state = excluded.state, attempts = excluded.attempts, status = excluded.status,
         took_ms = excluded.took_ms, error = excluded.error, first_at = excluded.first_at,
         last_at = excluded.last_at, next_at = excluded.next_at";
 
-const TRIM: &str = "
-    DELETE FROM webhook_delivery WHERE webhook_id = ?1 AND state = ?2 AND seq <=
-        (SELECT seq FROM webhook_delivery WHERE webhook_id = ?1 AND state = ?2
-         ORDER BY seq DESC LIMIT 1 OFFSET ?3)";
+/// The first that is one too many.
+const TRIM_TO: &str = "
+    SELECT seq FROM webhook_delivery WHERE webhook_id = $1 AND state = $2
+    ORDER BY seq DESC LIMIT 1 OFFSET $3";
+
+const TRIM: &str =
+    "DELETE FROM webhook_delivery WHERE webhook_id = $1 AND state = $2 AND seq <= $3";
 
 impl Store {
     /// Events behind `after` with what webhooks filter by, oldest first, at most `limit`.
@@ -133,14 +136,14 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Logged>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
+        let rows = sql::query(
             "SELECT e.seq, e.at, e.type, e.process_id, e.agent_id, e.data, p.kind, p.tenant
              FROM process_event AS e LEFT JOIN process AS p ON p.id = e.process_id
-             WHERE e.seq > ?1 ORDER BY e.seq LIMIT ?2",
+             WHERE e.seq > $1 ORDER BY e.seq LIMIT $2",
         )
         .bind(to_sql(after))
         .bind(limit)
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         rows.iter()
             .map(|row| {
@@ -194,15 +197,15 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<DeliveryRow>, StoreError> {
         let mut reader = self.reader().await?;
-        let of_state = state.map_or("", |_| "AND state = ?4");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{SELECT} WHERE webhook_id = ?1 AND seq < ?2 {of_state} ORDER BY seq DESC LIMIT ?3"
-        )))
+        let of_state = state.map_or("", |_| "AND state = $4");
+        let rows = sql::query(format!(
+            "{SELECT} WHERE webhook_id = $1 AND seq < $2 {of_state} ORDER BY seq DESC LIMIT $3"
+        ))
         .bind(webhook.into_bytes().to_vec())
         .bind(before.map_or(i64::MAX, to_sql))
         .bind(limit)
         .bind(state.map(DeliveryState::as_str))
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         rows.iter().map(read).collect()
     }
@@ -233,9 +236,9 @@ impl Store {
     ) -> Result<Redelivery, StoreError> {
         self.write(move |db| {
             Box::pin(async move {
-                sqlx::query(
-                    "UPDATE webhook_delivery SET state = 'waiting', next_at = ?3, first_at = ?3
-                     WHERE webhook_id = ?1 AND seq = ?2",
+                sql::query(
+                    "UPDATE webhook_delivery SET state = 'waiting', next_at = $3, first_at = $3
+                     WHERE webhook_id = $1 AND seq = $2",
                 )
                 .bind(webhook.into_bytes().to_vec())
                 .bind(to_sql(seq))
@@ -255,13 +258,14 @@ impl Store {
     /// The store failed.
     pub async fn unsettled_deliveries(&self) -> Result<BTreeMap<Uuid, Unsettled>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sqlx::query(
-            "SELECT w.id, s.column1 AS state,
+        let rows = sql::query(
+            "SELECT w.id, s.state,
                 (SELECT count(*) FROM webhook_delivery d
-                 WHERE d.webhook_id = w.id AND d.state = s.column1) AS count
-             FROM webhook w CROSS JOIN (VALUES ('waiting'), ('dead')) s",
+                 WHERE d.webhook_id = w.id AND d.state = s.state) AS count
+             FROM webhook w
+             JOIN (SELECT 'waiting' AS state UNION ALL SELECT 'dead') AS s ON true",
         )
-        .fetch_all(&mut *reader)
+        .fetch_all(&mut reader)
         .await?;
         let mut all: BTreeMap<Uuid, Unsettled> = BTreeMap::new();
         for row in &rows {
@@ -279,15 +283,15 @@ impl Store {
 
 async fn known(db: &mut Connection, row: WebhookRow) -> Result<Known, StoreError> {
     let id = row.id.into_bytes().to_vec();
-    let waiting: Vec<(i64, i64)> = sqlx::query_as(
+    let waiting = sql::query(
         "SELECT coalesce(next_at, 0), seq FROM webhook_delivery
-         WHERE webhook_id = ?1 AND state = 'waiting'",
+         WHERE webhook_id = $1 AND state = 'waiting'",
     )
     .bind(&id)
     .fetch_all(&mut *db)
     .await?;
     let beyond: Vec<i64> =
-        sqlx::query_scalar("SELECT seq FROM webhook_delivery WHERE webhook_id = ?1 AND seq > ?2")
+        sql::query_scalar("SELECT seq FROM webhook_delivery WHERE webhook_id = $1 AND seq > $2")
             .bind(&id)
             .bind(to_sql(row.cursor))
             .fetch_all(&mut *db)
@@ -295,9 +299,12 @@ async fn known(db: &mut Connection, row: WebhookRow) -> Result<Known, StoreError
     Ok(Known {
         row,
         waiting: waiting
-            .into_iter()
-            .map(|(at, seq)| (UnixMs::from_sql(at), from_sql(seq)))
-            .collect(),
+            .iter()
+            .map(|row| {
+                let at = UnixMs::from_sql(row.try_get(0)?);
+                Ok((at, from_sql(row.try_get(1)?)))
+            })
+            .collect::<Result<_, StoreError>>()?,
         beyond: beyond.into_iter().map(from_sql).collect(),
     })
 }
@@ -306,7 +313,7 @@ async fn settle(db: &mut Connection, write: WebhookWrite, now: UnixMs) -> Result
     let id = write.webhook.into_bytes().to_vec();
     if !write.deliveries.is_empty() {
         let rows: Vec<Value> = write.deliveries.iter().map(as_json).collect();
-        sqlx::query(UPSERT)
+        sql::query(UPSERT)
             .bind(&id)
             .bind(Value::Array(rows).to_string())
             .execute(&mut *db)
@@ -316,18 +323,13 @@ async fn settle(db: &mut Connection, write: WebhookWrite, now: UnixMs) -> Result
             (DeliveryState::Dead, DEAD_MAX),
         ] {
             if write.deliveries.iter().any(|row| row.state == state) {
-                sqlx::query(TRIM)
-                    .bind(&id)
-                    .bind(state.as_str())
-                    .bind(keep)
-                    .execute(&mut *db)
-                    .await?;
+                trim(db, &id, state, keep).await?;
             }
         }
     }
-    sqlx::query(
-        "UPDATE webhook SET cursor = max(cursor, ?3), missed = missed + ?4, failing_since = ?5
-         WHERE id = ?1 AND generation = ?2",
+    sql::query(
+        "UPDATE webhook SET \"cursor\" = GREATEST(\"cursor\", $3), missed = missed + $4, failing_since = $5
+         WHERE id = $1 AND generation = $2",
     )
     .bind(&id)
     .bind(to_sql(write.generation))
@@ -343,6 +345,29 @@ async fn settle(db: &mut Connection, write: WebhookWrite, now: UnixMs) -> Result
 }
 
 /// Disables a webhook that nobody has touched meanwhile, and says so in the log.
+async fn trim(
+    db: &mut Connection,
+    webhook: &Vec<u8>,
+    state: DeliveryState,
+    keep: u32,
+) -> Result<(), StoreError> {
+    let last: Option<i64> = sql::query_scalar(TRIM_TO)
+        .bind(webhook)
+        .bind(state.as_str())
+        .bind(keep)
+        .fetch_optional(db)
+        .await?;
+    if let Some(last) = last {
+        sql::query(TRIM)
+            .bind(webhook)
+            .bind(state.as_str())
+            .bind(last)
+            .execute(db)
+            .await?;
+    }
+    Ok(())
+}
+
 async fn disable(
     db: &mut Connection,
     webhook: Uuid,
@@ -350,9 +375,9 @@ async fn disable(
     why: &str,
     now: UnixMs,
 ) -> Result<(), StoreError> {
-    let disabled = sqlx::query(
-        "UPDATE webhook SET disabled_at = ?3, disabled_why = ?4, generation = generation + 1
-         WHERE id = ?1 AND generation = ?2 AND disabled_at IS NULL",
+    let disabled = sql::query(
+        "UPDATE webhook SET disabled_at = $3, disabled_why = $4, generation = generation + 1
+         WHERE id = $1 AND generation = $2 AND disabled_at IS NULL",
     )
     .bind(webhook.into_bytes().to_vec())
     .bind(to_sql(generation))
@@ -388,17 +413,15 @@ async fn one(
     webhook: Uuid,
     seq: u64,
 ) -> Result<Option<DeliveryRow>, StoreError> {
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "{SELECT} WHERE webhook_id = ?1 AND seq = ?2"
-    )))
-    .bind(webhook.into_bytes().to_vec())
-    .bind(to_sql(seq))
-    .fetch_optional(&mut *db)
-    .await?;
+    let row = sql::query(format!("{SELECT} WHERE webhook_id = $1 AND seq = $2"))
+        .bind(webhook.into_bytes().to_vec())
+        .bind(to_sql(seq))
+        .fetch_optional(&mut *db)
+        .await?;
     row.as_ref().map(read).transpose()
 }
 
-fn read(row: &SqliteRow) -> Result<DeliveryRow, StoreError> {
+fn read(row: &sql::Row) -> Result<DeliveryRow, StoreError> {
     let body: String = row.try_get("body")?;
     let next: Option<i64> = row.try_get("next_at")?;
     Ok(DeliveryRow {

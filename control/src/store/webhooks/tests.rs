@@ -4,12 +4,12 @@ use bytes::Bytes;
 use protocol::ids::ProcessId;
 
 use super::*;
+use crate::store::sql;
 
 const NOW: UnixMs = UnixMs(1_795_512_600_000);
 
 async fn store() -> (Store, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    let (directory, store) = crate::store::tests::fresh().await;
     (store, directory)
 }
 
@@ -240,18 +240,18 @@ async fn events_come_with_the_kind_of_their_process() {
     let insert = store.write(move |db| {
         Box::pin(async move {
             let id = id.to_bytes().to_vec();
-            sqlx::query(
+            sql::query(
                 "INSERT INTO process (id, kind, target_id, class, state, deadline_at, attempt,
                      counted_fence, max_attempts, busy_count, fence, progress_next, progress_rows,
                      progress_bytes, progress_dropped, created_at)
-                 VALUES (?1, 'exec', ?1, 2, 'ready', 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0)",
+                 VALUES ($1, 'exec', $1, 2, 'ready', 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0)",
             )
             .bind(&id)
             .execute(&mut *db)
             .await?;
-            sqlx::query(
+            sql::query(
                 "INSERT INTO process_event (at, type, process_id, data)
-                 VALUES (0, 'process.created', ?1, '{}'), (0, 'agent.up', NULL, '{}')",
+                 VALUES (0, 'process.created', $1, '{}'), (0, 'agent.up', NULL, '{}')",
             )
             .bind(&id)
             .execute(&mut *db)
@@ -265,4 +265,14 @@ async fn events_come_with_the_kind_of_their_process() {
     assert_eq!(all[0].tenant.as_deref(), Some("default"));
     assert_eq!(all[0].event.process, Some(id));
     assert_eq!((&all[1].kind, &all[1].tenant), (&None, &None));
+}
+
+crate::store::tests::conformance::suite! {
+    a_webhook_is_read_as_it_was_written,
+    results_and_cursor_are_written_together_and_bodies_come_back_as_they_were,
+    a_cursor_moved_by_hand_is_not_moved_back_by_an_old_write,
+    results_of_a_webhook_that_is_gone_spoil_nobody_elses,
+    what_is_kept_is_bounded,
+    disabling_is_told_once_and_not_after_a_change_by_hand,
+    events_come_with_the_kind_of_their_process,
 }

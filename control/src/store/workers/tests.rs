@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::processes::{Creation, NewProcess};
+use crate::store::sql;
 
 const AGENT: AgentId = AgentId(Uuid::from_u128(7));
 
@@ -11,8 +12,7 @@ fn worker(number: u128) -> Uuid {
 
 /// A store with these process servers.
 async fn open(numbers: &[u128]) -> (tempfile::TempDir, Store) {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    let (directory, store) = crate::store::tests::fresh().await;
     for number in numbers {
         store
             .begin_worker(worker(*number), UnixMs(1000))
@@ -247,7 +247,7 @@ async fn what_was_taken_over_is_known_although_nothing_else_can_be_read() {
     let rename = async |sql: &'static str| {
         let renamed = store.write(move |db| {
             Box::pin(async move {
-                sqlx::query(sql).execute(&mut *db).await?;
+                sql::query(sql).execute(&mut *db).await?;
                 Ok::<_, StoreError>(())
             })
         });
@@ -406,8 +406,8 @@ async fn what_a_dead_server_had_on_its_way_is_taken_over_as_well() {
     // After a while nothing is expected of it any more.
     assert_eq!(sweep(700_000).await, (1, Vec::new()));
     let mut reader = store.reader().await.unwrap();
-    let known: i64 = sqlx::query_scalar("SELECT count(*) FROM worker")
-        .fetch_one(&mut *reader)
+    let known: i64 = sql::query_scalar("SELECT count(*) FROM worker")
+        .fetch_one(&mut reader)
         .await
         .unwrap();
     assert_eq!(known, 1);
@@ -420,8 +420,7 @@ async fn what_a_dead_server_had_on_its_way_is_taken_over_as_well() {
 
 #[tokio::test]
 async fn a_server_in_a_new_process_takes_everything_and_one_beside_it_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open("sqlite:", directory.path()).await.unwrap();
+    let (directory, store) = crate::store::tests::fresh().await;
     store.begin_worker(worker(1), UnixMs(1000)).await.unwrap();
     let id = claimed(&store, worker(1)).await;
     store.begin_worker(worker(2), UnixMs(1001)).await.unwrap();
@@ -441,4 +440,17 @@ async fn a_server_in_a_new_process_takes_everything_and_one_beside_it_nothing() 
             .live,
         1
     );
+}
+
+crate::store::tests::conformance::suite! {
+    one_server_sweeps_and_when_it_is_gone_another_takes_over_what_it_had_claimed,
+    whoever_joins_leaves_the_duty_to_sweep_where_it_is,
+    more_claims_than_one_step_takes_over_make_the_next_beat_due_at_once,
+    the_one_that_is_left_alone_finds_what_nobody_has_passed_on,
+    what_was_taken_over_is_known_although_nothing_else_can_be_read,
+    a_follower_takes_over_as_the_sweeper_does,
+    whoever_sweeps_hears_of_a_timer_as_soon_as_it_is_set,
+    one_server_lends_until_it_is_gone_and_the_next_one_has_a_higher_term,
+    a_server_that_ends_in_order_is_followed_at_once,
+    what_a_dead_server_had_on_its_way_is_taken_over_as_well,
 }

@@ -1,6 +1,6 @@
 //! What is to be said of a store, for `drover doctor` and `drover store check`.
 
-use control::store::{Depth, Inspection, OpenError};
+use control::store::{Depth, Inspection, OpenError, ServerInspection};
 
 use super::check::Check;
 use crate::cli::top::format::{bytes, count};
@@ -118,9 +118,89 @@ fn durability(store: &Inspection) -> Check {
     }
 }
 
+/// Everything about a store on a server.
+pub(in crate::cli) fn server_checks(looked: &Result<ServerInspection, OpenError>) -> Vec<Check> {
+    match looked {
+        Err(error) => vec![Check::failure("store", chain(error), advice(error))],
+        Ok(server) => vec![
+            server_place(server),
+            server_durability(server),
+            server_schema(server),
+        ],
+    }
+}
+
+fn server_place(server: &ServerInspection) -> Check {
+    let what = format!("{} on {}", server.url, server.software);
+    if let Some(needed) = server.too_old {
+        let upgrade = format!("upgrade it to {needed} or later");
+        return Check::failure("store", format!("{what}, which is too old"), upgrade);
+    }
+    if server.read_only {
+        return Check::failure(
+            "store",
+            format!("{what}, which takes no writes"),
+            "name the primary server in `store`",
+        );
+    }
+    let users = match server.servers {
+        0 => "no process server is alive on it".to_owned(),
+        1 => "1 process server is alive on it".to_owned(),
+        servers => format!("{servers} process servers are alive on it"),
+    };
+    Check::ok("store", format!("{what}; {users}"))
+}
+
+fn server_durability(server: &ServerInspection) -> Check {
+    let Some(weak) = server.weaknesses.first() else {
+        return Check::ok(
+            "store.durability",
+            "the server waits for its disk at every commit",
+        );
+    };
+    let what = format!("{} is {}", weak.setting, weak.found);
+    let set = format!("set {} = {} on the server", weak.setting, weak.wanted);
+    match weak.waivable && server.unsafe_will_do {
+        true => Check::warning(
+            "store.durability",
+            format!("{what}: accepted work may be lost when the machine fails, as the URL allows"),
+            set,
+        ),
+        false => Check::failure("store.durability", what, set),
+    }
+}
+
+fn server_schema(server: &ServerInspection) -> Check {
+    let (found, known) = (server.schema, server.known_schema);
+    match found {
+        0 => Check::ok("store.schema", "none yet: the first start makes it"),
+        _ if found == known => Check::ok("store.schema", format!("version {found}, this build's")),
+        _ => Check::warning(
+            "store.schema",
+            format!("version {found}; this build's first start on it makes it {known}, for good"),
+            "save the database before the upgrade (docs/STORES.md, Backup)",
+        ),
+    }
+}
+
 fn advice(error: &OpenError) -> String {
     match error {
-        OpenError::UnsupportedUrl(_) => "set store = \"sqlite:\" in the configuration".to_owned(),
+        OpenError::UnsupportedUrl(_) | OpenError::BadUrl { .. } => {
+            "set store = \"sqlite:\" in the configuration, or a URL as docs/STORES.md has them"
+                .to_owned()
+        }
+        OpenError::Unreachable { .. } => {
+            "start the database server, or mend the URL: its host, port, user, password and database"
+                .to_owned()
+        }
+        OpenError::OldServer { needed, .. } => format!("upgrade it to {needed} or later"),
+        OpenError::ReadOnly { .. } => "name the primary server in `store`".to_owned(),
+        OpenError::NotDurable {
+            setting, wanted, ..
+        } => format!("set {setting} = {wanted} on the server"),
+        OpenError::HalfCopied { .. } => {
+            "run `drover store copy` with the same --from and --to again: it goes on".to_owned()
+        }
         OpenError::Corrupt { path, .. } => format!(
             "keep a copy of {}, and restore a backup (docs/OPERATIONS.md, Backup)",
             path.display()

@@ -1,10 +1,11 @@
 //! Lines in the store: which one a process waits in, and that others cost its claims nothing.
 
 use protocol::flow::{Class as Urgency, Line};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 
 use super::*;
 use crate::store::lines::{self, Found, Others, Want};
+use crate::store::sql;
 
 /// The ids in all lines of the agent that no pause holds.
 pub(super) async fn not_paused(store: &Store, pauses: &Pauses) -> Vec<ProcessId> {
@@ -202,8 +203,8 @@ async fn what_waits_in_other_lines_is_not_read() {
         (stand_in::NEXT_OF, by_line),
     ] {
         let mut reader = store.reader().await.unwrap();
-        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
-        let rows = sqlx::query(explain).fetch_all(&mut *reader).await.unwrap();
+        let explain = format!("EXPLAIN QUERY PLAN {statement}");
+        let rows = sql::query(explain).fetch_all(&mut reader).await.unwrap();
         let plan: Vec<String> = rows
             .iter()
             .map(|row| row.try_get("detail").unwrap())

@@ -1,0 +1,9 @@
+-- Agent servers on machines of their own, as whoever reaches them writes them down; see control/src/gateways.rs.
+
+CREATE TABLE agent_server (
+    run        BINARY(16)     PRIMARY KEY,  -- of its gateway: what group_owner.owner_id names
+    link       VARBINARY(512) NOT NULL,     -- where process servers reach it; of two runs there the later is alive
+    addresses  LONGTEXT       NOT NULL,     -- where agents reach it: a JSON list
+    shards     BIGINT         NOT NULL,
+    renewed_at BIGINT         NOT NULL      -- when somebody has reached it last
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;

@@ -1,0 +1,354 @@
+//! What the writer writes with: transactions on one connection, and a new connection when that is lost.
+//!
+//! ```text
+//!   embedded   BEGIN IMMEDIATE … COMMIT          the file's lock lets one process in
+//!   a server   BEGIN · lock and count … COMMIT   one statement locks the row that all writers lock, and counts
+//!                                                this writer's transactions
+//! ```
+//!
+//! That one lock makes writers of several processes take turns. So what one reads, no other changes before it
+//! commits; events are numbered in the order of commits; there are no deadlocks among writers, and nothing to be
+//! run twice: what may have to wait, or fails because the connection was lost, is the first statement, before any
+//! job has run.
+//!
+//! A `COMMIT` whose answer is lost may have happened. The writer then looks at its count, once it holds the lock
+//! again, and knows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::remote::Server;
+use super::sql::{self, Connection, Session, Texts};
+use super::{StoreError, from_sql, sqlite};
+use crate::clock;
+
+/// The row that every writer locks.
+const EVERYBODY: [u8; 16] = [0; 16];
+/// The row that counts changes of what operators set.
+const ORDERS: [u8; 16] = [0xff; 16];
+/// Between attempts to reach a server, at first and at most.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// How long one attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For so long it is found out whether a commit without an answer has happened.
+const DOUBT_MAX: Duration = Duration::from_secs(10 * 60);
+/// Counts of writers that were opened before that, and are not at work, are forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The writer's connection.
+pub(super) struct Pen {
+    /// `None`: it was lost.
+    connection: Option<Connection>,
+    remote: Option<Remote>,
+}
+
+/// What it takes to connect anew.
+struct Remote {
+    server: Server,
+    texts: Arc<Texts>,
+    instance: Uuid,
+    /// Transactions that this writer has committed.
+    count: i64,
+    /// Not before this.
+    next_try: Instant,
+    pause: Duration,
+}
+
+impl Pen {
+    /// For the embedded store.
+    pub(super) fn embedded(connection: Connection) -> Self {
+        Self {
+            connection: Some(connection),
+            remote: None,
+        }
+    }
+
+    /// For a store on a server.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(super) async fn remote(
+        mut connection: Connection,
+        server: Server,
+        instance: Uuid,
+    ) -> Result<Self, sqlx::Error> {
+        let count = announce(&mut connection, instance).await?;
+        let remote = Remote {
+            server,
+            texts: connection.texts(),
+            instance,
+            count,
+            next_try: Instant::now(),
+            pause: PAUSES[0],
+        };
+        Ok(Self {
+            connection: Some(connection),
+            remote: Some(remote),
+        })
+    }
+
+    /// The connection of the transaction that has begun.
+    pub(super) fn connection(&mut self) -> Result<&mut Connection, StoreError> {
+        self.connection.as_mut().ok_or(StoreError::Unreachable)
+    }
+
+    /// Begins a transaction: nobody else writes until it ends.
+    ///
+    /// # Errors
+    /// Nothing has begun.
+    pub(super) async fn begin(&mut self) -> Result<(), StoreError> {
+        if self.remote.is_none() {
+            return self.say("BEGIN IMMEDIATE").await;
+        }
+        if self.connection.is_some() {
+            match self.begin_remote().await {
+                Ok(()) => return Ok(()),
+                Err(error) if self.connection.is_some() => return Err(error),
+                // It was lost while nothing was written; no job has seen it.
+                Err(error) => tracing::warn!(%error, "the connection to the store was lost"),
+            }
+        }
+        self.connect().await?;
+        self.begin_remote().await
+    }
+
+    async fn begin_remote(&mut self) -> Result<(), StoreError> {
+        let begun = self.lock().await;
+        if begun.is_err() {
+            self.rollback().await;
+        }
+        begun
+    }
+
+    /// Locks the row of all writers, and counts this transaction.
+    async fn lock(&mut self) -> Result<(), StoreError> {
+        let Self {
+            connection: Some(db),
+            remote: Some(remote),
+        } = self
+        else {
+            return Err(StoreError::Unreachable);
+        };
+        db.raw("BEGIN").await?;
+        let counted =
+            sql::query("UPDATE store_writer SET number = number + 1 WHERE id IN ($1, $2)")
+                .bind(&EVERYBODY[..])
+                .bind(&remote.instance.as_bytes()[..])
+                .execute(db)
+                .await?;
+        if counted.rows_affected() < 2 {
+            // Forgotten, as after a restored backup.
+            sql::query("INSERT INTO store_writer (id, number, opened_at) VALUES ($1, $2, $3)")
+                .bind(&remote.instance.as_bytes()[..])
+                .bind(remote.count + 1)
+                .bind(clock::now().to_sql())
+                .execute(db)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Begins a part that can be undone alone.
+    pub(super) async fn savepoint(&mut self) -> Result<(), StoreError> {
+        self.say("SAVEPOINT job").await
+    }
+
+    /// Ends a part; `keep`: with what it has written.
+    pub(super) async fn release(&mut self, keep: bool) -> Result<(), StoreError> {
+        if !keep {
+            self.say("ROLLBACK TO SAVEPOINT job").await?;
+        }
+        self.say("RELEASE SAVEPOINT job").await
+    }
+
+    /// Makes durable what the transaction has written.
+    ///
+    /// # Errors
+    /// Nothing was written; but of [`StoreError::Doubtful`] that is not known.
+    pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
+        let error = match self.say("COMMIT").await {
+            Ok(()) => {
+                if let Some(remote) = &mut self.remote {
+                    remote.count += 1;
+                }
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if self.connection.is_some() || self.remote.is_none() {
+            self.rollback().await;
+            return Err(error);
+        }
+        tracing::warn!(%error, "the store's answer to a commit was lost; looking whether it has happened");
+        match tokio::time::timeout(DOUBT_MAX, self.find_out()).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(error),
+            Err(_) => {
+                self.connection = None;
+                Err(StoreError::Doubtful)
+            }
+        }
+    }
+
+    /// Whether the commit whose answer was lost has happened.
+    async fn find_out(&mut self) -> bool {
+        let before = self.remote.as_ref().map_or(0, |remote| remote.count);
+        loop {
+            match self.look_at_count().await {
+                Ok(count) => return count > before,
+                Err(error) => {
+                    tracing::debug!(%error, "whether a commit has happened is not known yet")
+                }
+            }
+            tokio::time::sleep(PAUSES[0]).await;
+        }
+    }
+
+    /// The count, once nobody writes: also the transaction in question has ended then.
+    async fn look_at_count(&mut self) -> Result<i64, StoreError> {
+        self.connect().await?;
+        let count = self.locked_count().await;
+        self.rollback().await;
+        let (count, Some(remote)) = (count?, &mut self.remote) else {
+            return Err(StoreError::Unreachable);
+        };
+        remote.count = count;
+        Ok(count)
+    }
+
+    async fn locked_count(&mut self) -> Result<i64, StoreError> {
+        let instance = self.remote.as_ref().map(|remote| remote.instance);
+        let (db, instance) = (self.connection()?, instance.unwrap_or_default());
+        db.raw("BEGIN").await?;
+        sql::query("SELECT number FROM store_writer WHERE id = $1 FOR UPDATE")
+            .bind(&EVERYBODY[..])
+            .fetch_all(db)
+            .await?;
+        let count: Option<i64> = sql::query_scalar("SELECT number FROM store_writer WHERE id = $1")
+            .bind(&instance.as_bytes()[..])
+            .fetch_optional(db)
+            .await?;
+        Ok(count.unwrap_or(0))
+    }
+
+    /// Gives up what the transaction has written. A connection on which that fails is not used again: nobody
+    /// knows what is open on it.
+    pub(super) async fn rollback(&mut self) {
+        let gone = self.say("ROLLBACK").await.is_err();
+        if gone && self.remote.is_some() {
+            self.connection = None;
+        }
+    }
+
+    async fn say(&mut self, words: &'static str) -> Result<(), StoreError> {
+        let said = match &mut self.connection {
+            Some(db) => db.raw(words).await,
+            None => return Err(StoreError::Unreachable),
+        };
+        if self.remote.is_some() && self.connection.as_ref().is_some_and(Connection::is_lost) {
+            self.connection = None;
+        }
+        Ok(said?)
+    }
+
+    /// Connects anew, unless that was tried just now.
+    async fn connect(&mut self) -> Result<(), StoreError> {
+        self.connection = None;
+        let Some(remote) = &mut self.remote else {
+            return Err(StoreError::Unreachable);
+        };
+        if Instant::now() < remote.next_try {
+            return Err(StoreError::Unreachable);
+        }
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, async {
+            let session = remote.server.connect().await?;
+            let mut db = Connection::new(session, Arc::clone(&remote.texts));
+            announce(&mut db, remote.instance).await.map(|_| db)
+        });
+        match connected.await {
+            Ok(Ok(db)) => {
+                tracing::info!("the store's server answers again");
+                remote.pause = PAUSES[0];
+                self.connection = Some(db);
+                Ok(())
+            }
+            failed => {
+                remote.next_try = Instant::now() + remote.pause;
+                remote.pause = (remote.pause * 2).min(PAUSES[1]);
+                if let Ok(Err(error)) = failed {
+                    tracing::warn!(%error, again_in = ?remote.pause, "the store's server does not answer");
+                }
+                Err(StoreError::Unreachable)
+            }
+        }
+    }
+
+    /// Ends it after its last transaction.
+    pub(super) async fn close(self) {
+        let Some(mut db) = self.connection else {
+            return;
+        };
+        if let Some(remote) = self.remote {
+            // Nobody asks any more what this writer has committed.
+            let forgotten = sql::query("DELETE FROM store_writer WHERE id = $1")
+                .bind(&remote.instance.as_bytes()[..])
+                .execute(&mut db);
+            if let Err(error) = forgotten.await {
+                tracing::debug!(%error, "the count of this writer stays for a while");
+            }
+        }
+        match db.into_session() {
+            Session::Sqlite(db) => sqlite::close(db).await,
+            session => session.close().await,
+        }
+    }
+}
+
+/// Operators have set something: other processes look at it with their next beat.
+pub(super) async fn count_order(db: &mut Connection) -> Result<(), sqlx::Error> {
+    sql::query(
+        "INSERT INTO store_writer (id, number, opened_at) VALUES ($1, 1, $2)
+         ON CONFLICT (id) DO UPDATE SET number = store_writer.number + 1,
+            opened_at = excluded.opened_at",
+    )
+    .bind(&ORDERS[..])
+    .bind(clock::now().to_sql())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// How often any process has counted such a change.
+pub(super) async fn orders(db: &mut Connection) -> Result<u64, sqlx::Error> {
+    let orders: Option<i64> = sql::query_scalar("SELECT number FROM store_writer WHERE id = $1")
+        .bind(&ORDERS[..])
+        .fetch_optional(db)
+        .await?;
+    Ok(from_sql(orders.unwrap_or(0)))
+}
+
+/// Makes the row of this writer, if there is none; how much it has committed.
+async fn announce(db: &mut Connection, instance: Uuid) -> Result<i64, sqlx::Error> {
+    let now = clock::now();
+    sql::query("DELETE FROM store_writer WHERE id NOT IN ($1, $2) AND opened_at < $3")
+        .bind(&EVERYBODY[..])
+        .bind(&ORDERS[..])
+        .bind(now.minus(FORGOTTEN_AFTER).to_sql())
+        .execute(db)
+        .await?;
+    sql::query(
+        "INSERT INTO store_writer (id, number, opened_at) VALUES ($1, 0, $2)
+         ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(&instance.as_bytes()[..])
+    .bind(now.to_sql())
+    .execute(db)
+    .await?;
+    sql::query_scalar("SELECT number FROM store_writer WHERE id = $1")
+        .bind(&instance.as_bytes()[..])
+        .fetch_one(db)
+        .await
+}

@@ -6,7 +6,7 @@
 //! they are few, and fairness does not matter to a hint.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -26,6 +26,8 @@ type ZkError = zookeeper_client::Error;
 
 /// A request without an answer for so long will have none.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// A session is tried to begin so often at most.
+const CONNECT_EVERY: Duration = Duration::from_millis(500);
 /// What failed with the connection is tried again after this.
 const RETRY: Duration = Duration::from_millis(100);
 /// A lock that is held is looked at so often within a session's time-out.
@@ -43,8 +45,15 @@ pub(super) struct ZooKeeper {
     /// Only our user may touch our nodes.
     private: bool,
     lease: Duration,
-    /// The session, while it lives.
-    session: Mutex<Option<Client>>,
+    session: Mutex<Session>,
+}
+
+/// The session, while it lives.
+#[derive(Default)]
+struct Session {
+    client: Option<Client>,
+    /// When the last try to begin one failed, and why.
+    failed: Option<(Instant, String)>,
 }
 
 impl ZooKeeper {
@@ -74,58 +83,64 @@ impl ZooKeeper {
             folder: format!("{}/{FOLDER}", target.path),
             private: target.user.is_some(),
             lease: target.lease,
-            session: Mutex::new(None),
+            session: Mutex::default(),
         })
     }
 
     /// The session: another one if the last is over.
     async fn session(&self) -> Result<Client, CoordinationError> {
         let mut session = self.session.lock().await;
-        if let Some(client) = session
-            .as_ref()
-            .filter(|client| !client.state().is_terminated())
-        {
+        let alive = |client: &&Client| !client.state().is_terminated();
+        if let Some(client) = session.client.as_ref().filter(alive) {
             return Ok(client.clone());
         }
+        // Those that have waited for the same try share its end.
+        if let Some((at, detail)) = &session.failed
+            && clock::monotonic().saturating_duration_since(*at) < CONNECT_EVERY
+        {
+            return Err(self.away(detail));
+        }
         let connecting = self.connector.clone().connect(&self.cluster);
-        let connected = timeout(ANSWER_WITHIN.max(self.lease), connecting).await;
-        let client = connected.map_err(|_| self.away("no answer"))?;
-        let client = client.map_err(|error| self.failed(&error))?;
-        *session = Some(client.clone());
-        Ok(client)
+        let connected = match timeout(ANSWER_WITHIN.max(self.lease), connecting).await {
+            Ok(connected) => connected.map_err(|error| error.to_string()),
+            Err(_) => Err("no answer".to_owned()),
+        };
+        match connected {
+            Ok(client) => Ok(session.client.insert(client).clone()),
+            Err(detail) => {
+                let error = self.away(&detail);
+                session.failed = Some((clock::monotonic(), detail));
+                Err(error)
+            }
+        }
     }
 
     /// Makes the lock's node; whether it is ours now.
     async fn make(&self, client: &Client, path: &str, holder: Uuid) -> Result<bool, ZkError> {
-        let acls = if self.private {
-            Acls::creator_all()
-        } else {
-            Acls::anyone_all()
+        let acls = match self.private {
+            true => Acls::creator_all(),
+            false => Acls::anyone_all(),
         };
-        let options = CreateMode::Ephemeral.with_acls(acls);
-        match client.create(path, holder.as_bytes(), &options).await {
-            Ok(_) => Ok(true),
-            // Ours, if an answer was lost.
-            Err(ZkError::NodeExists) => match client.get_data(path).await {
-                Ok((data, _)) => Ok(data == holder.as_bytes()),
-                Err(ZkError::NoNode) => Ok(false),
-                Err(error) => Err(error),
-            },
-            Err(ZkError::NoNode) => {
-                let options = CreateMode::Persistent.with_acls(acls);
-                client.mkdir(&self.folder, &options).await?;
-                Err(ZkError::ConnectionLoss)
+        let node = CreateMode::Ephemeral.with_acls(acls);
+        let folder = CreateMode::Persistent.with_acls(acls);
+        loop {
+            match client.create(path, holder.as_bytes(), &node).await {
+                Ok(_) => return Ok(true),
+                Err(ZkError::NoNode) => client.mkdir(&self.folder, &folder).await?,
+                Err(ZkError::NodeExists) => break,
+                Err(error) => return Err(error),
             }
+        }
+        // Ours, if an answer was lost.
+        match client.get_data(path).await {
+            Ok((data, _)) => Ok(data == holder.as_bytes()),
+            Err(ZkError::NoNode) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
     fn path(&self, name: &Name) -> String {
         format!("{}/{name}", self.folder)
-    }
-
-    fn failed(&self, error: &ZkError) -> CoordinationError {
-        self.away(&error.to_string())
     }
 
     fn away(&self, detail: &str) -> CoordinationError {

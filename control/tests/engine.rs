@@ -14,6 +14,8 @@ mod fleet;
 mod hints;
 #[path = "engine/servers.rs"]
 mod servers;
+#[path = "engine/services.rs"]
+mod services;
 #[path = "engine/steps.rs"]
 mod steps;
 

@@ -98,13 +98,13 @@ fn watched(locks: &Arc<impl Locks + 'static>) -> Company {
 }
 
 /// What was written about servers that were taken for gone.
-async fn taken_for_gone(world: &World) -> usize {
+pub(crate) async fn taken_for_gone(world: &World) -> usize {
     let rows = world.store().events_after(0, None, 10_000).await.unwrap();
     rows.iter().filter(|row| row.kind == "server.gone").count()
 }
 
 /// Lets a second server die that has claimed something, with its lock; how long until the first has finished it all.
-async fn dies_and_is_followed(world: &World, total: usize, key: &str) -> Duration {
+pub(crate) async fn dies_and_is_followed(world: &World, total: usize, key: &str) -> Duration {
     let dead = world.beside(1).await.remove(0);
     // Each hears of the other with its next beat, and looks at its lock.
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -155,12 +155,12 @@ async fn while_the_service_is_away_it_takes_longer_and_nothing_is_lost() {
 }
 
 /// Makes processes at all servers, while everything fails that can.
-async fn make(world: &World, others: &[Started], total: usize) {
+pub(crate) async fn make(world: &World, others: &[Started], total: usize, key: &str) {
     for n in 0..total {
         let engine = others
             .get(n % 3)
             .map_or(world.engine(), |other| &other.engine);
-        let process = world.new_process(n % 6, &format!("l{n}"));
+        let process = world.new_process(n % 6, &format!("{key}{n}"));
         engine.create(vec![process]).await.unwrap();
         if n % 30 == 0 {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -173,7 +173,7 @@ async fn a_service_that_grants_everything_to_everybody_takes_nothing_from_whoeve
     let locks = Arc::new(Lying::default());
     let world = World::among(watched(&locks), 6, 43, Faults::ALL).await;
     let others = world.beside(2).await;
-    make(&world, &others, 180).await;
+    make(&world, &others, 180, "l").await;
     world.fleet.set_faults(Faults::NONE);
     world.settle().await;
     world.check(180).await;
@@ -192,7 +192,7 @@ async fn whoever_hangs_while_the_service_lies_is_taken_for_gone_and_nothing_is_d
     for port in [1, 2] {
         world.fleet.lose_commands_of(port);
     }
-    make(&world, &others, 90).await;
+    make(&world, &others, 90, "l").await;
     // What these have claimed goes nowhere, so more and more of it is theirs.
     while world.count(State::Leased).await < 6 {
         tokio::time::sleep(Duration::from_millis(1)).await;

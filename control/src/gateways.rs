@@ -9,8 +9,9 @@
 //!
 //! An agent server has no store. It *registers* by letting a process server in: whoever reaches it writes it down
 //! and prolongs its lease for it ([`LEASE`], every [`RENEW`]). So one that nobody reaches any more loses its
-//! groups, whatever it thinks itself, and one that some process servers do not reach keeps them. It dispatches
-//! nothing by itself: without a process server there is nothing to dispatch.
+//! groups, whatever it thinks itself, and one that some process servers do not reach keeps them. It asks for that
+//! every five seconds, and sends nothing on to agents once its last question that was answered is ten seconds old: so it
+//! has stopped before its groups are another's, also where it stood still in between.
 //!
 //! A group is given away by compare-and-set on its epoch, never otherwise, and every process server tells every
 //! gateway what the store says. Nothing is lost or done twice where two of them see it differently: a dispatch carries the epoch,
@@ -25,20 +26,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protocol::ids::{GatewayId, GroupId, ServerId};
+use protocol::limits::LINK_LEASE;
 use tokio::sync::Notify;
 
+use self::balance::Field;
 pub(crate) use self::balance::Gift;
 pub(crate) use self::keeper::keep;
 pub use self::switch::{AddError, Switch, Way};
-use crate::clock;
+use crate::clock::{self, UnixMs};
 use crate::store::groups::Group;
 use crate::store::{Store, StoreError};
 
 /// An agent server that nobody has reached for so long has lost its groups. Six seconds of silence end a link
 /// before, so all of it takes less than 20 s.
 pub const LEASE: Duration = Duration::from_secs(12);
-/// How often a lease is prolonged.
+/// How often a lease is prolonged that nobody asks for.
 pub const RENEW: Duration = Duration::from_secs(5);
+
+// It has stopped to dispatch before: the lease in the store begins later than the question that it counts from.
+const _: () = assert!(LINK_LEASE.as_millis() < LEASE.as_millis());
 
 /// An agent server, as whoever reaches it knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +67,10 @@ pub struct Registered {
     pub server: AgentServer,
     /// Its lease has not run out.
     pub alive: bool,
+    /// It gives its groups to the others.
+    pub draining: bool,
+    /// When somebody has reached it last.
+    pub renewed_at: UnixMs,
 }
 
 /// A group and its owner.
@@ -72,6 +82,8 @@ pub struct Placed {
     pub owner: Option<GatewayId>,
     /// Its agents that may come in.
     pub agents: u64,
+    /// The link of the agent server that it is pinned to.
+    pub pin: Option<String>,
 }
 
 /// What the process servers of this program know in common of agent servers elsewhere.
@@ -94,7 +106,17 @@ struct Inner {
     numbers: Vec<GatewayId>,
     /// The number of the next process server.
     servers: u32,
+    /// Who is to be told when its lease has been prolonged.
+    asked: Vec<(GatewayId, Answer)>,
+    /// Runs that have ended in order, and that the store does not know of yet.
+    ended: Vec<GatewayId>,
 }
+
+/// Tells an agent server that its lease has been prolonged.
+pub type Answer = Box<dyn FnOnce() + Send>;
+
+/// Questions that wait for the store; more push out the oldest, which is too old by then.
+const ASKED_MAX: usize = 1024;
 
 /// An agent server is reached, as long as this lives.
 pub struct Reached {
@@ -135,6 +157,44 @@ impl Gateways {
     /// How often an agent server has been reached: whoever is there anew has to be told all.
     fn reaches(&self) -> u64 {
         self.lock().reaches
+    }
+
+    /// An agent server asks for its lease to be prolonged; `answer` is called when it has been.
+    pub fn ask_lease(&self, run: GatewayId, answer: Answer) {
+        let mut inner = self.lock();
+        if inner.asked.len() >= ASKED_MAX {
+            // It asks again.
+            drop(inner.asked.remove(0));
+        }
+        inner.asked.push((run, answer));
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// These wait on: they are not reached yet.
+    fn keep_asked(&self, asked: Vec<(GatewayId, Answer)>) {
+        let mut inner = self.lock();
+        let newer = std::mem::replace(&mut inner.asked, asked);
+        inner.asked.extend(newer);
+    }
+
+    /// The questions that wait.
+    fn take_asked(&self) -> Vec<(GatewayId, Answer)> {
+        std::mem::take(&mut self.lock().asked)
+    }
+
+    /// An agent server has said that it stops: nobody needs to wait for the end of its lease.
+    pub fn ended(&self, run: GatewayId) {
+        let mut inner = self.lock();
+        inner.reached.remove(&run);
+        inner.ended.push(run);
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// The runs that have ended in order since it was asked last.
+    fn take_ended(&self) -> Vec<GatewayId> {
+        std::mem::take(&mut self.lock().ended)
     }
 
     /// The owner of a group, as far as is known.
@@ -189,10 +249,17 @@ impl Gateways {
         let groups = store.placed_groups().await?;
         let alive = servers.iter().filter(|one| one.alive);
         let alive: Vec<GatewayId> = alive.map(|one| one.server.run).collect();
-        // Nothing is given to one that could not be told.
-        let reached = self.reached();
-        let reached: Vec<GatewayId> = reached.iter().map(|one| one.run).collect();
-        let plan = balance::plan(&reached, &alive, &groups, moves);
+        let leaving = servers.iter().filter(|one| one.draining);
+        let leaving: Vec<GatewayId> = leaving.map(|one| one.server.run).collect();
+        // Nothing is given to one that could not be told, or that drains.
+        let reached = self.reached().into_iter();
+        let takers = reached.filter(|one| !leaving.contains(&one.run));
+        let field = Field {
+            servers: takers.map(|one| (one.run, one.link)).collect(),
+            alive,
+            leaving,
+        };
+        let plan = balance::plan(&field, &groups, moves);
         let groups = match plan.is_empty() {
             true => groups,
             false => {

@@ -22,6 +22,7 @@ pub(crate) mod print;
 mod processes;
 mod resolve;
 mod run;
+mod servers;
 mod sse;
 mod store;
 mod tls;
@@ -109,6 +110,9 @@ pub(crate) enum Command {
     /// Look after agents (the hypervisors' side of the line)
     #[command(subcommand)]
     Agents(agents::Command),
+    /// Look after agent servers, where there are several
+    #[command(subcommand)]
+    Servers(servers::Command),
     /// Look after agent groups
     #[command(subcommand)]
     Groups(groups::Command),
@@ -208,6 +212,7 @@ pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault>
         Command::Identity(command) => identity::run(&global, command),
         Command::Run(arguments) => run::run(&client()?, output, arguments).await,
         Command::Agents(command) => agents::run(&client()?, output, command).await,
+        Command::Servers(command) => servers::run(&client()?, output, command).await,
         Command::Groups(command) => groups::run(&client()?, output, command).await,
         Command::Tokens(command) => tokens::run(&client()?, output, command).await,
         Command::ApiTokens(command) => api_tokens::run(&client()?, output, command).await,

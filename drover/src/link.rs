@@ -3,6 +3,7 @@
 //! [`hub`](shared) says whose is what. Between machines the hub is the agent server's, and process servers
 //! [come](listener) to it from [elsewhere](remote) over [QUIC](wire).
 
+mod lease;
 mod listener;
 mod remote;
 mod shared;
@@ -15,6 +16,7 @@ use gateway::{Handle, SendError};
 use protocol::ids::{GatewayId, ServerId};
 use protocol::link::{Event, Request};
 
+pub(crate) use self::lease::Lease;
 pub(crate) use self::listener::{AgentsPlace, Door, ListenError, Listener};
 pub(crate) use self::remote::Remote;
 pub(crate) use self::shared::{Opens, Shared, share};

@@ -12,10 +12,13 @@ use std::time::Duration;
 
 use apart::{AGENTS, Apart};
 use control::clock::monotonic;
+use rustix::process::Signal;
 
 /// Groups are another's after so long: 6 s of silence, 12 s of lease, a look a second, and a busy
 /// machine.
 const TAKEN_OVER: Duration = Duration::from_secs(20);
+/// More than twice the lease.
+const STILL: Duration = Duration::from_secs(25);
 /// The least that one of two agent servers has when the agents are spread: a third, and not half, since there
 /// are few, and a group is moved whole.
 const SHARE: usize = AGENTS / 3;
@@ -30,7 +33,16 @@ async fn until_spread(apart: &Apart) {
     apart.until("agents on both", spread).await;
 }
 
-async fn whoever_dies(process_servers: u32) {
+/// How the first agent server goes, and comes back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goes {
+    /// As the power goes; it is started again.
+    Dies,
+    /// It stands still for more than twice the lease, with all that it had to do in its queues, and goes on.
+    StandsStill,
+}
+
+async fn whoever_goes(goes: Goes, process_servers: u32) {
     let mut apart = Box::pin(Apart::start(2, process_servers)).await;
     let work = apart.work.clone();
     apart.fleet.expect_losses(true);
@@ -41,8 +53,11 @@ async fn whoever_dies(process_servers: u32) {
     apart.create().await;
     apart.until_half_done().await;
     let before = apart.epochs();
-    let died = monotonic();
-    apart.agents[0].running.kill();
+    let went = monotonic();
+    match goes {
+        Goes::Dies => apart.agents[0].running.kill(),
+        Goes::StandsStill => apart.agents[0].running.signal(Signal::STOP),
+    }
     let raised = |before: &[u64], now: &[u64]| {
         let pairs = before.iter().zip(now);
         pairs.filter(|(before, now)| now > before).count()
@@ -52,7 +67,7 @@ async fn whoever_dies(process_servers: u32) {
             raised(&before, &apart.epochs()) > before.len() / 3
         })
         .await;
-    assert!(died.elapsed() <= TAKEN_OVER, "{:?}", died.elapsed());
+    assert!(went.elapsed() <= TAKEN_OVER, "{:?}", went.elapsed());
     apart
         .until("all agents on the other one", || {
             apart.agents[1].sessions() == AGENTS
@@ -60,7 +75,13 @@ async fn whoever_dies(process_servers: u32) {
         .await;
     apart.check().await;
 
-    apart.agents[0].start_again(&work);
+    match goes {
+        Goes::Dies => apart.agents[0].start_again(&work),
+        Goes::StandsStill => {
+            tokio::time::sleep(STILL.saturating_sub(went.elapsed())).await;
+            apart.agents[0].running.signal(Signal::CONT);
+        }
+    }
     apart.create().await;
     until_spread(&apart).await;
     apart.create().await;
@@ -70,10 +91,49 @@ async fn whoever_dies(process_servers: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_agent_servers_dies_and_all_processes_are_done_once() {
-    whoever_dies(1).await;
+    whoever_goes(Goes::Dies, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_with_several_process_servers() {
-    whoever_dies(2).await;
+    whoever_goes(Goes::Dies, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stood_still_does_nothing_twice_when_it_goes_on() {
+    whoever_goes(Goes::StandsStill, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_agent_server_gives_its_groups_away_and_can_be_stopped() {
+    let mut apart = Box::pin(Apart::start(2, 1)).await;
+    apart.fleet.expect_losses(true);
+    until_spread(&apart).await;
+    let link = apart.agents[0].link();
+    let groups = |apart: &Apart| {
+        let servers = apart.drover(&["servers", "ls"]);
+        let servers = servers.as_array().expect("a list").clone();
+        let of_it = servers.into_iter().find(|server| server["link"] == link);
+        of_it.expect("it is listed")["groups"].as_u64()
+    };
+    assert!(groups(&apart) > Some(0));
+    apart.create().await;
+    let drained = apart.drover(&["servers", "drain", &link]);
+    assert_eq!(drained["draining"], true);
+    apart
+        .until("a drained agent server", || groups(&apart) == Some(0))
+        .await;
+    apart
+        .until("all agents on the other one", || {
+            apart.agents[1].sessions() == AGENTS
+        })
+        .await;
+    apart.agents[0].running.signal(Signal::TERM);
+    assert!(apart.agents[0].running.wait().success());
+    apart.create().await;
+    apart.check().await;
+    let work = apart.work.clone();
+    apart.agents[0].start_again(&work);
+    until_spread(&apart).await;
+    apart.end().await;
 }

@@ -89,13 +89,13 @@ fn frames(directory: &Path) -> io::Result<()> {
     write(
         directory,
         "decode_words",
-        values::server_word(),
+        values::words::server_word(),
         frame::encode_server_word,
     )?;
     write(
         directory,
         "decode_words",
-        values::gateway_word(),
+        values::words::gateway_word(),
         frame::encode_gateway_word,
     )
 }

@@ -129,6 +129,10 @@ pub const LINK_IDLE_TIMEOUT: Duration = Duration::from_secs(6);
 /// Either side of such a connection sends a PING after this long without one.
 pub const LINK_KEEP_ALIVE: Duration = Duration::from_secs(2);
 const _: () = assert!(LINK_KEEP_ALIVE.as_millis() * 3 <= LINK_IDLE_TIMEOUT.as_millis());
+/// An agent server asks for its lease to be prolonged this often.
+pub const LINK_RENEW: Duration = Duration::from_secs(5);
+/// It dispatches for this long from the last question that was answered.
+pub const LINK_LEASE: Duration = Duration::from_secs(10);
 /// Bytes in flight each way on such a connection.
 pub const LINK_WINDOW_BYTES: usize = 4 << 20;
 const _: () = assert!(FRAME_BYTES_MAX < LINK_WINDOW_BYTES);

@@ -86,13 +86,15 @@ fn every_limit_has_the_value_in_the_table() {
 
 #[test]
 fn every_timer_has_the_value_in_the_table() {
-    let timers: [(&str, Duration); 8] = [
+    let timers: [(&str, Duration); 10] = [
         ("`KEEP_ALIVE`", limits::KEEP_ALIVE),
         ("`AGENT_KEEP_ALIVE`", limits::AGENT_KEEP_ALIVE),
         ("`IDLE_TIMEOUT`", limits::IDLE_TIMEOUT),
         ("`HANDSHAKE_DEADLINE`", limits::HANDSHAKE_DEADLINE),
         ("`ENROLMENT_DEADLINE`", limits::ENROLMENT_DEADLINE),
         ("`LINK_IDLE_TIMEOUT`", limits::LINK_IDLE_TIMEOUT),
+        ("`LINK_RENEW`", limits::LINK_RENEW),
+        ("`LINK_LEASE`", limits::LINK_LEASE),
         ("`LINK_KEEP_ALIVE`", limits::LINK_KEEP_ALIVE),
         (
             "`OPERATION_DEADLINE_DEFAULT`",

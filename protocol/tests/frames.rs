@@ -114,6 +114,6 @@ frame_properties! {
     enrol_reply: values::enrol_reply, frame::encode_enrol_reply, frame::decode_enrol_reply;
     request: values::request, frame::encode_request, frame::decode_request;
     event: values::event, frame::encode_event, frame::decode_event;
-    server_word: values::server_word, frame::encode_server_word, frame::decode_server_word;
-    gateway_word: values::gateway_word, frame::encode_gateway_word, frame::decode_gateway_word;
+    server_word: values::words::server_word, frame::encode_server_word, frame::decode_server_word;
+    gateway_word: values::words::gateway_word, frame::encode_gateway_word, frame::decode_gateway_word;
 }

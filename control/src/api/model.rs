@@ -9,6 +9,7 @@
 //! Nothing here validates beyond shape: what a value must be is checked where it is used.
 
 pub mod access;
+pub mod agent_servers;
 pub mod agents;
 pub mod batches;
 pub mod dead_letters;

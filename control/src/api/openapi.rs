@@ -38,6 +38,7 @@ use super::problem::PROBLEM_JSON;
         (name = "events", description = "What happened, as it happens."),
         (name = "webhooks", description = "Programs that are told what happens."),
         (name = "agents", description = "Hypervisors' agents."),
+        (name = "agent-servers", description = "Agent servers, where there are several."),
         (name = "groups", description = "Groups of agents."),
         (name = "tokens", description = "Join tokens, which let agents in."),
         (name = "api-tokens", description = "API tokens, which let people and programs in."),

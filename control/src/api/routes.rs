@@ -1,5 +1,6 @@
 //! The router: every route, and what wraps them all.
 
+mod agent_servers;
 mod agents;
 mod api_tokens;
 mod batches;
@@ -65,8 +66,12 @@ fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(agents::show))
         .routes(routes!(agents::revoke))
         .routes(routes!(agents::rekey))
+        .routes(routes!(agent_servers::list))
+        .routes(routes!(agent_servers::drain))
+        .routes(routes!(agent_servers::undrain))
         .routes(routes!(groups::list, groups::create))
         .routes(routes!(groups::show))
+        .routes(routes!(groups::pin, groups::unpin))
         .routes(routes!(join_tokens::list, join_tokens::create))
         .routes(routes!(join_tokens::delete))
         .routes(routes!(api_tokens::list, api_tokens::create))

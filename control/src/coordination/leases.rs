@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use uuid::Uuid;
 
@@ -83,26 +84,10 @@ impl<L: Leases> Locks for Leased<L> {
         name: &'a Name,
     ) -> BoxFuture<'a, Result<Option<Held>, CoordinationError>> {
         async move {
-            let (holder, asked) = (Uuid::new_v4(), clock::monotonic());
-            match self.0.take(name, holder).await {
-                Ok(true) => {}
-                Ok(false) => return Ok(None),
-                Err(error) => {
-                    // It may have been taken all the same.
-                    let (leases, name) = (Arc::clone(&self.0), name.clone());
-                    tokio::spawn(async move { give_back(&*leases, &name, holder).await });
-                    return Err(error);
-                }
-            }
-            let (held, keeper) = Held::new();
-            tokio::spawn(keep(
-                Arc::clone(&self.0),
-                name.clone(),
-                holder,
-                asked,
-                keeper,
-            ));
-            Ok(Some(held))
+            // Whoever asked may give up while the lock is taken: it is given back then, and not only with its lease.
+            let (tell, told) = oneshot::channel();
+            tokio::spawn(take(Arc::clone(&self.0), name.clone(), tell));
+            told.await.unwrap_or(Ok(None))
         }
         .boxed()
     }
@@ -128,6 +113,31 @@ impl<L: Leases> Locks for Leased<L> {
 
     fn check(&self) -> BoxFuture<'_, Result<String, CoordinationError>> {
         self.0.check().boxed()
+    }
+}
+
+/// Takes a lock if nobody has it, tells, and looks after it until it is lost or given back.
+async fn take<L: Leases>(
+    leases: Arc<L>,
+    name: Name,
+    tell: oneshot::Sender<Result<Option<Held>, CoordinationError>>,
+) {
+    let (holder, asked) = (Uuid::new_v4(), clock::monotonic());
+    // Where nobody hears it any more, what is told is dropped: the lock is given back.
+    match leases.take(&name, holder).await {
+        Ok(true) => {
+            let (held, keeper) = Held::new();
+            tell.send(Ok(Some(held))).ok();
+            keep(leases, name, holder, asked, keeper).await;
+        }
+        Ok(false) => {
+            tell.send(Ok(None)).ok();
+        }
+        Err(error) => {
+            tell.send(Err(error)).ok();
+            // It may have been taken all the same.
+            give_back(&*leases, &name, holder).await;
+        }
     }
 }
 

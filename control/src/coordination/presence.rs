@@ -34,7 +34,8 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Begins to hold the lock of `own`, among others of this kind: `process-server`.
+    /// Begins to hold the lock of `own`, among others of this kind: `process-server`. A kind is made as a [`Name`] is,
+    /// of at most 60 characters; of another nobody is seen.
     pub fn start(locks: Arc<dyn Locks>, kind: &str, own: Uuid) -> Self {
         let (peers, watched) = watch::channel(BTreeSet::new());
         let (suspecting, suspects) = watch::channel(BTreeSet::new());

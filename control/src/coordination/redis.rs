@@ -13,6 +13,7 @@ mod events;
 mod locks;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use ::redis::{
     TlsCertificates,
 };
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::leases::Leased;
@@ -181,7 +182,7 @@ impl Shared {
     async fn serve(
         self: &Arc<Self>,
         connections: &watch::Sender<Option<MultiplexedConnection>>,
-    ) -> Result<(), RedisError> {
+    ) -> Result<Infallible, RedisError> {
         let (lost, shared) = (Arc::new(Notify::new()), Arc::clone(self));
         let loses = Arc::clone(&lost);
         let config = AsyncConnectionConfig::new()
@@ -198,16 +199,20 @@ impl Shared {
             .client
             .get_multiplexed_async_connection_with_config(&config);
         let mut connection = connecting.await?;
+        // Whoever hears that something was missed may ask at once.
+        connections.send_replace(Some(connection.clone()));
         let mut heard = BTreeSet::new();
         self.hear(&mut connection, &mut heard).await?;
-        connections.send_replace(Some(connection.clone()));
+        // Whatever else happens: those who subscribe often must not keep it from being asked.
+        let mut pings = interval(PING_EVERY);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = lost.notified() => return Err(RedisError::from(std::io::Error::from(
                     std::io::ErrorKind::ConnectionReset,
                 ))),
                 () = self.wanted.notified() => self.hear(&mut connection, &mut heard).await?,
-                () = sleep(PING_EVERY) => {
+                _ = pings.tick() => {
                     ::redis::cmd("PING").exec_async(&mut connection).await?;
                 }
             }
@@ -239,9 +244,7 @@ impl Shared {
 async fn keep(shared: Arc<Shared>, connections: watch::Sender<Option<MultiplexedConnection>>) -> ! {
     let mut pause = PAUSE.0;
     loop {
-        let Err(error) = shared.serve(&connections).await else {
-            continue;
-        };
+        let Err(error) = shared.serve(&connections).await;
         let was_there = connections.send_replace(None).is_some();
         if was_there {
             pause = PAUSE.0;

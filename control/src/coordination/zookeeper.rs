@@ -5,21 +5,21 @@
 //! Contenders make the same node and one of them succeeds. There is no queue: those that wait all wake at once, but
 //! they are few, and fairness does not matter to a hint.
 
+mod node;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::sync::Mutex;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
-use zookeeper_client::{
-    Acls, Client, CreateMode, EventType, OneshotWatcher, SessionState, TlsOptions,
-};
+use zookeeper_client::{Client, TlsOptions};
 
-use super::hold::Keeper;
+use self::node::Node;
 use super::url::{TlsFiles, ZooKeeperTarget};
-use super::{CoordinationError, Held, Hold, Locks, Name};
+use super::{CoordinationError, Held, Locks, Name};
 use crate::clock;
 
 type ZkError = zookeeper_client::Error;
@@ -30,8 +30,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const CONNECT_EVERY: Duration = Duration::from_millis(500);
 /// What failed with the connection is tried again after this.
 const RETRY: Duration = Duration::from_millis(100);
-/// A lock that is held is looked at so often within a session's time-out.
-const LOOKS: u32 = 3;
 /// Locks are nodes below this one.
 const FOLDER: &str = "locks";
 
@@ -115,30 +113,6 @@ impl ZooKeeper {
         }
     }
 
-    /// Makes the lock's node; whether it is ours now.
-    async fn make(&self, client: &Client, path: &str, holder: Uuid) -> Result<bool, ZkError> {
-        let acls = match self.private {
-            true => Acls::creator_all(),
-            false => Acls::anyone_all(),
-        };
-        let node = CreateMode::Ephemeral.with_acls(acls);
-        let folder = CreateMode::Persistent.with_acls(acls);
-        loop {
-            match client.create(path, holder.as_bytes(), &node).await {
-                Ok(_) => return Ok(true),
-                Err(ZkError::NoNode) => client.mkdir(&self.folder, &folder).await?,
-                Err(ZkError::NodeExists) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        // Ours, if an answer was lost.
-        match client.get_data(path).await {
-            Ok((data, _)) => Ok(data == holder.as_bytes()),
-            Err(ZkError::NoNode) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     fn path(&self, name: &Name) -> String {
         format!("{}/{name}", self.folder)
     }
@@ -158,20 +132,18 @@ impl Locks for ZooKeeper {
         name: &'a Name,
     ) -> BoxFuture<'a, Result<Option<Held>, CoordinationError>> {
         async move {
-            let (client, path, holder) = (self.session().await?, self.path(name), Uuid::new_v4());
-            let made = again(|| self.make(&client, &path, holder)).await;
-            match made {
-                Ok(true) => {}
-                Ok(false) => return Ok(None),
-                Err(error) => {
-                    // It may have been made all the same, and would live as long as the session.
-                    tokio::spawn(async move { give_back(&client, &path, holder).await });
-                    return Err(self.away(&error));
-                }
-            }
-            let (held, keeper) = Held::new();
-            tokio::spawn(keep(client, path, holder, keeper));
-            Ok(Some(held))
+            let node = Node {
+                client: self.session().await?,
+                folder: self.folder.clone(),
+                path: self.path(name),
+                private: self.private,
+                holder: Uuid::new_v4(),
+            };
+            // Whoever asked may give up while the node is made: it is removed then.
+            let (tell, told) = oneshot::channel();
+            tokio::spawn(node.take(tell));
+            let taken = told.await.unwrap_or_else(|_| Err("it ended".to_owned()));
+            taken.map_err(|error| self.away(&error))
         }
         .boxed()
     }
@@ -223,85 +195,6 @@ async fn again<T, F: Future<Output = Result<T, ZkError>>>(
     match timeout(ANSWER_WITHIN, asking).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err("no answer".to_owned()),
-    }
-}
-
-/// Watches a lock until it is lost or given back.
-async fn keep(client: Client, path: String, holder: Uuid, keeper: Keeper) {
-    let mut states = client.state_watcher();
-    let mut watcher: Option<OneshotWatcher> = None;
-    let session = client.session_timeout();
-    // The session was heard then, as far as we know.
-    let mut heard = clock::monotonic();
-    loop {
-        let connected = states.peek_state() != SessionState::Disconnected;
-        if connected && watcher.is_none() {
-            // An answer says what was so after it was asked for.
-            let asked = clock::monotonic();
-            match timeout(ANSWER_WITHIN, client.get_and_watch_data(&path)).await {
-                Ok(Ok((data, _, again))) if data == holder.as_bytes() => {
-                    (watcher, heard) = (Some(again), asked);
-                    keeper.tell(Hold::Held);
-                }
-                Ok(Ok(_) | Err(ZkError::NoNode | ZkError::SessionExpired)) => break,
-                Ok(Err(_)) | Err(_) => {}
-            }
-        }
-        if watcher.is_none() {
-            keeper.tell(Hold::Doubtful);
-        }
-        let (look, end) = match &watcher {
-            // A process that stood still finds out by this.
-            Some(_) => (clock::monotonic() + session / LOOKS, None),
-            None => (clock::monotonic() + RETRY, Some(heard + session)),
-        };
-        if end.is_some_and(|end| clock::monotonic() >= end) {
-            break;
-        }
-        tokio::select! {
-            () = keeper.released() => return give_back(&client, &path, holder).await,
-            state = states.changed() => {
-                if state.is_terminated() {
-                    break;
-                }
-                // What has changed while nothing was heard is seen by a look.
-                watcher = None;
-            }
-            event = changed(&mut watcher) => {
-                if event == EventType::NodeDeleted {
-                    break;
-                }
-                watcher = None;
-            }
-            () = sleep_until(look.into()) => watcher = None,
-        }
-    }
-    keeper.tell(Hold::Lost);
-    give_back(&client, &path, holder).await;
-}
-
-/// What has happened to a node; never, while it is not watched.
-async fn changed(watcher: &mut Option<OneshotWatcher>) -> EventType {
-    match watcher.take() {
-        Some(watcher) => watcher.changed().await.event_type,
-        None => std::future::pending().await,
-    }
-}
-
-/// Removes a node if it is ours, as long as the session may keep it.
-async fn give_back(client: &Client, path: &str, holder: Uuid) {
-    while !client.state().is_terminated() {
-        let removed = async {
-            let (data, stat) = client.get_data(path).await?;
-            match data == holder.as_bytes() {
-                true => client.delete(path, Some(stat.version)).await,
-                false => Ok(()),
-            }
-        };
-        match timeout(ANSWER_WITHIN, removed).await {
-            Ok(Ok(()) | Err(ZkError::NoNode)) => return,
-            Ok(Err(_)) | Err(_) => sleep(RETRY).await,
-        }
     }
 }
 

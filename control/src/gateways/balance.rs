@@ -17,23 +17,38 @@ const TOLERATED: u64 = 10;
 /// A group for a new owner: the group as it was, by whose epoch it is taken.
 pub(crate) type Gift = (Group, GatewayId);
 
-/// Which groups should change hands now. `servers` may own groups; those in `alive` that are not among them keep
-/// what they own. `moves`: at most so many of the groups whose owner is one of `servers`.
-pub(super) fn plan(
-    servers: &[GatewayId],
-    alive: &[GatewayId],
-    groups: &[Placed],
-    moves: usize,
-) -> Vec<Gift> {
-    let mut loads: BTreeMap<GatewayId, u64> = servers.iter().map(|server| (*server, 0)).collect();
+/// Which agent servers there are.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Field {
+    /// These may be given groups, and the links that pins name.
+    pub(super) servers: BTreeMap<GatewayId, String>,
+    /// These keep what they own, though not all may be given more.
+    pub(super) alive: Vec<GatewayId>,
+    /// These give theirs away.
+    pub(super) leaving: Vec<GatewayId>,
+}
+
+/// Which groups should change hands now; `moves`: at most so many of those whose owner is alive.
+pub(super) fn plan(field: &Field, groups: &[Placed], moves: usize) -> Vec<Gift> {
+    let servers = field.servers.keys();
+    let mut loads: BTreeMap<GatewayId, u64> = servers.map(|server| (*server, 0)).collect();
     let mut owners: BTreeMap<GroupId, GatewayId> = BTreeMap::new();
-    let mut orphans = Vec::new();
+    let (mut orphans, mut left) = (Vec::new(), 0);
     for placed in groups {
-        let owner = placed.owner.filter(|owner| alive.contains(owner));
+        let owner = placed.owner.filter(|owner| field.alive.contains(owner));
         match owner.map(|owner| (owner, loads.get_mut(&owner))) {
+            // One that is pinned elsewhere moves like one whose owner drains.
+            Some((owner, Some(_))) if left < moves && is_astray(field, placed, owner) => {
+                left += 1;
+                orphans.push(placed);
+            }
             Some((owner, Some(load))) => {
                 *load += weight(placed);
                 owners.insert(placed.group.id, owner);
+            }
+            Some((owner, None)) if left < moves && field.leaving.contains(&owner) => {
+                left += 1;
+                orphans.push(placed);
             }
             Some((_, None)) => {}
             None => orphans.push(placed),
@@ -43,15 +58,15 @@ pub(super) fn plan(
     // The heaviest first, so that the light ones fill what is left.
     orphans.sort_by_key(|placed| (std::cmp::Reverse(weight(placed)), placed.group.id));
     for placed in orphans {
-        let Some((to, load)) = least(&mut loads) else {
+        let Some(to) = field.pinned(placed).or_else(|| least(&loads)) else {
             return Vec::new();
         };
-        *load += weight(placed);
+        *loads.entry(to).or_default() += weight(placed);
         owners.insert(placed.group.id, to);
         gifts.push((placed.group.clone(), to));
     }
-    for _ in 0..moves {
-        let Some((placed, to)) = next_move(&loads, &owners, groups) else {
+    for _ in left..moves {
+        let Some((placed, to)) = next_move(field, &loads, &owners, groups) else {
             break;
         };
         let from = owners.insert(placed.group.id, to);
@@ -74,13 +89,28 @@ fn weight(placed: &Placed) -> u64 {
     placed.agents + 1
 }
 
-fn least(loads: &mut BTreeMap<GatewayId, u64>) -> Option<(GatewayId, &mut u64)> {
-    let least = loads.iter_mut().min_by_key(|(_, load)| **load);
-    least.map(|(server, load)| (*server, load))
+fn least(loads: &BTreeMap<GatewayId, u64>) -> Option<GatewayId> {
+    let least = loads.iter().min_by_key(|(_, load)| **load);
+    least.map(|(server, _)| *server)
+}
+
+impl Field {
+    /// Where a group is pinned to, if it may be given there.
+    fn pinned(&self, placed: &Placed) -> Option<GatewayId> {
+        let pin = placed.pin.as_ref()?;
+        let mut servers = self.servers.iter();
+        servers.find_map(|(run, link)| (link == pin).then_some(*run))
+    }
+}
+
+/// Whether a group is pinned to another one than its owner.
+fn is_astray(field: &Field, placed: &Placed, owner: GatewayId) -> bool {
+    field.pinned(placed).is_some_and(|pinned| pinned != owner)
 }
 
 /// The group whose move brings the heaviest and the lightest server nearest to each other.
 fn next_move<'a>(
+    field: &Field,
     loads: &BTreeMap<GatewayId, u64>,
     owners: &BTreeMap<GroupId, GatewayId>,
     groups: &'a [Placed],
@@ -94,6 +124,7 @@ fn next_move<'a>(
     }
     let of_it = groups
         .iter()
+        .filter(|placed| field.pinned(placed).is_none())
         .filter(|placed| owners.get(&placed.group.id) == Some(from) && weight(placed) < gap);
     let best = of_it.min_by_key(|placed| (gap.abs_diff(2 * weight(placed)), placed.group.id))?;
     Some((best, *to))
@@ -122,13 +153,22 @@ mod tests {
             },
             owner: owner.map(run),
             agents,
+            pin: None,
         }
+    }
+
+    fn server(number: u8) -> (GatewayId, String) {
+        (run(number), format!("{number}.example:7444"))
     }
 
     /// The plan where all that are alive may own groups.
     fn planned(numbers: &[u8], groups: &[Placed], moves: usize) -> Vec<Gift> {
-        let servers: Vec<_> = numbers.iter().copied().map(run).collect();
-        plan(&servers, &servers, groups, moves)
+        let field = Field {
+            servers: numbers.iter().copied().map(server).collect(),
+            alive: numbers.iter().copied().map(run).collect(),
+            leaving: Vec::new(),
+        };
+        plan(&field, groups, moves)
     }
 
     /// Carries a plan out; says how many changed hands.
@@ -202,12 +242,36 @@ mod tests {
             placed(2, Some(2), 50),
             placed(3, Some(3), 50),
         ];
-        let gifts = plan(&[run(1)], &[run(1), run(2)], &groups, 9);
+        let mut field = Field {
+            servers: BTreeMap::from([server(1)]),
+            alive: vec![run(1), run(2)],
+            leaving: Vec::new(),
+        };
+        let gifts = plan(&field, &groups, 9);
         let gifts: Vec<_> = gifts
             .iter()
             .map(|(group, to)| (group.slot.0, *to))
             .collect();
         assert_eq!(gifts, [(3, run(1))]);
+        // Whoever drains gives its own away, at the pace of moves.
+        field.leaving = vec![run(2)];
+        let given = |moves| plan(&field, &groups, moves).len();
+        assert_eq!((given(0), given(1)), (1, 2));
+    }
+
+    #[test]
+    fn a_pinned_group_goes_where_it_is_pinned_and_stays_there_while_that_is_there() {
+        let pin = |placed: &mut Placed| placed.pin = Some(server(2).1);
+        let mut groups = vec![placed(1, Some(1), 100), placed(2, Some(1), 100)];
+        groups.iter_mut().for_each(pin);
+        assert_eq!(planned(&[1, 2], &groups, 0), [], "at the pace of moves");
+        assert_eq!(follow(&mut groups, &[1, 2], 9), 2);
+        assert_eq!(agents_of(&groups, 2), 200);
+        assert_eq!(follow(&mut groups, &[1, 2], 9), 0, "however uneven that is");
+        assert_eq!(follow(&mut groups, &[1, 3], 0), 2, "it is gone");
+        assert_eq!(agents_of(&groups, 1), 100);
+        assert_eq!(follow(&mut groups, &[1, 2, 3], 9), 2);
+        assert_eq!(agents_of(&groups, 2), 200);
     }
 
     #[test]

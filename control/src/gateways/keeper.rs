@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use protocol::ids::{Epoch, GatewayId, GroupId};
 
-use super::{Gateways, Placed, RENEW};
+use super::{Answer, Gateways, Placed, RENEW};
 use crate::clock;
 use crate::dispatch::Engine;
 use crate::store::{Store, StoreError};
@@ -74,12 +74,24 @@ impl Keeper {
             (self.reaches, self.renewed) = (reaches, None);
             self.told.clear();
         }
+        let ended = self.gateways.take_ended();
+        if !ended.is_empty() {
+            self.store.forget_agent_servers(ended).await?;
+        }
         let passed = |since: Instant| now.saturating_duration_since(since);
-        if self.renewed.is_none_or(|renewed| passed(renewed) >= RENEW) {
+        let asked = self.gateways.take_asked();
+        let due = self.renewed.is_none_or(|renewed| passed(renewed) >= RENEW);
+        if due || !asked.is_empty() {
             self.store
                 .renew_agent_servers(reached, clock::now())
                 .await?;
             self.renewed = Some(now);
+            let (reached, others) = asked
+                .into_iter()
+                .partition(|(run, _)| self.reached.contains(run));
+            self.gateways.keep_asked(others);
+            let reached: Vec<(GatewayId, Answer)> = reached;
+            reached.into_iter().for_each(|(_, answer)| answer());
         }
         let moves = match passed(self.since) >= SETTLED_AFTER {
             true => MOVES_A_LOOK,
@@ -92,24 +104,20 @@ impl Keeper {
 
     /// Tells all gateways, through every process server; what could not be said is said at the next look.
     fn tell(&mut self, placed: Vec<Placed>) {
+        let mut moved = 0;
         for Placed { group, owner, .. } in placed {
             let (id, now) = (group.id, (owner, group.epoch));
             let before = self.told.get(&id);
             if before == Some(&now) {
                 continue;
             }
-            if before.is_some() {
-                let owner = owner.map(tracing::field::display);
-                tracing::info!(
-                    group = group.name,
-                    epoch = group.epoch.0,
-                    owner,
-                    "a group has another owner"
-                );
-            }
+            moved += usize::from(before.is_some());
             if self.engine.reassign(&group).is_ok() {
                 self.told.insert(id, now);
             }
+        }
+        if moved > 0 {
+            tracing::info!(groups = moved, "groups have other owners than before");
         }
     }
 }

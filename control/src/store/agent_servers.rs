@@ -33,18 +33,59 @@ impl Store {
         .await
     }
 
-    /// All that are registered, by their runs.
+    /// These runs are over, whatever is left of their leases.
+    ///
+    /// # Errors
+    /// The store failed; nothing was written.
+    pub async fn forget_agent_servers(&self, runs: Vec<GatewayId>) -> Result<(), StoreError> {
+        self.write(move |db| {
+            Box::pin(async move {
+                for run in runs {
+                    sql::query("DELETE FROM agent_server WHERE run = $1")
+                        .bind(run.to_bytes().to_vec())
+                        .execute(&mut *db)
+                        .await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// All that are registered, by their links.
     ///
     /// # Errors
     /// The store failed.
     pub async fn agent_servers(&self, now: UnixMs) -> Result<Vec<Registered>, StoreError> {
         let mut reader = self.reader().await?;
         let rows = sql::query(
-            "SELECT run, link, addresses, shards, renewed_at FROM agent_server ORDER BY run",
+            "SELECT run, link, addresses, shards, renewed_at, draining FROM agent_server ORDER BY link",
         )
         .fetch_all(&mut reader)
         .await?;
         rows.iter().map(|row| read_server(row, now)).collect()
+    }
+
+    /// Lets the agent server at this link give its groups away, or stops that. False: there is none.
+    ///
+    /// # Errors
+    /// The store failed; nothing was written.
+    pub async fn drain_agent_server(
+        &self,
+        link: String,
+        draining: bool,
+    ) -> Result<bool, StoreError> {
+        self.write(move |db| {
+            Box::pin(async move {
+                let changed = sql::query("UPDATE agent_server SET draining = $2 WHERE link = $1")
+                    .bind(&link)
+                    .bind(draining)
+                    .execute(&mut *db)
+                    .await?;
+                Ok(changed.rows_affected() > 0)
+            })
+        })
+        .await
     }
 
     /// All groups with their owners, by name.
@@ -54,12 +95,38 @@ impl Store {
     pub async fn placed_groups(&self) -> Result<Vec<Placed>, StoreError> {
         let mut reader = self.reader().await?;
         let rows = sql::query(
-            "SELECT g.id, g.name, g.slot, g.automatic, g.created_at, g.admitted, o.epoch, o.owner_id
-             FROM agent_group g JOIN group_owner o ON o.group_id = g.id ORDER BY g.name",
+            "SELECT g.id, g.name, g.slot, g.automatic, g.created_at, g.admitted, o.epoch, o.owner_id,
+                    p.link AS pin
+             FROM agent_group g JOIN group_owner o ON o.group_id = g.id
+             LEFT JOIN group_pin p ON p.group_id = g.id ORDER BY g.name",
         )
         .fetch_all(&mut reader)
         .await?;
         rows.iter().map(read_placed).collect()
+    }
+
+    /// Pins a group to the agent server at a link, or to none. Replaces.
+    ///
+    /// # Errors
+    /// The store failed; nothing was written.
+    pub async fn pin_group(&self, group: GroupId, link: Option<String>) -> Result<(), StoreError> {
+        self.write(move |db| {
+            Box::pin(async move {
+                sql::query("DELETE FROM group_pin WHERE group_id = $1")
+                    .bind(group.to_bytes().to_vec())
+                    .execute(&mut *db)
+                    .await?;
+                if let Some(link) = link {
+                    sql::query("INSERT INTO group_pin (group_id, link) VALUES ($1, $2)")
+                        .bind(group.to_bytes().to_vec())
+                        .bind(link)
+                        .execute(&mut *db)
+                        .await?;
+                }
+                Ok(())
+            })
+        })
+        .await
     }
 
     /// Gives groups to new owners, by compare-and-set: epoch + 1 for each that nobody has given away since it was
@@ -139,6 +206,8 @@ fn read_server(row: &Row, now: UnixMs) -> Result<Registered, StoreError> {
                 .map_err(|_| StoreError::BadRow(format!("{shards} shards")))?,
         },
         alive: now < renewed_at.plus(LEASE),
+        draining: row.try_get("draining")?,
+        renewed_at,
     })
 }
 
@@ -159,6 +228,7 @@ fn read_placed(row: &Row) -> Result<Placed, StoreError> {
             .transpose()?
             .map(GatewayId::from_bytes),
         agents: from_sql(row.try_get("admitted")?),
+        pin: row.try_get("pin")?,
     })
 }
 
@@ -193,13 +263,33 @@ mod tests {
         };
         let all = store.agent_servers(later).await.unwrap();
         assert_eq!(alive(all), [(a, false), (b.clone(), true)]);
+        assert!(
+            store
+                .drain_agent_server("a:744".to_owned(), true)
+                .await
+                .unwrap()
+        );
+        assert!(
+            !store
+                .drain_agent_server("c:744".to_owned(), true)
+                .await
+                .unwrap()
+        );
+        let drains = async || -> Vec<_> {
+            let all = store.agent_servers(later).await.unwrap().into_iter();
+            all.map(|one| one.draining).collect()
+        };
+        assert_eq!(drains().await, [true, false]);
         let again = server(3, "a:744");
         store
             .renew_agent_servers(vec![again.clone()], later)
             .await
             .unwrap();
         let all = store.agent_servers(later).await.unwrap();
-        assert_eq!(alive(all), [(b, true), (again, true)]);
+        assert_eq!(alive(all), [(again.clone(), true), (b, true)]);
+        assert_eq!(drains().await, [false, false], "another run does not drain");
+        store.forget_agent_servers(vec![again.run]).await.unwrap();
+        assert_eq!(drains().await.len(), 1);
     }
 
     #[tokio::test]
@@ -228,5 +318,13 @@ mod tests {
         };
         assert_eq!((placed.owner, placed.group.epoch), (Some(first), Epoch(1)));
         assert_eq!((placed.agents, &placed.group.name), (0, &group.name));
+        let pins = async |link: Option<&str>| {
+            let link = link.map(str::to_owned);
+            store.pin_group(group.id, link).await.unwrap();
+            store.placed_groups().await.unwrap()[0].pin.clone()
+        };
+        assert_eq!(pins(Some("a:1")).await.as_deref(), Some("a:1"));
+        assert_eq!(pins(Some("b:1")).await.as_deref(), Some("b:1"));
+        assert_eq!(pins(None).await, None);
     }
 }

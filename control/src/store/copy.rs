@@ -150,7 +150,12 @@ const TABLES: &[Table] = &[
     Table {
         name: "agent_server",
         keys: 1,
-        columns: "run hex, link text, addresses text, shards int, renewed_at int",
+        columns: "run hex, link text, addresses text, shards int, renewed_at int, draining int",
+    },
+    Table {
+        name: "group_pin",
+        keys: 1,
+        columns: "group_id hex, link text",
     },
     Table {
         name: "webhook",

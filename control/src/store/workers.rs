@@ -412,19 +412,22 @@ async fn take_duty(
         .await?;
     let (epoch, holder): (i64, Option<&[u8]>) = (duty.try_get(0)?, duty.try_get(1)?);
     let holder = holder.map(id_bytes).transpose()?.map(Uuid::from_bytes);
-    let is_gone = holder.is_some() && gone.contains(&holder);
+    // Of one that is suspected and gone no beat counts.
+    let alive_after = match holder.is_some() && gone.contains(&holder) {
+        true => i64::MAX,
+        false => now.minus(BEAT_EXPIRY).to_sql(),
+    };
     let taken = sql::query(
         "UPDATE worker_duty SET worker_id = $1, epoch = epoch + 1, until = $3
          WHERE name = 'sweep' AND epoch = $4
-           AND (worker_id IS NULL OR worker_id = $1 OR until <= $2 OR $6
+           AND (worker_id IS NULL OR worker_id = $1 OR until <= $2
                 OR worker_id NOT IN (SELECT id FROM worker WHERE beat_at > $5))",
     )
     .bind(worker.into_bytes().to_vec())
     .bind(now.to_sql())
     .bind(now.plus(BEAT_EXPIRY).to_sql())
     .bind(epoch)
-    .bind(now.minus(BEAT_EXPIRY).to_sql())
-    .bind(is_gone)
+    .bind(alive_after)
     .execute(&mut *db)
     .await?;
     Ok(taken.rows_affected() == 1)

@@ -70,7 +70,7 @@ async fn the_openapi_document_is_version_3_1_and_whole() {
             }
         }
     }
-    assert_eq!(operations, 56);
+    assert_eq!(operations, 61);
     // No reference leads nowhere.
     let text = document.to_string();
     for reference in text.split("\"#/components/schemas/").skip(1) {
@@ -86,6 +86,74 @@ async fn the_openapi_document_is_version_3_1_and_whole() {
             .unwrap()
             .contains("role `operator`")
     );
+}
+
+#[tokio::test]
+async fn agent_servers_are_listed_and_drained_until_they_are_started_again() {
+    let plane = plane().await;
+    let (status, none) = plane.get("/v1/agent-servers").await;
+    assert_eq!((status, &none["items"]), (200, &json!([])));
+    let (status, _) = plane
+        .post("/v1/agent-servers/a.example:7444/drain", json!({}))
+        .await;
+    assert_eq!(status, 404);
+    let server = |run: u8| control::gateways::AgentServer {
+        run: protocol::ids::GatewayId::from_bytes([run; 16]),
+        link: "a.example:7444".to_owned(),
+        addresses: vec!["a.example:7443".to_owned()],
+        shards: 2,
+    };
+    let renew = async |run| {
+        let renewed = plane
+            .store
+            .renew_agent_servers(vec![server(run)], control::clock::now());
+        renewed.await.unwrap();
+    };
+    renew(1).await;
+    let (status, drained) = plane
+        .post("/v1/agent-servers/a.example:7444/drain", json!({}))
+        .await;
+    assert_eq!((status, &drained["draining"]), (200, &json!(true)));
+    renew(1).await;
+    let first = async || {
+        let (_, page) = plane.get("/v1/agent-servers").await;
+        page["items"][0].clone()
+    };
+    let listed = first().await;
+    assert_eq!(
+        (&listed["draining"], &listed["alive"]),
+        (&json!(true), &json!(true))
+    );
+    assert_eq!(
+        (&listed["groups"], &listed["agents"]),
+        (&json!(0), &json!(0))
+    );
+    let (_, again) = plane
+        .post("/v1/agent-servers/a.example:7444/undrain", json!({}))
+        .await;
+    assert_eq!(again["draining"], false);
+    plane
+        .post("/v1/agent-servers/a.example:7444/drain", json!({}))
+        .await;
+    renew(2).await;
+    assert_eq!(first().await["draining"], false, "another run");
+
+    let (_, groups) = plane.get("/v1/groups?page_size=1").await;
+    let pin = format!(
+        "/v1/groups/{}/pin",
+        groups["items"][0]["id"].as_str().unwrap()
+    );
+    let put = async |server: &str| {
+        let body = json!({ "agent_server": server });
+        let put = plane.request(Method::PUT, &pin).json(&body);
+        read(put.send().await.unwrap()).await
+    };
+    let (status, error) = put("b.example:7444").await;
+    assert_eq!(status, 422, "{error}");
+    let (status, group) = put("a.example:7444").await;
+    assert_eq!((status, &group["pin"]), (200, &json!("a.example:7444")));
+    let (status, _) = plane.delete(&pin).await;
+    assert_eq!(status, 204);
 }
 
 #[tokio::test]

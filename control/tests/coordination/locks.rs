@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use control::coordination::{Hold, Locks};
 
@@ -51,6 +52,22 @@ async fn whoever_gives_up_leaves_nothing_behind(locks: Two<dyn Locks>) {
     soon("a look", locks.bob.vacant(&lock)).await.unwrap();
     let held = soon("the lock", locks.bob.acquire(&lock)).await.unwrap();
     assert_eq!(held.state(), Hold::Held);
+}
+
+/// Whoever asks may be gone at any moment: before it has asked, before it is answered, with the lock.
+async fn whoever_is_gone_while_it_asks_leaves_nothing_behind(locks: Two<dyn Locks>) {
+    for micros in (0..4_000).step_by(100) {
+        let lock = name(&format!("lock.{micros}"));
+        let ask = locks.ann.try_acquire(&lock);
+        drop(tokio::time::timeout(Duration::from_micros(micros), ask).await);
+    }
+    for micros in (0..4_000).step_by(100) {
+        let lock = name(&format!("lock.{micros}"));
+        let held = soon("what is nobody's", locks.bob.acquire(&lock))
+            .await
+            .unwrap();
+        assert_eq!(held.state(), Hold::Held);
+    }
 }
 
 async fn it_stays_held_for_longer_than_its_lease(locks: Two<dyn Locks>) {
@@ -110,6 +127,11 @@ macro_rules! suite {
             #[tokio::test]
             async fn whoever_gives_up_leaves_nothing_behind() {
                 super::whoever_gives_up_leaves_nothing_behind($start().await).await;
+            }
+
+            #[tokio::test]
+            async fn whoever_is_gone_while_it_asks_leaves_nothing_behind() {
+                super::whoever_is_gone_while_it_asks_leaves_nothing_behind($start().await).await;
             }
 
             #[tokio::test]

@@ -1,7 +1,7 @@
 //! `drover groups …`
 
 use clap::Subcommand;
-use control::api::model::agents::{CreateGroup, Group};
+use control::api::model::agents::{CreateGroup, Group, PinGroup};
 
 use super::client::Client;
 use super::{Output, print, resolve};
@@ -25,6 +25,18 @@ pub(crate) enum Command {
     },
     /// Show one group
     Show {
+        /// Name or id
+        group: String,
+    },
+    /// Put a group on one of several agent servers, and keep it there while that is there
+    Pin {
+        /// Name or id
+        group: String,
+        /// HOST:PORT of the agent server's link, as `drover servers ls` has it
+        server: String,
+    },
+    /// Let a group go to any agent server again
+    Unpin {
         /// Name or id
         group: String,
     },
@@ -52,6 +64,20 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
         }
         Command::Show { group } => {
             let id = resolve::group(client, &group).await?.to_string();
+            let group: Group = client.get(&["v1", "groups", &id], &[]).await?;
+            print::value(output, &group, show)
+        }
+        Command::Pin { group, server } => {
+            let id = resolve::group(client, &group).await?.to_string();
+            let pin = PinGroup {
+                agent_server: server,
+            };
+            let group: Group = client.put(&["v1", "groups", &id, "pin"], &pin).await?;
+            print::value(output, &group, show)
+        }
+        Command::Unpin { group } => {
+            let id = resolve::group(client, &group).await?.to_string();
+            client.delete(&["v1", "groups", &id, "pin"]).await?;
             let group: Group = client.get(&["v1", "groups", &id], &[]).await?;
             print::value(output, &group, show)
         }
@@ -104,6 +130,8 @@ fn show(group: &Group) -> String {
             "connected",
             Some(format!("{} of {} agents", group.connected, group.agents)),
         ),
+        ("agent server", group.agent_server.clone()),
+        ("pinned to", group.pin.clone()),
         ("created", Some(group.created_at.to_string())),
     ])
 }
@@ -132,6 +160,8 @@ mod tests {
             epoch: 1,
             agents,
             connected: 0,
+            agent_server: None,
+            pin: None,
             created_at: Timestamp(0),
         }
     }

@@ -20,13 +20,14 @@ use control::identity::AgentServerIdentity;
 use gateway::hub::SERVERS_MAX;
 use protocol::close::CloseCode;
 use protocol::frame::{self, DecodeError};
-use protocol::limits::HANDSHAKE_DEADLINE;
-use protocol::link::{Event, GatewayWord, LINK_SUPPORTED, Request, ServerWord};
+use protocol::limits::{HANDSHAKE_DEADLINE, LINK_RENEW};
+use protocol::link::{Event, GatewayWord, LINK_SUPPORTED, NotDelivered, Request, ServerWord};
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, SendStream, TokioRuntime, VarInt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::lease::Lease;
 use super::shared::{HubLink, RETRY, Shared};
 use super::wire::{self, Broken, Frames, PIECE_BYTES, TlsError};
 
@@ -59,7 +60,7 @@ pub(crate) struct Door {
     address: SocketAddr,
 }
 
-/// What process servers are told of where agents come.
+/// What process servers are told of where agents come, and what they prolong.
 pub(crate) struct AgentsPlace {
     /// How many shards the gateway has.
     pub(crate) shards: u16,
@@ -67,6 +68,8 @@ pub(crate) struct AgentsPlace {
     pub(crate) port: u16,
     /// `host:port` as configured, the best first; may be empty.
     pub(crate) addresses: Vec<String>,
+    /// For how long it may dispatch.
+    pub(crate) lease: Arc<Lease>,
 }
 
 /// Process servers come here.
@@ -197,8 +200,8 @@ async fn serve(
     stream.write_all(&welcome).await?;
     tracing::info!(from = %connection.remote_address(), number = %server, "a process server has joined");
     tokio::select! {
-        heard = hear(frames, &port) => heard,
-        said = speak(stream, &port, &wake) => said,
+        heard = hear(frames, &port, &place.lease) => heard,
+        said = speak(stream, &port, &wake, &place.lease) => said,
         () = cut_off.cancelled() => Err(Broken::CutOff),
     }
 }
@@ -216,10 +219,21 @@ async fn greet(connection: &Connection) -> Result<(u16, SendStream, Frames), Bro
 }
 
 /// Passes on what a process server says, until it has said all.
-async fn hear(mut frames: Frames, port: &HubLink) -> Result<(), Broken> {
+async fn hear(mut frames: Frames, port: &HubLink, lease: &Lease) -> Result<(), Broken> {
     let mut began = false;
     while let Some(bytes) = frames.next().await? {
         match frame::decode_request(&bytes) {
+            Ok(Request::Dispatch {
+                target, command, ..
+            }) if !lease.holds() => {
+                lease.fenced();
+                port.answer(Event::NotDelivered {
+                    target,
+                    operation: command.operation,
+                    fence: command.fence,
+                    reason: NotDelivered::NotOwner,
+                });
+            }
             Ok(request) => pass_on(port, request, began).await,
             Err(DecodeError::Identifier { .. }) => match frame::decode_server_word(&bytes)? {
                 ServerWord::Came => {
@@ -227,6 +241,9 @@ async fn hear(mut frames: Frames, port: &HubLink) -> Result<(), Broken> {
                     port.come();
                 }
                 ServerWord::Draining => port.drain(),
+                ServerWord::Renewed { ticket } => {
+                    lease.renewed(ticket).map_err(|_| Broken::Unexpected)?;
+                }
                 ServerWord::Hello { .. } => return Err(Broken::Unexpected),
             },
             Err(error) => return Err(error.into()),
@@ -247,8 +264,14 @@ async fn pass_on(port: &HubLink, mut request: Request, began: bool) {
 }
 
 /// Tells a process server what the hub has for it, as fast as it reads; ends with the connection.
-async fn speak(mut stream: SendStream, port: &HubLink, wake: &Wake) -> Result<(), Broken> {
+async fn speak(
+    mut stream: SendStream,
+    port: &HubLink,
+    wake: &Wake,
+    lease: &Lease,
+) -> Result<(), Broken> {
     let mut leads = false;
+    let mut renew_at = Instant::now();
     let mut piece = Vec::new();
     let mut events = Vec::with_capacity(EVENTS_PER_TURN);
     loop {
@@ -257,13 +280,21 @@ async fn speak(mut stream: SendStream, port: &HubLink, wake: &Wake) -> Result<()
             leads = leads_now;
             frame::encode_gateway_word(&GatewayWord::Leads { leads }, &mut piece)?;
         }
+        if Instant::now() >= renew_at {
+            renew_at = Instant::now() + LINK_RENEW;
+            let ticket = lease.ticket();
+            frame::encode_gateway_word(&GatewayWord::Renew { ticket }, &mut piece)?;
+        }
         while piece.len() < PIECE_BYTES && port.take(&mut events, EVENTS_PER_TURN) > 0 {
             for event in events.drain(..) {
                 write(&event, &mut piece);
             }
         }
         if piece.is_empty() {
-            wake.rung().await;
+            tokio::select! {
+                () = wake.rung() => {}
+                () = sleep_until(renew_at) => {}
+            }
             continue;
         }
         stream.write_all(&piece).await?;

@@ -34,7 +34,7 @@ use protocol::frame::{self, DecodeError, EncodeError};
 use protocol::ids::{GatewayId, ServerId};
 use protocol::limits::HANDSHAKE_DEADLINE;
 use protocol::link::{Event, GatewayWord, LINK_SUPPORTED, NotDelivered, Request, ServerWord};
-use quinn::{Connection, Endpoint, SendStream};
+use quinn::{Connection, ConnectionError, Endpoint, SendStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -186,6 +186,7 @@ impl Remote {
             pipe: Arc::clone(&pipe),
             wake: wake.clone(),
             address: address.to_owned(),
+            several: self.several().map(|gateways| (gateways, server.run)),
         };
         tokio::spawn(life.live(connection, stream, frames));
         let gateway = server.run;
@@ -285,7 +286,7 @@ async fn greet(
             };
             Ok((agent_server, server, stream, frames))
         }
-        GatewayWord::Leads { .. } => Err(Broken::Unexpected),
+        GatewayWord::Leads { .. } | GatewayWord::Renew { .. } => Err(Broken::Unexpected),
     }
 }
 
@@ -318,6 +319,8 @@ struct Inbox {
 enum Heard {
     Event(Event),
     Leads(bool),
+    /// To be answered when the lease has been prolonged.
+    Renew(u64),
 }
 
 impl Inbox {
@@ -432,6 +435,8 @@ impl Link for RemoteLink {
             match heard {
                 Heard::Event(event) => out.push(event),
                 Heard::Leads(leads) => self.pipe.leads.store(leads, Ordering::Relaxed),
+                // It never waits here.
+                Heard::Renew(_) => {}
             }
         }
         drop(inbox);
@@ -454,6 +459,8 @@ struct Life {
     pipe: Arc<Pipe>,
     wake: Wake,
     address: String,
+    /// Where there are several: what is known of them, and which this is.
+    several: Option<(Arc<Gateways>, GatewayId)>,
 }
 
 impl Life {
@@ -474,6 +481,11 @@ impl Life {
                         server = %self.address, error = %broken,
                         "the agent server is gone; it is joined again when it can be reached"
                     );
+                }
+                if let Some((gateways, run)) = &self.several
+                    && has_said_farewell(&connection)
+                {
+                    gateways.ended(*run);
                 }
                 broken.close(&connection);
             }
@@ -514,6 +526,17 @@ impl Life {
         }
     }
 
+    /// Answers when the lease is prolonged. An agent server that is the only one is nobody's rival: it has none in
+    /// the store, and no other is given its groups.
+    fn renew(&self, ticket: u64) {
+        let pipe = Arc::clone(&self.pipe);
+        let answer = move || pipe.say(&ServerWord::Renewed { ticket });
+        match &self.several {
+            Some((gateways, run)) => gateways.ask_lease(*run, Box::new(answer)),
+            None => answer(),
+        }
+    }
+
     /// Takes what the agent server says, until the connection is gone.
     async fn hear(&self, mut frames: Frames) -> Broken {
         loop {
@@ -523,6 +546,7 @@ impl Life {
                 Err(broken) => Err(broken),
             };
             match heard {
+                Ok((Heard::Renew(ticket), _)) => self.renew(ticket),
                 Ok((heard, bytes)) => {
                     // An offer is of use only with the next process.
                     let idle = matches!(heard, Heard::Event(Event::Offered { .. }));
@@ -537,11 +561,23 @@ impl Life {
     }
 }
 
+/// Whether the agent server has closed the connection because it stops in order.
+fn has_said_farewell(connection: &Connection) -> bool {
+    let draining = u64::from(CloseCode::Draining.to_wire());
+    match connection.close_reason() {
+        Some(ConnectionError::ApplicationClosed(close)) => {
+            close.error_code.into_inner() == draining
+        }
+        _ => false,
+    }
+}
+
 fn read(bytes: &[u8]) -> Result<Heard, Broken> {
     match frame::decode_event(bytes) {
         Ok(event) => Ok(Heard::Event(event)),
         Err(DecodeError::Identifier { .. }) => match frame::decode_gateway_word(bytes)? {
             GatewayWord::Leads { leads } => Ok(Heard::Leads(leads)),
+            GatewayWord::Renew { ticket } => Ok(Heard::Renew(ticket)),
             GatewayWord::Welcome { .. } => Err(Broken::Unexpected),
         },
         Err(error) => Err(error.into()),

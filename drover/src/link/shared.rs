@@ -235,6 +235,13 @@ impl HubLink {
         self.take_from(&mut inner.hub, out, max)
     }
 
+    /// Answers a request in the gateway's place.
+    pub(super) fn answer(&self, event: Event) {
+        let mut inner = self.shared.lock();
+        inner.hub.handle_event(event);
+        inner.ring();
+    }
+
     fn take_from(&self, hub: &mut Hub, out: &mut Vec<Event>, max: usize) -> usize {
         let (had_room, before) = (hub.room() > 0, out.len());
         while out.len() - before < max

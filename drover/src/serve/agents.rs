@@ -7,6 +7,7 @@ use std::time::Duration;
 use control::api::{AdminServer, Served};
 use control::downlink::{Ends, Wake};
 use control::identity::{AgentServerIdentity, GatewaySecrets, GatewayTls};
+use control::telemetry::metrics::MetricsSource;
 use gateway::{Gateway, Handle, Secrets, TlsMaterial};
 use protocol::ids::GatewayId;
 use protocol::limits::SHARDS_MAX;
@@ -18,7 +19,7 @@ use super::figures;
 use crate::config::Config;
 use crate::data_dir::{DataDir, IDENTITY};
 use crate::fault::{Fault, chain};
-use crate::link::{self, AgentsPlace, Door, ListenError, Listener, Opens, Shared};
+use crate::link::{self, AgentsPlace, Door, Lease, ListenError, Listener, Opens, Shared};
 
 /// Agents' sessions are closed in order within this, before the threads stop.
 const DEPARTURE: Duration = Duration::from_millis(500);
@@ -74,14 +75,16 @@ impl AgentServer {
         let (gateway, run, wake) = start(config, data, identity.tls, &identity.secrets)?;
         let handle = gateway.handle();
         let shared = link::share(run, handle.clone(), wake, Opens::WithTheFirst);
+        let lease = Arc::new(Lease::new());
         let admin = match config.api.admin_listen {
-            Some(address) => Some(admin(address, &handle, &shared).await?),
+            Some(address) => Some(admin(address, &handle, &shared, &lease).await?),
             None => None,
         };
         let place = AgentsPlace {
             shards: config.gateway.shards.unwrap_or_else(cores),
             port: gateway.local_addr().port(),
             addresses: config.gateway.advertise.clone(),
+            lease,
         };
         let listener = door.open(Arc::clone(&shared), place);
         Ok(Self {
@@ -164,8 +167,10 @@ async fn admin(
     address: SocketAddr,
     handle: &Handle,
     shared: &Arc<Shared>,
+    lease: &Arc<Lease>,
 ) -> Result<AdminServer, Fault> {
     let (gateway, shared) = (handle.clone(), Arc::clone(shared));
+    let (held, told) = (Arc::clone(lease), Arc::clone(lease));
     let ready = move || {
         let runs = match gateway.is_stopped() {
             true => Err("it has stopped".to_owned()),
@@ -178,9 +183,21 @@ async fn admin(
             ),
             servers => Ok(format!("{servers} are here")),
         };
-        vec![("gateway", runs), ("process_servers", servers)]
+        let lease = match held.holds() {
+            true => Ok("it holds".to_owned()),
+            false => Err(
+                "it has run out, so nothing is sent to agents; look at the store, and at the process server's log"
+                    .to_owned(),
+            ),
+        };
+        vec![
+            ("gateway", runs),
+            ("process_servers", servers),
+            ("lease", lease),
+        ]
     };
-    let metrics = vec![figures::metrics(handle.clone())];
+    let lease: MetricsSource = Arc::new(move |all| all.extend(told.families()));
+    let metrics = vec![figures::metrics(handle.clone()), lease];
     let started = AdminServer::start(address, metrics, Arc::new(ready)).await;
     started.map_err(|error| api_fault(&error))
 }

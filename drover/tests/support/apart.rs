@@ -301,14 +301,22 @@ impl Apart {
         assert_eq!(sums, (self.made as u64, 0, 0), "{totals:?}");
     }
 
+    /// What the command line says, as JSON.
+    pub(crate) fn drover(&self, arguments: &[&str]) -> Value {
+        let output = command(&self.work)
+            .args(["--output", "json"])
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(self.work.join("control"))
+            .output()
+            .expect("drover runs");
+        let json = serde_json::from_slice(&output.stdout);
+        json.unwrap_or_else(|error| panic!("{error}: {}", said(&output)))
+    }
+
     /// The epochs of all groups.
     pub(crate) fn epochs(&self) -> Vec<u64> {
-        let output = command(&self.work)
-            .args(["--output", "json", "groups", "list", "--data-dir"])
-            .arg(self.work.join("control"))
-            .output();
-        let groups: Value =
-            serde_json::from_slice(&output.expect("drover runs").stdout).expect("it prints JSON");
+        let groups = self.drover(&["groups", "list"]);
         let groups = groups.as_array().expect("a list").iter();
         groups.filter_map(|group| group["epoch"].as_u64()).collect()
     }
@@ -336,6 +344,11 @@ impl Server {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
         answer
+    }
+
+    /// Where process servers reach an agent server.
+    pub(crate) fn link(&self) -> String {
+        text(&self.ready, "link")
     }
 
     /// The sessions of an agent server.

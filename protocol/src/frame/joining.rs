@@ -64,6 +64,11 @@ fn write_server_body(
             let draining = fb::Draining::create(b, &fb::DrainingArgs {});
             (Body::Draining, draining.as_union_value())
         }
+        ServerWord::Renewed { ticket } => {
+            let args = fb::RenewedArgs { ticket: *ticket };
+            let renewed = fb::Renewed::create(b, &args);
+            (Body::Renewed, renewed.as_union_value())
+        }
     })
 }
 
@@ -90,6 +95,12 @@ pub fn decode_server_word(frame: &[u8]) -> Result<ServerWord, DecodeError> {
         }
         fb::ServerWordBody::Came => ServerWord::Came,
         fb::ServerWordBody::Draining => ServerWord::Draining,
+        fb::ServerWordBody::Renewed => ServerWord::Renewed {
+            ticket: root
+                .body_as_renewed()
+                .ok_or_else(|| Fault::missing("body"))?
+                .ticket(),
+        },
         _ => return Err(Fault::unknown("body").into()),
     })
 }
@@ -139,6 +150,10 @@ fn write_gateway_body(
             let leads = fb::Leads::create(b, &fb::LeadsArgs { leads: *leads });
             (Body::Leads, leads.as_union_value())
         }
+        GatewayWord::Renew { ticket } => {
+            let renew = fb::Renew::create(b, &fb::RenewArgs { ticket: *ticket });
+            (Body::Renew, renew.as_union_value())
+        }
     })
 }
 
@@ -176,6 +191,9 @@ pub fn decode_gateway_word(frame: &[u8]) -> Result<GatewayWord, DecodeError> {
         }
         fb::GatewayWordBody::Leads => GatewayWord::Leads {
             leads: root.body_as_leads().ok_or_else(missing)?.leads(),
+        },
+        fb::GatewayWordBody::Renew => GatewayWord::Renew {
+            ticket: root.body_as_renew().ok_or_else(missing)?.ticket(),
         },
         _ => return Err(Fault::unknown("body").into()),
     })

@@ -6071,14 +6071,15 @@ pub struct EventBodyUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_SERVER_WORD_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_SERVER_WORD_BODY: u8 = 3;
+pub const ENUM_MAX_SERVER_WORD_BODY: u8 = 4;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_SERVER_WORD_BODY: [ServerWordBody; 4] = [
+pub const ENUM_VALUES_SERVER_WORD_BODY: [ServerWordBody; 5] = [
   ServerWordBody::NONE,
   ServerWordBody::LinkHello,
   ServerWordBody::Came,
   ServerWordBody::Draining,
+  ServerWordBody::Renewed,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -6090,14 +6091,16 @@ impl ServerWordBody {
   pub const LinkHello: Self = Self(1);
   pub const Came: Self = Self(2);
   pub const Draining: Self = Self(3);
+  pub const Renewed: Self = Self(4);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_MAX: u8 = 4;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::LinkHello,
     Self::Came,
     Self::Draining,
+    Self::Renewed,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -6106,6 +6109,7 @@ impl ServerWordBody {
       Self::LinkHello => Some("LinkHello"),
       Self::Came => Some("Came"),
       Self::Draining => Some("Draining"),
+      Self::Renewed => Some("Renewed"),
       _ => None,
     }
   }
@@ -6165,13 +6169,14 @@ pub struct ServerWordBodyUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_GATEWAY_WORD_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_GATEWAY_WORD_BODY: u8 = 2;
+pub const ENUM_MAX_GATEWAY_WORD_BODY: u8 = 3;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_GATEWAY_WORD_BODY: [GatewayWordBody; 3] = [
+pub const ENUM_VALUES_GATEWAY_WORD_BODY: [GatewayWordBody; 4] = [
   GatewayWordBody::NONE,
   GatewayWordBody::LinkWelcome,
   GatewayWordBody::Leads,
+  GatewayWordBody::Renew,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -6182,13 +6187,15 @@ impl GatewayWordBody {
   pub const NONE: Self = Self(0);
   pub const LinkWelcome: Self = Self(1);
   pub const Leads: Self = Self(2);
+  pub const Renew: Self = Self(3);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_MAX: u8 = 3;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::LinkWelcome,
     Self::Leads,
+    Self::Renew,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -6196,6 +6203,7 @@ impl GatewayWordBody {
       Self::NONE => Some("NONE"),
       Self::LinkWelcome => Some("LinkWelcome"),
       Self::Leads => Some("Leads"),
+      Self::Renew => Some("Renew"),
       _ => None,
     }
   }
@@ -13078,6 +13086,102 @@ impl ::core::fmt::Debug for Draining<'_> {
       ds.finish()
   }
 }
+pub enum RenewedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Renewed<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Renewed<'a> {
+  type Inner = Renewed<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Renewed<'a> {
+  pub const VT_TICKET: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Renewed { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RenewedArgs
+  ) -> ::flatbuffers::WIPOffset<Renewed<'bldr>> {
+    let mut builder = RenewedBuilder::new(_fbb);
+    builder.add_ticket(args.ticket);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ticket(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Renewed::VT_TICKET, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Renewed<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ticket", Self::VT_TICKET, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RenewedArgs {
+    pub ticket: u64,
+}
+impl<'a> Default for RenewedArgs {
+  #[inline]
+  fn default() -> Self {
+    RenewedArgs {
+      ticket: 0,
+    }
+  }
+}
+
+pub struct RenewedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RenewedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ticket(&mut self, ticket: u64) {
+    self.fbb_.push_slot::<u64>(Renewed::VT_TICKET, ticket, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RenewedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RenewedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Renewed<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Renewed<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Renewed");
+      ds.field("ticket", &self.ticket());
+      ds.finish()
+  }
+}
 pub enum ServerWordOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -13169,6 +13273,20 @@ impl<'a> ServerWord<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_renewed(&self) -> Option<Renewed<'a>> {
+    if self.body_type() == ServerWordBody::Renewed {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Renewed::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for ServerWord<'_> {
@@ -13182,6 +13300,7 @@ impl ::flatbuffers::Verifiable for ServerWord<'_> {
           ServerWordBody::LinkHello => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<LinkHello>>("ServerWordBody::LinkHello", pos),
           ServerWordBody::Came => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Came>>("ServerWordBody::Came", pos),
           ServerWordBody::Draining => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Draining>>("ServerWordBody::Draining", pos),
+          ServerWordBody::Renewed => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Renewed>>("ServerWordBody::Renewed", pos),
           _ => Ok(()),
         }
      })?
@@ -13253,6 +13372,13 @@ impl ::core::fmt::Debug for ServerWord<'_> {
         },
         ServerWordBody::Draining => {
           if let Some(x) = self.body_as_draining() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ServerWordBody::Renewed => {
+          if let Some(x) = self.body_as_renewed() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -13544,6 +13670,102 @@ impl ::core::fmt::Debug for Leads<'_> {
       ds.finish()
   }
 }
+pub enum RenewOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Renew<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Renew<'a> {
+  type Inner = Renew<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Renew<'a> {
+  pub const VT_TICKET: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Renew { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RenewArgs
+  ) -> ::flatbuffers::WIPOffset<Renew<'bldr>> {
+    let mut builder = RenewBuilder::new(_fbb);
+    builder.add_ticket(args.ticket);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ticket(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Renew::VT_TICKET, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Renew<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ticket", Self::VT_TICKET, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RenewArgs {
+    pub ticket: u64,
+}
+impl<'a> Default for RenewArgs {
+  #[inline]
+  fn default() -> Self {
+    RenewArgs {
+      ticket: 0,
+    }
+  }
+}
+
+pub struct RenewBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RenewBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ticket(&mut self, ticket: u64) {
+    self.fbb_.push_slot::<u64>(Renew::VT_TICKET, ticket, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RenewBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RenewBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Renew<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Renew<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Renew");
+      ds.field("ticket", &self.ticket());
+      ds.finish()
+  }
+}
 pub enum GatewayWordOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -13621,6 +13843,20 @@ impl<'a> GatewayWord<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_renew(&self) -> Option<Renew<'a>> {
+    if self.body_type() == GatewayWordBody::Renew {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Renew::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for GatewayWord<'_> {
@@ -13633,6 +13869,7 @@ impl ::flatbuffers::Verifiable for GatewayWord<'_> {
         match key {
           GatewayWordBody::LinkWelcome => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<LinkWelcome>>("GatewayWordBody::LinkWelcome", pos),
           GatewayWordBody::Leads => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Leads>>("GatewayWordBody::Leads", pos),
+          GatewayWordBody::Renew => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Renew>>("GatewayWordBody::Renew", pos),
           _ => Ok(()),
         }
      })?
@@ -13697,6 +13934,13 @@ impl ::core::fmt::Debug for GatewayWord<'_> {
         },
         GatewayWordBody::Leads => {
           if let Some(x) = self.body_as_leads() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        GatewayWordBody::Renew => {
+          if let Some(x) = self.body_as_renew() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

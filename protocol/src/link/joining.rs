@@ -8,6 +8,8 @@
 //!     Request …                  ─────────────────▶
 //!     Came, each second          ─────────────────▶  tells it what happens from the first one on
 //!                                ◀─────────────────  Event …, Leads{…} whenever that changes
+//!                                ◀─────────────────  Renew{ticket}, every five seconds
+//!     Renewed{ticket}            ─────────────────▶  it may dispatch for ten seconds from its question on
 //!     Draining, end of stream    ─────────────────▶  it has left
 //! ```
 //!
@@ -49,6 +51,11 @@ pub enum ServerWord {
     Came,
     /// It takes no more events, which are the others' now. What it says is still passed on.
     Draining,
+    /// The agent server's lease has been prolonged since it was asked for.
+    Renewed {
+        /// From the question.
+        ticket: u64,
+    },
 }
 
 /// From an agent server.
@@ -77,5 +84,11 @@ pub enum GatewayWord {
     Leads {
         /// It does.
         leads: bool,
+    },
+    /// Prolong the lease of this agent server. It dispatches for
+    /// [`LINK_LEASE`](crate::limits::LINK_LEASE) from when it asked, once it is answered.
+    Renew {
+        /// Comes back in the answer.
+        ticket: u64,
     },
 }

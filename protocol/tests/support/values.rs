@@ -1,5 +1,7 @@
 //! Arbitrary valid values of everything that crosses a wire, up to and including every limit.
 
+pub(crate) mod words;
+
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
@@ -17,14 +19,11 @@ use protocol::flow::{
 };
 use protocol::identity::KeyHash;
 use protocol::ids::{
-    AgentId, Epoch, Fence, GatewayId, GrantId, GroupId, OperationId, ProcessId, ServerId,
-    SessionId, ShardId, Slot,
+    AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ProcessId, ServerId, SessionId, ShardId,
+    Slot,
 };
 use protocol::limits::{CAPACITY_MAX, LINES_MAX, PINNED_KEYS_MAX, RESOURCES_MAX, WEIGHT_MAX};
-use protocol::link::{
-    DownReason, Event, GatewayWord, NotDelivered, Request, SecurityEvent, ServerWord, SessionUp,
-    Target,
-};
+use protocol::link::{DownReason, Event, NotDelivered, Request, SecurityEvent, SessionUp, Target};
 use protocol::operation::{
     Channel, Command, OpenOperation, OperationState, Outcome, OutcomeStatus, Phase, Progress,
     Refusal,
@@ -773,28 +772,4 @@ fn operation_event() -> impl Strategy<Value = Event> {
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
     prop_oneof![gateway_event(), operation_event()]
-}
-
-pub(crate) fn server_word() -> impl Strategy<Value = ServerWord> {
-    let versions = (any::<u16>(), any::<u16>());
-    let hello = (versions, name()).prop_map(|((oldest, newest), software)| ServerWord::Hello {
-        versions: VersionRange { oldest, newest },
-        software,
-    });
-    prop_oneof![hello, Just(ServerWord::Came), Just(ServerWord::Draining)]
-}
-
-pub(crate) fn gateway_word() -> impl Strategy<Value = GatewayWord> {
-    let who = (any::<u16>(), any::<[u8; 16]>(), any::<u32>());
-    let place = (1..=protocol::limits::SHARDS_MAX, any::<u16>(), addresses());
-    let welcome = (who, place).prop_map(|(who, place)| GatewayWord::Welcome {
-        version: who.0,
-        gateway: GatewayId::from_bytes(who.1),
-        server: ServerId(who.2),
-        shards: place.0,
-        port: place.1,
-        addresses: place.2,
-    });
-    let leads = any::<bool>().prop_map(|leads| GatewayWord::Leads { leads });
-    prop_oneof![welcome, leads]
 }

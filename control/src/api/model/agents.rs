@@ -102,8 +102,23 @@ pub struct Group {
     pub agents: u64,
     /// Agents of it that have a session.
     pub connected: u64,
+    /// The link of the agent server that owns it, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_server: Option<String>,
+    /// The link of the agent server that it is pinned to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// Pins a group to an agent server.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PinGroup {
+    /// The link of one that `GET /v1/agent-servers` lists.
+    #[schema(example = "a.example:7444")]
+    pub agent_server: String,
 }
 
 /// Makes a group.

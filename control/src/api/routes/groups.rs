@@ -11,11 +11,12 @@ use protocol::limits::NAME_BYTES_MAX;
 
 use crate::api::Api;
 use crate::api::extract::{Body, Id, Params};
-use crate::api::model::agents::{CreateGroup, Group};
+use crate::api::model::agents::{CreateGroup, Group, PinGroup};
 use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock;
+use crate::gateways::Registered;
 use crate::store::groups::{self, CreateGroupError};
 
 /// List groups
@@ -134,21 +135,93 @@ pub(super) async fn resolve(api: &Api, field: &str, text: &str) -> ApiResult<gro
     })
 }
 
+/// Pin a group
+///
+/// It goes to that agent server and stays there, as long as that is there and does not drain. Replaces an earlier pin.
+#[utoipa::path(
+    put,
+    path = "/v1/groups/{id}/pin",
+    tag = "groups",
+    operation_id = "pin_group",
+    params(("id" = uuid::Uuid, Path, description = "The group.")),
+    request_body = PinGroup,
+    responses(
+        (status = 200, description = "Pinned.", body = Group),
+        (status = 404, description = "There is no such group."),
+        (status = 422, description = "There is no such agent server."),
+    )
+)]
+pub(super) async fn pin(
+    State(api): State<Arc<Api>>,
+    Id(id): Id,
+    Body(body): Body<PinGroup>,
+) -> ApiResult<Json<Group>> {
+    let group = find(&api, GroupId(id)).await?;
+    let servers = api.store.agent_servers(clock::now()).await?;
+    let known = |one: &Registered| one.server.link == body.agent_server;
+    if !servers.iter().any(known) {
+        return Err(ApiError::in_field(
+            Kind::Unprocessable,
+            "agent_server",
+            format!(
+                "there is no agent server `{}`; GET /v1/agent-servers lists those that there are",
+                crate::api::extract::clip(&body.agent_server)
+            ),
+        ));
+    }
+    let pin = Some(body.agent_server);
+    api.store.pin_group(GroupId(group.id), pin).await?;
+    find(&api, GroupId(id)).await.map(Json)
+}
+
+/// Unpin a group
+///
+/// It may go to any agent server again.
+#[utoipa::path(
+    delete,
+    path = "/v1/groups/{id}/pin",
+    tag = "groups",
+    operation_id = "unpin_group",
+    params(("id" = uuid::Uuid, Path, description = "The group.")),
+    responses(
+        (status = 204, description = "It is not pinned."),
+        (status = 404, description = "There is no such group."),
+    )
+)]
+pub(super) async fn unpin(State(api): State<Arc<Api>>, Id(id): Id) -> ApiResult<StatusCode> {
+    find(&api, GroupId(id)).await?;
+    api.store.pin_group(GroupId(id), None).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 struct Counts {
     agents: BTreeMap<GroupId, u64>,
     connected: BTreeMap<GroupId, u64>,
+    /// The links of owners and of pins.
+    places: BTreeMap<GroupId, (Option<String>, Option<String>)>,
 }
 
 impl Counts {
     async fn read(api: &Api) -> ApiResult<Self> {
+        let servers = api.store.agent_servers(clock::now()).await?;
+        let link = |run| {
+            let server = servers.iter().find(|one| Some(one.server.run) == run);
+            server.map(|one| one.server.link.clone())
+        };
+        let placed = api.store.placed_groups().await?.into_iter();
+        let places = placed.map(|one| (one.group.id, (link(one.owner), one.pin)));
         Ok(Self {
+            places: places.collect(),
             agents: api.store.agents_by_group().await?,
             connected: api.engine.connected().await?,
         })
     }
 
     fn describe(&self, row: groups::Group) -> Group {
+        let (agent_server, pin) = self.places.get(&row.id).cloned().unwrap_or_default();
         Group {
+            agent_server,
+            pin,
             id: row.id.0,
             slot: row.slot.0,
             automatic: row.automatic,

@@ -1,0 +1,40 @@
+//! What process servers and agent servers say of their connection.
+
+use proptest::prelude::*;
+use protocol::ids::{GatewayId, ServerId};
+use protocol::limits::SHARDS_MAX;
+use protocol::link::{GatewayWord, ServerWord};
+use protocol::version::VersionRange;
+
+use super::{addresses, name};
+
+pub(crate) fn server_word() -> impl Strategy<Value = ServerWord> {
+    let versions = (any::<u16>(), any::<u16>());
+    let hello = (versions, name()).prop_map(|((oldest, newest), software)| ServerWord::Hello {
+        versions: VersionRange { oldest, newest },
+        software,
+    });
+    let renewed = any::<u64>().prop_map(|ticket| ServerWord::Renewed { ticket });
+    prop_oneof![
+        hello,
+        Just(ServerWord::Came),
+        Just(ServerWord::Draining),
+        renewed
+    ]
+}
+
+pub(crate) fn gateway_word() -> impl Strategy<Value = GatewayWord> {
+    let who = (any::<u16>(), any::<[u8; 16]>(), any::<u32>());
+    let place = (1..=SHARDS_MAX, any::<u16>(), addresses());
+    let welcome = (who, place).prop_map(|(who, place)| GatewayWord::Welcome {
+        version: who.0,
+        gateway: GatewayId::from_bytes(who.1),
+        server: ServerId(who.2),
+        shards: place.0,
+        port: place.1,
+        addresses: place.2,
+    });
+    let leads = any::<bool>().prop_map(|leads| GatewayWord::Leads { leads });
+    let renew = any::<u64>().prop_map(|ticket| GatewayWord::Renew { ticket });
+    prop_oneof![welcome, leads, renew]
+}

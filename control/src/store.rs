@@ -5,9 +5,9 @@
 //!   reader()   ─▶ pool of read-only connections, each on a consistent snapshot
 //! ```
 //!
-//! SQLite is the embedded backend. What depends on its dialect is in `sqlite.rs` and in the SQL of
-//! the modules below; callers elsewhere see values, never SQL. Nothing here decides: the rules of
-//! a process are in `process.rs`.
+//! SQLite is the embedded backend (`sqlite.rs`); PostgreSQL and MariaDB are servers that several processes share
+//! (`remote.rs`, docs/STORES.md). Statements are written once, in the language of `sql.rs`; callers elsewhere see
+//! values, never SQL. Nothing here decides: the rules of a process are in `process.rs`.
 
 mod agent_servers;
 pub mod agents;
@@ -414,7 +414,7 @@ impl Store {
     }
 
     /// Whether other processes may write to it as well: what this one remembers of its own commits is not all.
-    fn is_open_to_others(&self) -> bool {
+    pub(crate) fn is_open_to_others(&self) -> bool {
         self.shared.is_open_to_others
     }
 

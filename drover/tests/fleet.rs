@@ -151,3 +151,14 @@ async fn whoever_dies_nothing_is_lost_or_doubled_and_no_permit_leaks() {
 async fn whichever_process_of_a_deployment_dies_nothing_is_lost_or_doubled() {
     let_die(real::Site::Apart, 3).await;
 }
+
+/// Three process servers, each in a process of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_process_dies_on_postgresql_nothing_is_lost_or_doubled() {
+    let_die(real::Site::Postgres, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_process_dies_on_mariadb_nothing_is_lost_or_doubled() {
+    let_die(real::Site::Mariadb, 3).await;
+}

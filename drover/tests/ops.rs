@@ -13,6 +13,8 @@ const DASHBOARD: &str = include_str!("../../docs/ops/grafana-dashboard.json");
 const ALERTS: &str = include_str!("../../docs/ops/alerts.yml");
 
 const CONFIGURATION: &str = include_str!("../../docs/ops/drover.toml");
+const CONTROL: &str = include_str!("../../docs/ops/distributed-control.toml");
+const AGENT_SERVER: &str = include_str!("../../docs/ops/distributed-agent-server.toml");
 const SERVER_UNIT: &str = include_str!("../../docs/ops/drover.service");
 const AGENT_UNIT: &str = include_str!("../../docs/ops/drover-agent.service");
 
@@ -232,12 +234,12 @@ fn seconds(text: &str) -> u64 {
     number.parse().expect("a whole number")
 }
 
-/// What a program of a unit's says to being asked what it would do.
-fn asked(start: &str, more: &[&str]) -> std::process::Output {
+/// What a program of a unit's says to being asked what it would do with a configuration.
+fn asked(start: &str, configuration: &str, more: &[&str]) -> std::process::Output {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut words = start.split(' ');
     assert_eq!(words.next(), Some("/usr/local/bin/drover"), "{start}");
-    std::fs::write(directory.path().join("drover.toml"), CONFIGURATION).expect("it is ours");
+    std::fs::write(directory.path().join("drover.toml"), configuration).expect("it is ours");
     let here = |word: &str| word.replace("/etc/drover/drover.toml", "drover.toml");
     let mut program = command(directory.path());
     program.args(words.map(here)).args(more);
@@ -247,19 +249,23 @@ fn asked(start: &str, more: &[&str]) -> std::process::Output {
 #[test]
 fn the_example_configuration_is_read_by_what_the_unit_starts() {
     let server = unit(SERVER_UNIT);
-    let output = asked(server["ExecStart"], &["--print-config"]);
-    assert!(output.status.success(), "{}", said(&output));
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    let written: toml::Table = CONFIGURATION.parse().expect("TOML");
-    let mut keys = 0;
-    for (key, value) in &written {
-        keys += value.as_table().map_or(1, toml::Table::len);
-        assert!(printed.contains(key.as_str()), "{key}");
-    }
-    let from_file = printed.matches("(drover.toml line ").count();
-    assert_eq!(from_file, keys, "every key counts: {printed}");
     let home = format!("/var/lib/{}", server["StateDirectory"]);
-    assert_eq!(written["data_dir"].as_str(), Some(home.as_str()));
+    for configuration in [CONFIGURATION, CONTROL, AGENT_SERVER] {
+        let output = asked(server["ExecStart"], configuration, &["--print-config"]);
+        assert!(output.status.success(), "{}", said(&output));
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!printed.contains("secret@"), "{printed}");
+        let written: toml::Table = configuration.parse().expect("TOML");
+        let mut keys = 0;
+        for (key, value) in &written {
+            keys += value.as_table().map_or(1, toml::Table::len);
+            assert!(printed.contains(key.as_str()), "{key}");
+        }
+        let from_file = printed.matches("(drover.toml line ").count();
+        assert_eq!(from_file, keys, "every key counts: {printed}");
+        assert_eq!(written["data_dir"].as_str(), Some(home.as_str()));
+    }
+    let written: toml::Table = CONFIGURATION.parse().expect("TOML");
     assert_eq!(server["WorkingDirectory"], home);
     let drain = written["drain"]["deadline"].as_str().expect("a duration");
     // What follows the drain takes 6 s at most.
@@ -301,6 +307,6 @@ fn the_units_give_what_the_programs_need_and_no_more() {
     assert_eq!(agent["KillMode"], "mixed");
     assert!(seconds(agent["TimeoutStopSec"]) > 30);
     assert!(!agent.contains_key("NoNewPrivileges") && !agent.contains_key("SystemCallFilter"));
-    let output = asked(agent["ExecStart"], &["--help"]);
+    let output = asked(agent["ExecStart"], CONFIGURATION, &["--help"]);
     assert!(output.status.success(), "{}", said(&output));
 }

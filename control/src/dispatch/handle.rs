@@ -1,6 +1,6 @@
 //! What the rest of the control plane asks of the process server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -245,9 +245,47 @@ impl Engine {
     /// # Errors
     /// None of them was created.
     pub async fn create(&self, processes: Vec<NewProcess>) -> Result<Vec<Creation>, EngineError> {
+        if !self.store.is_open_to_others() {
+            return self.create_as_known(processes).await;
+        }
+        let again = processes.clone();
+        let mut created = self.create_as_known(processes).await?;
+        let unknown = |creation: &Creation| matches!(creation, Creation::UnknownAgent);
+        let places: Vec<usize> = (0..created.len())
+            .filter(|at| unknown(&created[*at]))
+            .collect();
+        let of_unknown: Vec<NewProcess> = places
+            .iter()
+            .filter_map(|at| again.get(*at).cloned())
+            .collect();
+        if of_unknown.is_empty() || !self.learn(&of_unknown).await? {
+            return Ok(created);
+        }
+        let second = self.create_as_known(of_unknown).await?;
+        for (at, creation) in places.into_iter().zip(second) {
+            created[at] = creation;
+        }
+        Ok(created)
+    }
+
+    async fn create_as_known(
+        &self,
+        processes: Vec<NewProcess>,
+    ) -> Result<Vec<Creation>, EngineError> {
         let (answer, answered) = oneshot::channel();
         self.submit(Command::Create(processes, answer))?;
         Ok(answered.await.map_err(|_| EngineError::Stopped)??)
+    }
+
+    /// Looks whether the agents of these have joined through another server; says whether one has.
+    async fn learn(&self, processes: &[NewProcess]) -> Result<bool, EngineError> {
+        let agents: BTreeSet<AgentId> = processes.iter().map(|process| process.agent).collect();
+        let joined = self.store.admissions_of(&agents).await?;
+        let some = !joined.is_empty();
+        for one in joined {
+            self.admit_agent(one.target, one.keys)?;
+        }
+        Ok(some)
     }
 
     /// Asks for a process to be cancelled. Repeating it is harmless.

@@ -14,6 +14,9 @@ use crate::store::groups::Group;
 /// Loads may differ by so many hundredths of the mean.
 const TOLERATED: u64 = 10;
 
+/// The weight of an agent, where that of a group without any is 1.
+const AGENT: u64 = 100;
+
 /// A group for a new owner: the group as it was, by whose epoch it is taken.
 pub(crate) type Gift = (Group, GatewayId);
 
@@ -84,9 +87,9 @@ pub(super) fn plan(field: &Field, groups: &[Placed], moves: usize) -> Vec<Gift> 
     gifts
 }
 
-/// An empty group counts as well: it will be filled.
+/// An empty group counts a little: it will be filled, but must not outweigh agents that are there.
 fn weight(placed: &Placed) -> u64 {
-    placed.agents + 1
+    placed.agents.saturating_mul(AGENT) + 1
 }
 
 fn least(loads: &BTreeMap<GatewayId, u64>) -> Option<GatewayId> {
@@ -257,6 +260,15 @@ mod tests {
         field.leaving = vec![run(2)];
         let given = |moves| plan(&field, &groups, moves).len();
         assert_eq!((given(0), given(1)), (1, 2));
+    }
+
+    #[test]
+    fn few_agents_in_many_groups_are_spread_as_agents_and_not_as_groups() {
+        let mut groups: Vec<_> = (0..64)
+            .map(|n| placed(n, Some(1), u64::from(n < 24)))
+            .collect();
+        while follow(&mut groups, &[1, 2], 2) > 0 {}
+        assert_eq!((agents_of(&groups, 1), agents_of(&groups, 2)), (12, 12));
     }
 
     #[test]

@@ -28,6 +28,9 @@ use crate::store::Store;
 
 /// Where the number of a run stands in the ticket of an enrolment: gateways count from 1.
 const NUMBER_SHIFT: u32 = 48;
+/// The same in the number of a session, which people see: each gateway counts its own, so the end of a session at one
+/// must not be taken for the end of the next session at another.
+const SESSION_SHIFT: u32 = 40;
 
 /// The way to one gateway.
 pub struct Way {
@@ -230,18 +233,22 @@ impl Switch {
     ) -> Option<Event> {
         let run = live.way.server.run;
         // Permits are of use where what they permit is sent.
+        let number = live.number;
+        let whole = |session: &mut SessionId| session.0 |= number << SESSION_SHIFT;
         let owns = |target: &Target| self.gateways.owner(target.group) == Some(run);
         match &mut event {
             Event::SessionUp(up) => {
                 up.shard.0 += first_shard;
+                whole(&mut up.session);
                 live.sessions
                     .insert(up.target.agent, (up.target, up.session));
             }
             Event::SessionDown {
                 target, session, ..
             } => {
+                whole(session);
                 let kept = live.sessions.get(&target.agent);
-                if kept.is_some_and(|(_, kept)| kept == session) {
+                if kept.is_some_and(|(_, kept)| *kept == *session) {
                     live.sessions.remove(&target.agent);
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! Whether an agent has a session is not here: that is a fact of the gateway, kept in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, GroupId, Slot};
@@ -177,14 +177,31 @@ impl Store {
         )
         .fetch_all(&mut reader)
         .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Admission {
-                    target: read_target(row)?,
-                    keys: read_keys(row)?,
-                })
-            })
-            .collect()
+        rows.iter().map(read_admission).collect()
+    }
+
+    /// The same of some agents.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(crate) async fn admissions_of(
+        &self,
+        agents: &BTreeSet<AgentId>,
+    ) -> Result<Vec<Admission>, StoreError> {
+        let ids: serde_json::Value = agents.iter().map(|id| id.0.simple().to_string()).collect();
+        let mut reader = self.reader().await?;
+        let rows = sql::query(
+            "SELECT a.id, a.group_id, g.slot, hex_list(k.key_hash) AS pinned
+             FROM EACH($1: id hex) AS j
+             CROSS JOIN agent AS a ON a.id = j.id
+             JOIN agent_group AS g ON g.id = a.group_id
+             JOIN agent_key AS k ON k.agent_id = a.id
+             WHERE a.revoked_at IS NULL GROUP BY a.id, a.group_id, g.slot",
+        )
+        .bind(ids.to_string())
+        .fetch_all(&mut reader)
+        .await?;
+        rows.iter().map(read_admission).collect()
     }
 
     /// Takes an agent's keys away and everything that could give it new ones. `by` is for the record.
@@ -318,6 +335,13 @@ fn read(row: &sql::Row) -> Result<Agent, StoreError> {
         last_seen_at: row
             .try_get::<Option<i64>>("last_seen_at")?
             .map(UnixMs::from_sql),
+        keys: read_keys(row)?,
+    })
+}
+
+fn read_admission(row: &sql::Row) -> Result<Admission, StoreError> {
+    Ok(Admission {
+        target: read_target(row)?,
         keys: read_keys(row)?,
     })
 }

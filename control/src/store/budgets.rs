@@ -1,5 +1,6 @@
 //! The retry budgets of a store: one set for all process servers on it, beside the tally, so that more servers
-//! do not try again more. The embedded store has one process, so that all its writes pass here.
+//! do not try again more. The embedded store has one process, so that all its writes pass here; on a server's store
+//! each process has a set of its own.
 //!
 //! A retry is paid for in the very transaction in which its time has come: there is no moment in which another
 //! server could find it ready before its budget was asked. What was paid in a transaction that was then not

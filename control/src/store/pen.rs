@@ -133,6 +133,7 @@ impl Pen {
             return Err(StoreError::Unreachable);
         };
         db.raw("BEGIN").await?;
+        db.take_failed();
         let counted =
             sql::query("UPDATE store_writer SET number = number + 1 WHERE id IN ($1, $2)")
                 .bind(&EVERYBODY[..])
@@ -160,6 +161,7 @@ impl Pen {
     pub(super) async fn release(&mut self, keep: bool) -> Result<(), StoreError> {
         if !keep {
             self.say("ROLLBACK TO SAVEPOINT job").await?;
+            self.connection()?.take_failed();
         }
         self.say("RELEASE SAVEPOINT job").await
     }
@@ -169,6 +171,11 @@ impl Pen {
     /// # Errors
     /// Nothing was written; but of [`StoreError::Doubtful`] that is not known.
     pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
+        if self.connection()?.take_failed() {
+            // A job has gone on after an error.
+            self.rollback().await;
+            return Err(StoreError::JobPanicked);
+        }
         let error = match self.say("COMMIT").await {
             Ok(()) => {
                 if let Some(remote) = &mut self.remote {

@@ -451,4 +451,11 @@ mod tests {
             assert_eq!(without_own_words(url), (plain.to_owned(), is_unsafe));
         }
     }
+
+    #[test]
+    fn every_backend_has_the_same_steps_of_the_schema() {
+        let embedded = super::super::sqlite::known_schema();
+        assert_eq!(postgres::known_schema(), embedded);
+        assert_eq!(mysql::known_schema(), embedded);
+    }
 }

@@ -79,6 +79,9 @@ pub struct Connection {
     texts: Arc<Texts>,
     /// It is of no use any more.
     lost: bool,
+    /// A statement of this transaction has failed. PostgreSQL takes back the whole of such a transaction at its
+    /// COMMIT, and calls that a success.
+    failed: bool,
 }
 
 /// Of which backend.
@@ -97,6 +100,7 @@ impl Connection {
             session,
             texts,
             lost: false,
+            failed: false,
         }
     }
 
@@ -106,6 +110,11 @@ impl Connection {
 
     pub(super) fn texts(&self) -> Arc<Texts> {
         Arc::clone(&self.texts)
+    }
+
+    /// Whether a transaction has come to nothing although its end will say otherwise; asks from here on anew.
+    pub(super) fn take_failed(&mut self) -> bool {
+        std::mem::take(&mut self.failed) && self.texts.dialect == Dialect::Postgres
     }
 
     /// A server does not answer on it any more.
@@ -133,6 +142,7 @@ impl Connection {
     fn leave<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
         let is_remote = self.texts.dialect != Dialect::Sqlite;
         self.lost = is_remote && done.as_ref().is_err_and(is_of_the_connection);
+        self.failed |= done.is_err();
         done
     }
 }

@@ -11,7 +11,8 @@
 //!
 //! Without it every server would count all that waits with every beat, which costs the more the more is
 //! stuck. It begins when a second server is there: one alone knows everything by itself. The embedded store has
-//! one process, so that all its writes pass here.
+//! one process, so that all its writes pass here. A server's store has several: there, each counts its own commits
+//! at once, and everything anew with each of its beats.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

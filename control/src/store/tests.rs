@@ -126,6 +126,25 @@ async fn a_broken_statement_rolls_back_its_own_job_only() {
 }
 
 #[tokio::test]
+async fn a_job_that_goes_on_after_an_error_confirms_nothing_that_is_not_there() {
+    let (_directory, store) = fresh().await;
+    let careless = store.write(|db| {
+        Box::pin(async move {
+            let broken = sql::query("INSERT INTO process_event (at, type) VALUES (0, 'x')");
+            assert!(broken.execute(&mut *db).await.is_err());
+            sql::query("SELECT 1").fetch_all(&mut *db).await.ok();
+            Ok::<_, StoreError>(())
+        })
+    });
+    let confirmed = careless.await.is_ok();
+    add(&store, "after", false).await.unwrap();
+    assert_eq!(names(&store).await, ["after"]);
+    // The embedded store and MariaDB take back the statement alone, and nothing was lost with it.
+    let postgres = conformance::is_postgres();
+    assert_eq!(confirmed, !postgres);
+}
+
+#[tokio::test]
 async fn too_many_waiting_jobs_are_turned_away() {
     let (_directory, store) = fresh().await;
     // The writer has no chance to run between these: one thread.
@@ -423,6 +442,7 @@ crate::store::tests::conformance::suite! {
     jobs_share_a_commit_and_a_failing_one_fails_alone,
     a_job_that_panics_is_rolled_back_alone_and_the_writer_lives,
     a_broken_statement_rolls_back_its_own_job_only,
+    a_job_that_goes_on_after_an_error_confirms_nothing_that_is_not_there,
     too_many_waiting_jobs_are_turned_away,
     a_closed_store_says_so,
     groups_are_spread_over_slots_and_taken_once_per_server,

@@ -1,6 +1,6 @@
 //! The earliest timer of the store, kept up with every commit, for all process servers on it: whoever has the
 //! duty to sweep hears at once of a timer that another one has set. The embedded store has one process, so that
-//! all its writes pass here.
+//! all its writes pass here; what other processes set on a server's store is read with each beat of the sweeper.
 
 use tokio::sync::watch;
 

@@ -87,7 +87,7 @@ impl ApartSpec {
         spec.data_dir = beside(&self.server.data_dir, name);
         spec.log = beside(&self.server.log, &format!("{name}.log"));
         let store = self.store.iter().filter(|_| name != "agents");
-        let store = store.map(|url| format!("store.url={url}"));
+        let store = store.map(|url| format!("store={url}"));
         for setting in settings.iter().cloned().chain(store) {
             spec.arguments.extend(["--set".to_owned(), setting]);
         }
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn only_those_with_a_store_are_told_of_it() {
         let spec = spec(2, Some("postgres://x"));
-        let setting = "store.url=postgres://x".to_owned();
+        let setting = "store=postgres://x".to_owned();
         let control = spec.of("control-1", &[]);
         assert_eq!(control.data_dir, Path::new("work/control-1"));
         assert_eq!(control.log, Path::new("work/control-1.log"));

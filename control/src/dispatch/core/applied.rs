@@ -388,7 +388,12 @@ fn is_about_content(error: &StoreError) -> bool {
     match error {
         StoreError::BadRow(_) | StoreError::JobPanicked => true,
         StoreError::Sql(error) => match error.as_ref() {
-            sqlx::Error::Database(error) => !matches!(error.kind(), sqlx::error::ErrorKind::Other),
+            sqlx::Error::Database(error) => {
+                // Servers have class 22 for data that does not fit.
+                let misfit = |code: &str| code.len() == 5 && code.starts_with("22");
+                !matches!(error.kind(), sqlx::error::ErrorKind::Other)
+                    || error.code().is_some_and(|code| misfit(&code))
+            }
             sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => true,
             _ => false,
         },

@@ -255,7 +255,7 @@ fn one_that_is_gone_takes_its_sessions_and_leaves_the_others_alone() {
     let gone: Vec<_> = received(&switch)
         .iter()
         .map(|event| match event {
-            Event::SessionDown { session, .. } => session.0,
+            Event::SessionDown { session, .. } => session.0 & 0xff,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -288,6 +288,32 @@ fn one_that_is_gone_takes_its_sessions_and_leaves_the_others_alone() {
         matches!(&answer[..], [Event::NotDelivered { reason, .. }] if *reason == not_owner),
         "{answer:?}"
     );
+}
+
+#[test]
+fn sessions_of_two_gateways_are_never_taken_for_one_another() {
+    let (_gateways, switch, [first, second]) = two();
+    first.says(up(1, 7));
+    second.says(up(1, 7));
+    let down = Event::SessionDown {
+        target: target(1),
+        session: SessionId(7),
+        reason: DownReason::TimedOut,
+    };
+    let mut of = received(&switch).into_iter().map(|event| match event {
+        Event::SessionUp(up) => up.session,
+        other => panic!("{other:?}"),
+    });
+    let (one, other) = (of.next().unwrap(), of.next().unwrap());
+    assert_ne!(one, other);
+    for (gateway, ended) in [(first, one), (second, other)] {
+        gateway.says(down.clone());
+        let heard = received(&switch);
+        assert!(
+            matches!(&heard[..], [Event::SessionDown { session, .. }] if *session == ended),
+            "{heard:?}"
+        );
+    }
 }
 
 #[tokio::test]

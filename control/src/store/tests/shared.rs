@@ -1,4 +1,5 @@
-//! Several processes on one store: each opening here stands for one.
+//! Several processes on one store: each opening here stands for one. Processes share only a store on a server, so
+//! these are run by the tests in `conformance.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,8 +51,7 @@ fn batch(seed: u64, creates: Vec<NewProcess>, inputs: Vec<Happened>) -> Batch {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "several processes share only a store on a server: run by conformance"]
+#[tokio::main(flavor = "multi_thread")]
 async fn one_key_makes_one_process_whichever_process_is_asked() {
     let (_directory, stores) = several().await;
     for key in 0..10 {
@@ -79,8 +79,7 @@ async fn one_key_makes_one_process_whichever_process_is_asked() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "several processes share only a store on a server: run by conformance"]
+#[tokio::main(flavor = "multi_thread")]
 async fn a_process_is_claimed_by_one_and_a_token_lets_one_in() {
     let (_directory, stores) = several().await;
     let made = stores[0]
@@ -136,8 +135,7 @@ async fn a_process_is_claimed_by_one_and_a_token_lets_one_in() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "several processes share only a store on a server: run by conformance"]
+#[tokio::main(flavor = "multi_thread")]
 async fn groups_have_one_owner_an_epoch_and_duties_one_server() {
     let (_directory, stores) = several().await;
     stores[0].ensure_automatic_groups(UnixMs(1)).await.unwrap();
@@ -182,8 +180,7 @@ async fn groups_have_one_owner_an_epoch_and_duties_one_server() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "several processes share only a store on a server: run by conformance"]
+#[tokio::main(flavor = "multi_thread")]
 async fn what_others_have_made_and_set_is_seen_with_the_next_beat() {
     let (_directory, stores) = several().await;
     let (me, other) = (Uuid::from_u128(1), &stores[1]);
@@ -233,8 +230,7 @@ async fn add(store: &Store, name: String) -> Result<(), StoreError> {
     added.await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "several processes share only a store on a server: run by conformance"]
+#[tokio::main(flavor = "multi_thread")]
 async fn whoever_reads_on_from_a_number_misses_no_event() {
     let (_directory, stores) = several().await;
     let over = Arc::new(AtomicBool::new(false));
@@ -272,8 +268,7 @@ async fn whoever_reads_on_from_a_number_misses_no_event() {
     assert_eq!(read, written);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "several processes share only a store on a server: run by conformance"]
+#[tokio::main(flavor = "multi_thread")]
 async fn what_was_confirmed_is_there_once_although_connections_are_cut() {
     let (directory, stores) = several().await;
     let over = Arc::new(AtomicBool::new(false));
@@ -331,7 +326,38 @@ async fn what_was_confirmed_is_there_once_although_connections_are_cut() {
     assert!(cuts > 0);
 }
 
+#[tokio::main(flavor = "multi_thread")]
+async fn whoever_stops_in_a_transaction_holds_the_others_up_for_two_seconds_and_writes_nothing() {
+    let (_directory, stores) = several().await;
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let stopped = stores[0].write(move |db| {
+        Box::pin(async move {
+            sql::query("INSERT INTO process_event (at, type, data) VALUES (0, 'stopped', 'null')")
+                .execute(db)
+                .await?;
+            begun.send(()).unwrap();
+            // As a process that gets SIGSTOP here, and SIGCONT later.
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            Ok::<_, StoreError>(())
+        })
+    });
+    let other = async {
+        has_begun.await.unwrap();
+        let began = crate::clock::monotonic();
+        add(&stores[1], "other".to_owned()).await.unwrap();
+        began.elapsed()
+    };
+    let (stopped, waited) = futures_util::future::join(stopped, other).await;
+    assert!(stopped.is_err(), "its transaction was ended");
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
+    add(&stores[0], "again".to_owned()).await.unwrap();
+    let rows = stores[2].events_after(0, None, 10).await.unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row.kind.as_str()).collect();
+    assert_eq!(names, ["other", "again"]);
+}
+
 conformance::suite! {
+    whoever_stops_in_a_transaction_holds_the_others_up_for_two_seconds_and_writes_nothing,
     one_key_makes_one_process_whichever_process_is_asked,
     a_process_is_claimed_by_one_and_a_token_lets_one_in,
     groups_have_one_owner_an_epoch_and_duties_one_server,

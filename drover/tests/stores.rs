@@ -1,0 +1,132 @@
+//! A deployment on SQLite becomes one on a database server, with its agents and its work: docs/STORES.md, on real
+//! servers and a real agent.
+
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/deployment.rs"]
+mod deployment;
+
+use deployment::{Deployment, eventually, said};
+use rustix::process::Signal;
+
+/// A runtime for a database server that lives as long as the test.
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+fn stop(deployment: &mut Deployment) {
+    deployment.server.signal(Signal::TERM);
+    assert!(deployment.server.wait().success());
+}
+
+fn back(deployment: &Deployment) {
+    eventually("the agent's session", || {
+        deployment.agent_state("hv-1") == "connected"
+    });
+}
+
+/// Runs a command on the agent; how many processes there are then.
+fn run(deployment: &Deployment) -> usize {
+    let run = deployment.drover(&["run", "-q", "hv-1", "exec", "--", "echo", "x"]);
+    assert!(run.status.success(), "{}", said(&run));
+    let all = deployment.json(&["processes", "list"]);
+    all.as_array().map_or(0, Vec::len)
+}
+
+/// Moves a deployment to the store at `url`, which is empty.
+fn moves_to(url: &str) {
+    let mut deployment = Deployment::start();
+    let _agent = deployment.agent("hv-1");
+    assert_eq!(run(&deployment), 1);
+    let copy = ["store", "copy", "--from", "sqlite:", "--to", url];
+    let refused = deployment.drover(&copy);
+    assert!(said(&refused).contains("is locked"), "{}", said(&refused));
+    stop(&mut deployment);
+
+    let copied = deployment.drover(&copy);
+    assert!(copied.status.success(), "{}", said(&copied));
+    assert!(said(&copied).contains("process: 1 the same on both sides"));
+    let again = deployment.drover(&copy);
+    assert!(
+        said(&again).contains("holds a store already"),
+        "{}",
+        said(&again)
+    );
+
+    std::fs::write(
+        deployment.path("drover.toml"),
+        format!("store = \"{url}\"\n"),
+    )
+    .expect("it is ours");
+    deployment.start_again();
+    back(&deployment);
+    assert_eq!(run(&deployment), 2, "it goes on where it was");
+    let check = deployment.drover(&["store", "check"]);
+    assert!(check.status.success(), "{}", said(&check));
+    assert!(
+        said(&check).contains("1 process server is alive on it"),
+        "{}",
+        said(&check)
+    );
+
+    // Nobody says goodbye: the next server takes over what this one had.
+    deployment.server.kill();
+    deployment.start_again();
+    back(&deployment);
+    assert_eq!(run(&deployment), 3);
+    stop(&mut deployment);
+    let migrated = deployment.drover(&["store", "migrate"]);
+    assert!(migrated.status.success(), "{}", said(&migrated));
+}
+
+#[test]
+fn a_deployment_moves_to_postgres_with_its_agents() {
+    let runtime = runtime();
+    let server = runtime.block_on(testkit::Postgres::start());
+    let server = server.unwrap_or_else(|error| panic!("{error}"));
+    let url = runtime.block_on(server.database("drover"));
+    moves_to(&url.unwrap_or_else(|error| panic!("{error}")));
+}
+
+#[test]
+fn a_deployment_moves_to_mariadb_with_its_agents() {
+    let runtime = runtime();
+    let server = runtime.block_on(testkit::MariaDb::start());
+    let server = server.unwrap_or_else(|error| panic!("{error}"));
+    let url = runtime.block_on(server.database("drover"));
+    moves_to(&url.unwrap_or_else(|error| panic!("{error}")));
+}
+
+#[test]
+fn a_server_that_may_lose_work_is_refused_unless_the_url_takes_it() {
+    let runtime = runtime();
+    let weak = [("synchronous_commit", "off")];
+    let server = runtime.block_on(testkit::Postgres::start_with(&weak));
+    let server = server.unwrap_or_else(|error| panic!("{error}"));
+    let url = runtime.block_on(server.database("drover"));
+    let url = url.unwrap_or_else(|error| panic!("{error}"));
+    let mut deployment = Deployment::start();
+    stop(&mut deployment);
+    let config = |url: &str| {
+        let text = format!("store = \"{url}\"\n");
+        std::fs::write(deployment.path("drover.toml"), text).expect("it is ours");
+    };
+    config(&url);
+    let refused = deployment.drover(&["store", "migrate"]);
+    assert!(!refused.status.success());
+    assert!(
+        said(&refused).contains("synchronous_commit = off"),
+        "{}",
+        said(&refused)
+    );
+    let check = deployment.drover(&["store", "check"]);
+    assert_eq!(check.status.code(), Some(1));
+    assert!(
+        said(&check).contains("set synchronous_commit = on"),
+        "{}",
+        said(&check)
+    );
+    config(&format!("{url}?durability=unsafe"));
+    let taken = deployment.drover(&["store", "migrate"]);
+    assert!(taken.status.success(), "{}", said(&taken));
+}

@@ -100,6 +100,8 @@ struct Inner {
     /// How often one has been.
     reaches: u64,
     owners: BTreeMap<GroupId, GatewayId>,
+    /// How often that has changed.
+    moves: u64,
     /// Where agents reach the owners, by what the store says.
     addresses: BTreeMap<GatewayId, Vec<String>>,
     /// Every run that was ever reached: its place here is its number.
@@ -202,6 +204,11 @@ impl Gateways {
         self.lock().owners.get(&group).copied()
     }
 
+    /// How often groups have changed hands.
+    fn moves(&self) -> u64 {
+        self.lock().moves
+    }
+
     /// Where agents find a gateway.
     fn addresses(&self, run: GatewayId) -> Vec<String> {
         let inner = self.lock();
@@ -268,10 +275,14 @@ impl Gateways {
             }
         };
         let mut inner = self.lock();
-        inner.owners = groups
+        let owners = groups
             .iter()
             .filter_map(|placed| Some((placed.group.id, placed.owner?)))
             .collect();
+        if inner.owners != owners {
+            inner.owners = owners;
+            inner.moves += 1;
+        }
         inner.addresses = servers
             .into_iter()
             .map(|one| (one.server.run, one.server.addresses))

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protocol::enrol::{EnrolReply, EnrolRequest};
@@ -211,6 +211,8 @@ pub struct EnrolmentAsked {
 pub struct Engine {
     pub(super) doors: Arc<Doors>,
     pub(super) store: Store,
+    /// On a store that others write to: agents of which all process servers have been told.
+    pub(super) met: Arc<Mutex<BTreeSet<AgentId>>>,
 }
 
 /// A command in the queue, with where to answer.
@@ -245,27 +247,10 @@ impl Engine {
     /// # Errors
     /// None of them was created.
     pub async fn create(&self, processes: Vec<NewProcess>) -> Result<Vec<Creation>, EngineError> {
-        if !self.store.is_open_to_others() {
-            return self.create_as_known(processes).await;
+        match self.store.is_open_to_others() {
+            true => self.create_as_stored(processes).await,
+            false => self.create_as_known(processes).await,
         }
-        let again = processes.clone();
-        let mut created = self.create_as_known(processes).await?;
-        let unknown = |creation: &Creation| matches!(creation, Creation::UnknownAgent);
-        let places: Vec<usize> = (0..created.len())
-            .filter(|at| unknown(&created[*at]))
-            .collect();
-        let of_unknown: Vec<NewProcess> = places
-            .iter()
-            .filter_map(|at| again.get(*at).cloned())
-            .collect();
-        if of_unknown.is_empty() || !self.learn(&of_unknown).await? {
-            return Ok(created);
-        }
-        let second = self.create_as_known(of_unknown).await?;
-        for (at, creation) in places.into_iter().zip(second) {
-            created[at] = creation;
-        }
-        Ok(created)
     }
 
     async fn create_as_known(
@@ -277,15 +262,37 @@ impl Engine {
         Ok(answered.await.map_err(|_| EngineError::Stopped)??)
     }
 
-    /// Looks whether the agents of these have joined through another server; says whether one has.
-    async fn learn(&self, processes: &[NewProcess]) -> Result<bool, EngineError> {
+    /// Agents join and are revoked through other servers as well: the store says for whom processes may be made, and
+    /// memory is told of those that it may not have heard of.
+    async fn create_as_stored(
+        &self,
+        processes: Vec<NewProcess>,
+    ) -> Result<Vec<Creation>, EngineError> {
         let agents: BTreeSet<AgentId> = processes.iter().map(|process| process.agent).collect();
-        let joined = self.store.admissions_of(&agents).await?;
-        let some = !joined.is_empty();
-        for one in joined {
-            self.admit_agent(one.target, one.keys)?;
+        let mut admitted = BTreeSet::new();
+        for one in self.store.admissions_of(&agents).await? {
+            let agent = one.target.agent;
+            admitted.insert(agent);
+            if !self.met().contains(&agent) {
+                self.admit_agent(one.target, one.keys)?;
+                self.met().insert(agent);
+            }
         }
-        Ok(some)
+        let mut answers = vec![Creation::UnknownAgent; processes.len()];
+        let asked = processes.into_iter().enumerate();
+        let (places, asked): (Vec<usize>, Vec<NewProcess>) = asked
+            .filter(|(_, process)| admitted.contains(&process.agent))
+            .unzip();
+        if !asked.is_empty() {
+            for (at, creation) in places.into_iter().zip(self.create_as_known(asked).await?) {
+                answers[at] = creation;
+            }
+        }
+        Ok(answers)
+    }
+
+    fn met(&self) -> MutexGuard<'_, BTreeSet<AgentId>> {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for a process to be cancelled. Repeating it is harmless.
@@ -567,6 +574,7 @@ impl Engine {
         Self {
             doors: Arc::default(),
             store,
+            met: Arc::default(),
         }
     }
 

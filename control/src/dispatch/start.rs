@@ -306,6 +306,7 @@ fn spawn(
         engine: Engine {
             doors: Arc::new(doors),
             store,
+            met: Arc::default(),
         },
         enrolments: enrolment_queue,
         recorded: recorded_watch,

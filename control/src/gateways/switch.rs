@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::ids::{AgentId, GatewayId, GroupId, ServerId, SessionId, ShardId};
-use protocol::link::{DownReason, Event, NotDelivered, Request, Route, Target};
+use protocol::link::{DownReason, Event, NotDelivered, Request, Route, SessionUp, Target};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -60,6 +60,8 @@ struct Inner {
     ways: Vec<Live>,
     /// What is answered here.
     own: VecDeque<Event>,
+    /// How often groups had changed hands when sessions were judged last.
+    moves: u64,
 }
 
 /// A way that is there.
@@ -69,6 +71,9 @@ struct Live {
     number: u64,
     gone: CancellationToken,
     sessions: BTreeMap<AgentId, (Target, SessionId)>,
+    /// Sessions of groups that another one owns: what is left of before, such as at one that stood still; or of
+    /// after, where it has been told by somebody else that the group is its own now.
+    strangers: BTreeMap<AgentId, Box<SessionUp>>,
     /// It has been told all that it must know, and is heard; its lease is prolonged.
     reached: Option<Reached>,
 }
@@ -95,6 +100,7 @@ impl Switch {
             inner: Mutex::new(Inner {
                 ways: Vec::new(),
                 own: VecDeque::new(),
+                moves: 0,
             }),
             turn: AtomicUsize::new(0),
             left: CancellationToken::new(),
@@ -159,6 +165,7 @@ impl Switch {
             number: self.gateways.number(run),
             gone: way.link.cut_off(),
             sessions: BTreeMap::new(),
+            strangers: BTreeMap::new(),
             reached: None,
             way,
         };
@@ -240,6 +247,12 @@ impl Switch {
             Event::SessionUp(up) => {
                 up.shard.0 += first_shard;
                 whole(&mut up.session);
+                // An older session must not stand in for the one that the owner has.
+                if !owns(&up.target) {
+                    live.strangers.insert(up.target.agent, up.clone());
+                    return None;
+                }
+                live.strangers.remove(&up.target.agent);
                 live.sessions
                     .insert(up.target.agent, (up.target, up.session));
             }
@@ -247,6 +260,11 @@ impl Switch {
                 target, session, ..
             } => {
                 whole(session);
+                let stranger = live.strangers.get(&target.agent);
+                if stranger.is_some_and(|up| up.session == *session) {
+                    live.strangers.remove(&target.agent);
+                    return None;
+                }
                 let kept = live.sessions.get(&target.agent);
                 if kept.is_some_and(|(_, kept)| *kept == *session) {
                     live.sessions.remove(&target.agent);
@@ -273,6 +291,25 @@ impl Switch {
             _ => {}
         }
         Some(event)
+    }
+
+    /// Meets the sessions that were of no group of their gateway's, and are now.
+    fn meet_strangers(&self, inner: &mut Inner) {
+        let moves = self.gateways.moves();
+        if std::mem::replace(&mut inner.moves, moves) == moves {
+            return;
+        }
+        let Inner { ways, own, .. } = inner;
+        for live in ways {
+            let run = live.way.server.run;
+            let met = live.strangers.extract_if(.., |_, up| {
+                self.gateways.owner(up.target.group) == Some(run)
+            });
+            for (agent, up) in met {
+                live.sessions.insert(agent, (up.target, up.session));
+                own.push_back(Event::SessionUp(up));
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -341,6 +378,7 @@ impl Link for Switch {
     fn receive(&self, out: &mut Vec<Event>, max: usize) -> usize {
         let before = out.len();
         let mut inner = self.lock();
+        self.meet_strangers(&mut inner);
         inner.take_own(out, max);
         let starts = first_shards(&inner.ways);
         let all = starts.last().copied().unwrap_or(0);

@@ -120,9 +120,11 @@ fn received(switch: &Switch) -> Vec<Event> {
 /// Two gateways, the first of which owns group 1, the second group 2.
 fn two() -> (Arc<Gateways>, Arc<Switch>, [Arc<Fake>; 2]) {
     let gateways = Gateways::new();
-    for number in [1, 2] {
-        let mut inner = gateways.lock();
-        inner.owners.insert(target(number).group, run(number));
+    for (group, owner) in [(1, 1), (2, 2), (3, 1)] {
+        gateways
+            .lock()
+            .owners
+            .insert(target(group).group, run(owner));
     }
     let fakes = [Fake::new(1), Fake::new(2)];
     // In whatever order they were joined.
@@ -170,9 +172,9 @@ fn one_is_told_that_it_owns_a_group_and_the_others_who_does() {
     assert_eq!(first.sent(), [release(2, 2)]);
     assert_eq!(second.sent(), [assign(2)]);
     // One that was just made.
-    switch.send(assign(3)).unwrap();
-    assert_eq!(first.sent(), [assign(3)]);
-    assert_eq!(second.sent(), [release(3, 1)]);
+    switch.send(assign(4)).unwrap();
+    assert_eq!(first.sent(), [assign(4)]);
+    assert_eq!(second.sent(), [release(4, 1)]);
 }
 
 #[test]
@@ -292,15 +294,19 @@ fn one_that_is_gone_takes_its_sessions_and_leaves_the_others_alone() {
 
 #[test]
 fn sessions_of_two_gateways_are_never_taken_for_one_another() {
-    let (_gateways, switch, [first, second]) = two();
-    first.says(up(1, 7));
-    second.says(up(1, 7));
+    let (gateways, switch, [first, second]) = two();
+    let mut ups = Vec::new();
+    for number in 1..=2 {
+        gateways.lock().owners.insert(target(1).group, run(number));
+        [&first, &second][usize::from(number) - 1].says(up(1, 7));
+        ups.extend(received(&switch));
+    }
     let down = Event::SessionDown {
         target: target(1),
         session: SessionId(7),
         reason: DownReason::TimedOut,
     };
-    let mut of = received(&switch).into_iter().map(|event| match event {
+    let mut of = ups.into_iter().map(|event| match event {
         Event::SessionUp(up) => up.session,
         other => panic!("{other:?}"),
     });
@@ -316,6 +322,30 @@ fn sessions_of_two_gateways_are_never_taken_for_one_another() {
     }
 }
 
+#[test]
+fn what_is_left_of_a_session_elsewhere_does_not_stand_in_for_the_owners() {
+    let (gateways, switch, [first, second]) = two();
+    second.says(up(2, 4));
+    assert_eq!(received(&switch).len(), 1);
+    // It stood still while its agents went over, and tells of those that it had.
+    first.says(up(2, 3));
+    assert_eq!(received(&switch), []);
+    first.says(Event::SessionDown {
+        target: target(2),
+        session: SessionId(3),
+        reason: DownReason::TimedOut,
+    });
+    assert_eq!(received(&switch), []);
+    // Somebody else has told it that the group is its own, which is learned here a moment later.
+    first.says(up(2, 5));
+    assert_eq!(received(&switch), []);
+    let mut inner = gateways.lock();
+    inner.owners.insert(target(2).group, run(1));
+    inner.moves += 1;
+    drop(inner);
+    assert!(matches!(&received(&switch)[..], [Event::SessionUp(up)] if up.session.0 & 0xff == 5));
+}
+
 #[tokio::test]
 async fn one_that_comes_is_told_who_may_come_in_before_it_is_heard() {
     let directory = tempfile::tempdir().unwrap();
@@ -324,7 +354,8 @@ async fn one_that_comes_is_told_who_may_come_in_before_it_is_heard() {
     let agent = crate::store::tests::enrol(&store, 1).await;
     let (gateways, switch, [first, _second]) = two();
     let third = Fake::new(3);
-    third.says(up(1, 7));
+    gateways.lock().owners.insert(target(5).group, run(3));
+    third.says(up(5, 7));
     switch.add(third.way(), &store).await.unwrap();
     let said = third.sent();
     assert!(matches!(said[0], Request::SetLimits { .. }), "{said:?}");

@@ -208,12 +208,13 @@ impl Client {
 fn client_config(options: &ClientOptions) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(options.gateway_root.clone()).unwrap();
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::aws_lc_rs::default_provider(),
-    ))
-    .with_protocol_versions(&[&rustls::version::TLS13])
-    .unwrap()
-    .with_root_certificates(roots);
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    // As agents do, in one datagram.
+    provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots);
     let mut tls = match options.credentials.clone() {
         Some(own) => builder.with_client_auth_cert(own.chain, own.key).unwrap(),
         None => builder.with_no_client_auth(),

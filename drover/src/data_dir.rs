@@ -56,6 +56,26 @@ pub(crate) struct Ready {
     pub(crate) version: String,
 }
 
+#[cfg(test)]
+impl Ready {
+    /// Of a server for everything, at the default addresses.
+    pub(crate) fn example() -> Self {
+        Self {
+            api: Some("http://127.0.0.1:7440".to_owned()),
+            public: None,
+            api_certificate: None,
+            admin: Some("http://127.0.0.1:7441".to_owned()),
+            agents: Some("127.0.0.1:7443".to_owned()),
+            link: None,
+            admin_token_file: Some("/d/admin.token".into()),
+            data_dir: "/d".into(),
+            pid: 1,
+            profile: "all".to_owned(),
+            version: "0.1.0".to_owned(),
+        }
+    }
+}
+
 /// An open data directory. No other server runs on it while this lives.
 #[derive(Debug)]
 pub(crate) struct DataDir {

@@ -168,15 +168,9 @@ impl Store {
     /// The store failed.
     pub async fn admissions(&self) -> Result<Vec<Admission>, StoreError> {
         let mut reader = self.reader().await?;
-        let rows = sql::query(
-            "SELECT a.id, a.group_id, g.slot, hex_list(k.key_hash) AS pinned
-             FROM agent a
-             JOIN agent_group g ON g.id = a.group_id
-             JOIN agent_key k ON k.agent_id = a.id
-             WHERE a.revoked_at IS NULL GROUP BY a.id, a.group_id, g.slot",
-        )
-        .fetch_all(&mut reader)
-        .await?;
+        let rows = sql::query(admissions_from("agent AS a"))
+            .fetch_all(&mut reader)
+            .await?;
         rows.iter().map(read_admission).collect()
     }
 
@@ -190,17 +184,11 @@ impl Store {
     ) -> Result<Vec<Admission>, StoreError> {
         let ids: serde_json::Value = agents.iter().map(|id| id.0.simple().to_string()).collect();
         let mut reader = self.reader().await?;
-        let rows = sql::query(
-            "SELECT a.id, a.group_id, g.slot, hex_list(k.key_hash) AS pinned
-             FROM EACH($1: id hex) AS j
-             CROSS JOIN agent AS a ON a.id = j.id
-             JOIN agent_group AS g ON g.id = a.group_id
-             JOIN agent_key AS k ON k.agent_id = a.id
-             WHERE a.revoked_at IS NULL GROUP BY a.id, a.group_id, g.slot",
-        )
-        .bind(ids.to_string())
-        .fetch_all(&mut reader)
-        .await?;
+        let named = "EACH($1: id hex) AS j CROSS JOIN agent AS a ON a.id = j.id";
+        let rows = sql::query(admissions_from(named))
+            .bind(ids.to_string())
+            .fetch_all(&mut reader)
+            .await?;
         rows.iter().map(read_admission).collect()
     }
 
@@ -337,6 +325,16 @@ fn read(row: &sql::Row) -> Result<Agent, StoreError> {
             .map(UnixMs::from_sql),
         keys: read_keys(row)?,
     })
+}
+
+/// Those of `agents` (as `a`) that may come in, with what a gateway must know of them.
+fn admissions_from(agents: &str) -> String {
+    format!(
+        "SELECT a.id, a.group_id, g.slot, hex_list(k.key_hash) AS pinned FROM {agents}
+         JOIN agent_group AS g ON g.id = a.group_id
+         JOIN agent_key AS k ON k.agent_id = a.id
+         WHERE a.revoked_at IS NULL GROUP BY a.id, a.group_id, g.slot"
+    )
 }
 
 fn read_admission(row: &sql::Row) -> Result<Admission, StoreError> {

@@ -119,22 +119,6 @@ mod tests {
     use super::*;
     use crate::profile::Profile;
 
-    fn ready() -> Ready {
-        Ready {
-            api: Some("http://127.0.0.1:7440".to_owned()),
-            public: None,
-            api_certificate: None,
-            admin: Some("http://127.0.0.1:7441".to_owned()),
-            agents: Some("127.0.0.1:7443".to_owned()),
-            link: None,
-            admin_token_file: Some("/d/admin.token".into()),
-            data_dir: "/d".into(),
-            pid: 1,
-            profile: "all".to_owned(),
-            version: "0.1.0".to_owned(),
-        }
-    }
-
     #[test]
     fn an_address_that_means_all_becomes_one_that_can_be_dialled() {
         let at = |address: &str, tls| {
@@ -149,9 +133,9 @@ mod tests {
     #[test]
     fn the_commands_name_the_data_directory_where_it_is_not_the_default() {
         let mut config = Config::default();
-        assert!(!text(&ready(), &config).contains("--data-dir"));
+        assert!(!text(&Ready::example(), &config).contains("--data-dir"));
         config.data_dir = "/d".into();
-        assert!(text(&ready(), &config).contains("drover agents list --data-dir /d"));
+        assert!(text(&Ready::example(), &config).contains("drover agents list --data-dir /d"));
     }
 
     #[test]
@@ -161,7 +145,7 @@ mod tests {
             config.api.listen = address.parse().unwrap();
             let ready = Ready {
                 api: Some(format!("{scheme}://127.0.0.1:7440")),
-                ..ready()
+                ..Ready::example()
             };
             text(&ready, &config).contains("plain HTTP and listens beyond")
         };
@@ -175,7 +159,7 @@ mod tests {
     fn every_listener_that_is_there_has_its_line() {
         let all = Ready {
             public: Some("https://127.0.0.1:7442".to_owned()),
-            ..ready()
+            ..Ready::example()
         };
         let shown = text(&all, &Config::default());
         assert!(
@@ -186,7 +170,7 @@ mod tests {
         assert!(shown.contains(health), "{shown}");
         let bare = Ready {
             admin: None,
-            ..ready()
+            ..Ready::example()
         };
         let shown = text(&bare, &Config::default());
         assert!(
@@ -198,7 +182,7 @@ mod tests {
     #[test]
     fn each_profile_says_what_it_has_and_what_comes_next() {
         let mut config = Config::default();
-        let all = text(&ready(), &config);
+        let all = text(&Ready::example(), &config);
         assert!(
             all.contains("  agents       127.0.0.1:7443    (UDP, mutual TLS)\n"),
             "{all}"
@@ -209,7 +193,7 @@ mod tests {
             api: None,
             link: Some("127.0.0.1:7444".to_owned()),
             admin_token_file: None,
-            ..ready()
+            ..Ready::example()
         };
         config.profile = Profile::parse("agent-server").unwrap();
         let agents = text(&agents, &config);
@@ -224,7 +208,7 @@ mod tests {
 
         let control = Ready {
             agents: None,
-            ..ready()
+            ..Ready::example()
         };
         config.profile = Profile::parse("api-server,process-server").unwrap();
         config.link.connect = vec!["a.example:7444".to_owned()];

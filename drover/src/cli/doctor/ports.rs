@@ -230,19 +230,7 @@ mod tests {
 
     #[test]
     fn ports_of_the_running_server_are_not_in_its_way() {
-        let ready = Ready {
-            api: Some("http://127.0.0.1:7440".to_owned()),
-            public: None,
-            api_certificate: None,
-            admin: Some("http://127.0.0.1:7441".to_owned()),
-            agents: Some("127.0.0.1:7443".to_owned()),
-            link: None,
-            admin_token_file: Some("t".into()),
-            data_dir: "d".into(),
-            pid: 7,
-            profile: "all".to_owned(),
-            version: "0".to_owned(),
-        };
+        let ready = Ready::example();
         let defaults = Config::default();
         let ok = ["port.api", "port.admin", "port.agents"].map(|name| (name, Status::Ok));
         assert_eq!(found(&defaults, Some(&ready)), ok);

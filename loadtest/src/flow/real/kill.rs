@@ -19,7 +19,7 @@ use super::bed::{Bed, Plan};
 use super::{Hosts, Site, Target, dead_server};
 use crate::clock;
 use crate::flow::random::Random;
-use crate::server::{ServerSpec, Subject};
+use crate::server::{Server, ServerSpec, Subject};
 
 mod report;
 
@@ -286,31 +286,21 @@ impl Deaths {
     /// Somebody dies or stands still; those who have been dead for long enough live again.
     async fn one(&mut self, bed: &mut Bed, agents: usize) -> anyhow::Result<()> {
         self.raise(bed, Some(OUTAGE));
-        match (Turn::draw(&mut self.random, agents), &mut bed.subject) {
-            (Turn::ServerDies, Subject::Ours(server)) => {
-                server.kill().await?;
-                server.restart().await?;
-                self.server += 1;
-            }
-            (Turn::ServerPauses, Subject::Ours(server)) => {
-                server.pause(PAUSE).await?;
-                self.pauses += 1;
-            }
-            (turn @ (Turn::ServerDies | Turn::ServerPauses), Subject::Apart(servers)) => {
-                let mut servers: Vec<_> = servers.all_mut().collect();
-                let chosen = self.random.below(servers.len());
-                if turn == Turn::ServerDies {
-                    servers[chosen].kill().await?;
-                    servers[chosen].restart().await?;
+        match Turn::draw(&mut self.random, agents) {
+            Turn::ServerDies => {
+                if let Some(server) = self.choose(&mut bed.subject) {
+                    server.kill().await?;
+                    server.restart().await?;
                     self.server += 1;
-                } else {
-                    servers[chosen].pause(PAUSE).await?;
+                }
+            }
+            Turn::ServerPauses => {
+                if let Some(server) = self.choose(&mut bed.subject) {
+                    server.pause(PAUSE).await?;
                     self.pauses += 1;
                 }
             }
-            // Not ours to kill.
-            (Turn::ServerDies | Turn::ServerPauses, Subject::Theirs(_)) => {}
-            (Turn::AgentsDie(first), _) => {
+            Turn::AgentsDie(first) => {
                 if self.dead.iter().all(|(dead, _)| *dead != first) {
                     let group = first..(first + TOGETHER).min(agents);
                     self.agents += group.len();
@@ -320,6 +310,19 @@ impl Deaths {
             }
         }
         Ok(())
+    }
+
+    /// The server, or any of its processes; nothing where it is not ours to hurt.
+    fn choose<'s>(&mut self, subject: &'s mut Subject) -> Option<&'s mut Server> {
+        match subject {
+            Subject::Ours(server) => Some(server),
+            Subject::Apart(servers) => {
+                let mut servers: Vec<_> = servers.all_mut().collect();
+                let chosen = self.random.below(servers.len());
+                Some(servers.swap_remove(chosen))
+            }
+            Subject::Theirs(_) => None,
+        }
     }
 
     /// How far it is, in one line.

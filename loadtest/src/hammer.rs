@@ -10,6 +10,7 @@
 //! it does where floods come from elsewhere.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -19,7 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::clock;
-use crate::report::RoundTripUs;
+use crate::report::{self, RoundTripUs};
 use crate::server::{Server, ServerSpec};
 
 /// What the UI asks for, in turn; the flood asks for the same.
@@ -57,6 +58,8 @@ pub struct Hammer {
     pub rounds: u32,
     /// The server to start.
     pub server: ServerSpec,
+    /// Where the folder with the results goes; `None`: nowhere.
+    pub results: Option<PathBuf>,
 }
 
 /// What was found.
@@ -148,7 +151,7 @@ impl Hammer {
     /// Runs it on a server of its own.
     ///
     /// # Errors
-    /// When the server cannot be started or ends, or a thread cannot be.
+    /// When the server cannot be started or ends, a thread cannot be, or the results cannot be written.
     pub async fn run(&self) -> anyhow::Result<HammerSummary> {
         let mut spec = self.server.clone();
         for setting in [
@@ -212,6 +215,17 @@ impl Hammer {
         };
         summary.violations = self.violations(&summary);
         summary.passed = summary.violations.is_empty();
+        if let Some(root) = &self.results {
+            let all = [
+                ("ui_quiet", &quiet.times),
+                ("ui_flooded", &flooded.times),
+                ("flood", &flooding.times),
+            ];
+            let comment = "microseconds from when a request was due; ui_flooded beside the flood";
+            let asked = self.duration * self.rounds;
+            let folder = report::write_summary(root, "api", &summary, comment, &all, asked)?;
+            println!("written: {}", folder.display());
+        }
         Ok(summary)
     }
 
@@ -397,6 +411,7 @@ mod tests {
                 arguments: Vec::new(),
                 log: "log".into(),
             },
+            results: None,
         }
     }
 

@@ -181,7 +181,7 @@ fn worse(row: &Row) -> Option<String> {
     (!peers.is_empty()).then(|| peers.join(", "))
 }
 
-/// `hold` and `siege`, of older versions too: a figure that is missing is left out.
+/// `hold`, `siege` and `api`, of older versions too: a figure that is missing is left out.
 fn told_summary(summary: &Value) -> (String, String) {
     let number = |path: &str| summary.pointer(path).and_then(Value::as_f64);
     let count = |path: &str| summary.pointer(path).and_then(Value::as_u64);
@@ -214,6 +214,13 @@ fn told_summary(summary: &Value) -> (String, String) {
         {
             say(Some(told_fault(fault)));
         }
+    } else if let Some(ratio) = number("/p99_ratio") {
+        say(Some(format!("UI's p99 {ratio:.2} × its quiet one")));
+        let refused = count("/flood/refused").zip(count("/flood/served"));
+        say(refused.map(|(refused, served)| {
+            let all = grouped(refused + served);
+            format!("{} of the flood's {all} requests refused", grouped(refused))
+        }));
     } else {
         let attempts = count("/storm/attempts");
         say(attempts.map(|n| format!("{} first flights", grouped(n))));
@@ -304,6 +311,18 @@ mod tests {
         assert_eq!(verdict, "passed");
         let expected = "60,000 first flights, at most 2.83 × the bytes received, \
                         100 of 100 newcomers in, the slowest after 17 ms";
+        assert_eq!(result, expected);
+    }
+
+    #[test]
+    fn a_flood_of_the_api_is_told() {
+        let (verdict, result) = told_summary(&json!({
+            "limit": 500, "p99_ratio": 1.182, "flood": { "served": 19_499, "refused": 160_501 },
+            "passed": true, "violations": []
+        }));
+        assert_eq!(verdict, "passed");
+        let expected =
+            "UI's p99 1.18 × its quiet one, 160,501 of the flood's 180,000 requests refused";
         assert_eq!(result, expected);
     }
 

@@ -258,6 +258,12 @@ struct ApiArguments {
     /// Write the summary as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a dated folder under this one
+    #[arg(long, value_name = "DIR", default_value = "bench-results")]
+    results: PathBuf,
+    /// Write no folder
+    #[arg(long)]
+    no_results: bool,
     /// The `drover` binary to start [default: next to this one]
     #[arg(long, value_name = "FILE")]
     server: Option<PathBuf>,
@@ -394,6 +400,7 @@ async fn hammer(arguments: ApiArguments) -> anyhow::Result<bool> {
             arguments: arguments.serve_args,
             log: work.path.join("server.log"),
         },
+        results: (!arguments.no_results).then_some(arguments.results),
     };
     let summary = hammer.run().await?;
     println!("{}", serde_json::to_string_pretty(&summary)?);

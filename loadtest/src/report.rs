@@ -209,14 +209,13 @@ pub fn write_folder(
     summary: &impl Serialize,
     raw: &Raw<'_>,
 ) -> anyhow::Result<PathBuf> {
-    let folder = root.join(format!("{}-{name}", clock::stamp(clock::unix_seconds())));
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    fs::write(
-        folder.join("summary.json"),
-        serde_json::to_vec_pretty(summary)?,
-    )?;
-    fs::write(folder.join("machine.txt"), machine())?;
-    write_hlog(&folder.join("latencies.hlog"), raw)?;
+    let all = [
+        ("rtt", raw.round_trips),
+        ("connect", raw.connects),
+        ("reconnect", raw.reconnects),
+    ];
+    let comment = "microseconds; rtt counts from the intended submission";
+    let folder = write_summary(root, name, summary, comment, &all, raw.duration)?;
     let mut csv = String::from("second,rss_bytes,cpu_seconds,gateway_cpu_seconds\n");
     for (second, usage) in raw.samples {
         csv.push_str(&format!(
@@ -240,26 +239,41 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn write_hlog(path: &Path, raw: &Raw<'_>) -> anyhow::Result<()> {
-    let mut file = std::io::BufWriter::new(fs::File::create(path)?);
+/// Writes `summary.json`, `machine.txt` and `latencies.hlog` into a new dated folder under `root`; returns the
+/// folder. The log has the histograms that are not empty, by their tags; `comment` says what they count, and `duration`
+/// how long they did.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub(crate) fn write_summary(
+    root: &Path,
+    name: &str,
+    summary: &impl Serialize,
+    comment: &str,
+    histograms: &[(&str, &Histogram<u64>)],
+    duration: Duration,
+) -> anyhow::Result<PathBuf> {
+    let folder = root.join(format!("{}-{name}", clock::stamp(clock::unix_seconds())));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::write(
+        folder.join("summary.json"),
+        serde_json::to_vec_pretty(summary)?,
+    )?;
+    fs::write(folder.join("machine.txt"), machine())?;
+    let mut file = std::io::BufWriter::new(fs::File::create(folder.join("latencies.hlog"))?);
     let mut serializer = V2DeflateSerializer::new();
     let mut log = IntervalLogWriterBuilder::new()
-        .add_comment("microseconds; rtt counts from the intended submission")
+        .add_comment(comment)
         .begin_log_with(&mut file, &mut serializer)?;
-    let all = [
-        ("rtt", raw.round_trips),
-        ("connect", raw.connects),
-        ("reconnect", raw.reconnects),
-    ];
-    for (tag, histogram) in all
-        .into_iter()
+    for (tag, histogram) in histograms
+        .iter()
         .filter(|(_, histogram)| !histogram.is_empty())
     {
-        log.write_histogram(histogram, Duration::ZERO, raw.duration, Tag::new(tag))
+        log.write_histogram(histogram, Duration::ZERO, duration, Tag::new(tag))
             .map_err(|error| anyhow::anyhow!("cannot write the histogram {tag}: {error:?}"))?;
     }
     file.flush()?;
-    Ok(())
+    Ok(folder)
 }
 
 /// `10000` is `10,000`.

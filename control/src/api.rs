@@ -138,6 +138,8 @@ pub struct Parts {
     pub metrics: Vec<MetricsSource>,
     /// Figures of the gateway.
     pub gateway: Option<GatewaySource>,
+    /// What else must be well for `/readyz`.
+    pub ready: Option<ReadySource>,
     /// What the API measures about itself.
     pub(crate) telemetry: Arc<Telemetry>,
     /// The last hour of every histogram.
@@ -210,6 +212,7 @@ struct Api {
     webhooks: Webhooks,
     batch_runner: Batches,
     metrics: Vec<MetricsSource>,
+    ready: Option<ReadySource>,
     readiness: Arc<Readiness>,
     board: Arc<Board>,
     doors: Arc<[Arc<Door>]>,
@@ -237,6 +240,7 @@ impl Api {
             webhooks: parts.webhooks,
             batch_runner: parts.batch_runner,
             metrics: parts.metrics,
+            ready: parts.ready,
             readiness: Arc::default(),
             board: Arc::new(Board::new(
                 config.profile,

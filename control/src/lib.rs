@@ -39,7 +39,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{ApiConfig, ApiServer, Parts};
+use crate::api::{ApiConfig, ApiServer, Parts, ReadySource};
 use crate::coordination::{CoordinationError, EventsUrl, LocksUrl};
 use crate::dispatch::Engine;
 use crate::downlink::Ends;
@@ -73,6 +73,8 @@ pub struct Config {
     pub metrics: Vec<MetricsSource>,
     /// Figures of the gateway, for `/v1/overview`; `None`: there is none to ask.
     pub gateway: Option<GatewaySource>,
+    /// What else must be well for `/readyz`.
+    pub ready: Option<ReadySource>,
     /// Histograms of the rest of the program, for `/v1/histograms`.
     pub times: Vec<TimesSource>,
     /// How histograms are written to the data directory.
@@ -155,6 +157,7 @@ pub async fn start(
         kinds: config.kinds,
         metrics: with_own(config.metrics, &enroller, &webhooks, &servers.deaths),
         gateway: config.gateway,
+        ready: config.ready,
         telemetry: Arc::new(api::Telemetry::new()),
         histograms: Arc::new(Histograms::new(clock::now())),
         webhooks,

@@ -23,6 +23,7 @@ mod inspect;
 pub mod limits;
 pub(crate) mod lines;
 pub mod log;
+mod neighbours;
 pub mod pauses;
 mod pen;
 pub mod plans;
@@ -54,6 +55,7 @@ use uuid::Uuid;
 
 pub use copy::{CopyError, CopyStep, copy};
 pub use inspect::{Depth, Inspection, inspect};
+pub use neighbours::Neighbours;
 pub use remote::{ServerInspection, Weakness, inspect_server, shown};
 pub use sql::Connection;
 pub use telemetry::StoreStats;

@@ -118,9 +118,9 @@ pub(crate) struct GatewaySettings {
 /// The way between agent server and process servers on different machines.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct LinkSettings {
-    /// Where process servers connect (UDP), to an agent server alone.
+    /// Where process servers connect (UDP) that are elsewhere.
     pub(crate) listen: SocketAddr,
-    /// `host:port` of each agent server, for process servers without one.
+    /// `host:port` of each agent server, for process servers that do not have the only one.
     pub(crate) connect: Vec<String>,
 }
 
@@ -179,17 +179,18 @@ impl LogFormat {
 }
 
 impl Config {
-    /// `host:port` of the agent servers, where the profile has process servers and no agent server.
+    /// `host:port` of the agent servers, where not the only one is in this process.
     pub(crate) fn connects_to(&self) -> &[String] {
-        match self.profile.runs(Server::Agent) {
-            true => &[],
-            false => &self.link.connect,
+        match self.profile.runs(Server::Process) {
+            true => &self.link.connect,
+            false => &[],
         }
     }
 
-    /// Whether process servers come from elsewhere: where the profile has an agent server and none of them.
+    /// Whether process servers come from elsewhere: to an agent server without any, or beside others.
     pub(crate) fn listens_for_servers(&self) -> bool {
-        self.profile.runs(Server::Agent) && !self.profile.runs(Server::Process)
+        let alone = self.profile.runs(Server::Process) && self.link.connect.is_empty();
+        self.profile.runs(Server::Agent) && !alone
     }
 }
 

@@ -7,8 +7,9 @@
 //!   API takes nothing new ─▶ nothing new is claimed ─▶ store closed ─▶ sessions closed ─▶ 0
 //! ```
 //!
-//! A profile without agent server leaves out what is the gateway's, and is led to one elsewhere; the profile
-//! `agent-server` leaves out the store and control, and waits for process servers.
+//! A profile without agent server leaves out what is the gateway's, and is led to those elsewhere; the profile
+//! `agent-server` leaves out the store and control, and waits for process servers. The profile `all` has both, and where
+//! `link.connect` names others they serve each other as if each were on a machine of its own.
 //!
 //! No rule of the servers lives here.
 
@@ -18,6 +19,7 @@ mod banner;
 mod build;
 mod faults;
 mod figures;
+mod neighbours;
 
 use std::time::Duration;
 

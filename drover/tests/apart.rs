@@ -2,7 +2,7 @@
 //! as the power does it while work is under way, and everything is done once.
 
 #[path = "support/apart.rs"]
-#[expect(dead_code, reason = "several.rs uses the rest")]
+#[expect(dead_code, reason = "several.rs and redundant.rs use the rest")]
 mod apart;
 #[expect(dead_code, reason = "end_to_end.rs uses the rest")]
 #[path = "support/deployment.rs"]

@@ -100,6 +100,7 @@ fn control_config(directory: &std::path::Path) -> control::Config {
         locks: control::coordination::LocksUrl::Sql,
         events: control::coordination::EventsUrl::Local,
         gateways: None,
+        ready: None,
     }
 }
 

@@ -13,6 +13,7 @@ const DASHBOARD: &str = include_str!("../../docs/ops/grafana-dashboard.json");
 const ALERTS: &str = include_str!("../../docs/ops/alerts.yml");
 
 const CONFIGURATION: &str = include_str!("../../docs/ops/drover.toml");
+const REDUNDANT: &str = include_str!("../../docs/ops/redundant.toml");
 const CONTROL: &str = include_str!("../../docs/ops/distributed-control.toml");
 const AGENT_SERVER: &str = include_str!("../../docs/ops/distributed-agent-server.toml");
 const SERVER_UNIT: &str = include_str!("../../docs/ops/drover.service");
@@ -250,7 +251,7 @@ fn asked(start: &str, configuration: &str, more: &[&str]) -> std::process::Outpu
 fn the_example_configuration_is_read_by_what_the_unit_starts() {
     let server = unit(SERVER_UNIT);
     let home = format!("/var/lib/{}", server["StateDirectory"]);
-    for configuration in [CONFIGURATION, CONTROL, AGENT_SERVER] {
+    for configuration in [CONFIGURATION, REDUNDANT, CONTROL, AGENT_SERVER] {
         let output = asked(server["ExecStart"], configuration, &["--print-config"]);
         assert!(output.status.success(), "{}", said(&output));
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -2,6 +2,7 @@
 //! the other one has its groups within the lease and its agents soon after, everything is done once, and whoever comes
 //! back is given its share again.
 
+#[expect(dead_code, reason = "redundant.rs uses the rest")]
 #[path = "support/apart.rs"]
 mod apart;
 #[expect(dead_code, reason = "end_to_end.rs uses the rest")]
@@ -19,20 +20,6 @@ use rustix::process::Signal;
 const TAKEN_OVER: Duration = Duration::from_secs(20);
 /// More than twice the lease.
 const STILL: Duration = Duration::from_secs(25);
-/// The least that one of two agent servers has when the agents are spread: a third, and not half, since there
-/// are few, and a group is moved whole.
-const SHARE: usize = AGENTS / 3;
-
-/// Waits until both have their share of the agents.
-async fn until_spread(apart: &Apart) {
-    let spread = || {
-        let sessions = apart.agents.iter().map(|server| server.sessions());
-        let sessions: Vec<usize> = sessions.collect();
-        sessions.iter().sum::<usize>() == AGENTS && sessions.iter().all(|one| *one >= SHARE)
-    };
-    apart.until("agents on both", spread).await;
-}
-
 /// How the first agent server goes, and comes back.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Goes {
@@ -46,7 +33,7 @@ async fn whoever_goes(goes: Goes, process_servers: u32) {
     let mut apart = Box::pin(Apart::start(2, process_servers)).await;
     let work = apart.work.clone();
     apart.fleet.expect_losses(true);
-    until_spread(&apart).await;
+    apart.until_spread().await;
     apart.create().await;
     apart.check().await;
 
@@ -83,7 +70,7 @@ async fn whoever_goes(goes: Goes, process_servers: u32) {
         }
     }
     apart.create().await;
-    until_spread(&apart).await;
+    apart.until_spread().await;
     apart.create().await;
     apart.check().await;
     apart.end().await;
@@ -108,7 +95,7 @@ async fn one_that_stood_still_does_nothing_twice_when_it_goes_on() {
 async fn a_drained_agent_server_gives_its_groups_away_and_can_be_stopped() {
     let mut apart = Box::pin(Apart::start(2, 1)).await;
     apart.fleet.expect_losses(true);
-    until_spread(&apart).await;
+    apart.until_spread().await;
     let link = apart.agents[0].link();
     let groups = |apart: &Apart| {
         let servers = apart.drover(&["servers", "ls"]);
@@ -134,6 +121,6 @@ async fn a_drained_agent_server_gives_its_groups_away_and_can_be_stopped() {
     apart.check().await;
     let work = apart.work.clone();
     apart.agents[0].start_again(&work);
-    until_spread(&apart).await;
+    apart.until_spread().await;
     apart.end().await;
 }

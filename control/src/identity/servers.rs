@@ -90,6 +90,22 @@ impl Identity {
         })
     }
 
+    /// Makes the identity of an agent server that starts now in the process that has the authorities. Its key is
+    /// never written to disk.
+    ///
+    /// # Errors
+    /// [`IssueError`]: the cryptographic library refused, or the intermediate has ended.
+    pub fn agent_server(&self) -> Result<AgentServerIdentity, IssueError> {
+        let tls = self.gateway_tls()?;
+        let not_after = end(&tls.chain).ok_or(IssueError::Dates)?;
+        Ok(AgentServerIdentity {
+            tls,
+            process_roots: vec![self.process_servers.certificate().clone()],
+            secrets: self.secrets.clone(),
+            not_after,
+        })
+    }
+
     /// Makes the identity of an agent server in `dir`, which must not exist yet; it appears whole or not at
     /// all. Its certificate lives for a year.
     ///
@@ -179,11 +195,7 @@ fn check_life(
     chain: &[CertificateDer<'_>],
     now: UnixMs,
 ) -> Result<UnixMs, IdentityError> {
-    let leaf = chain
-        .first()
-        .and_then(|leaf| X509Certificate::from_der(leaf).ok());
-    let (_, leaf) = leaf.ok_or_else(|| damaged(dir, CHAIN, "it is not an X.509 certificate"))?;
-    let end = authority::from_seconds(leaf.validity().not_after.timestamp());
+    let end = end(chain).ok_or_else(|| damaged(dir, CHAIN, "it is not an X.509 certificate"))?;
     if now >= end {
         return Err(IdentityError::Ended(dir.to_owned()));
     }
@@ -194,6 +206,13 @@ fn check_life(
         );
     }
     Ok(end)
+}
+
+/// When the first certificate of a chain ends.
+fn end(chain: &[CertificateDer<'_>]) -> Option<UnixMs> {
+    let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+    let end = leaf.validity().not_after.timestamp();
+    Some(authority::from_seconds(end))
 }
 
 fn damaged(dir: &Path, name: &str, problem: &str) -> IdentityError {

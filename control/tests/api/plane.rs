@@ -369,6 +369,7 @@ async fn start(
         locks: LocksUrl::Sql,
         events: EventsUrl::Local,
         gateways: None,
+        ready: None,
     };
     let link: Arc<dyn Link> = Arc::clone(&gateway) as Arc<dyn Link>;
     let control = {

@@ -306,7 +306,8 @@ pub(super) static KEYS: [Key<Config>; 56] = [
     },
     Key {
         name: "link.connect",
-        doc: "Profile api-server,process-server: HOST:PORT of each agent server, its link.listen.",
+        doc: "HOST:PORT of each agent server, its link.listen. Empty with profile all: the only one is in this process; \
+              otherwise its own is named, too.",
         set: |config, text| value::addresses(text).map(|all| config.link.connect = all),
         show: |config| value::quote_list(&config.link.connect),
     },

@@ -77,6 +77,8 @@ enum JoinError {
 pub(crate) struct Remote {
     identity: Arc<Identity>,
     addresses: Vec<String>,
+    /// Agent servers are told from each other by their leases in the store.
+    among_others: bool,
     endpoint: Endpoint,
     gateways: Arc<Gateways>,
     store: Store,
@@ -94,6 +96,7 @@ impl Remote {
     ) -> io::Result<Self> {
         Ok(Self {
             identity,
+            among_others: addresses.len() > 1,
             addresses,
             endpoint: transport::endpoint()?,
             gateways: Gateways::new(),
@@ -101,16 +104,22 @@ impl Remote {
         })
     }
 
+    /// Also a single agent server is one of several, which other programs know of.
+    pub(crate) fn among_others(mut self) -> Self {
+        self.among_others = true;
+        self
+    }
+
     /// What is known of several; `None`: there is one.
     pub(crate) fn several(&self) -> Option<Arc<Gateways>> {
-        (self.addresses.len() > 1).then(|| Arc::clone(&self.gateways))
+        self.among_others.then(|| Arc::clone(&self.gateways))
     }
 
     /// A new process server's end. Waits until an agent server can be reached and lets it in. Of several, those that
     /// are not reached shortly after the first are added when they come.
     pub(crate) async fn join(self: &Arc<Self>) -> End {
         let wake = Wake::new();
-        if let [only] = &self.addresses[..] {
+        if let ([only], false) = (&self.addresses[..], self.among_others) {
             let way = self.reach(only, &wake).await;
             return End {
                 server: way.number,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::api::{AdminServer, Served};
+use control::api::{AdminServer, ReadySource, Served};
 use control::downlink::{Ends, Wake};
 use control::identity::{AgentServerIdentity, GatewaySecrets, GatewayTls};
 use control::telemetry::metrics::MetricsSource;
@@ -32,6 +32,8 @@ pub(super) struct AgentServer {
     between: Option<JoinHandle<()>>,
     /// Where process servers come from elsewhere.
     listener: Option<Listener>,
+    /// How it is with an agent server that they come to.
+    watch: Option<Watch>,
     /// Where health and figures are told, if there is no API that does.
     admin: Option<AdminServer>,
 }
@@ -60,25 +62,42 @@ impl AgentServer {
             handle,
             between,
             listener: None,
+            watch: None,
             admin: None,
         };
         Ok((server, ends))
     }
 
-    /// Starts one alone: process servers come to it, and the first opens its door.
+    /// Starts one alone, which tells of itself.
     pub(super) async fn alone(config: &Config, data: &DataDir) -> Result<Self, Fault> {
         let place = data.path().join(IDENTITY);
         let identity = AgentServerIdentity::load(&place, &config.domain)
             .map_err(|error| Fault::new(chain(&error)))?;
+        let mut server = Self::open_to_servers(config, data, identity)?;
+        if let (Some(address), Some(watch)) = (config.api.admin_listen, &server.watch) {
+            let metrics = vec![figures::metrics(server.handle.clone()), watch.metrics()];
+            let started = AdminServer::start(address, metrics, watch.ready()).await;
+            server.admin = Some(started.map_err(|error| api_fault(&error))?);
+        }
+        Ok(server)
+    }
+
+    /// Starts one that process servers come to, from this process as from others; the first opens its door.
+    pub(super) fn open_to_servers(
+        config: &Config,
+        data: &DataDir,
+        identity: AgentServerIdentity,
+    ) -> Result<Self, Fault> {
         let door =
             Door::bind(config.link.listen, &identity).map_err(|error| listen_fault(&error))?;
         let (gateway, run, wake) = start(config, data, identity.tls, &identity.secrets)?;
         let handle = gateway.handle();
         let shared = link::share(run, handle.clone(), wake, Opens::WithTheFirst);
         let lease = Arc::new(Lease::new());
-        let admin = match config.api.admin_listen {
-            Some(address) => Some(admin(address, &handle, &shared, &lease).await?),
-            None => None,
+        let watch = Watch {
+            gateway: handle.clone(),
+            shared: Arc::clone(&shared),
+            lease: Arc::clone(&lease),
         };
         let place = AgentsPlace {
             shards: config.gateway.shards.unwrap_or_else(cores),
@@ -92,8 +111,14 @@ impl AgentServer {
             handle,
             between: Some(pass_on(&shared)),
             listener: Some(listener),
-            admin,
+            watch: Some(watch),
+            admin: None,
         })
+    }
+
+    /// How it is with it, where process servers come to it.
+    pub(super) fn watch(&self) -> Option<&Watch> {
+        self.watch.as_ref()
     }
 
     /// The gateway's front door for the rest of the program.
@@ -162,44 +187,50 @@ impl AgentServer {
     }
 }
 
-/// Tells health and figures of an agent server that has no API beside it.
-async fn admin(
-    address: SocketAddr,
-    handle: &Handle,
-    shared: &Arc<Shared>,
-    lease: &Arc<Lease>,
-) -> Result<AdminServer, Fault> {
-    let (gateway, shared) = (handle.clone(), Arc::clone(shared));
-    let (held, told) = (Arc::clone(lease), Arc::clone(lease));
-    let ready = move || {
-        let runs = match gateway.is_stopped() {
-            true => Err("it has stopped".to_owned()),
-            false => Ok("it runs".to_owned()),
-        };
-        let servers = match shared.servers() {
-            0 => Err(
-                "none is here: nobody can enrol, and nothing is sent to agents; look at the process server's log"
-                    .to_owned(),
-            ),
-            servers => Ok(format!("{servers} are here")),
-        };
-        let lease = match held.holds() {
-            true => Ok("it holds".to_owned()),
-            false => Err(
-                "it has run out, so nothing is sent to agents; look at the store, and at the process server's log"
-                    .to_owned(),
-            ),
-        };
-        vec![
-            ("gateway", runs),
-            ("process_servers", servers),
-            ("lease", lease),
-        ]
-    };
-    let lease: MetricsSource = Arc::new(move |all| all.extend(told.families()));
-    let metrics = vec![figures::metrics(handle.clone()), lease];
-    let started = AdminServer::start(address, metrics, Arc::new(ready)).await;
-    started.map_err(|error| api_fault(&error))
+/// What there is to be said of an agent server that process servers come to.
+pub(super) struct Watch {
+    gateway: Handle,
+    shared: Arc<Shared>,
+    lease: Arc<Lease>,
+}
+
+impl Watch {
+    /// Whether it can do its work.
+    pub(super) fn ready(&self) -> ReadySource {
+        let (gateway, shared) = (self.gateway.clone(), Arc::clone(&self.shared));
+        let held = Arc::clone(&self.lease);
+        Arc::new(move || {
+            let runs = match gateway.is_stopped() {
+                true => Err("it has stopped".to_owned()),
+                false => Ok("it runs".to_owned()),
+            };
+            let servers = match shared.servers() {
+                0 => Err(
+                    "none is here: nobody can enrol, and nothing is sent to agents; look at the process server's log"
+                        .to_owned(),
+                ),
+                servers => Ok(format!("{servers} are here")),
+            };
+            let lease = match held.holds() {
+                true => Ok("it holds".to_owned()),
+                false => Err(
+                    "it has run out, so nothing is sent to agents; look at the store, and at the process server's log"
+                        .to_owned(),
+                ),
+            };
+            vec![
+                ("gateway", runs),
+                ("process_servers", servers),
+                ("lease", lease),
+            ]
+        })
+    }
+
+    /// Figures of its lease.
+    pub(super) fn metrics(&self) -> MetricsSource {
+        let lease = Arc::clone(&self.lease);
+        Arc::new(move |all| all.extend(lease.families()))
+    }
 }
 
 fn pass_on(shared: &Arc<Shared>) -> JoinHandle<()> {

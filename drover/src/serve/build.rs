@@ -15,7 +15,7 @@ use control::store::Store;
 use gateway::Handle;
 
 use super::agents::AgentServer;
-use super::{banner, faults, figures};
+use super::{banner, faults, figures, neighbours};
 use crate::config::Config;
 use crate::data_dir::{DataDir, IDENTITY, Ready};
 use crate::fault::{Fault, chain};
@@ -29,7 +29,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(super) struct Servers {
     control: Option<Control>,
     agents: Option<AgentServer>,
-    /// The agent server, where it is elsewhere.
+    /// The way to agent servers, where some are elsewhere.
     remote: Option<Arc<Remote>>,
 }
 
@@ -51,12 +51,11 @@ impl Servers {
     /// The gateway is behind a shut door until control has said who may come in.
     async fn start_all(config: &Config, data: &DataDir) -> Result<Self, Fault> {
         faults::check(config)?;
+        let (identity, store) = deployment(config, data).await?;
+        neighbours::check(config, &store).await?;
         if !config.link.connect.is_empty() {
-            tracing::warn!(
-                "link.connect is not used: the profile `all` has an agent server of its own"
-            );
+            return Box::pin(Self::start_among_others(config, data, identity, store)).await;
         }
-        let (identity, store) = (identity(config, data)?, store(config, data).await?);
         let tls = identity
             .gateway_tls()
             .map_err(|error| Fault::new(chain(&error)))?;
@@ -72,7 +71,33 @@ impl Servers {
         })
     }
 
-    /// Without an agent server here: waits until the one elsewhere can be reached.
+    /// One of several that have everything and share a store: each is reached as if it were elsewhere, this one too.
+    async fn start_among_others(
+        config: &Config,
+        data: &DataDir,
+        identity: Arc<Identity>,
+        store: Store,
+    ) -> Result<Self, Fault> {
+        let own = identity.agent_server();
+        let own = own.map_err(|error| Fault::new(chain(&error)))?;
+        let agents = AgentServer::open_to_servers(config, data, own)?;
+        let remote = Arc::new(remote(config, &identity, &store)?.among_others());
+        let mut told = control_config(config, data, Some(agents.handle()));
+        told.gateways = remote.several();
+        if let Some(watch) = agents.watch() {
+            told.ready = Some(watch.ready());
+            told.metrics.push(watch.metrics());
+        }
+        let ends = ends(config, &remote);
+        let control = start_control(config, told, identity, store, ends).await?;
+        Ok(Self {
+            control: Some(control),
+            agents: Some(agents),
+            remote: Some(remote),
+        })
+    }
+
+    /// Without an agent server here: waits until one elsewhere can be reached.
     async fn start_control(config: &Config, data: &DataDir) -> Result<Self, Fault> {
         faults::check(config)?;
         if config.link.connect.is_empty() {
@@ -81,23 +106,9 @@ impl Servers {
             )
             .advise("set link.connect to HOST:PORT, the agent server's link.listen"));
         }
-        let addresses = config.link.connect.clone();
-        let (identity, store) = (identity(config, data)?, store(config, data).await?);
-        let remote =
-            Remote::new(Arc::clone(&identity), store.clone(), addresses).map_err(|error| {
-                Fault::new(format_args!("there is no UDP socket for the link: {error}"))
-            })?;
-        let remote = Arc::new(remote);
-        let ends = Ends::Several {
-            servers: config.process_servers,
-            join: {
-                let remote = Arc::clone(&remote);
-                Arc::new(move || {
-                    let remote = Arc::clone(&remote);
-                    Box::pin(async move { remote.join().await })
-                })
-            },
-        };
+        let (identity, store) = deployment(config, data).await?;
+        let remote = Arc::new(remote(config, &identity, &store)?);
+        let ends = ends(config, &remote);
         let mut told = control_config(config, data, None);
         told.gateways = remote.several();
         let control = start_control(config, told, identity, store, ends).await?;
@@ -184,6 +195,25 @@ impl Servers {
     }
 }
 
+/// The way to the agent servers that are named.
+fn remote(config: &Config, identity: &Arc<Identity>, store: &Store) -> Result<Remote, Fault> {
+    let addresses = config.link.connect.clone();
+    let remote = Remote::new(Arc::clone(identity), store.clone(), addresses);
+    remote.map_err(|error| Fault::new(format_args!("there is no UDP socket for the link: {error}")))
+}
+
+/// The ends that process servers get there.
+fn ends(config: &Config, remote: &Arc<Remote>) -> Ends {
+    let remote = Arc::clone(remote);
+    Ends::Several {
+        servers: config.process_servers,
+        join: Arc::new(move || {
+            let remote = Arc::clone(&remote);
+            Box::pin(async move { remote.join().await })
+        }),
+    }
+}
+
 async fn start_control(
     config: &Config,
     told: control::Config,
@@ -256,9 +286,26 @@ pub(super) fn cannot_listen(what: fmt::Arguments<'_>, cause: &io::Error, flag: &
     }
 }
 
-fn identity(config: &Config, data: &DataDir) -> Result<Arc<Identity>, Fault> {
+/// The deployment's identity and store. Where a store that others share is in use already, an identity is not made: it
+/// would be another one's.
+async fn deployment(config: &Config, data: &DataDir) -> Result<(Arc<Identity>, Store), Fault> {
+    let store = store(config, data).await?;
     let place = data.path().join(IDENTITY);
-    let identity = Identity::open_or_create(&place, &config.domain);
+    let in_use = store.is_of_a_deployment().await;
+    if in_use.map_err(|error| Fault::new(chain(&error)))? && !place.exists() {
+        return Err(Fault::usage(format_args!(
+            "the store is in use by a deployment whose identity is not here: {} is missing",
+            place.display()
+        ))
+        .advise(
+            "copy the folder `identity` from the data directory of one of its servers, or from a backup",
+        ));
+    }
+    Ok((identity(config, &place)?, store))
+}
+
+fn identity(config: &Config, place: &Path) -> Result<Arc<Identity>, Fault> {
+    let identity = Identity::open_or_create(place, &config.domain);
     identity
         .map(Arc::new)
         .map_err(|error| Fault::new(chain(&error)))
@@ -289,5 +336,6 @@ fn control_config(config: &Config, data: &DataDir, gateway: Option<&Handle>) -> 
         locks: config.locks.clone(),
         events: config.events.clone(),
         gateways: None,
+        ready: None,
     }
 }

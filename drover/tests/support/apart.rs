@@ -1,4 +1,4 @@
-//! Agent servers and the rest of a deployment, each a process of its own, with a fleet and what it is to do.
+//! The servers of a deployment, each a process of its own, with a fleet and what it is to do.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
@@ -26,6 +26,9 @@ const SERVICE_MS: usize = 200;
 /// … and the longest so many times that: at every moment some are under way.
 const STEPS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(90);
+/// The least that one of two agent servers has when the agents are spread: a third, and not half, since there
+/// are few, and a group is moved whole.
+const SHARE: usize = AGENTS / 3;
 
 /// A server in a process of its own, which can die and be started again where it was.
 pub(crate) struct Server {
@@ -69,17 +72,28 @@ fn ready(mut child: std::process::Child) -> (Running, Value) {
     )
 }
 
+/// Starts a server whose first line says where it is.
+pub(crate) fn started(mut command: Command) -> Running {
+    command.stdout(Stdio::piped());
+    ready(command.spawn().expect("the server starts")).0
+}
+
 /// Several processes, a fleet that is none of them, and what is to be done.
 pub(crate) struct Apart {
-    /// Agent servers.
+    /// Agent servers alone.
     pub(crate) agents: Vec<Server>,
-    /// API and process servers.
+    /// The first with an API.
     pub(crate) control: Server,
+    /// More, on the same store.
+    pub(crate) others: Vec<Server>,
     pub(crate) fleet: Fleet,
     pub(crate) work: PathBuf,
-    api: Api,
+    /// Each that there is.
+    apis: Vec<Api>,
     ledger: Arc<Ledger>,
     made: usize,
+    /// Requests for new processes.
+    asked: usize,
     _folder: tempfile::TempDir,
 }
 
@@ -87,7 +101,7 @@ pub(crate) struct Apart {
 impl Drop for Apart {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for server in self.agents.iter().chain([&self.control]) {
+            for server in self.servers() {
                 eprintln!("--- {} ---\n{}---", server.name, self.log(server));
             }
         }
@@ -111,9 +125,13 @@ fn loopback(ports: &[u16]) -> String {
     all.join(",")
 }
 
+/// `--set` flags.
+fn set(key: &str, value: impl std::fmt::Display) -> [String; 2] {
+    ["--set".to_owned(), format!("{key}={value}")]
+}
+
 /// The flags of an agent server, where these are the ports of all, its own first.
 fn agents_flags(gateways: &[u16], link: u16) -> Vec<String> {
-    let set = |key: &str, value: String| ["--set".to_owned(), format!("{key}={value}")];
     let mut flags = ["--profile", "agent-server", "--gateway-listen"]
         .map(str::to_owned)
         .to_vec();
@@ -125,13 +143,12 @@ fn agents_flags(gateways: &[u16], link: u16) -> Vec<String> {
 
 /// The flags of the control side, where these are the ports of all agent servers.
 fn control_flags(gateways: &[u16], links: &[u16], process_servers: u32) -> Vec<String> {
-    let set = |key: &str, value: String| ["--set".to_owned(), format!("{key}={value}")];
     let mut flags = ["--profile", "api-server,process-server"]
         .map(str::to_owned)
         .to_vec();
     flags.extend(set("gateway.advertise", loopback(gateways)));
     flags.extend(set("link.connect", loopback(links)));
-    flags.extend(set("process_servers", process_servers.to_string()));
+    flags.extend(set("process_servers", process_servers));
     flags
 }
 
@@ -154,6 +171,22 @@ fn make_identity(work: &Path, name: &str) {
     assert!(output.status.success(), "{}", said(&output));
 }
 
+/// Gives a server the identity of another one.
+pub(crate) fn copy_identity(work: &Path, from: &str, to: &str) {
+    let (from, to) = (
+        work.join(from).join("identity"),
+        work.join(to).join("identity"),
+    );
+    let mut private = std::fs::DirBuilder::new();
+    private.mode(0o700).recursive(true);
+    private.create(&to).expect("a folder");
+    for file in std::fs::read_dir(from).expect("an identity") {
+        let file = file.expect("a file").path();
+        let name = file.file_name().expect("it has a name");
+        std::fs::copy(&file, to.join(name)).expect("it is ours");
+    }
+}
+
 fn text(ready: &Value, key: &str) -> String {
     ready[key].as_str().expect(key).to_owned()
 }
@@ -165,7 +198,7 @@ impl Apart {
         let ports = free_ports(2 * agent_servers);
         let (gateways, links) = ports.split_at(agent_servers);
         // The control side makes the identity, and waits.
-        let mut flags = control_flags(gateways, links, process_servers);
+        let flags = control_flags(gateways, links, process_servers);
         let api = ["--api-listen", "127.0.0.1:0"].map(str::to_owned);
         let waiting = spawn("control", &[&flags[..], &api].concat(), &work);
         let mut agents = Vec::new();
@@ -183,42 +216,90 @@ impl Apart {
                 ready,
             });
         }
-        let (running, here) = ready(waiting);
-        let address = text(&here, "api").replace("http://", "");
-        flags.extend(["--api-listen".to_owned(), address]);
-        let control = Server {
-            name: "control".to_owned(),
-            flags,
-            running,
-            ready: here,
+        let control = Server::with_api("control", flags, waiting);
+        Self::assemble(folder, agents, control, Vec::new()).await
+    }
+
+    /// Two servers of profile `all` on the store at `store`, with these settings.
+    pub(crate) async fn start_redundant(store: &str, settings: &[(&str, String)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ports = free_ports(4);
+        let (gateways, links) = ports.split_at(2);
+        let start = |n: usize| {
+            let mut flags = ["--gateway-listen".to_owned(), loopback(&gateways[n..=n])].to_vec();
+            let own_first = [gateways[n], gateways[1 - n]];
+            flags.extend(set("gateway.advertise", loopback(&own_first)));
+            flags.extend(set("link.listen", loopback(&links[n..=n])));
+            flags.extend(set("link.connect", loopback(links)));
+            flags.extend(set("store", store));
+            flags.extend(settings.iter().flat_map(|(key, value)| set(key, value)));
+            Server::start_with_api(&format!("all-{n}"), flags, folder.path())
         };
+        let first = start(0);
+        copy_identity(folder.path(), "all-0", "all-1");
+        let second = start(1);
+        Self::assemble(folder, Vec::new(), first, vec![second]).await
+    }
+
+    /// Enrols a fleet at servers that run.
+    async fn assemble(
+        folder: tempfile::TempDir,
+        agents: Vec<Server>,
+        control: Server,
+        others: Vec<Server>,
+    ) -> Self {
+        let work = folder.path().to_owned();
         let token = std::fs::read_to_string(text(&control.ready, "admin_token_file"));
-        let api = Api::new(&text(&control.ready, "api"), &token.expect("a token"));
-        let api = api.expect("a client");
+        let token = token.expect("a token");
+        let with_api = [&control].into_iter().chain(&others);
+        let apis = with_api.filter_map(|server| server.ready["api"].as_str());
+        let apis = apis.map(|api| Api::new(api, &token).expect("a client"));
+        let apis: Vec<Api> = apis.collect();
+        let door = agents.first().unwrap_or(&control);
         let spec = FleetSpec {
             agents: AGENTS,
-            server: text(&agents[0].ready, "agents"),
+            server: text(&door.ready, "agents"),
             work_dir: work.clone(),
             steering_hint: true,
         };
         let ledger = Arc::new(Ledger::default());
-        let fleet = Fleet::enrol(spec, &api, Arc::clone(&ledger), |_| {});
+        let fleet = Fleet::enrol(spec, &apis[0], Arc::clone(&ledger), |_| {});
         let fleet = fleet.await.expect("a fleet");
         fleet.start(0..AGENTS);
         let apart = Self {
             agents,
             control,
+            others,
             fleet,
             work,
-            api,
+            apis,
             ledger,
             made: 0,
+            asked: 0,
             _folder: folder,
         };
         apart
             .until("all sessions", || apart.fleet.up() == AGENTS)
             .await;
         apart
+    }
+
+    /// All of them, those with sessions alone last.
+    fn servers(&self) -> impl Iterator<Item = &Server> {
+        let with_api = [&self.control].into_iter().chain(&self.others);
+        with_api.chain(&self.agents)
+    }
+
+    /// Waits until each of two agent servers has its share of the agents.
+    pub(crate) async fn until_spread(&self) {
+        let spread = || {
+            let of_agents = self
+                .servers()
+                .filter(|server| server.ready["agents"].is_string());
+            let sessions: Vec<usize> = of_agents.map(Server::sessions).collect();
+            sessions.iter().sum::<usize>() == AGENTS && sessions.iter().all(|one| *one >= SHARE)
+        };
+        self.until("agents on both", spread).await;
     }
 
     /// What a server has logged.
@@ -235,7 +316,8 @@ impl Apart {
         }
     }
 
-    /// Makes processes as a careful client does: with the same keys until there are answers.
+    /// Makes processes as a careful client does: with the same keys until there are answers, of one API after the
+    /// other.
     pub(crate) async fn create(&mut self) {
         let ids = self.fleet.ids();
         let items: Vec<Item> = (self.made..self.made + PROCESSES)
@@ -253,7 +335,9 @@ impl Apart {
         self.ledger.attempting(PROCESSES as u64);
         let began = monotonic();
         let created = loop {
-            match self.api.create(&items).await {
+            self.asked += 1;
+            let api = &self.apis[self.asked % self.apis.len()];
+            match api.create(&items).await {
                 Ok(created)
                     if created
                         .iter()
@@ -285,8 +369,11 @@ impl Apart {
         let began = monotonic();
         loop {
             for process in self.ledger.open() {
-                if let Ok(Some(end)) = self.api.end_of(process).await {
-                    self.ledger.ended(process, end, monotonic());
+                for api in &self.apis {
+                    if let Ok(Some(end)) = api.end_of(process).await {
+                        self.ledger.ended(process, end, monotonic());
+                        break;
+                    }
                 }
             }
             if self.ledger.open_count() == 0 {
@@ -307,7 +394,7 @@ impl Apart {
             .args(["--output", "json"])
             .args(arguments)
             .arg("--data-dir")
-            .arg(self.work.join("control"))
+            .arg(self.work.join(&self.control.name))
             .output()
             .expect("drover runs");
         let json = serde_json::from_slice(&output.stdout);
@@ -324,9 +411,12 @@ impl Apart {
     pub(crate) async fn end(mut self) {
         self.fleet.expect_losses(true);
         let Self {
-            control, agents, ..
+            control,
+            others,
+            agents,
+            ..
         } = &mut self;
-        for server in [control].into_iter().chain(agents) {
+        for server in [control].into_iter().chain(others).chain(agents) {
             server.running.signal(Signal::TERM);
             assert!(server.running.wait().success());
         }
@@ -334,6 +424,26 @@ impl Apart {
 }
 
 impl Server {
+    /// Starts one with an API, whose address stays its own.
+    fn start_with_api(name: &str, flags: Vec<String>, work: &Path) -> Self {
+        let anywhere = ["--api-listen", "127.0.0.1:0"].map(str::to_owned);
+        let starting = spawn(name, &[&flags[..], &anywhere].concat(), work);
+        Self::with_api(name, flags, starting)
+    }
+
+    /// One with an API, when it is ready.
+    fn with_api(name: &str, mut flags: Vec<String>, starting: std::process::Child) -> Self {
+        let (running, ready) = ready(starting);
+        let address = text(&ready, "api").replace("http://", "");
+        flags.extend(["--api-listen".to_owned(), address]);
+        Self {
+            name: name.to_owned(),
+            flags,
+            running,
+            ready,
+        }
+    }
+
     /// What its admin listener answers, without its head where it is well.
     pub(crate) fn asks(&self, path: &str) -> String {
         let url = self.ready["admin"].as_str().expect("it has one");

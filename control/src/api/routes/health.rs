@@ -55,6 +55,9 @@ pub(super) async fn healthz() -> Json<Health> {
 )]
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     let mut checks = checks(&api).await;
+    let others = api.ready.as_ref().map(|ready| ready());
+    let others = others.into_iter().flatten();
+    checks.extend(others.map(|(name, result)| check(name, result)));
     checks.push(if api.stopping.is_cancelled() {
         check("serving", Err("the server is draining".to_owned()))
     } else {

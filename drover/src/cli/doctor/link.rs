@@ -1,4 +1,4 @@
-//! The way to agent servers elsewhere, where the profile has none.
+//! The way to agent servers, where not the only one is in this process.
 
 use super::check::Check;
 use crate::config::Config;
@@ -9,10 +9,10 @@ const NAME: &str = "configuration.link";
 /// Whether it is said where agent servers are, and whether those names are known here. Nobody is called: an agent
 /// server that is away is waited for, so it is no failure.
 pub(super) async fn checks(config: &Config) -> Vec<Check> {
-    if config.profile.runs(Server::Agent) {
-        return Vec::new();
-    }
     if config.connects_to().is_empty() {
+        if config.profile.runs(Server::Agent) {
+            return Vec::new();
+        }
         return vec![Check::failure(
             NAME,
             "this profile has no agent server, and link.connect does not say where one is",
@@ -57,6 +57,10 @@ mod tests {
         };
         assert_eq!(statuses(&config).await, [Status::Failure]);
         config.link.connect = vec!["127.0.0.1:7444".to_owned(), "no such host:7444".to_owned()];
-        assert_eq!(statuses(&config).await, [Status::Ok, Status::Warning]);
+        for profile in ["api-server,process-server", "all"] {
+            config.profile = Profile::parse(profile).unwrap();
+            let found = statuses(&config).await;
+            assert_eq!(found, [Status::Ok, Status::Warning], "{profile}");
+        }
     }
 }

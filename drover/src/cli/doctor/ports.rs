@@ -248,6 +248,10 @@ mod tests {
         config.profile = Profile::parse("agent-server").unwrap();
         let agents = ["port.admin", "port.agents", "port.link"].map(|name| (name, Status::Ok));
         assert_eq!(found(&config, None), agents);
+        config.profile = Profile::default();
+        assert!(!found(&config, None).contains(&("port.link", Status::Ok)));
+        config.link.connect = vec!["a.example:7444".to_owned()];
+        assert!(found(&config, None).contains(&("port.link", Status::Ok)));
         config.profile = Profile::parse("api-server,process-server").unwrap();
         let control = [
             ("port.api", Status::Ok),

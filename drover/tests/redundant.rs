@@ -1,0 +1,111 @@
+//! Two servers that have everything, on one database: one dies as the power does it, the other one has all agents and
+//! all work, everything is done once, and whoever comes back is given its share again. And what would get into each
+//! other's way there is not started.
+
+#[expect(dead_code, reason = "several.rs uses the rest")]
+#[path = "support/apart.rs"]
+mod apart;
+#[expect(dead_code, reason = "end_to_end.rs uses the rest")]
+#[path = "support/deployment.rs"]
+mod deployment;
+
+use apart::{AGENTS, Apart};
+use deployment::{command, said};
+use testkit::{MariaDb, Postgres, Redis, ZooKeeper};
+
+/// Both have sessions and an API; the first dies with work under way, and comes back.
+async fn one_of_two_dies(store: &str, settings: &[(&str, String)]) {
+    let mut pair = Box::pin(Apart::start_redundant(store, settings)).await;
+    let work = pair.work.clone();
+    pair.fleet.expect_losses(true);
+    pair.until_spread().await;
+    for server in [&pair.control, &pair.others[0]] {
+        let ready = server.asks("/readyz");
+        assert!(
+            ready.starts_with("HTTP/1.0 200") && ready.contains("2 are here"),
+            "{ready}"
+        );
+    }
+    // Through one API, and through the other.
+    pair.create().await;
+    pair.create().await;
+    pair.check().await;
+
+    pair.create().await;
+    pair.until_half_done().await;
+    pair.control.running.kill();
+    pair.until("all agents on the other one", || {
+        pair.others[0].sessions() == AGENTS
+    })
+    .await;
+    pair.check().await;
+    let ready = pair.others[0].asks("/readyz");
+    assert!(ready.starts_with("HTTP/1.0 200"), "{ready}");
+
+    pair.control.start_again(&work);
+    pair.create().await;
+    pair.until_spread().await;
+    pair.create().await;
+    pair.check().await;
+    pair.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_servers_dies_on_mariadb_with_zookeeper() {
+    let (database, locks) = tokio::join!(MariaDb::start(), ZooKeeper::start());
+    let (database, locks) = (database.expect("MariaDB"), locks.expect("ZooKeeper"));
+    let store = database.database("pair").await.expect("a database");
+    one_of_two_dies(&store, &[("locks.url", locks.url())]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_servers_dies_on_postgresql_with_redis() {
+    let (database, redis) = tokio::join!(Postgres::start(), Redis::start());
+    let (database, redis) = (database.expect("PostgreSQL"), redis.expect("Redis"));
+    let store = database.database("pair").await.expect("a database");
+    let settings = [("locks.url", redis.url()), ("events.url", redis.url())];
+    one_of_two_dies(&store, &settings).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_would_take_all_groups_from_another_one_is_not_started() {
+    let database = Postgres::start().await.expect("PostgreSQL");
+    let store = database.database("lone").await.expect("a database");
+    let work = tempfile::tempdir().expect("a folder");
+    let start = |name: &str, more: &[&str]| {
+        let mut command = command(work.path());
+        command
+            .args(["serve", "--output", "json", "--shards", "1", "--data-dir"])
+            .arg(work.path().join(name))
+            .args(["--gateway-listen", "127.0.0.1:0"])
+            .args(["--api-listen", "127.0.0.1:0"])
+            .args(["--set", "admin.listen=off"])
+            .args(["--set", "link.listen=127.0.0.1:0"])
+            .args(["--set", &format!("store={store}")])
+            .args(more);
+        command
+    };
+    let among_others = ["--set", "link.connect=127.0.0.1:9"];
+    let first = apart::started(start("first", &[]));
+    for (more, advice) in [
+        (&[][..], "a store of its own"),
+        (&among_others, "start both"),
+    ] {
+        let strange = start("second", more).output().expect("drover runs");
+        assert_eq!(strange.status.code(), Some(2));
+        let words = said(&strange);
+        assert!(words.contains("identity is not here"), "{words}");
+        apart::copy_identity(work.path(), "first", "second");
+        let refused = start("second", more).output().expect("drover runs");
+        assert_eq!(refused.status.code(), Some(2));
+        let words = said(&refused);
+        assert!(
+            words.contains(advice) && words.contains("link.connect"),
+            "{words}"
+        );
+        std::fs::remove_dir_all(work.path().join("second")).expect("it is ours");
+    }
+    // It goes on, and whoever follows a dead one waits until nobody beats any more.
+    drop(first);
+    drop(apart::started(start("first", &[])));
+}

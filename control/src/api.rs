@@ -139,7 +139,7 @@ pub struct Parts {
     /// Figures of the gateway.
     pub gateway: Option<GatewaySource>,
     /// What else must be well for `/readyz`.
-    pub ready: Option<ReadySource>,
+    pub ready: Vec<ReadySource>,
     /// What the API measures about itself.
     pub(crate) telemetry: Arc<Telemetry>,
     /// The last hour of every histogram.
@@ -212,7 +212,7 @@ struct Api {
     webhooks: Webhooks,
     batch_runner: Batches,
     metrics: Vec<MetricsSource>,
-    ready: Option<ReadySource>,
+    ready: Vec<ReadySource>,
     readiness: Arc<Readiness>,
     board: Arc<Board>,
     doors: Arc<[Arc<Door>]>,

@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 
 use self::balance::Field;
 pub(crate) use self::balance::Gift;
-pub(crate) use self::keeper::keep;
+pub(crate) use self::keeper::{keep, watch};
 pub use self::switch::{AddError, Switch, Way};
 use crate::clock::{self, UnixMs};
 use crate::store::groups::Group;
@@ -274,6 +274,19 @@ impl Gateways {
                 store.placed_groups().await?
             }
         };
+        self.know(servers, &groups);
+        Ok(groups)
+    }
+
+    /// Hears from the store who owns what; gives nothing away, and prolongs nothing.
+    pub(crate) async fn learn(&self, store: &Store) -> Result<(), StoreError> {
+        let servers = store.agent_servers(clock::now()).await?;
+        self.know(servers, &store.placed_groups().await?);
+        Ok(())
+    }
+
+    /// What the store says, which is known here from now on.
+    fn know(&self, servers: Vec<Registered>, groups: &[Placed]) {
         let mut inner = self.lock();
         let owners = groups
             .iter()
@@ -287,7 +300,6 @@ impl Gateways {
             .into_iter()
             .map(|one| (one.server.run, one.server.addresses))
             .collect();
-        Ok(groups)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

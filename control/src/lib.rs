@@ -30,7 +30,6 @@ pub mod store;
 pub mod telemetry;
 pub mod webhooks;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +38,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{ApiConfig, ApiServer, Parts, ReadySource};
+use crate::api::{AdminServer, ApiConfig, ApiServer, Parts, ReadySource, Served};
 use crate::coordination::{CoordinationError, EventsUrl, LocksUrl};
 use crate::dispatch::Engine;
 use crate::downlink::Ends;
@@ -57,8 +56,29 @@ use crate::telemetry::{
 };
 use crate::webhooks::{Webhooks, WebhooksConfig};
 
+/// Which servers of a control plane this program runs: at least one.
+///
+/// | | API server | process servers |
+/// |---|---|---|
+/// | engine | observes, where there are no process servers here: orders go to the store, and it claims nothing | claims, dispatches, sweeps, lends |
+/// | agent servers | asked what is at hand | told who may come in; leases prolonged, groups given away |
+/// | enrolment | | answered |
+/// | webhooks | made and tested | delivered |
+/// | batches | run | |
+/// | old records | | trimmed |
+/// | figures, histograms | its own | their own |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Runs {
+    /// The API and the dashboard.
+    pub api: bool,
+    /// Process servers.
+    pub processes: bool,
+}
+
 /// What a control plane is told.
 pub struct Config {
+    /// Which of its servers are here.
+    pub runs: Runs,
     /// Where the first admin token is written.
     pub data_dir: PathBuf,
     /// How the API listens.
@@ -74,7 +94,7 @@ pub struct Config {
     /// Figures of the gateway, for `/v1/overview`; `None`: there is none to ask.
     pub gateway: Option<GatewaySource>,
     /// What else must be well for `/readyz`.
-    pub ready: Option<ReadySource>,
+    pub ready: Vec<ReadySource>,
     /// Histograms of the rest of the program, for `/v1/histograms`.
     pub times: Vec<TimesSource>,
     /// How histograms are written to the data directory.
@@ -108,7 +128,7 @@ pub enum StartError {
 
 /// A control plane that runs.
 pub struct Control {
-    api: ApiServer,
+    face: Face,
     engine: Engine,
     store: Store,
     servers: Servers,
@@ -117,18 +137,40 @@ pub struct Control {
     keeping: JoinHandle<()>,
     /// Stops webhooks and batches, which end by themselves then.
     stop_outward: CancellationToken,
-    outward: [JoinHandle<()>; 2],
+    outward: Vec<JoinHandle<()>>,
     background: Vec<AbortHandle>,
-    failed: watch::Receiver<Option<&'static str>>,
-    /// Cancelled when ending is what the parts should do.
-    ending: CancellationToken,
+    watch: Watch,
 }
 
-/// Starts the control plane on a store and a gateway.
+/// Where it is asked.
+enum Face {
+    Api(ApiServer),
+    /// Without an API: health and figures, if they are told.
+    Admin(Option<AdminServer>),
+}
+
+impl Face {
+    async fn open(
+        runs: Runs,
+        config: &ApiConfig,
+        data_dir: &Path,
+        parts: Parts,
+    ) -> Result<Self, api::StartError> {
+        if runs.api {
+            return Ok(Self::Api(ApiServer::start(config, data_dir, parts).await?));
+        }
+        Ok(Self::Admin(match config.admin_listen {
+            Some(address) => Some(AdminServer::of_process_servers(address, parts).await?),
+            None => None,
+        }))
+    }
+}
+
+/// Starts the servers of a control plane on a store and a gateway; [`Runs`] says which do what.
 ///
-/// Before it returns, the gateway owns every agent group and has been told who may come in, and the API
-/// answers. There are as many process servers as `ends` says; where there are several, another one takes the
-/// place of each that dies, and the API goes on through those that live. A gateway elsewhere is waited for.
+/// With process servers the gateway owns every agent group and has been told who may come in before it returns,
+/// and with an API that answers. There are as many process servers as `ends` says; where there are several, another one
+/// takes the place of each that dies, and the API goes on through those that live. A gateway elsewhere is waited for.
 ///
 /// # Errors
 /// [`StartError`]; nothing runs then.
@@ -138,8 +180,9 @@ pub async fn start(
     store: Store,
     ends: Ends,
 ) -> Result<Control, StartError> {
+    let runs = config.runs;
     let (webhooks, courier) = webhooks::new(&config.webhooks, store.clone())?;
-    let services = services(&config.locks, &config.events, &store)?;
+    let services = services(&config, &store)?;
     let (front, servers) = Box::pin(servers::start(&store, ends, services)).await?;
     let (engine, recorded) = (front.engine, front.recorded);
     let enroller = {
@@ -147,50 +190,53 @@ pub async fn start(
         Enroller::new(store.clone(), engine.clone(), identity, config.enrol)
     };
     let halt = CancellationToken::new();
-    let delivering = Box::pin(courier.run(recorded.clone(), halt.clone()));
     let (batch_runner, batching) = batches::start(store.clone(), engine.clone(), halt.clone());
     let parts = Parts {
         store: store.clone(),
         engine: engine.clone(),
-        events: recorded,
+        events: recorded.clone(),
         identity,
         kinds: config.kinds,
         metrics: with_own(config.metrics, &enroller, &webhooks, &servers.deaths),
         gateway: config.gateway,
-        ready: config.ready,
+        ready: with_company(config.ready, runs, &engine),
         telemetry: Arc::new(api::Telemetry::new()),
         histograms: Arc::new(Histograms::new(clock::now())),
         webhooks,
         batch_runner,
     };
     let (keeping, end_keeping) = keep(&parts, config.times, &config.data_dir, config.histogram_log);
-    let api = ApiServer::start(&config.api, &config.data_dir, parts).await;
-    let api = api.inspect_err(|_| servers.stop())?;
-    let (failure, failed) = watch::channel(None);
-    let ending = CancellationToken::new();
-    let watched = |name, task| watch_over(name, task, failure.clone(), ending.clone());
+    let face = Face::open(runs, &config.api, &config.data_dir, parts).await;
+    let face = face.inspect_err(|_| servers.stop())?;
+    let watch = Watch::default();
     let keepers = front.keepers.into_iter();
-    let keepers = keepers.map(|keeper| tokio::spawn(watched("the process server", keeper)));
+    let keepers = keepers.map(|keeper| watch.over("the process server", keeper));
     let keepers = keepers.collect();
-    let trimming = tokio::spawn(retention::keep_trimmed(store.clone(), config.retention));
-    let enrolling = tokio::spawn(enroller.run(front.enrolments));
-    let keeping = tokio::spawn(keeping);
-    let mut background = vec![trimming.abort_handle(), enrolling.abort_handle()];
-    if let Some(several) = config.gateways {
-        let keeping = tokio::spawn(gateways::keep(store.clone(), engine.clone(), several));
-        background.push(keeping.abort_handle());
-        tokio::spawn(watched("the keeping of agent servers' groups", keeping));
+    let keeping = watch.over("the keeping of histograms", tokio::spawn(keeping));
+    let (mut outward, mut background) = (Vec::new(), Vec::new());
+    if runs.api {
+        outward.push(watch.over("the runner of batches", tokio::spawn(batching)));
     }
-    tokio::spawn(watched("the trimming of old records", trimming));
-    tokio::spawn(watched("the enrolment service", enrolling));
-    let keeping = tokio::spawn(watched("the keeping of histograms", keeping));
-    let outward = [
-        ("the deliverer of webhooks", tokio::spawn(delivering)),
-        ("the runner of batches", tokio::spawn(batching)),
-    ];
-    let outward = outward.map(|(name, task)| tokio::spawn(watched(name, task)));
+    if runs.processes {
+        let delivering = tokio::spawn(Box::pin(courier.run(recorded, halt.clone())));
+        outward.push(watch.over("the deliverer of webhooks", delivering));
+        let trimming = retention::keep_trimmed(store.clone(), config.retention);
+        background.push(("the trimming of old records", tokio::spawn(trimming)));
+        let enrolling = tokio::spawn(enroller.run(front.enrolments));
+        background.push(("the enrolment service", enrolling));
+    }
+    if let Some(several) = config.gateways {
+        let keeping = keep_groups(runs, &store, &engine, several);
+        background.push(("the keeping of agent servers' groups", keeping));
+    }
+    let background = background.into_iter().map(|(name, task)| {
+        let abort = task.abort_handle();
+        watch.over(name, task);
+        abort
+    });
     Ok(Control {
-        api,
+        background: background.collect(),
+        face,
         engine,
         store,
         servers,
@@ -199,24 +245,33 @@ pub async fn start(
         keeping,
         stop_outward: halt,
         outward,
-        background,
-        failed,
-        ending,
+        watch,
     })
 }
 
 /// The lock and event services, as far as they are quicker than the store itself and reach further than this process.
-fn services(
-    locks: &LocksUrl,
-    events: &EventsUrl,
-    store: &Store,
-) -> Result<Services, CoordinationError> {
+fn services(config: &Config, store: &Store) -> Result<Services, CoordinationError> {
+    let (locks, events) = (&config.locks, &config.events);
     let locks = (*locks != LocksUrl::Sql).then(|| coordination::locks(locks, store));
     let events = (*events != EventsUrl::Local).then(|| coordination::events(events, store));
     Ok(Services {
         locks: locks.transpose()?,
         events: events.transpose()?,
+        observe: !config.runs.processes,
     })
+}
+
+/// The keeping of agent servers' groups: process servers give them away, others only hear of it.
+fn keep_groups(
+    runs: Runs,
+    store: &Store,
+    engine: &Engine,
+    several: Arc<Gateways>,
+) -> JoinHandle<()> {
+    match runs.processes {
+        true => tokio::spawn(gateways::keep(store.clone(), engine.clone(), several)),
+        false => tokio::spawn(gateways::watch(store.clone(), several)),
+    }
 }
 
 /// The keeping of all histograms, and what stops it.
@@ -250,6 +305,22 @@ fn with_own(
     metrics
 }
 
+/// Where no process server is here: how many there are.
+fn with_company(mut ready: Vec<ReadySource>, runs: Runs, engine: &Engine) -> Vec<ReadySource> {
+    if !runs.processes {
+        let engine = engine.clone();
+        ready.push(Arc::new(move || {
+            let words = match engine.stats().servers {
+                0 => "none is alive on the store: what is accepted waits for one".to_owned(),
+                servers => format!("{servers} are alive on the store"),
+            };
+            // Whatever is accepted is safe without them.
+            vec![("process_servers_alive", Ok(words))]
+        }));
+    }
+    ready
+}
+
 /// The histograms of this crate's own parts.
 fn own_times(parts: &Parts) -> [TimesSource; 3] {
     let of = |name, times: &Times, tell: &mut dyn FnMut(Reading<'_>)| {
@@ -275,14 +346,20 @@ fn own_times(parts: &Parts) -> [TimesSource; 3] {
 }
 
 impl Control {
-    /// Where the API listens.
-    pub fn api_addr(&self) -> SocketAddr {
-        self.api.address().address
+    /// The API: where its listeners are, and the reading of their certificates. `None`: it is not run here.
+    pub fn api(&self) -> Option<&ApiServer> {
+        match &self.face {
+            Face::Api(api) => Some(api),
+            Face::Admin(_) => None,
+        }
     }
 
-    /// The API: where its listeners are, and the reading of their certificates.
-    pub fn api(&self) -> &ApiServer {
-        &self.api
+    /// Where health and figures are told without a token, if they are.
+    pub fn admin_address(&self) -> Option<Served> {
+        match &self.face {
+            Face::Api(api) => api.admin_address(),
+            Face::Admin(admin) => admin.as_ref().map(AdminServer::address),
+        }
     }
 
     /// The process server's front door.
@@ -298,7 +375,7 @@ impl Control {
     /// Returns when a part has ended by itself, with its name. Nothing accepted is lost, but the
     /// program should exit and be started again.
     pub async fn failed(&self) -> &'static str {
-        let mut failed = self.failed.clone();
+        let mut failed = self.watch.failure.subscribe();
         let name = failed.wait_for(Option::is_some).await;
         name.ok()
             .and_then(|name| *name)
@@ -309,9 +386,15 @@ impl Control {
     /// was heard is made durable, the store is closed. What agents still run they report when they
     /// meet the next server.
     pub async fn drain(self, deadline: Duration) {
-        self.ending.cancel();
+        self.watch.ending.cancel();
         // The API first: what it has accepted still needs the process server.
-        self.api.drain(deadline / 2).await;
+        let admin = match self.face {
+            Face::Api(api) => {
+                api.drain(deadline / 2).await;
+                None
+            }
+            Face::Admin(admin) => admin.inspect(AdminServer::draining),
+        };
         self.stop_outward.cancel();
         self.servers.drain(self.keepers, deadline / 2).await;
         for task in self.background {
@@ -324,22 +407,41 @@ impl Control {
             drop(task.await);
         }
         self.store.close().await;
+        if let Some(admin) = admin {
+            admin.stop().await;
+        }
     }
 }
 
-/// Waits for a part and tells when it ends although nobody asked it to.
-async fn watch_over(
-    name: &'static str,
-    task: JoinHandle<()>,
+/// Notices parts that end by themselves.
+struct Watch {
     failure: watch::Sender<Option<&'static str>>,
+    /// Cancelled when ending is what the parts should do.
     ending: CancellationToken,
-) {
-    let ended = task.await;
-    if !ending.is_cancelled() {
-        match ended {
-            Ok(()) => tracing::error!("{name} ended by itself"),
-            Err(error) => tracing::error!(%error, "{name} failed"),
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            failure: watch::channel(None).0,
+            ending: CancellationToken::new(),
         }
-        failure.send_replace(Some(name));
+    }
+}
+
+impl Watch {
+    /// Waits for a part, in a task, and tells when it ends although nobody asked it to.
+    fn over(&self, name: &'static str, task: JoinHandle<()>) -> JoinHandle<()> {
+        let (failure, ending) = (self.failure.clone(), self.ending.clone());
+        tokio::spawn(async move {
+            let ended = task.await;
+            if !ending.is_cancelled() {
+                match ended {
+                    Ok(()) => tracing::error!("{name} ended by itself"),
+                    Err(error) => tracing::error!(%error, "{name} failed"),
+                }
+                failure.send_replace(Some(name));
+            }
+        })
     }
 }

@@ -72,6 +72,8 @@ pub(crate) struct Services {
     pub(crate) locks: Option<Arc<dyn Locks>>,
     /// Tells other processes that something was written; `None`: there are none.
     pub(crate) events: Option<Arc<dyn Events>>,
+    /// Nobody here is a process server: they keep the API's read model, and pass its orders on.
+    pub(crate) observe: bool,
 }
 
 /// How many have ended by themselves.
@@ -165,6 +167,7 @@ pub(crate) async fn start(
         company: Company {
             locks: services.locks,
             nudges,
+            observes: services.observe,
         },
         ending: Ending::default(),
         deaths: Arc::default(),
@@ -342,6 +345,10 @@ impl Keeper {
     /// Tells the store, once nothing of it goes on, so that the others need not wait until its beat is missed.
     /// One that hangs may take as long as it likes.
     fn bury(&self, life: Life) {
+        if self.common.company.observes {
+            life.started.task.abort();
+            return;
+        }
         let (store, number) = (self.common.store.clone(), life.number);
         let Started { task, worker, .. } = life.started;
         task.abort();

@@ -181,7 +181,7 @@ impl LogFormat {
 impl Config {
     /// `host:port` of the agent servers, where not the only one is in this process.
     pub(crate) fn connects_to(&self) -> &[String] {
-        match self.profile.runs(Server::Process) {
+        match self.profile.has_store() {
             true => &self.link.connect,
             false => &[],
         }
@@ -189,7 +189,7 @@ impl Config {
 
     /// Whether process servers come from elsewhere: to an agent server without any, or beside others.
     pub(crate) fn listens_for_servers(&self) -> bool {
-        let alone = self.profile.runs(Server::Process) && self.link.connect.is_empty();
+        let alone = !self.profile.is_part() && self.link.connect.is_empty();
         self.profile.runs(Server::Agent) && !alone
     }
 }

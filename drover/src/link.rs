@@ -21,6 +21,15 @@ pub(crate) use self::listener::{AgentsPlace, Door, ListenError, Listener};
 pub(crate) use self::remote::Remote;
 pub(crate) use self::shared::{Opens, Shared, share};
 
+/// What somebody does with a gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// A process server, which claims, and may lead.
+    Works,
+    /// An API server alone: it hears what there is to be seen, and gives orders.
+    Observes,
+}
+
 /// The first process server's number.
 const FIRST: ServerId = ServerId(1);
 

@@ -27,7 +27,8 @@ struct Entry {
     servers: &'static [Server],
 }
 
-const TABLE: [Entry; 3] = [
+/// Every choice of servers. What each does is in `control::Runs`, and what each needs in docs/OPERATIONS.md.
+const TABLE: [Entry; 7] = [
     Entry {
         name: "all",
         servers: &[Server::Agent, Server::Api, Server::Process],
@@ -37,18 +38,29 @@ const TABLE: [Entry; 3] = [
         servers: &[Server::Agent],
     },
     Entry {
+        name: "api-server",
+        servers: &[Server::Api],
+    },
+    Entry {
+        name: "process-server",
+        servers: &[Server::Process],
+    },
+    Entry {
         name: "api-server,process-server",
         servers: &[Server::Api, Server::Process],
     },
+    Entry {
+        name: "agent-server,api-server",
+        servers: &[Server::Agent, Server::Api],
+    },
+    Entry {
+        name: "agent-server,process-server",
+        servers: &[Server::Agent, Server::Process],
+    },
 ];
 
-/// What may be combined; not every combination can be run.
-const NAMES: [(&str, &[Server]); 4] = [
-    ("all", TABLE[0].servers),
-    ("agent-server", &[Server::Agent]),
-    ("api-server", &[Server::Api]),
-    ("process-server", &[Server::Process]),
-];
+/// What is combined with commas.
+const WORDS: usize = 4;
 
 /// The profile of a process: its place in the table; the default is the first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -62,8 +74,9 @@ impl Profile {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut wanted: Vec<Server> = Vec::new();
         for name in text.split(',').map(str::trim) {
-            let Some((_, servers)) = NAMES.iter().find(|(known, _)| *known == name) else {
-                let names = NAMES.iter().map(|(name, _)| *name);
+            let words = TABLE[..WORDS].iter();
+            let Some(Entry { servers, .. }) = words.clone().find(|entry| entry.name == name) else {
+                let names = words.map(|entry| entry.name);
                 return Err(match crate::config::nearest(name, names) {
                     Some(near) => format!("there is no profile `{name}`; did you mean `{near}`?"),
                     None => format!("there is no profile `{name}`; use `all`"),
@@ -80,12 +93,10 @@ impl Profile {
             entry.servers.len() == wanted.len()
                 && wanted.iter().all(|one| entry.servers.contains(one))
         };
-        TABLE.iter().position(runs).map(Self).ok_or_else(|| {
-            format!(
-                "`{text}` cannot be run: API servers and process servers work on one SQLite store, which one \
-                 process opens; use `all`, `agent-server` or `api-server,process-server`"
-            )
-        })
+        let place = TABLE.iter().position(runs);
+        place
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` names no server; use `all`"))
     }
 
     /// As people write it.
@@ -96,6 +107,16 @@ impl Profile {
     /// The servers that it runs.
     pub(crate) fn servers(self) -> &'static [Server] {
         TABLE[self.0].servers
+    }
+
+    /// Whether it has what works on the store: API server, process server or both.
+    pub(crate) fn has_store(self) -> bool {
+        self.runs(Server::Api) || self.runs(Server::Process)
+    }
+
+    /// Whether some of its servers need others, in other processes.
+    pub(crate) fn is_part(self) -> bool {
+        self != Self::default()
     }
 
     /// Whether it runs this one.
@@ -137,15 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_run_is_told_with_what_can() {
-        for text in ["api-server", "process-server", "agent-server,api-server"] {
-            let problem = Profile::parse(text).unwrap_err();
-            assert!(
-                problem.contains(&format!("`{text}` cannot be run")),
-                "{problem}"
-            );
-            assert!(problem.contains("`api-server,process-server`"), "{problem}");
-        }
+    fn what_is_no_profile_is_told_with_what_was_meant() {
         let problem = Profile::parse("apiserver").unwrap_err();
         assert!(problem.contains("did you mean `api-server`"), "{problem}");
         for twice in ["all,all", "all,agent-server", "agent-server,agent-server"] {
@@ -153,6 +166,20 @@ mod tests {
             assert!(problem.contains("already"), "{problem}");
         }
         assert!(Profile::parse("").is_err());
+    }
+
+    #[test]
+    fn every_choice_of_servers_is_a_profile() {
+        let names = ["agent-server", "api-server", "process-server"];
+        for choice in 1..8_u32 {
+            let chosen = names.iter().enumerate();
+            let chosen = chosen.filter(|(bit, _)| choice >> bit & 1 == 1);
+            let chosen: Vec<&str> = chosen.map(|(_, name)| *name).collect();
+            let profile = Profile::parse(&chosen.join(",")).unwrap();
+            assert_eq!(profile.servers().len(), chosen.len());
+            assert_eq!(profile.is_part(), choice != 7);
+            assert_eq!(profile.has_store(), choice != 1);
+        }
     }
 
     #[test]

@@ -366,7 +366,16 @@ const MISTAKES: &[(&str, i32, &str)] = &[
         2,
         "did you mean `gateway.shards`?",
     ),
-    ("serve --profile api-server", 2, "use `all`"),
+    (
+        "serve --profile api-server --data-dir FRESH",
+        2,
+        "set link.connect",
+    ),
+    (
+        "serve --profile process-server --data-dir FRESH --set link.connect=127.0.0.1:9",
+        2,
+        "set store to the URL",
+    ),
     (
         "serve --profile api-server,process-server --data-dir FRESH",
         2,

@@ -100,7 +100,11 @@ fn control_config(directory: &std::path::Path) -> control::Config {
         locks: control::coordination::LocksUrl::Sql,
         events: control::coordination::EventsUrl::Local,
         gateways: None,
-        ready: None,
+        ready: Vec::new(),
+        runs: control::Runs {
+            api: true,
+            processes: true,
+        },
     }
 }
 
@@ -124,7 +128,10 @@ impl House {
         let control = control::start(told, Arc::new(identity), store.clone(), Ends::One(end)).await;
         let control = control.expect("a control plane");
         let token = std::fs::read_to_string(path.join(control::api::ADMIN_TOKEN_FILE));
-        let base = format!("http://{}", control.api_addr());
+        let base = format!(
+            "http://{}",
+            control.api().expect("an API").address().address
+        );
         let api = Api::new(&base, &token.expect("a token")).expect("a client");
         let spec = FleetSpec {
             agents: 1,

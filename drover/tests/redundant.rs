@@ -1,6 +1,6 @@
-//! Two servers that have everything, on one database: one dies as the power does it, the other one has all agents and
-//! all work, everything is done once, and whoever comes back is given its share again. And what would get into each
-//! other's way there is not started.
+//! Servers on one database, two that have everything or two of each kind: one of each dies as the power does it, the
+//! others have all agents and all work, everything is done once, and whoever comes back is given its share again. And
+//! what would get into each other's way there is not started.
 
 #[expect(dead_code, reason = "several.rs uses the rest")]
 #[path = "support/apart.rs"]
@@ -9,7 +9,7 @@ mod apart;
 #[path = "support/deployment.rs"]
 mod deployment;
 
-use apart::{AGENTS, Apart};
+use apart::{AGENTS, Apart, Server};
 use deployment::{command, said};
 use testkit::{MariaDb, Postgres, Redis, ZooKeeper};
 
@@ -20,11 +20,7 @@ async fn one_of_two_dies(store: &str, settings: &[(&str, String)]) {
     pair.fleet.expect_losses(true);
     pair.until_spread().await;
     for server in [&pair.control, &pair.others[0]] {
-        let ready = server.asks("/readyz");
-        assert!(
-            ready.starts_with("HTTP/1.0 200") && ready.contains("2 are here"),
-            "{ready}"
-        );
+        is_ready(server, "2 are here");
     }
     // Through one API, and through the other.
     pair.create().await;
@@ -39,8 +35,7 @@ async fn one_of_two_dies(store: &str, settings: &[(&str, String)]) {
     })
     .await;
     pair.check().await;
-    let ready = pair.others[0].asks("/readyz");
-    assert!(ready.starts_with("HTTP/1.0 200"), "{ready}");
+    is_ready(&pair.others[0], "it holds");
 
     pair.control.start_again(&work);
     pair.create().await;
@@ -65,6 +60,66 @@ async fn one_of_two_servers_dies_on_postgresql_with_redis() {
     let store = database.database("pair").await.expect("a database");
     let settings = [("locks.url", redis.url()), ("events.url", redis.url())];
     one_of_two_dies(&store, &settings).await;
+}
+
+/// Whether a server says that it can work, and says this.
+fn is_ready(server: &Server, words: &str) {
+    let ready = server.asks("/readyz");
+    let well = ready.starts_with("HTTP/1.0 200") && ready.contains(words);
+    assert!(well, "{}: {ready}", server.name);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_each_kind_dies_of_two_agent_servers_two_process_servers_and_two_api_servers() {
+    let (database, locks, redis) =
+        tokio::join!(MariaDb::start(), ZooKeeper::start(), Redis::start());
+    let (database, locks) = (database.expect("MariaDB"), locks.expect("ZooKeeper"));
+    let store = database.database("six").await.expect("a database");
+    let events = redis.expect("Redis").url();
+    let settings = [("locks.url", locks.url()), ("events.url", events)];
+    let mut six = Box::pin(Apart::start_distributed(&store, &settings)).await;
+    let work = six.work.clone();
+    six.fleet.expect_losses(true);
+    six.until_spread().await;
+    for server in &six.agents {
+        // API servers look, and are no process servers.
+        is_ready(server, "2 are here");
+    }
+    for api in [&six.control, &six.others[0]] {
+        is_ready(api, "2 are alive on the store");
+    }
+    for processes in &six.others[1..] {
+        is_ready(processes, "agents connected");
+        let page = processes.asks("/metrics");
+        assert!(page.contains("drover_processes_claimed_total"), "{page}");
+    }
+    // Through one API, and through the other.
+    six.create().await;
+    six.create().await;
+    six.check().await;
+    let claimed = |server: &Server| server.metric("drover_processes_claimed_total");
+    assert_eq!(claimed(&six.control) + claimed(&six.others[0]), 0);
+    assert!(claimed(&six.others[1]) > 0 && claimed(&six.others[2]) > 0);
+
+    six.create().await;
+    six.until_half_done().await;
+    six.control.running.kill();
+    six.others[1].running.kill();
+    six.agents[0].running.kill();
+    six.until("all agents on the other one", || {
+        six.agents[1].sessions() == AGENTS
+    })
+    .await;
+    six.check().await;
+
+    six.agents[0].start_again(&work);
+    six.others[1].start_again(&work);
+    six.control.start_again(&work);
+    six.create().await;
+    six.until_spread().await;
+    six.create().await;
+    six.check().await;
+    six.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

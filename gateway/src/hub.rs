@@ -15,7 +15,7 @@
 //! | `Granted` | the server that it names; if that is gone, the permits go back |
 //! | words about an operation | the server that dispatched it or asked for it last; all, where nobody is known to have |
 //! | `FlowTold` | the asker |
-//! | `Offered`, `Enrol`, `Security` | the leader: of those that hear, the server with the lowest number |
+//! | `Offered`, `Enrol`, `Security` | the leader: of those that hear and do more than that, the server with the lowest number |
 //! | `Withdrawn` | who was offered it |
 //!
 //! Whoever hears of an operation that is not its own changes nothing by it: the store decides by fences.
@@ -27,6 +27,9 @@
 //!
 //! The gateway may outlive a server that has yet to say what the store says already. So whoever begins to hear has
 //! said before, after it joined, all agents that may come in; those that nobody has let in since are revoked.
+//!
+//! One that *observes* belongs to an API server: it hears as all others do, and asks, but it claims nothing and never
+//! leads. Where only such are, the gateway is not read: nobody would take what its agents say.
 //!
 //! One that hangs would stop all the others, since the gateway is read no faster than the slowest reads. So
 //! whoever does not come for [`SILENCE_MAX`] while another one does is *cut off*: it has left, whatever it
@@ -112,6 +115,8 @@ struct End {
     to_meet: VecDeque<AgentId>,
     /// How many had joined with it.
     joined: u64,
+    /// It hears, and never leads.
+    observes: bool,
     /// Agents for which it states a demand.
     demand: Targets,
     /// The limits that it said last.
@@ -163,6 +168,18 @@ impl Hub {
             ..End::default()
         };
         self.ends.insert(server, end);
+        Ok(())
+    }
+
+    /// The same for one that observes.
+    ///
+    /// # Errors
+    /// As [`Self::handle_join`].
+    pub fn handle_observe(&mut self, server: ServerId) -> Result<(), JoinError> {
+        self.handle_join(server)?;
+        if let Some(end) = self.ends.get_mut(&server) {
+            end.observes = true;
+        }
         Ok(())
     }
 
@@ -373,9 +390,17 @@ impl Hub {
         }
     }
 
+    /// How many process servers there are, without those that observe.
+    pub fn servers(&self) -> usize {
+        self.ends.values().filter(|end| !end.observes).count()
+    }
+
     /// How many events may be taken from the gateway now: as many as everybody has room for, and none
-    /// while nobody hears.
+    /// while nobody hears who could lead.
     pub fn room(&self) -> usize {
+        if self.leader().is_none() {
+            return 0;
+        }
         let hearing = self.ends.values().filter(|end| end.hears());
         hearing.map(End::room).min().unwrap_or(0)
     }
@@ -495,10 +520,10 @@ impl Hub {
         self.requests.push_front(request);
     }
 
-    /// The server that speaks for all: of those that hear, the one with the lowest number.
+    /// The server that speaks for all: of those that hear and do more than that, the one with the lowest number.
     pub fn leader(&self) -> Option<ServerId> {
         let mut ends = self.ends.iter();
-        ends.find_map(|(server, end)| end.hears().then_some(*server))
+        ends.find_map(|(server, end)| (end.hears() && !end.observes).then_some(*server))
     }
 
     fn session_up(&mut self, up: Box<SessionUp>) {

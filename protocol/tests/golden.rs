@@ -133,6 +133,7 @@ fn words_about_a_connection() {
             newest: 2,
         },
         software: "another-server 0.1".to_owned(),
+        observes: true,
     };
     let read = frame::decode_server_word(include_bytes!("golden/server_word.bin"));
     assert_eq!(read, Ok(hello));

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{Api, listener};
-use crate::dispatch::EngineStats;
-use crate::store::StoreStats;
+use crate::dispatch::{Engine, EngineStats};
+use crate::store::{Store, StoreStats};
 use crate::telemetry::metrics::{Family, Kind, Value};
 
 /// The figures of the whole program.
@@ -15,9 +15,13 @@ pub(super) fn collect(api: &Api) -> Vec<Family> {
     }
     families.extend(api.telemetry.families());
     families.extend(listener::families(&api.doors));
-    families.extend(store(api.store.stats()));
-    families.extend(engine(api.engine.stats()));
+    families.extend(of_work(&api.store, &api.engine));
     families
+}
+
+/// The figures of the store and of the process servers here.
+pub(super) fn of_work(of: &Store, by: &Engine) -> impl Iterator<Item = Family> + use<> {
+    store(of.stats()).into_iter().chain(engine(by.stats()))
 }
 
 fn store(stats: StoreStats) -> [Family; 5] {

@@ -133,6 +133,8 @@ pub(super) struct Core {
     overdue: bool,
     /// Others may suspect us before our beats are missed for long.
     watched: bool,
+    /// It keeps the read model, and passes orders on; what is ready is the process servers' business.
+    observes: bool,
     /// What other servers have changed is to be looked at, if there are any.
     news_due: bool,
     pending: Pending,
@@ -217,6 +219,7 @@ impl Core {
             believed_until: now.mono + beats::BELIEF,
             overdue: false,
             watched: false,
+            observes: false,
             news_due: false,
             pending: Pending::default(),
             in_flight: None,
@@ -519,6 +522,9 @@ impl Core {
 
     /// Something changed for an agent's queue.
     fn wake(&mut self, agent: AgentId) {
+        if self.observes {
+            return;
+        }
         self.use_offer(agent);
         self.restless.insert(agent);
         if self.fleet.wants_refill(agent) {

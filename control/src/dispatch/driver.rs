@@ -66,6 +66,8 @@ pub(super) struct Driver {
     pub(super) presence: Option<Presence>,
     /// Changes when another process has written something.
     pub(super) nudges: watch::Receiver<u64>,
+    /// It is none of the store's process servers.
+    pub(super) observes: bool,
     pub(super) drain: CancellationToken,
     pub(super) stop: CancellationToken,
 }
@@ -152,6 +154,7 @@ impl Driver {
         }
         self.tick();
         if !self.stop.is_cancelled()
+            && !self.observes
             && let Err(error) = self.store.end_worker(self.worker, clock::now()).await
         {
             // The others find out by themselves.
@@ -165,10 +168,14 @@ impl Driver {
         self.core.set_next_due(*self.timers.borrow_and_update());
     }
 
-    /// Says that this server is alive.
+    /// Says that this server is alive; one that observes only looks.
     fn beat(&mut self) -> BoxFuture<'static, Beaten> {
         let (store, worker) = (self.store.clone(), self.worker);
         let began = moment();
+        if self.observes {
+            let looked = self.looked;
+            return async move { (began, store.observe(worker, began.wall, looked).await) }.boxed();
+        }
         let asks = Asks {
             lends: self.core.wants_to_lend(),
             looked: self.looked,

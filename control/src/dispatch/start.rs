@@ -104,6 +104,8 @@ pub struct Company {
     pub locks: Option<Arc<dyn Locks>>,
     /// Changes when another process has written something: then the store is looked at.
     pub nudges: watch::Receiver<u64>,
+    /// It only looks, and passes orders on: it claims nothing, beats for nobody, and looks after no timer.
+    pub observes: bool,
 }
 
 impl Default for Company {
@@ -111,6 +113,7 @@ impl Default for Company {
         Self {
             locks: None,
             nudges: watch::channel(0).1,
+            observes: false,
         }
     }
 }
@@ -165,11 +168,17 @@ pub(crate) async fn start_under(
     let worker = Uuid::new_v4();
     let link = &end.link;
     store.ensure_automatic_groups(clock::now()).await?;
-    let groups = groups(&store, &**link).await?;
-    store.begin_worker(worker, clock::now()).await?;
-    let active = store.leases(worker).await?;
+    let (groups, active) = match company.observes {
+        true => (learn_owners(&store, &**link).await?, Vec::new()),
+        false => {
+            let groups = groups(&store, &**link).await?;
+            store.begin_worker(worker, clock::now()).await?;
+            (groups, store.leases(worker).await?)
+        }
+    };
     // Agents first: a group without its agents would turn them away as strangers.
     let admitted = admit(&store, &**link).await?;
+    let works = !company.observes;
     let recovered = Recovered {
         targets: admitted.values().map(|one| one.target).collect(),
         waiting: store.waiting_by_state().await?,
@@ -177,8 +186,14 @@ pub(crate) async fn start_under(
         pauses: store.pauses().await?,
         limits: store.limits().await?,
         active,
-        resources: store.free_resources().await?,
-        abandoned: store.revoked_with_work().await?,
+        resources: match works {
+            true => store.free_resources().await?,
+            false => Vec::new(),
+        },
+        abandoned: match works {
+            true => store.revoked_with_work().await?,
+            false => Vec::new(),
+        },
     };
     // Limits as well: nothing is granted that they do not permit. And what may be under way counts against
     // them from the first report of a home on, which is after the first group.
@@ -190,8 +205,10 @@ pub(crate) async fn start_under(
         wall: clock::now(),
     };
     let mut core = Core::new(now, (end.server, worker), recovered);
-    if company.locks.is_some() {
-        core.be_watched();
+    match (company.observes, &company.locks) {
+        (true, _) => core.observe(),
+        (false, Some(_)) => core.be_watched(),
+        (false, None) => {}
     }
     for charge in core.charges().into_iter().filter(|_| counts) {
         tell(&**link, charge).await?;
@@ -233,6 +250,14 @@ async fn groups(store: &Store, link: &dyn Link) -> Result<Vec<Group>, StoreError
     Ok(placed.map(|placed| placed.group).collect())
 }
 
+/// Hears from the store who owns which group, so that requests find their way. Nobody is told of any.
+async fn learn_owners(store: &Store, link: &dyn Link) -> Result<Vec<Group>, StoreError> {
+    if let Some(several) = link.several() {
+        several.learn(store).await?;
+    }
+    Ok(Vec::new())
+}
+
 /// Tells the gateway who may come in. A change meanwhile is told at once by whom it was asked of, and what was
 /// read before it must not be the last word: so it is read again until nothing has changed.
 async fn admit(store: &Store, link: &dyn Link) -> Result<BTreeMap<AgentId, Admission>, StartError> {
@@ -267,9 +292,8 @@ fn spawn(
     company: Company,
     ending: Ending,
 ) -> Started {
-    let presence = company
-        .locks
-        .map(|locks| Presence::start(locks, KIND, worker));
+    let locks = company.locks.filter(|_| !company.observes);
+    let presence = locks.map(|locks| Presence::start(locks, KIND, worker));
     let owner = end.link.gateway().0;
     let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
     let (enrolments, enrolment_queue) = mpsc::channel(ENROLMENTS_MAX);
@@ -292,6 +316,7 @@ fn spawn(
         recorded,
         presence,
         nudges: company.nudges,
+        observes: company.observes,
         drain: drain.clone(),
         stop: stop.clone(),
     };

@@ -57,6 +57,19 @@ pub(crate) async fn keep(store: Store, engine: Engine, gateways: Arc<Gateways>) 
     }
 }
 
+/// Hears who owns which group, for ever: for one that gives none away.
+pub(crate) async fn watch(store: Store, gateways: Arc<Gateways>) {
+    loop {
+        if let Err(error) = gateways.learn(&store).await {
+            tracing::warn!(%error, "who owns which group was not read; it is tried again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = gateways.changed.notified() => {}
+        }
+    }
+}
+
 impl Keeper {
     async fn look(&mut self, now: Instant) -> Result<(), StoreError> {
         let reaches = self.gateways.reaches();

@@ -207,6 +207,29 @@ impl Store {
         Ok(beat)
     }
 
+    /// What a beat would find, for one that is no process server: it says nothing of itself, and takes over nothing.
+    pub(crate) async fn observe(
+        &self,
+        observer: Uuid,
+        now: UnixMs,
+        looked: Looked,
+    ) -> Result<Beat, StoreError> {
+        let live = sql::query_scalar("SELECT count(*) FROM worker WHERE beat_at > $1")
+            .bind(now.minus(BEAT_EXPIRY).to_sql())
+            .fetch_one(&mut *self.reader().await?)
+            .await?;
+        let beat = Beat {
+            live,
+            ..Beat::default()
+        };
+        let (looked, shared) = self.look(&beat, observer, looked, Vec::new()).await?;
+        Ok(Beat {
+            looked,
+            shared,
+            ..beat
+        })
+    }
+
     /// Looks at what others may have changed, where there is reason to, since `looked`; how far this goes.
     async fn look(
         &self,

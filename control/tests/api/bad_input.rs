@@ -219,7 +219,7 @@ async fn wrong_credentials_say_what_is_wrong_with_them() {
 async fn an_endless_head_is_refused() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let plane = plane().await;
-    let mut stream = tokio::net::TcpStream::connect(plane.control.api_addr())
+    let mut stream = tokio::net::TcpStream::connect(plane.control.api().unwrap().address().address)
         .await
         .unwrap();
     let mut head = b"GET /healthz HTTP/1.1\r\nHost: x\r\n".to_vec();

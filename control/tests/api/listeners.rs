@@ -34,12 +34,12 @@ fn many(number: u32) -> NonZeroU32 {
 }
 
 fn public(plane: &Plane) -> String {
-    let served = plane.control.api().public_address().unwrap();
+    let served = plane.control.api().unwrap().public_address().unwrap();
     format!("http://{}", served.address)
 }
 
 fn admin(plane: &Plane) -> String {
-    let served = plane.control.api().admin_address().unwrap();
+    let served = plane.control.api().unwrap().admin_address().unwrap();
     format!("http://{}", served.address)
 }
 
@@ -368,13 +368,13 @@ async fn a_new_certificate_is_shown_to_who_comes_and_cuts_nobody_off() {
     let first = issue(dir.path());
     let ui = with_tls(dir.path());
     let plane = plane_on(ApiConfig { ui, ..all_three() }).await.unwrap();
-    let served = plane.control.api().address();
+    let served = plane.control.api().unwrap().address();
     assert!(served.tls);
     let mut early = session(served.address, &first).await.unwrap();
     assert_eq!(status(&mut early, &plane.admin).await, 200);
 
     let second = issue(dir.path());
-    plane.control.api().reload_certificates();
+    plane.control.api().unwrap().reload_certificates();
     let mut late = eventually("the new certificate", async || {
         session(served.address, &second).await.ok()
     })
@@ -384,7 +384,7 @@ async fn a_new_certificate_is_shown_to_who_comes_and_cuts_nobody_off() {
     assert!(session(served.address, &first).await.is_err());
 
     std::fs::write(dir.path().join("tls.crt"), "no certificate").unwrap();
-    plane.control.api().reload_certificates();
+    plane.control.api().unwrap().reload_certificates();
     let refused = "drover_api_certificate_changes_total{listener=\"ui\",result=\"refused\"} ";
     eventually("the refusal of a bad file", async || {
         (figure(&plane, refused).await == 1).then_some(())
@@ -411,7 +411,7 @@ async fn who_speaks_plain_http_to_tls_is_told_so() {
         "{body}"
     );
     // Neither TLS nor HTTP: the connection ends.
-    let address = plane.control.api().address().address;
+    let address = plane.control.api().unwrap().address().address;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream
         .write_all(&[0x16, 3, 1, 0, 4, 9, 9, 9, 9])
@@ -431,7 +431,7 @@ async fn who_speaks_plain_http_to_tls_is_told_so() {
 async fn the_admin_listener_tells_that_the_server_drains() {
     let plane = plane_on(all_three()).await.unwrap();
     // A request whose body is on its way holds the drain up.
-    let ui = plane.control.api().address().address;
+    let ui = plane.control.api().unwrap().address().address;
     let mut slow = TcpStream::connect(ui).await.unwrap();
     let (body, token) = ("{\"name\":\"rack-7\"}", &plane.admin);
     let head = format!(

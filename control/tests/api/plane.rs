@@ -369,7 +369,11 @@ async fn start(
         locks: LocksUrl::Sql,
         events: EventsUrl::Local,
         gateways: None,
-        ready: None,
+        ready: Vec::new(),
+        runs: control::Runs {
+            api: true,
+            processes: true,
+        },
     };
     let link: Arc<dyn Link> = Arc::clone(&gateway) as Arc<dyn Link>;
     let control = {
@@ -382,7 +386,7 @@ async fn start(
     };
     let admin = std::fs::read_to_string(dir.path().join("admin.token")).unwrap();
     Ok(Plane {
-        base: format!("http://{}", control.api_addr()),
+        base: format!("http://{}", control.api().unwrap().address().address),
         control,
         gateway,
         store,

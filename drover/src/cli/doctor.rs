@@ -101,7 +101,7 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
         .and_then(|_| data_dir::ready_since(&place.path));
     let mut checks = configuration(loaded);
     let mut fleet = 0;
-    if config.profile.runs(Server::Process) {
+    if config.profile.has_store() {
         checks.extend(link::checks(config).await);
         let server = control::store::inspect_server(&config.store)
             .await

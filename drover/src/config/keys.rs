@@ -44,7 +44,7 @@ pub(super) static KEYS: [Key<Config>; 56] = [
     },
     Key {
         name: "profile",
-        doc: "Which servers run in this process: all; agent-server; or api-server,process-server.",
+        doc: "Which servers run in this process: all; or of agent-server, api-server and process-server, with commas.",
         set: |config, text| Profile::parse(text).map(|profile| config.profile = profile),
         show: |config| value::quote(config.profile.name()),
     },

@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::Part;
 use super::lease::Lease;
 use super::shared::{HubLink, RETRY, Shared};
 use super::wire::{self, Broken, Frames, PIECE_BYTES, TlsError};
@@ -184,8 +185,13 @@ async fn serve(
     place: &AgentsPlace,
 ) -> Result<(), Broken> {
     let greeted = timeout(HANDSHAKE_DEADLINE, greet(connection)).await;
-    let (version, mut stream, frames) = greeted.map_err(|_| Broken::Silent)??;
-    let (port, wake) = shared.enter().map_err(|_| Broken::TooMany)?;
+    let Greeted {
+        version,
+        part,
+        mut stream,
+        frames,
+    } = greeted.map_err(|_| Broken::Silent)??;
+    let (port, wake) = shared.enter(part).map_err(|_| Broken::TooMany)?;
     let (server, cut_off) = (port.server(), port.cut_off());
     let mut welcome = Vec::new();
     let word = GatewayWord::Welcome {
@@ -198,7 +204,11 @@ async fn serve(
     };
     frame::encode_gateway_word(&word, &mut welcome)?;
     stream.write_all(&welcome).await?;
-    tracing::info!(from = %connection.remote_address(), number = %server, "a process server has joined");
+    let from = connection.remote_address();
+    match part {
+        Part::Works => tracing::info!(%from, number = %server, "a process server has joined"),
+        Part::Observes => tracing::info!(%from, number = %server, "an API server has joined"),
+    }
     tokio::select! {
         heard = hear(frames, &port, &place.lease) => heard,
         said = speak(stream, &port, &wake, &place.lease) => said,
@@ -206,16 +216,38 @@ async fn serve(
     }
 }
 
-/// What is said first, and in which version the rest will be.
-async fn greet(connection: &Connection) -> Result<(u16, SendStream, Frames), Broken> {
+/// Whoever has come, as its first word says.
+struct Greeted {
+    /// In which version the rest will be.
+    version: u16,
+    part: Part,
+    stream: SendStream,
+    frames: Frames,
+}
+
+/// Hears what is said first.
+async fn greet(connection: &Connection) -> Result<Greeted, Broken> {
     let (stream, frames) = connection.accept_bi().await?;
     let mut frames = Frames::of(frames);
     let first = frames.next().await?.ok_or(Broken::Ended)?;
-    let ServerWord::Hello { versions, software } = frame::decode_server_word(&first)? else {
+    let ServerWord::Hello {
+        versions,
+        software,
+        observes,
+    } = frame::decode_server_word(&first)?
+    else {
         return Err(Broken::Unexpected);
     };
     tracing::debug!(from = %connection.remote_address(), software, ?versions, "a process server says who it is");
-    Ok((LINK_SUPPORTED.negotiate(versions)?, stream, frames))
+    Ok(Greeted {
+        version: LINK_SUPPORTED.negotiate(versions)?,
+        part: match observes {
+            true => Part::Observes,
+            false => Part::Works,
+        },
+        stream,
+        frames,
+    })
 }
 
 /// Passes on what a process server says, until it has said all.
@@ -343,6 +375,7 @@ mod tests {
         let word = ServerWord::Hello {
             versions: VersionRange { oldest, newest },
             software: "test".to_owned(),
+            observes: false,
         };
         let mut bytes = Vec::new();
         frame::encode_server_word(&word, &mut bytes).unwrap();

@@ -39,6 +39,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::Part;
 use super::wire::{self, Broken, Frames, PIECE_BYTES, TlsError};
 
 /// Requests that wait to be written, in bytes, before the sender is told to come again.
@@ -79,6 +80,7 @@ pub(crate) struct Remote {
     addresses: Vec<String>,
     /// Agent servers are told from each other by their leases in the store.
     among_others: bool,
+    part: Part,
     endpoint: Endpoint,
     gateways: Arc<Gateways>,
     store: Store,
@@ -97,6 +99,7 @@ impl Remote {
         Ok(Self {
             identity,
             among_others: addresses.len() > 1,
+            part: Part::Works,
             addresses,
             endpoint: transport::endpoint()?,
             gateways: Gateways::new(),
@@ -107,6 +110,12 @@ impl Remote {
     /// Also a single agent server is one of several, which other programs know of.
     pub(crate) fn among_others(mut self) -> Self {
         self.among_others = true;
+        self
+    }
+
+    /// Whoever joins observes.
+    pub(crate) fn observing(mut self) -> Self {
+        self.part = Part::Observes;
         self
     }
 
@@ -186,7 +195,7 @@ impl Remote {
         let config = wire::client_config(self.identity.process_server_tls()?)?;
         let within = HANDSHAKE_DEADLINE;
         let connection = transport::connect(&self.endpoint, address, &config, within).await?;
-        let greeted = timeout(within, greet(&connection, address)).await;
+        let greeted = timeout(within, greet(&connection, address, self.part)).await;
         let greeted = greeted.unwrap_or(Err(Broken::Silent));
         let (server, number, stream, frames) =
             greeted.inspect_err(|broken| broken.close(&connection))?;
@@ -195,6 +204,7 @@ impl Remote {
             pipe: Arc::clone(&pipe),
             wake: wake.clone(),
             address: address.to_owned(),
+            part: self.part,
             several: self.several().map(|gateways| (gateways, server.run)),
         };
         tokio::spawn(life.live(connection, stream, frames));
@@ -258,12 +268,14 @@ impl Follower {
 async fn greet(
     connection: &Connection,
     address: &str,
+    part: Part,
 ) -> Result<(AgentServer, ServerId, SendStream, Frames), Broken> {
     let (mut stream, frames) = connection.open_bi().await?;
     let mut frames = Frames::of(frames);
     let hello = ServerWord::Hello {
         versions: LINK_SUPPORTED,
         software: SOFTWARE.to_owned(),
+        observes: part == Part::Observes,
     };
     let mut bytes = Vec::new();
     frame::encode_server_word(&hello, &mut bytes)?;
@@ -468,6 +480,7 @@ struct Life {
     pipe: Arc<Pipe>,
     wake: Wake,
     address: String,
+    part: Part,
     /// Where there are several: what is known of them, and which this is.
     several: Option<(Arc<Gateways>, GatewayId)>,
 }
@@ -536,8 +549,11 @@ impl Life {
     }
 
     /// Answers when the lease is prolonged. An agent server that is the only one is nobody's rival: it has none in
-    /// the store, and no other is given its groups.
+    /// the store, and no other is given its groups. An observer is no reason for it to hold: nobody would send anything.
     fn renew(&self, ticket: u64) {
+        if self.part == Part::Observes {
+            return;
+        }
         let pipe = Arc::clone(&self.pipe);
         let answer = move || pipe.say(&ServerWord::Renewed { ticket });
         match &self.several {

@@ -15,7 +15,7 @@ use protocol::link::{Event, Request};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{FIRST, send};
+use super::{FIRST, Part, send};
 
 /// Events taken from the gateway under one lock.
 const EVENTS_PER_TURN: usize = 256;
@@ -87,7 +87,7 @@ impl Shared {
     /// The end of a new process server in this process. One that the hub does not take (there are too many) is
     /// cut off from the beginning.
     pub(crate) fn join(self: &Arc<Self>) -> End {
-        let (link, wake) = self.enter().unwrap_or_else(|(error, link)| {
+        let (link, wake) = self.enter(Part::Works).unwrap_or_else(|(error, link)| {
             tracing::error!(%error, "a process server has no gateway");
             link.cut_off.cancel();
             (link, Wake::new())
@@ -101,12 +101,18 @@ impl Shared {
 
     /// A new process server's end, wherever it is, and what is rung when there is something for it; or why the
     /// hub does not take it, and an end that leads nowhere.
-    pub(super) fn enter(self: &Arc<Self>) -> Result<(HubLink, Wake), (JoinError, HubLink)> {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        part: Part,
+    ) -> Result<(HubLink, Wake), (JoinError, HubLink)> {
         let (wake, cut_off) = (Wake::new(), CancellationToken::new());
         let mut inner = self.lock();
         let server = inner.next;
         inner.next = ServerId(server.0 + 1);
-        let joined = inner.hub.handle_join(server);
+        let joined = match part {
+            Part::Works => inner.hub.handle_join(server),
+            Part::Observes => inner.hub.handle_observe(server),
+        };
         if joined.is_ok() {
             let bells = Bells {
                 wake: wake.clone(),
@@ -126,9 +132,9 @@ impl Shared {
         }
     }
 
-    /// How many process servers are there.
+    /// How many process servers are there; those that only observe are none.
     pub(crate) fn servers(&self) -> usize {
-        self.lock().bells.len()
+        self.lock().hub.servers()
     }
 
     /// Takes events to the servers and what the hub itself has to say to the gateway, for ever.

@@ -84,8 +84,16 @@ pub(super) fn text(ready: &Ready, config: &Config) -> String {
 /// What people do next.
 fn next(ready: &Ready, config: &Config, flag: &str) -> String {
     let server = match (&ready.agents, &ready.api) {
-        (Some(link), None) => {
-            let link = ready.link.as_ref().unwrap_or(link);
+        (_, None) if config.profile.has_store() => {
+            return "Work comes through an API server, on this store and with this identity, and is done here as well:\n\
+                    \n\
+                    \x20 drover serve --profile api-server\n\
+                    \n"
+                .to_owned();
+        }
+        (agents, None) => {
+            let link = ready.link.as_ref().or(agents.as_ref());
+            let link = link.map_or("HOST:7444", String::as_str);
             return format!(
                 "Agents are let in when a process server has come and said who may. Where the API server is:\n\
                  \n\
@@ -218,5 +226,19 @@ mod tests {
             "{control}"
         );
         assert!(control.contains("--server HOST:7443"), "{control}");
+
+        let processes = Ready {
+            api: None,
+            agents: None,
+            admin_token_file: None,
+            ..Ready::example()
+        };
+        config.profile = Profile::parse("process-server").unwrap();
+        let processes = text(&processes, &config);
+        assert!(
+            processes.contains("drover serve --profile api-server\n")
+                && !processes.contains("tokens create"),
+            "{processes}"
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::Control;
-use control::api::{ADMIN_TOKEN_FILE, ApiServer, Served};
+use control::api::{ADMIN_TOKEN_FILE, ApiConfig, ApiServer, Served};
 use control::downlink::Ends;
 use control::enrol::EnrolConfig;
 use control::identity::Identity;
@@ -36,26 +36,31 @@ pub(super) struct Servers {
 impl Servers {
     /// Starts everything that the profile has.
     pub(super) async fn start(config: &Config, data: &DataDir) -> Result<Self, Fault> {
-        let runs = |server| config.profile.runs(server);
-        match (runs(Server::Agent), runs(Server::Process)) {
-            (true, false) => Ok(Self {
+        if !config.profile.has_store() {
+            return Ok(Self {
                 control: None,
                 agents: Some(AgentServer::alone(config, data).await?),
                 remote: None,
-            }),
-            (true, true) => Box::pin(Self::start_all(config, data)).await,
-            (false, _) => Box::pin(Self::start_control(config, data)).await,
+            });
+        }
+        check(config)?;
+        let (identity, store) = deployment(config, data).await?;
+        if config.profile.runs(Server::Agent) {
+            neighbours::check(config, &store).await?;
+        }
+        match config.profile.is_part() || !config.link.connect.is_empty() {
+            true => Box::pin(Self::start_among_others(config, data, identity, store)).await,
+            false => Box::pin(Self::start_alone(config, data, identity, store)).await,
         }
     }
 
-    /// The gateway is behind a shut door until control has said who may come in.
-    async fn start_all(config: &Config, data: &DataDir) -> Result<Self, Fault> {
-        faults::check(config)?;
-        let (identity, store) = deployment(config, data).await?;
-        neighbours::check(config, &store).await?;
-        if !config.link.connect.is_empty() {
-            return Box::pin(Self::start_among_others(config, data, identity, store)).await;
-        }
+    /// Everything, and nobody else. The gateway is behind a shut door until control has said who may come in.
+    async fn start_alone(
+        config: &Config,
+        data: &DataDir,
+        identity: Arc<Identity>,
+        store: Store,
+    ) -> Result<Self, Fault> {
         let tls = identity
             .gateway_tls()
             .map_err(|error| Fault::new(chain(&error)))?;
@@ -71,50 +76,39 @@ impl Servers {
         })
     }
 
-    /// One of several that have everything and share a store: each is reached as if it were elsewhere, this one too.
+    /// One of several that share a deployment: agent servers are reached as if they were elsewhere, also one that is
+    /// here. Waits until one can be reached.
     async fn start_among_others(
         config: &Config,
         data: &DataDir,
         identity: Arc<Identity>,
         store: Store,
     ) -> Result<Self, Fault> {
-        let own = identity.agent_server();
-        let own = own.map_err(|error| Fault::new(chain(&error)))?;
-        let agents = AgentServer::open_to_servers(config, data, own)?;
-        let remote = Arc::new(remote(config, &identity, &store)?.among_others());
-        let mut told = control_config(config, data, Some(agents.handle()));
+        let mut remote = remote(config, &identity, &store)?;
+        let agents = match config.profile.runs(Server::Agent) {
+            true => {
+                remote = remote.among_others();
+                let own = identity.agent_server();
+                let own = own.map_err(|error| Fault::new(chain(&error)))?;
+                Some(AgentServer::open_to_servers(config, data, own)?)
+            }
+            false => None,
+        };
+        if !config.profile.runs(Server::Process) {
+            remote = remote.observing();
+        }
+        let remote = Arc::new(remote);
+        let mut told = control_config(config, data, agents.as_ref().map(AgentServer::handle));
         told.gateways = remote.several();
-        if let Some(watch) = agents.watch() {
-            told.ready = Some(watch.ready());
+        if let Some(watch) = agents.as_ref().and_then(AgentServer::watch) {
+            told.ready.push(watch.ready());
             told.metrics.push(watch.metrics());
         }
         let ends = ends(config, &remote);
         let control = start_control(config, told, identity, store, ends).await?;
         Ok(Self {
             control: Some(control),
-            agents: Some(agents),
-            remote: Some(remote),
-        })
-    }
-
-    /// Without an agent server here: waits until one elsewhere can be reached.
-    async fn start_control(config: &Config, data: &DataDir) -> Result<Self, Fault> {
-        faults::check(config)?;
-        if config.link.connect.is_empty() {
-            return Err(Fault::usage(
-                "this profile has no agent server, and link.connect does not say where it is",
-            )
-            .advise("set link.connect to HOST:PORT, the agent server's link.listen"));
-        }
-        let (identity, store) = deployment(config, data).await?;
-        let remote = Arc::new(remote(config, &identity, &store)?);
-        let ends = ends(config, &remote);
-        let mut told = control_config(config, data, None);
-        told.gateways = remote.several();
-        let control = start_control(config, told, identity, store, ends).await?;
-        Ok(Self {
-            control: Some(control),
-            agents: None,
+            agents,
             remote: Some(remote),
         })
     }
@@ -123,8 +117,8 @@ impl Servers {
     pub(super) fn ready(&self, config: &Config, data: &DataDir) -> Ready {
         let agents = self.agents.as_ref();
         let here = |address| banner::reachable(address).to_string();
-        let api = self.control.as_ref().map(Control::api);
-        let admin = api.and_then(ApiServer::admin_address);
+        let api = self.api();
+        let admin = self.control.as_ref().and_then(Control::admin_address);
         let admin = admin.or_else(|| agents.and_then(AgentServer::admin_address));
         Ready {
             api: api.map(|api| banner::url(api.address())),
@@ -144,17 +138,19 @@ impl Servers {
     /// Whether a listener has a certificate that may be read again.
     pub(super) fn speaks_tls(&self) -> bool {
         let tls = |served: Served| served.tls;
-        self.control.as_ref().is_some_and(|control| {
-            let api = control.api();
-            tls(api.address()) || api.public_address().is_some_and(tls)
-        })
+        self.api()
+            .is_some_and(|api| tls(api.address()) || api.public_address().is_some_and(tls))
     }
 
     /// Looks at the files of all certificates now.
     pub(super) fn reload_certificates(&self) {
-        if let Some(control) = &self.control {
-            control.api().reload_certificates();
+        if let Some(api) = self.api() {
+            api.reload_certificates();
         }
+    }
+
+    fn api(&self) -> Option<&ApiServer> {
+        self.control.as_ref()?.api()
     }
 
     /// Returns when a part has failed, with what is known of it.
@@ -195,6 +191,29 @@ impl Servers {
     }
 }
 
+/// Refuses what one key alone does not show.
+fn check(config: &Config) -> Result<(), Fault> {
+    faults::check(config)?;
+    let (profile, name) = (config.profile, config.profile.name());
+    if profile.is_part() && config.link.connect.is_empty() {
+        return Err(Fault::usage(format_args!(
+            "the profile {name} works with servers elsewhere, and link.connect does not say where the agent servers are"
+        ))
+        .advise("set link.connect to HOST:PORT of each agent server's link.listen"));
+    }
+    let alone = profile.runs(Server::Api) && profile.runs(Server::Process);
+    if !alone && config.store.starts_with("sqlite:") {
+        return Err(Fault::usage(format_args!(
+            "the profile {name} shares its store with servers elsewhere, and one process opens an SQLite store"
+        ))
+        .advise(
+            "set store to the URL of a PostgreSQL or MariaDB database, or run API and process servers in one \
+             process: --profile api-server,process-server",
+        ));
+    }
+    Ok(())
+}
+
 /// The way to the agent servers that are named.
 fn remote(config: &Config, identity: &Arc<Identity>, store: &Store) -> Result<Remote, Fault> {
     let addresses = config.link.connect.clone();
@@ -206,7 +225,11 @@ fn remote(config: &Config, identity: &Arc<Identity>, store: &Store) -> Result<Re
 fn ends(config: &Config, remote: &Arc<Remote>) -> Ends {
     let remote = Arc::clone(remote);
     Ends::Several {
-        servers: config.process_servers,
+        servers: match config.profile.runs(Server::Process) {
+            true => config.process_servers,
+            // What keeps the API's read model is no process server, and one is enough.
+            false => 1,
+        },
         join: Arc::new(move || {
             let remote = Arc::clone(&remote);
             Box::pin(async move { remote.join().await })
@@ -319,9 +342,17 @@ async fn store(config: &Config, data: &DataDir) -> Result<Store, Fault> {
 /// `gateway`: that of this process, whose figures the API shows.
 fn control_config(config: &Config, data: &DataDir, gateway: Option<&Handle>) -> control::Config {
     let of = |handle: &Handle| handle.clone();
+    let runs = |server| config.profile.runs(server);
     control::Config {
+        runs: control::Runs {
+            api: runs(Server::Api),
+            processes: runs(Server::Process),
+        },
         data_dir: data.path().to_owned(),
-        api: config.api.clone(),
+        api: ApiConfig {
+            profile: config.profile.name(),
+            ..config.api.clone()
+        },
         enrol: EnrolConfig {
             addresses: config.gateway.advertise.clone(),
             certificate_life: config.certificate_life,
@@ -336,6 +367,6 @@ fn control_config(config: &Config, data: &DataDir, gateway: Option<&Handle>) -> 
         locks: config.locks.clone(),
         events: config.events.clone(),
         gateways: None,
-        ready: None,
+        ready: Vec::new(),
     }
 }

@@ -152,9 +152,9 @@ fn control_flags(gateways: &[u16], links: &[u16], process_servers: u32) -> Vec<S
     flags
 }
 
-/// Makes an agent server's identity, as an operator does.
-fn make_identity(work: &Path, name: &str) {
-    let control = work.join("control");
+/// Makes an agent server's identity from that of a server with the authorities, as an operator does.
+fn make_identity(work: &Path, from: &str, name: &str) {
+    let control = work.join(from);
     eventually("the deployment's identity", || {
         control.join("identity/identity.json").exists()
     });
@@ -205,16 +205,10 @@ impl Apart {
         let mut own_first = gateways.to_vec();
         for link in links {
             let name = format!("agents-{}", agents.len());
-            make_identity(&work, &name);
+            make_identity(&work, "control", &name);
             let flags = agents_flags(&own_first, *link);
             own_first.rotate_left(1);
-            let (running, ready) = ready(spawn(&name, &flags, &work));
-            agents.push(Server {
-                name,
-                flags,
-                running,
-                ready,
-            });
+            agents.push(Server::start(&name, flags, &work));
         }
         let control = Server::with_api("control", flags, waiting);
         Self::assemble(folder, agents, control, Vec::new()).await
@@ -239,6 +233,47 @@ impl Apart {
         copy_identity(folder.path(), "all-0", "all-1");
         let second = start(1);
         Self::assemble(folder, Vec::new(), first, vec![second]).await
+    }
+
+    /// Two servers of each profile on the store at `store`, with these settings. The first is an API server, those
+    /// behind it are the other one and two process servers.
+    pub(crate) async fn start_distributed(store: &str, settings: &[(&str, String)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let work = folder.path();
+        let ports = free_ports(4);
+        let (gateways, links) = ports.split_at(2);
+        let flags = |profile: &str| {
+            let mut flags = ["--profile", profile].map(str::to_owned).to_vec();
+            flags.extend(set("gateway.advertise", loopback(gateways)));
+            flags.extend(set("link.connect", loopback(links)));
+            flags.extend(set("store", store));
+            flags.extend(settings.iter().flat_map(|(key, value)| set(key, value)));
+            flags
+        };
+        // The first process server makes the identity, and waits for an agent server.
+        let first = spawn("processes-0", &flags("process-server"), work);
+        let mut agents = Vec::new();
+        for n in 0..2 {
+            let name = format!("agents-{n}");
+            make_identity(work, "processes-0", &name);
+            let own_first = [gateways[n], gateways[1 - n]];
+            let flags = agents_flags(&own_first, links[n]);
+            agents.push(Server::start(&name, flags, work));
+        }
+        let (running, ready) = ready(first);
+        let first = Server {
+            name: "processes-0".to_owned(),
+            flags: flags("process-server"),
+            running,
+            ready,
+        };
+        for name in ["processes-1", "api-0", "api-1"] {
+            copy_identity(work, "processes-0", name);
+        }
+        let second = Server::start("processes-1", flags("process-server"), work);
+        let api = |name: &str| Server::start_with_api(name, flags("api-server"), work);
+        let (control, other) = (api("api-0"), api("api-1"));
+        Self::assemble(folder, agents, control, vec![other, first, second]).await
     }
 
     /// Enrols a fleet at servers that run.
@@ -424,6 +459,17 @@ impl Apart {
 }
 
 impl Server {
+    /// Starts one, and waits until it is ready.
+    fn start(name: &str, flags: Vec<String>, work: &Path) -> Self {
+        let (running, ready) = ready(spawn(name, &flags, work));
+        Self {
+            name: name.to_owned(),
+            flags,
+            running,
+            ready,
+        }
+    }
+
     /// Starts one with an API, whose address stays its own.
     fn start_with_api(name: &str, flags: Vec<String>, work: &Path) -> Self {
         let anywhere = ["--api-listen", "127.0.0.1:0"].map(str::to_owned);
@@ -461,14 +507,18 @@ impl Server {
         text(&self.ready, "link")
     }
 
+    /// The sum of a metric's samples.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let page = self.asks("/metrics");
+        let samples = page.lines().filter_map(|line| line.strip_prefix(name));
+        let samples = samples.filter(|rest| rest.starts_with([' ', '{']));
+        let values = samples.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<u64>().ok());
+        values.sum()
+    }
+
     /// The sessions of an agent server.
     pub(crate) fn sessions(&self) -> usize {
-        let page = self.asks("/metrics");
-        let lines = page
-            .lines()
-            .filter(|line| line.starts_with("drover_gateway_sessions{"));
-        let counts = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
-        counts.sum()
+        usize::try_from(self.metric("drover_gateway_sessions")).expect("a few")
     }
 
     /// Starts it again where it was.

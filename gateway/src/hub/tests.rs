@@ -608,3 +608,27 @@ proptest! {
         prop_assert_eq!(hub.routes.len(), routes.len());
     }
 }
+
+#[test]
+fn one_that_observes_hears_and_asks_and_neither_leads_nor_keeps_the_gateway_read() {
+    let mut hub = Hub::default();
+    hub.handle_observe(A).unwrap();
+    hub.handle_come(A);
+    assert_eq!(hub.handle_observe(A), Err(JoinError::Taken(A)));
+    assert_eq!((hub.leader(), hub.servers(), hub.room()), (None, 0, 0));
+    enter(&mut hub, B);
+    assert_eq!((hub.leader(), hub.servers()), (Some(B), 1));
+    assert_eq!(hub.room(), EVENTS_MAX);
+    hub.handle_event(up(1, 1));
+    hub.handle_event(Event::Offered {
+        target: target(1),
+        grant: GrantId(7),
+        epoch: Epoch(1),
+    });
+    assert!(matches!(hub.poll_event(A), Some(Event::SessionUp(_))));
+    assert_eq!(hub.poll_event(A), None, "the offer is the leader's");
+    assert!(matches!(hub.poll_event(B), Some(Event::SessionUp(_))));
+    assert!(matches!(hub.poll_event(B), Some(Event::Offered { .. })));
+    hub.handle_leave(B);
+    assert_eq!((hub.leader(), hub.room()), (None, 0));
+}

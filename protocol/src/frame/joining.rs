@@ -46,12 +46,17 @@ fn write_server_body(
 ) -> Result<(fb::ServerWordBody, WIPOffset<UnionWIPOffset>), Fault> {
     use fb::ServerWordBody as Body;
     Ok(match word {
-        ServerWord::Hello { versions, software } => {
+        ServerWord::Hello {
+            versions,
+            software,
+            observes,
+        } => {
             let software = check::name("hello.software", software, NAME_BYTES_MAX)?;
             let args = fb::LinkHelloArgs {
                 oldest_version: versions.oldest,
                 newest_version: versions.newest,
                 software: string(b, software),
+                observes: *observes,
             };
             let hello = fb::LinkHello::create(b, &args);
             (Body::LinkHello, hello.as_union_value())
@@ -91,6 +96,7 @@ pub fn decode_server_word(frame: &[u8]) -> Result<ServerWord, DecodeError> {
                     newest: hello.newest_version(),
                 },
                 software: check::name("hello.software", software, NAME_BYTES_MAX)?.to_owned(),
+                observes: hello.observes(),
             }
         }
         fb::ServerWordBody::Came => ServerWord::Came,

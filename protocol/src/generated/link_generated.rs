@@ -12819,6 +12819,7 @@ impl<'a> LinkHello<'a> {
   pub const VT_OLDEST_VERSION: ::flatbuffers::VOffsetT = 4;
   pub const VT_NEWEST_VERSION: ::flatbuffers::VOffsetT = 6;
   pub const VT_SOFTWARE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_OBSERVES: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -12833,6 +12834,7 @@ impl<'a> LinkHello<'a> {
     if let Some(x) = args.software { builder.add_software(x); }
     builder.add_newest_version(args.newest_version);
     builder.add_oldest_version(args.oldest_version);
+    builder.add_observes(args.observes);
     builder.finish()
   }
 
@@ -12858,6 +12860,13 @@ impl<'a> LinkHello<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(LinkHello::VT_SOFTWARE, None)}
   }
+  #[inline]
+  pub fn observes(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(LinkHello::VT_OBSERVES, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for LinkHello<'_> {
@@ -12869,6 +12878,7 @@ impl ::flatbuffers::Verifiable for LinkHello<'_> {
      .visit_field::<u16>("oldest_version", Self::VT_OLDEST_VERSION, false)?
      .visit_field::<u16>("newest_version", Self::VT_NEWEST_VERSION, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("software", Self::VT_SOFTWARE, false)?
+     .visit_field::<bool>("observes", Self::VT_OBSERVES, false)?
      .finish();
     Ok(())
   }
@@ -12877,6 +12887,7 @@ pub struct LinkHelloArgs<'a> {
     pub oldest_version: u16,
     pub newest_version: u16,
     pub software: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub observes: bool,
 }
 impl<'a> Default for LinkHelloArgs<'a> {
   #[inline]
@@ -12885,6 +12896,7 @@ impl<'a> Default for LinkHelloArgs<'a> {
       oldest_version: 0,
       newest_version: 0,
       software: None,
+      observes: false,
     }
   }
 }
@@ -12907,6 +12919,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LinkHelloBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LinkHello::VT_SOFTWARE, software);
   }
   #[inline]
+  pub fn add_observes(&mut self, observes: bool) {
+    self.fbb_.push_slot::<bool>(LinkHello::VT_OBSERVES, observes, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LinkHelloBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     LinkHelloBuilder {
@@ -12927,6 +12943,7 @@ impl ::core::fmt::Debug for LinkHello<'_> {
       ds.field("oldest_version", &self.oldest_version());
       ds.field("newest_version", &self.newest_version());
       ds.field("software", &self.software());
+      ds.field("observes", &self.observes());
       ds.finish()
   }
 }

@@ -46,6 +46,8 @@ pub enum ServerWord {
         /// For people: its software version, at most
         /// [`NAME_BYTES_MAX`](crate::limits::NAME_BYTES_MAX) bytes.
         software: String,
+        /// It belongs to an API server alone: it hears what there is to be seen, and neither claims nor leads.
+        observes: bool,
     },
     /// It has come to read: it does not hang. From the first time on it is told what happens.
     Came,

@@ -10,9 +10,11 @@ use super::{addresses, name};
 
 pub(crate) fn server_word() -> impl Strategy<Value = ServerWord> {
     let versions = (any::<u16>(), any::<u16>());
-    let hello = (versions, name()).prop_map(|((oldest, newest), software)| ServerWord::Hello {
+    let hello = (versions, name(), any::<bool>());
+    let hello = hello.prop_map(|((oldest, newest), software, observes)| ServerWord::Hello {
         versions: VersionRange { oldest, newest },
         software,
+        observes,
     });
     let renewed = any::<u64>().prop_map(|ticket| ServerWord::Renewed { ticket });
     prop_oneof![

@@ -12,6 +12,8 @@ use tokio::sync::Mutex;
 use crate::api::model::{Health, HealthCheck};
 use crate::api::{Api, accept, figures};
 use crate::clock;
+use crate::dispatch::Engine;
+use crate::store::Store;
 use crate::telemetry::metrics::Family;
 use crate::telemetry::{protobuf, text};
 
@@ -54,9 +56,8 @@ pub(super) async fn healthz() -> Json<Health> {
     )
 )]
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
-    let mut checks = checks(&api).await;
-    let others = api.ready.as_ref().map(|ready| ready());
-    let others = others.into_iter().flatten();
+    let mut checks = work(&api.store, &api.engine, &api.readiness).await;
+    let others = api.ready.iter().flat_map(|ready| ready());
     checks.extend(others.map(|(name, result)| check(name, result)));
     checks.push(if api.stopping.is_cancelled() {
         check("serving", Err("the server is draining".to_owned()))
@@ -113,22 +114,27 @@ pub(in crate::api) fn written(families: &[Family], asked: &HeaderMap) -> Respons
         .into_response()
 }
 
-/// What was found last, or just now where that is too long ago.
-async fn checks(api: &Api) -> Vec<HealthCheck> {
-    let mut last = api.readiness.0.lock().await;
+/// Whether the store takes writes and the process server answers: what was found last, or just now where that is too
+/// long ago.
+pub(in crate::api) async fn work(
+    of: &Store,
+    by: &Engine,
+    readiness: &Readiness,
+) -> Vec<HealthCheck> {
+    let mut last = readiness.0.lock().await;
     let now = clock::monotonic();
     if let Some((at, checks)) = &*last
         && now.saturating_duration_since(*at) < REMEMBERED_FOR
     {
         return checks.clone();
     }
-    let checks = vec![store(api).await, gateway(api).await];
+    let checks = vec![store(of).await, gateway(by).await];
     *last = Some((clock::monotonic(), checks.clone()));
     checks
 }
 
-async fn store(api: &Api) -> HealthCheck {
-    let result = match tokio::time::timeout(CHECK_TIMEOUT, api.store.probe()).await {
+async fn store(store: &Store) -> HealthCheck {
+    let result = match tokio::time::timeout(CHECK_TIMEOUT, store.probe()).await {
         Ok(Ok(())) => Ok("a write was committed to the disk".to_owned()),
         Ok(Err(error)) => Err(format!("{error}; check the disk of the data directory")),
         Err(_) => Err(format!(
@@ -139,9 +145,9 @@ async fn store(api: &Api) -> HealthCheck {
     check("store", result)
 }
 
-async fn gateway(api: &Api) -> HealthCheck {
-    let result = match tokio::time::timeout(CHECK_TIMEOUT, api.engine.connected()).await {
-        Ok(Ok(by_group)) => match api.engine.stats().store_error {
+async fn gateway(engine: &Engine) -> HealthCheck {
+    let result = match tokio::time::timeout(CHECK_TIMEOUT, engine.connected()).await {
+        Ok(Ok(by_group)) => match engine.stats().store_error {
             None => {
                 let connected: u64 = by_group.values().sum();
                 Ok(format!(

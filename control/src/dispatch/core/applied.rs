@@ -134,6 +134,8 @@ impl Core {
                     });
                 }
             }
+            // The answer would come here, and not to whoever has claimed it.
+            Some(Tell::Query(_)) if self.observes => {}
             Some(Tell::Query(fence)) => {
                 if let Some(target) = self.connected_target(agent) {
                     let operations = vec![(operation, fence)];
@@ -175,7 +177,8 @@ impl Core {
             self.became_ready(process, effect, after);
         }
         self.paced(now, effect, after);
-        if let Some(names) = effect.names.as_ref().filter(|_| after.state.is_active()) {
+        let known = effect.names.as_ref().filter(|_| !self.observes);
+        if let Some(names) = known.filter(|_| after.state.is_active()) {
             let known = Known {
                 fence: after.fence,
                 step: after.step,
@@ -199,11 +202,8 @@ impl Core {
             return;
         };
         self.tenants.add(&names.tenant, 1);
-        if !self
-            .fleet
-            .pauses()
-            .holds(process, &names.tenant, &names.kind)
-        {
+        let pauses = self.fleet.pauses();
+        if !self.observes && !pauses.holds(process, &names.tenant, &names.kind) {
             let entry = (place, after.deadline_at);
             self.fleet.enqueue(agent, &names.line, entry);
         }
@@ -294,7 +294,7 @@ impl Core {
         self.fleet.count_ready(record.agent, 1);
         self.tenants.add(&record.tenant, 1);
         let pauses = self.fleet.pauses();
-        if !pauses.holds(record.id, &record.tenant, &record.kind) {
+        if !self.observes && !pauses.holds(record.id, &record.tenant, &record.kind) {
             let place = (record.created_at, record.id);
             let entry = (place, record.deadline_at);
             self.fleet.enqueue(record.agent, &line, entry);

@@ -56,6 +56,11 @@ impl Core {
         self.watched = true;
     }
 
+    /// From now on nothing is claimed or asked for by it.
+    pub(in crate::dispatch) fn observe(&mut self) {
+        self.observes = true;
+    }
+
     /// What this server believes to have claimed, a part after the other; nothing while it is alone, when it
     /// cannot be wrong.
     pub(in crate::dispatch) fn believed(&mut self) -> Vec<Believed> {

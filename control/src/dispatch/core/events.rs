@@ -83,6 +83,8 @@ impl Core {
                     tracing::warn!(kind, agent, %remote, "a gateway refused a peer");
                 }
             }
+            // Whoever has claimed it hears it as well.
+            _ if self.observes => {}
             about_operation => self.operation_event(about_operation),
         }
     }

@@ -2,7 +2,6 @@
 
 use super::check::Check;
 use crate::config::Config;
-use crate::profile::Server;
 
 const NAME: &str = "configuration.link";
 
@@ -10,13 +9,13 @@ const NAME: &str = "configuration.link";
 /// server that is away is waited for, so it is no failure.
 pub(super) async fn checks(config: &Config) -> Vec<Check> {
     if config.connects_to().is_empty() {
-        if config.profile.runs(Server::Agent) {
+        if !config.profile.is_part() || !config.profile.has_store() {
             return Vec::new();
         }
         return vec![Check::failure(
             NAME,
-            "this profile has no agent server, and link.connect does not say where one is",
-            "set link.connect to HOST:PORT, the agent server's link.listen",
+            "this profile works with servers elsewhere, and link.connect does not say where the agent servers are",
+            "set link.connect to HOST:PORT of each agent server's link.listen",
         )];
     }
     let mut checks = Vec::new();

@@ -81,15 +81,13 @@ fn wanted(config: &Config) -> Vec<Port> {
             |ready| ready.public.as_ref(),
         );
     }
-    if runs(Server::Api) || config.listens_for_servers() {
-        port(
-            "port.admin",
-            "admin.listen",
-            Kind::Tcp,
-            api.admin_listen,
-            |ready| ready.admin.as_ref(),
-        );
-    }
+    port(
+        "port.admin",
+        "admin.listen",
+        Kind::Tcp,
+        api.admin_listen,
+        |ready| ready.admin.as_ref(),
+    );
     if runs(Server::Agent) {
         let listen = Some(config.gateway.listen);
         port(

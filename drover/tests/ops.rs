@@ -15,8 +15,11 @@ const ALERTS: &str = include_str!("../../docs/ops/alerts.yml");
 const CONFIGURATION: &str = include_str!("../../docs/ops/drover.toml");
 const REDUNDANT: &str = include_str!("../../docs/ops/redundant.toml");
 const CONTROL: &str = include_str!("../../docs/ops/distributed-control.toml");
+const PROCESS_SERVER: &str = include_str!("../../docs/ops/distributed-process-server.toml");
+const API_SERVER: &str = include_str!("../../docs/ops/distributed-api-server.toml");
 const AGENT_SERVER: &str = include_str!("../../docs/ops/distributed-agent-server.toml");
 const SERVER_UNIT: &str = include_str!("../../docs/ops/drover.service");
+const TEMPLATE_UNIT: &str = include_str!("../../docs/ops/drover@.service");
 const AGENT_UNIT: &str = include_str!("../../docs/ops/drover-agent.service");
 
 /// Has samples only once a peer was refused.
@@ -251,7 +254,14 @@ fn asked(start: &str, configuration: &str, more: &[&str]) -> std::process::Outpu
 fn the_example_configuration_is_read_by_what_the_unit_starts() {
     let server = unit(SERVER_UNIT);
     let home = format!("/var/lib/{}", server["StateDirectory"]);
-    for configuration in [CONFIGURATION, REDUNDANT, CONTROL, AGENT_SERVER] {
+    for configuration in [
+        CONFIGURATION,
+        REDUNDANT,
+        CONTROL,
+        PROCESS_SERVER,
+        API_SERVER,
+        AGENT_SERVER,
+    ] {
         let output = asked(server["ExecStart"], configuration, &["--print-config"]);
         assert!(output.status.success(), "{}", said(&output));
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -271,6 +281,25 @@ fn the_example_configuration_is_read_by_what_the_unit_starts() {
     let drain = written["drain"]["deadline"].as_str().expect("a duration");
     // What follows the drain takes 6 s at most.
     assert!(seconds(server["TimeoutStopSec"]) > seconds(drain) + 6);
+}
+
+#[test]
+fn the_unit_of_several_servers_on_a_machine_is_that_of_one_with_a_name() {
+    let named = |value: &str| {
+        value
+            .replace("server %i", "server")
+            .replace("/%i.toml", "/drover.toml")
+            .replace("/%i", "")
+    };
+    let template = unit(TEMPLATE_UNIT).into_iter();
+    let template: BTreeMap<&str, String> =
+        template.map(|(key, value)| (key, named(value))).collect();
+    let one = unit(SERVER_UNIT).into_iter();
+    let one: BTreeMap<&str, String> = one.map(|(key, value)| (key, value.to_owned())).collect();
+    assert_eq!(template, one);
+    for key in ["ExecStart", "StateDirectory", "WorkingDirectory"] {
+        assert!(unit(TEMPLATE_UNIT)[key].contains("%i"), "{key}");
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ async fn one_of_two_dies(store: &str, settings: &[(&str, String)]) {
     pair.fleet.expect_losses(true);
     pair.until_spread().await;
     for server in [&pair.control, &pair.others[0]] {
-        is_ready(server, "2 are here");
+        until_ready(&pair, server, "2 are here").await;
     }
     // Through one API, and through the other.
     pair.create().await;
@@ -35,7 +35,7 @@ async fn one_of_two_dies(store: &str, settings: &[(&str, String)]) {
     })
     .await;
     pair.check().await;
-    is_ready(&pair.others[0], "it holds");
+    until_ready(&pair, &pair.others[0], "it holds").await;
 
     pair.control.start_again(&work);
     pair.create().await;
@@ -62,11 +62,14 @@ async fn one_of_two_servers_dies_on_postgresql_with_redis() {
     one_of_two_dies(&store, &settings).await;
 }
 
-/// Whether a server says that it can work, and says this.
-fn is_ready(server: &Server, words: &str) {
-    let ready = server.asks("/readyz");
-    let well = ready.starts_with("HTTP/1.0 200") && ready.contains(words);
-    assert!(well, "{}: {ready}", server.name);
+/// Waits until a server says that it can work, and says this: what it tells may be some seconds old.
+async fn until_ready(of: &Apart, server: &Server, words: &str) {
+    let what = format!("{} is ready, and says: {words}", server.name);
+    let ready = || {
+        let ready = server.asks("/readyz");
+        ready.starts_with("HTTP/1.0 200") && ready.contains(words)
+    };
+    of.until(&what, ready).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,13 +86,13 @@ async fn one_of_each_kind_dies_of_two_agent_servers_two_process_servers_and_two_
     six.until_spread().await;
     for server in &six.agents {
         // API servers look, and are no process servers.
-        is_ready(server, "2 are here");
+        until_ready(&six, server, "2 are here").await;
     }
     for api in [&six.control, &six.others[0]] {
-        is_ready(api, "2 are alive on the store");
+        until_ready(&six, api, "2 are alive on the store").await;
     }
     for processes in &six.others[1..] {
-        is_ready(processes, "agents connected");
+        until_ready(&six, processes, "agents connected").await;
         let page = processes.asks("/metrics");
         assert!(page.contains("drover_processes_claimed_total"), "{page}");
     }

@@ -96,7 +96,11 @@ impl Identity {
     /// # Errors
     /// [`IssueError`]: the cryptographic library refused, or the intermediate has ended.
     pub fn agent_server(&self) -> Result<AgentServerIdentity, IssueError> {
-        let tls = self.gateway_tls()?;
+        self.agent_server_at(clock::now())
+    }
+
+    pub(super) fn agent_server_at(&self, now: UnixMs) -> Result<AgentServerIdentity, IssueError> {
+        let tls = self.gateway_tls_at(now)?;
         let not_after = end(&tls.chain).ok_or(IssueError::Dates)?;
         Ok(AgentServerIdentity {
             tls,

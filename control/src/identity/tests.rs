@@ -270,7 +270,16 @@ mod separation {
         let identity = open(&place);
         let dir = place.dir.with_file_name("elsewhere");
         identity.make_agent_server_at(&dir, NOW).unwrap();
-        let agent_server = AgentServerIdentity::load_at(&dir, DOMAIN, NOW).unwrap();
+        let elsewhere = AgentServerIdentity::load_at(&dir, DOMAIN, NOW).unwrap();
+        // In the process that has the authorities, and elsewhere.
+        let here = identity.agent_server_at(NOW).unwrap();
+        assert!(here.secrets == elsewhere.secrets && here.not_after == elsewhere.not_after);
+        for agent_server in [here, elsewhere] {
+            know_each_other(&identity, &agent_server);
+        }
+    }
+
+    fn know_each_other(identity: &Identity, agent_server: &AgentServerIdentity) {
         let (tls, roots) = (&agent_server.tls, &agent_server.process_roots);
         let process = identity.process_server_tls_at(NOW).unwrap();
         let name = names(&parse(&process.chain[0])).join(" ");
@@ -281,17 +290,17 @@ mod separation {
         assert_eq!(as_client(roots, &process.chain, NOW), Ok(()));
         assert_eq!(as_server(&process.gateway_roots, &tls.chain, NOW), Ok(()));
         assert_eq!(
-            as_gateway(&identity, &tls.chain, NOW),
+            as_gateway(identity, &tls.chain, NOW),
             Ok(()),
             "agents take it for a gateway"
         );
-        assert_eq!(as_agent(tls, &agent_chain(&identity), NOW), Ok(()));
+        assert_eq!(as_agent(tls, &agent_chain(identity), NOW), Ok(()));
 
         assert!(as_agent(tls, &process.chain, NOW).is_err());
-        assert!(as_client(roots, &agent_chain(&identity), NOW).is_err());
+        assert!(as_client(roots, &agent_chain(identity), NOW).is_err());
         assert!(as_client(roots, &tls.chain, NOW).is_err());
-        assert!(as_gateway(&identity, &process.chain, NOW).is_err());
-        assert!(as_server(&process.gateway_roots, &agent_chain(&identity), NOW).is_err());
+        assert!(as_gateway(identity, &process.chain, NOW).is_err());
+        assert!(as_server(&process.gateway_roots, &agent_chain(identity), NOW).is_err());
     }
 
     #[test]

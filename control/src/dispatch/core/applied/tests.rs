@@ -277,3 +277,45 @@ fn a_server_that_cannot_beat_claims_nothing() {
     core.handle_event(later, offer(2));
     assert_eq!(claims(&core), 1);
 }
+
+#[test]
+fn one_that_observes_passes_orders_on_and_has_nothing_to_look_after() {
+    let start = moment();
+    let heard_and_said = |observes: bool| {
+        let mut core = connected(start);
+        if observes {
+            core.observe();
+        }
+        ready(&mut core, start, 1);
+        for tell in [Tell::Cancel(Fence(1)), Tell::Query(Fence(1))] {
+            let effect = Effect {
+                tell: Some(tell),
+                ..effect(2, State::Running, now(State::Cancelling, 1))
+            };
+            core.effect(start, effect, &mut BTreeMap::new());
+        }
+        core.handle_event(
+            start,
+            Event::Accepted {
+                target: target(AGENT),
+                operation: OperationId::new(process(3), 0),
+                fence: Fence(1),
+            },
+        );
+        let mut said = Vec::new();
+        while let Some(request) = core.poll_request() {
+            said.push(match request {
+                Request::Cancel { .. } => "cancel",
+                Request::Query { .. } => "query",
+                Request::Demand { .. } => "demand",
+                other => panic!("{other:?}"),
+            });
+        }
+        core.refresh_stats();
+        let refills = core.poll_refill().is_some();
+        (core.gathered(), core.stats.active, refills, said)
+    };
+    let works = (1, 1, false, vec!["cancel", "query", "demand"]);
+    assert_eq!(heard_and_said(false), works);
+    assert_eq!(heard_and_said(true), (0, 0, false, vec!["cancel"]));
+}

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-pub use apart::{Apart, ApartSpec};
+pub use apart::{Apart, ApartSpec, Grown};
 
 /// How to start a server.
 #[derive(Clone, Debug)]
@@ -45,36 +45,97 @@ pub struct Ready {
 }
 
 /// Which servers a process runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) enum Role {
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Role {
     /// All of them.
     #[default]
     All,
     /// An agent server.
     Agents,
+    /// An API server.
+    Api,
+    /// Process servers.
+    Processes,
     /// An API server and process servers.
     Control,
 }
 
 impl Role {
-    /// The profile, and the addresses that it listens on: those of before, where it has run before.
-    fn arguments(self, before: Option<&Ready>) -> Vec<String> {
-        let any = || "127.0.0.1:0".to_owned();
-        let api = before.map_or_else(any, |ready| {
-            ready.api.trim_start_matches("http://").to_owned()
-        });
-        let agents = before.map_or_else(any, |ready| ready.agents.clone());
-        let arguments = match self {
-            Self::All => vec!["--api-listen", &api, "--gateway-listen", &agents],
-            Self::Agents => vec!["--profile", "agent-server", "--gateway-listen", &agents],
-            Self::Control => vec![
-                "--profile",
-                "api-server,process-server",
-                "--api-listen",
-                &api,
-            ],
-        };
+    /// As `--profile` has it.
+    pub fn profile(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Agents => "agent-server",
+            Self::Api => "api-server",
+            Self::Processes => "process-server",
+            Self::Control => "api-server,process-server",
+        }
+    }
+
+    /// Whether agents have their sessions there.
+    pub fn has_sessions(self) -> bool {
+        matches!(self, Self::All | Self::Agents)
+    }
+
+    /// Whether it has an API.
+    pub fn has_api(self) -> bool {
+        matches!(self, Self::All | Self::Api | Self::Control)
+    }
+
+    /// Whether it opens the store.
+    pub fn has_store(self) -> bool {
+        self != Self::Agents
+    }
+
+    /// What folders and logs of such processes are called.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Agents => "agents",
+            Self::Api => "api",
+            Self::Processes => "processes",
+            Self::Control => "control",
+        }
+    }
+
+    /// The profile, and the addresses that it listens on.
+    fn arguments(self, at: &Listens) -> Vec<String> {
+        let mut arguments = vec!["--profile", self.profile()];
+        if self.has_api() {
+            arguments.extend(["--api-listen", &at.api]);
+        }
+        if self.has_sessions() {
+            arguments.extend(["--gateway-listen", &at.agents]);
+        }
         arguments.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// Where a process listens, as `host:port`.
+#[derive(Clone, Debug)]
+struct Listens {
+    api: String,
+    agents: String,
+}
+
+impl Default for Listens {
+    /// On ports that the kernel chooses.
+    fn default() -> Self {
+        let any = || "127.0.0.1:0".to_owned();
+        Self {
+            api: any(),
+            agents: any(),
+        }
+    }
+}
+
+impl From<&Ready> for Listens {
+    /// Where it listened before.
+    fn from(ready: &Ready) -> Self {
+        Self {
+            api: ready.api.trim_start_matches("http://").to_owned(),
+            agents: ready.agents.clone(),
+        }
     }
 }
 
@@ -233,12 +294,12 @@ impl Server {
     /// # Errors
     /// When the binary cannot be started or ends or says nothing within a minute.
     pub async fn start(spec: ServerSpec) -> anyhow::Result<Self> {
-        Self::start_as(Role::All, spec).await
+        let child = spawn(&spec, Role::All, &Listens::default())?;
+        Self::until_ready(spec, Role::All, child).await
     }
 
-    /// The same with these servers in it.
-    pub(crate) async fn start_as(role: Role, spec: ServerSpec) -> anyhow::Result<Self> {
-        let mut child = spawn(&spec, role, None)?;
+    /// Waits until a process is ready.
+    async fn until_ready(spec: ServerSpec, role: Role, mut child: Child) -> anyhow::Result<Self> {
         let ready = wait_ready(&spec, &mut child).await?;
         Ok(Self {
             spec,
@@ -252,6 +313,16 @@ impl Server {
     /// What it said when it was ready.
     pub fn ready(&self) -> &Ready {
         &self.ready
+    }
+
+    /// Which servers it runs.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// How it was started.
+    pub fn spec(&self) -> &ServerSpec {
+        &self.spec
     }
 
     /// What it uses, earlier incarnations included in the CPU time.
@@ -277,7 +348,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        let mut child = spawn(&self.spec, self.role, Some(&self.ready))?;
+        let mut child = spawn(&self.spec, self.role, &Listens::from(&self.ready))?;
         self.ready = wait_ready(&self.spec, &mut child).await?;
         self.child = child;
         Ok(())
@@ -321,7 +392,7 @@ impl Server {
     }
 }
 
-fn spawn(spec: &ServerSpec, role: Role, before: Option<&Ready>) -> anyhow::Result<Child> {
+fn spawn(spec: &ServerSpec, role: Role, at: &Listens) -> anyhow::Result<Child> {
     std::fs::create_dir_all(&spec.data_dir)?;
     let log = std::fs::OpenOptions::new()
         .create(true)
@@ -329,7 +400,7 @@ fn spawn(spec: &ServerSpec, role: Role, before: Option<&Ready>) -> anyhow::Resul
         .open(&spec.log)?;
     Command::new(&spec.binary)
         .args(["--output", "json", "serve"])
-        .args(role.arguments(before))
+        .args(role.arguments(at))
         .arg("--data-dir")
         .arg(&spec.data_dir)
         .args(JOIN_QUICKLY)

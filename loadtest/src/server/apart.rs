@@ -1,5 +1,6 @@
-//! One deployment in several processes: an agent server, and some that have an API and process servers.
+//! One deployment in several processes, whatever each of them runs.
 
+use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::net::UdpSocket;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use tokio::process::Command;
 
-use super::{Opened, Role, START_TIMEOUT, Server, ServerSpec, Subject, Usage, spawn, wait_ready};
+use super::{Listens, Opened, Role, START_TIMEOUT, Server, ServerSpec, Subject, Usage, spawn};
 use crate::clock;
 
 /// How to start them.
@@ -17,90 +18,165 @@ use crate::clock;
 pub struct ApartSpec {
     /// The binary, more arguments for each process, and where data directories and logs go: beside these.
     pub server: ServerSpec,
-    /// Processes with an API and process servers.
-    pub control: usize,
+    /// What runs in each process; one at least has the store, and one an API.
+    pub roles: Vec<Role>,
     /// URL of the store that they share; without one it is an SQLite file, which one process opens.
     pub store: Option<String>,
+    /// URL of the lock service, where it is not the default.
+    pub locks: Option<String>,
+    /// URL of the event service, where it is not the default.
+    pub events: Option<String>,
+    /// The deployment that becomes this one.
+    pub grown: Option<Grown>,
+}
+
+/// What of an earlier deployment stays.
+#[derive(Clone, Debug)]
+pub struct Grown {
+    /// Its data directory, with the identity and the admin token: that of the first process with the store.
+    pub data_dir: PathBuf,
+    /// `host:port` of its API: that of the same process.
+    pub api: String,
 }
 
 /// They run.
 pub struct Apart {
-    /// Sessions of agents.
-    pub agents: Server,
-    /// API and process servers.
-    pub control: Vec<Server>,
+    /// Each of them, in the order of their roles.
+    pub servers: Vec<Server>,
+}
+
+/// One of them before it runs.
+struct Member {
+    role: Role,
+    spec: ServerSpec,
+    at: Listens,
 }
 
 impl ApartSpec {
-    /// Starts them as an operator does: the first control process makes the identity, the agent server gets its own
+    /// Starts them as an operator does: the first that has the store makes the identity, agent servers get their own
     /// from it, and the others a copy.
     ///
     /// # Errors
-    /// When one does not start, or the identity cannot be made.
+    /// When they do not fit together, one does not start, or the identity cannot be made.
     pub async fn open(&self) -> anyhow::Result<Opened> {
+        let with_store = self.roles.iter().filter(|role| role.has_store()).count();
         ensure!(
-            self.control == 1 || self.store.is_some(),
-            "{} processes cannot share an SQLite file: name a store",
-            self.control
+            with_store == 1 || self.store.is_some(),
+            "{with_store} processes cannot share an SQLite file: name a store"
         );
-        let link = free_port()?;
-        let first = self.of("control-0", &[format!("link.connect=127.0.0.1:{link}")]);
-        let mut waiting = spawn(&first, Role::Control, None)?;
-        let identity = first.data_dir.join("identity");
+        let members = self.members()?;
+        let first = members.iter().position(|member| member.role.has_store());
+        let first = first.context("no process has the store")?;
+        let identity = members[first].spec.data_dir.join("identity");
+        // It waits for an agent server, whose identity it makes first.
+        let mut waiting = Some(spawn(
+            &members[first].spec,
+            members[first].role,
+            &members[first].at,
+        )?);
         appears(&identity.join("identity.json")).await?;
-        let agents = self.of("agents", &[format!("link.listen=127.0.0.1:{link}")]);
-        self.make_identity(&first, &agents).await?;
-        let agents = Server::start_as(Role::Agents, agents).await?;
-        let ready = wait_ready(&first, &mut waiting).await?;
-        let mut control = vec![Server {
-            spec: first,
-            role: Role::Control,
-            child: waiting,
-            ready,
-            spent: Usage::default(),
-        }];
-        for n in 1..self.control {
-            let next = self.of(
-                &format!("control-{n}"),
-                &[format!("link.connect=127.0.0.1:{link}")],
-            );
-            copy_private(&identity, &next.data_dir.join("identity"))?;
-            control.push(Server::start_as(Role::Control, next).await?);
+        // Stable: those alike stay in their order.
+        let mut order: Vec<usize> = (0..members.len()).collect();
+        order.sort_by_key(|place| (members[*place].role != Role::Agents, *place != first));
+        let mut servers = HashMap::new();
+        for place in order {
+            let Member { role, spec, at } = &members[place];
+            let child = match waiting.take_if(|_| place == first) {
+                Some(child) => child,
+                None => {
+                    self.give_identity(*role, &identity, spec).await?;
+                    spawn(spec, *role, at)?
+                }
+            };
+            let server = Server::until_ready(spec.clone(), *role, child).await?;
+            servers.insert(place, server);
         }
-        let ready = control[0].ready().clone();
-        let file = &ready.admin_token_file;
-        let token = std::fs::read_to_string(file)
-            .with_context(|| format!("no admin token in {}", file.display()))?;
-        let others = control.iter().skip(1);
-        Ok(Opened {
-            api: ready.api,
-            other_apis: others.map(|server| server.ready().api.clone()).collect(),
-            agents: agents.ready().agents.clone(),
-            token,
-            subject: Subject::Apart(Box::new(Apart { agents, control })),
-        })
+        let in_order = (0..members.len()).filter_map(|place| servers.remove(&place));
+        Apart {
+            servers: in_order.collect(),
+        }
+        .opened()
+    }
+
+    /// All of them, with the ports by which they find each other.
+    fn members(&self) -> anyhow::Result<Vec<Member>> {
+        let count = self.roles.iter().filter(|role| role.has_sessions()).count();
+        let ports = free_ports(2 * count)?;
+        let (gateways, links) = ports.split_at(count);
+        let mut own = gateways.iter().zip(links).enumerate();
+        let mut numbers: HashMap<Role, usize> = HashMap::new();
+        let mut grown = self.grown.as_ref();
+        let mut members = Vec::new();
+        for role in self.roles.iter().copied() {
+            let number = numbers.entry(role).or_default();
+            let name = format!("{}-{number}", role.folder());
+            *number += 1;
+            let mut at = Listens::default();
+            let mut settings = Vec::new();
+            let mut ways_back = gateways.to_vec();
+            let own = role.has_sessions().then(|| own.next()).flatten();
+            if let Some((place, (gateway, link))) = own {
+                at.agents = loopback(&[*gateway]);
+                settings.push(format!("link.listen={}", loopback(&[*link])));
+                // Its own comes first.
+                ways_back.rotate_left(place);
+            }
+            settings.push(format!("gateway.advertise={}", loopback(&ways_back)));
+            if role.has_store() {
+                settings.push(format!("link.connect={}", loopback(links)));
+            }
+            let mut spec = self.of(role, &name, settings);
+            if let Some(grown) = grown.take_if(|_| role.has_store()) {
+                spec.data_dir.clone_from(&grown.data_dir);
+                at.api.clone_from(&grown.api);
+            }
+            members.push(Member { role, spec, at });
+        }
+        Ok(members)
     }
 
     /// One of them, with these settings.
-    fn of(&self, name: &str, settings: &[String]) -> ServerSpec {
+    fn of(&self, role: Role, name: &str, mut settings: Vec<String>) -> ServerSpec {
         let mut spec = self.server.clone();
         spec.data_dir = beside(&self.server.data_dir, name);
         spec.log = beside(&self.server.log, &format!("{name}.log"));
-        let store = self.store.iter().filter(|_| name != "agents");
-        let store = store.map(|url| format!("store={url}"));
-        for setting in settings.iter().cloned().chain(store) {
+        let urls = [
+            ("store", self.store.as_ref().filter(|_| role.has_store())),
+            ("locks.url", self.locks.as_ref()),
+            (
+                "events.url",
+                self.events.as_ref().filter(|_| role.has_store()),
+            ),
+        ];
+        let given = urls.into_iter().filter_map(|(key, url)| Some((key, url?)));
+        settings.extend(given.map(|(key, url)| format!("{key}={url}")));
+        for setting in settings {
             spec.arguments.extend(["--set".to_owned(), setting]);
         }
         spec
     }
 
-    async fn make_identity(&self, from: &ServerSpec, to: &ServerSpec) -> anyhow::Result<()> {
+    /// What a process needs of the deployment's identity before its first start.
+    async fn give_identity(
+        &self,
+        role: Role,
+        identity: &Path,
+        to: &ServerSpec,
+    ) -> anyhow::Result<()> {
+        match role {
+            Role::Agents => self.make_identity(identity, to).await,
+            _ => copy_private(identity, &to.data_dir.join("identity")),
+        }
+    }
+
+    /// An agent server's own.
+    async fn make_identity(&self, identity: &Path, to: &ServerSpec) -> anyhow::Result<()> {
         private_folder(&to.data_dir)?;
         let made = Command::new(&self.server.binary)
             .args(["identity", "agent-server"])
             .arg(to.data_dir.join("identity"))
             .arg("--data-dir")
-            .arg(&from.data_dir)
+            .arg(identity.parent().unwrap_or(identity))
             .output()
             .await?;
         ensure!(
@@ -113,14 +189,29 @@ impl ApartSpec {
 }
 
 impl Apart {
-    /// All of them, the agent server first.
-    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Server> {
-        std::iter::once(&mut self.agents).chain(&mut self.control)
+    /// How to reach them.
+    fn opened(self) -> anyhow::Result<Opened> {
+        let with_api = || self.servers.iter().filter(|server| server.role.has_api());
+        let with_sessions = |server: &&Server| server.role.has_sessions();
+        let agents = self.servers.iter().find(with_sessions);
+        let agents = agents.context("no process has sessions")?;
+        let ready = with_api().next().context("no process has an API")?.ready();
+        let file = &ready.admin_token_file;
+        let token = std::fs::read_to_string(file)
+            .with_context(|| format!("no admin token in {}", file.display()))?;
+        let others = with_api().skip(1);
+        Ok(Opened {
+            api: ready.api.clone(),
+            other_apis: others.map(|server| server.ready().api.clone()).collect(),
+            agents: agents.ready().agents.clone(),
+            token,
+            subject: Subject::Apart(Box::new(self)),
+        })
     }
 
     pub(super) fn usage(&self) -> anyhow::Result<Usage> {
-        let mut sum = self.agents.usage()?;
-        for server in &self.control {
+        let mut sum = Usage::default();
+        for server in &self.servers {
             let usage = server.usage()?;
             sum.rss_bytes += usage.rss_bytes;
             sum.cpu_seconds += usage.cpu_seconds;
@@ -131,10 +222,14 @@ impl Apart {
 
     /// Those with work to hand in first.
     pub(super) async fn stop(self) -> anyhow::Result<()> {
-        for server in self.control {
+        let (agents, others): (Vec<_>, Vec<_>) = self
+            .servers
+            .into_iter()
+            .partition(|server| server.role == Role::Agents);
+        for server in others.into_iter().chain(agents) {
             server.stop().await?;
         }
-        self.agents.stop().await
+        Ok(())
     }
 }
 
@@ -142,10 +237,19 @@ fn beside(path: &Path, name: &str) -> PathBuf {
     path.parent().unwrap_or(Path::new("")).join(name)
 }
 
-/// A UDP port of loopback that nobody had a moment ago.
-fn free_port() -> anyhow::Result<u16> {
-    let socket = UdpSocket::bind("127.0.0.1:0").context("no socket")?;
-    Ok(socket.local_addr()?.port())
+/// UDP ports of loopback that nobody had a moment ago.
+fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    let open = || UdpSocket::bind("127.0.0.1:0").context("no socket");
+    // All are open at once, so that all differ.
+    let sockets: Vec<_> = std::iter::repeat_with(open).take(count).collect();
+    let port = |socket: anyhow::Result<UdpSocket>| Ok(socket?.local_addr()?.port());
+    sockets.into_iter().map(port).collect()
+}
+
+/// `127.0.0.1:PORT`, of each, with commas.
+fn loopback(ports: &[u16]) -> String {
+    let each = ports.iter().map(|port| format!("127.0.0.1:{port}"));
+    each.collect::<Vec<_>>().join(",")
 }
 
 async fn appears(file: &Path) -> anyhow::Result<()> {
@@ -180,7 +284,7 @@ fn copy_private(from: &Path, to: &Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    fn spec(control: usize, store: Option<&str>) -> ApartSpec {
+    fn spec(roles: &[Role], store: Option<&str>) -> ApartSpec {
         ApartSpec {
             server: ServerSpec {
                 binary: "drover".into(),
@@ -188,26 +292,109 @@ mod tests {
                 arguments: Vec::new(),
                 log: "work/server.log".into(),
             },
-            control,
+            roles: roles.to_vec(),
             store: store.map(str::to_owned),
+            locks: Some("zookeeper://l".to_owned()),
+            events: Some("redis://e".to_owned()),
+            grown: None,
         }
+    }
+
+    const DISTRIBUTED: [Role; 6] = [
+        Role::Agents,
+        Role::Agents,
+        Role::Api,
+        Role::Api,
+        Role::Processes,
+        Role::Processes,
+    ];
+
+    /// The value that a process is given for a key.
+    fn value<'m>(member: &'m Member, key: &str) -> Option<&'m str> {
+        let arguments = member.spec.arguments.iter();
+        arguments
+            .filter_map(|argument| argument.strip_prefix(key)?.strip_prefix('='))
+            .next()
     }
 
     #[tokio::test]
     async fn two_processes_need_a_store_that_two_can_open() {
-        let error = spec(2, None).open().await.err().unwrap();
+        let error = spec(&[Role::All, Role::All], None)
+            .open()
+            .await
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("name a store"), "{error}");
     }
 
     #[test]
-    fn only_those_with_a_store_are_told_of_it() {
-        let spec = spec(2, Some("postgres://x"));
-        let setting = "store=postgres://x".to_owned();
-        let control = spec.of("control-1", &[]);
-        assert_eq!(control.data_dir, Path::new("work/control-1"));
-        assert_eq!(control.log, Path::new("work/control-1.log"));
-        assert!(control.arguments.contains(&setting));
-        assert!(!spec.of("agents", &[]).arguments.contains(&setting));
+    fn each_has_a_place_of_its_own_and_is_told_what_it_needs() {
+        let members = spec(&DISTRIBUTED, Some("postgres://x")).members().unwrap();
+        let folders: Vec<_> = members
+            .iter()
+            .map(|member| member.spec.data_dir.display().to_string())
+            .collect();
+        let expected = [
+            "work/agents-0",
+            "work/agents-1",
+            "work/api-0",
+            "work/api-1",
+            "work/processes-0",
+            "work/processes-1",
+        ];
+        assert_eq!(folders, expected);
+        let [agents, _, api, ..] = &members[..] else {
+            panic!("six of them");
+        };
+        assert_eq!(agents.spec.log, Path::new("work/agents-0.log"));
+        assert_eq!(value(api, "store"), Some("postgres://x"));
+        assert_eq!(value(api, "events.url"), Some("redis://e"));
+        assert_eq!(value(agents, "store"), None, "it has no business there");
+        for member in &members {
+            assert_eq!(value(member, "locks.url"), Some("zookeeper://l"));
+        }
+    }
+
+    #[test]
+    fn agent_servers_are_found_by_each_other_and_name_themselves_first() {
+        for roles in [&DISTRIBUTED[..], &[Role::All, Role::All]] {
+            let members = spec(roles, Some("postgres://x")).members().unwrap();
+            let links: Vec<_> = members
+                .iter()
+                .filter_map(|member| value(member, "link.listen"))
+                .collect();
+            assert_eq!(links.len(), 2);
+            for member in &members {
+                let ways: Vec<_> = value(member, "gateway.advertise")
+                    .unwrap()
+                    .split(',')
+                    .collect();
+                assert_eq!(ways.len(), 2);
+                if member.role.has_sessions() {
+                    assert_eq!(ways[0], member.at.agents);
+                }
+                let connects = member.role.has_store().then(|| links.join(","));
+                assert_eq!(value(member, "link.connect"), connects.as_deref());
+            }
+            assert_ne!(members[0].at.agents, members[1].at.agents);
+        }
+    }
+
+    #[test]
+    fn a_deployment_that_grows_keeps_its_identity_and_the_address_of_its_api() {
+        let mut spec = spec(&DISTRIBUTED, Some("postgres://x"));
+        spec.grown = Some(Grown {
+            data_dir: "work/single".into(),
+            api: "127.0.0.1:7440".to_owned(),
+        });
+        let members = spec.members().unwrap();
+        let grown = members.iter().filter(|member| {
+            let same = member.spec.data_dir == Path::new("work/single");
+            assert_eq!(same, member.at.api == "127.0.0.1:7440");
+            same
+        });
+        let roles: Vec<_> = grown.map(|member| member.role).collect();
+        assert_eq!(roles, [Role::Api], "the first with the store");
     }
 
     #[test]

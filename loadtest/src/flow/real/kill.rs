@@ -317,9 +317,8 @@ impl Deaths {
         match subject {
             Subject::Ours(server) => Some(server),
             Subject::Apart(servers) => {
-                let mut servers: Vec<_> = servers.all_mut().collect();
-                let chosen = self.random.below(servers.len());
-                Some(servers.swap_remove(chosen))
+                let chosen = self.random.below(servers.servers.len());
+                servers.servers.get_mut(chosen)
             }
             Subject::Theirs(_) => None,
         }

@@ -3,7 +3,7 @@
 use testkit::{MariaDb, Postgres};
 
 use super::bed::Plan;
-use crate::server::{ApartSpec, ServerSpec, Target};
+use crate::server::{ApartSpec, Role, ServerSpec, Target};
 
 /// In how many processes the server runs, and on which store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -40,10 +40,16 @@ impl Site {
             Self::Postgres => Some(Postgres::shared().await?.database("flow").await?),
             Self::Mariadb => Some(MariaDb::shared().await?.database("flow").await?),
         };
+        let control = plan.servers / self.servers_in_each(plan.servers).max(1);
+        let mut roles = vec![Role::Agents];
+        roles.resize(1 + control, Role::Control);
         Ok(Target::Apart(ApartSpec {
             server,
-            control: plan.servers / self.servers_in_each(plan.servers).max(1),
+            roles,
             store,
+            locks: None,
+            events: None,
+            grown: None,
         }))
     }
 }

@@ -21,6 +21,8 @@ pub struct Api {
     base: String,
     /// Of all its API servers.
     bases: Arc<[String]>,
+    /// Of its processes without an API: they have figures.
+    figures: Arc<[String]>,
     /// Which of them is next.
     turn: Arc<AtomicUsize>,
     token: String,
@@ -115,6 +117,8 @@ struct Problem {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Processes on a page.
+const PAGE: usize = 500;
 
 impl Api {
     /// A client for the API at `base` with a bearer token.
@@ -130,6 +134,7 @@ impl Api {
         Ok(Self {
             http,
             bases: Arc::new([base.clone()]),
+            figures: Arc::default(),
             turn: Arc::default(),
             base,
             token: token.trim().to_owned(),
@@ -148,6 +153,13 @@ impl Api {
             .chain(others)
             .map(str::to_owned)
             .collect();
+        self
+    }
+
+    /// The same with the listeners `admin` of processes that have no API: metrics are theirs, too.
+    #[must_use]
+    pub fn with_figures_of(mut self, bases: &[String]) -> Self {
+        self.figures = bases.into();
         self
     }
 
@@ -244,13 +256,42 @@ impl Api {
             .await?)
     }
 
+    /// All processes that the store has, and how each ended.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or answers something else.
+    pub async fn processes(&self) -> anyhow::Result<Vec<(ProcessId, Option<End>)>> {
+        #[derive(Deserialize)]
+        struct Page {
+            items: Vec<Row>,
+            next_page_token: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Row {
+            id: Uuid,
+            state: String,
+        }
+        let mut all = Vec::new();
+        let mut more = String::new();
+        loop {
+            let path = format!("/v1/processes?page_size={PAGE}{more}");
+            let page: Page = self.get(&path).await?.json().await?;
+            let rows = page.items.iter();
+            all.extend(rows.map(|row| (ProcessId(row.id), end_of_state(&row.state))));
+            match page.next_page_token {
+                Some(token) => more = format!("&page_token={token}"),
+                None => return Ok(all),
+            }
+        }
+    }
+
     /// All metrics as they are now.
     ///
     /// # Errors
     /// When the server cannot be reached.
     pub async fn metrics(&self) -> anyhow::Result<Metrics> {
         let mut all = String::new();
-        for base in &*self.bases {
+        for base in self.bases.iter().chain(&*self.figures) {
             all += &self.get_from(base, "/metrics").await?.text().await?;
         }
         Ok(Metrics(all))

@@ -15,7 +15,7 @@ mod homes;
 mod lending;
 mod matrix;
 mod plant;
-mod random;
+pub(crate) mod random;
 pub mod real;
 mod report;
 mod rules;

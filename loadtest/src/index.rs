@@ -11,6 +11,7 @@ use crate::compare::targets::Verdict;
 use crate::report::grouped;
 
 mod flow;
+mod scenario;
 
 /// The table is between these two lines.
 const BEGIN: &str = "<!-- made by drover-loadtest index -->";
@@ -97,7 +98,10 @@ fn line_of(folder: &Path) -> anyhow::Result<Option<Line>> {
     } else if let Ok(bytes) = read("summary.json") {
         let summary: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{name}/summary.json is not JSON"))?;
-        told_summary(&summary)
+        match summary["scenario"].is_string() {
+            true => scenario::told(&summary),
+            false => told_summary(&summary),
+        }
     } else if let Ok(bytes) = read("flow.json") {
         let json = |bytes: &[u8], file: &str| -> anyhow::Result<Value> {
             serde_json::from_slice(bytes).with_context(|| format!("{name}/{file} is not JSON"))

@@ -151,6 +151,15 @@ impl Ledger {
         open
     }
 
+    /// Every process that the API accepted, and how it ended.
+    pub fn accepted_all(&self) -> HashMap<ProcessId, Option<End>> {
+        let account = self.account();
+        let open = account.open.keys().map(|process| (*process, None));
+        let ended = account.ended.iter();
+        open.chain(ended.map(|(process, end)| (*process, Some(*end))))
+            .collect()
+    }
+
     /// Processes that ended otherwise than well.
     pub fn failed(&self) -> Vec<ProcessId> {
         let account = self.account();

@@ -8,6 +8,7 @@
 //!   siege ─▶ storm (first flights that never become sessions), and honest newcomers
 //!   api ───▶ a flood of one of the API's listeners, and the other one asked meanwhile
 //!   flow ──▶ rules of flow in a simulator; Drover's are the production code of the gateway
+//!   scenario ▶ a deployment of any shape, on real services, whose every process dies
 //!   compare ─▶ peers (the same job on other servers; feature `peers`)
 //! ```
 //!
@@ -28,7 +29,9 @@ pub mod peers;
 #[cfg(feature = "peers")]
 mod plot;
 pub mod report;
+pub mod scenario;
 pub mod server;
 pub mod siege;
+mod stand;
 pub mod storm;
 pub mod workload;

@@ -1,6 +1,7 @@
 //! `drover-loadtest`: a fleet of simulated hypervisors, and attacks, against a Drover server.
 
 mod flow_cli;
+mod scenario_cli;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
     /// Compare rules of flow in a simulator, or see what they reach on the real server: which servers may
     /// send how much to which host
     Flow(Box<flow_cli::FlowArguments>),
+    /// Let every part of a deployment die, of one process or of many on real services, and account for everything
+    Scenario(Box<scenario_cli::ScenarioArguments>),
     /// Write the table of all runs into the README of a folder of results
     Index {
         /// The folder
@@ -316,6 +319,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Siege(arguments) => runtime()?.block_on(siege(arguments)),
         Command::Api(arguments) => runtime()?.block_on(hammer(arguments)),
         Command::Flow(arguments) => flow_cli::run(*arguments),
+        Command::Scenario(arguments) => runtime()?.block_on(scenario_cli::run(*arguments)),
         Command::Index { results } => {
             let runs = loadtest::index::write(&results)?;
             println!("{runs} runs are in {}", results.join("README.md").display());

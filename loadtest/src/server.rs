@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::api::Api;
+
 pub use apart::{Apart, ApartSpec, Grown};
 
 /// How to start a server.
@@ -36,6 +38,9 @@ pub struct Ready {
     /// Base URL of its listener for programs from outside, where there is one.
     #[serde(default)]
     pub public: Option<String>,
+    /// Base URL of its listener for probes and scrapers, where there is one.
+    #[serde(default)]
+    pub admin: Option<String>,
     /// `host:port` for agents; empty where none may come.
     #[serde(default)]
     pub agents: String,
@@ -107,6 +112,10 @@ impl Role {
         if self.has_sessions() {
             arguments.extend(["--gateway-listen", &at.agents]);
         }
+        // An API has the figures, too; and another server on this machine may have the default's port.
+        let admin = if self.has_api() { "off" } else { &at.admin };
+        let admin = format!("admin.listen={admin}");
+        arguments.extend(["--set", &admin]);
         arguments.into_iter().map(str::to_owned).collect()
     }
 }
@@ -115,6 +124,7 @@ impl Role {
 #[derive(Clone, Debug)]
 struct Listens {
     api: String,
+    admin: String,
     agents: String,
 }
 
@@ -124,6 +134,7 @@ impl Default for Listens {
         let any = || "127.0.0.1:0".to_owned();
         Self {
             api: any(),
+            admin: any(),
             agents: any(),
         }
     }
@@ -132,8 +143,10 @@ impl Default for Listens {
 impl From<&Ready> for Listens {
     /// Where it listened before.
     fn from(ready: &Ready) -> Self {
+        let host = |url: &str| url.trim_start_matches("http://").to_owned();
         Self {
-            api: ready.api.trim_start_matches("http://").to_owned(),
+            api: host(&ready.api),
+            admin: host(ready.admin.as_deref().unwrap_or_default()),
             agents: ready.agents.clone(),
         }
     }
@@ -210,10 +223,23 @@ pub struct Opened {
     pub api: String,
     /// Those of its other API servers.
     pub other_apis: Vec<String>,
+    /// Base URLs of the other processes' figures.
+    pub other_metrics: Vec<String>,
     /// `host:port` for agents.
     pub agents: String,
     /// An admin token.
     pub token: String,
+}
+
+impl Opened {
+    /// A client of it, by all its API servers in turn.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn client(&self) -> anyhow::Result<Api> {
+        let api = Api::new(&self.api, &self.token)?.with_others(&self.other_apis);
+        Ok(api.with_figures_of(&self.other_metrics))
+    }
 }
 
 impl Target {
@@ -242,6 +268,7 @@ impl Target {
                     subject: Subject::Ours(Box::new(server)),
                     api: ready.api,
                     other_apis: Vec::new(),
+                    other_metrics: Vec::new(),
                     agents: ready.agents,
                     token,
                 })
@@ -256,6 +283,7 @@ impl Target {
                 subject: Subject::Theirs(*pid),
                 api: api.clone(),
                 other_apis: Vec::new(),
+                other_metrics: Vec::new(),
                 agents: agents.clone(),
                 token: token.clone(),
             }),
@@ -273,6 +301,15 @@ impl Subject {
             Self::Theirs(None) => Ok(Usage::default()),
         }
         .unwrap_or_default()
+    }
+
+    /// Its processes, as far as they are ours to hurt.
+    pub(crate) fn servers_mut(&mut self) -> &mut [Server] {
+        match self {
+            Self::Ours(server) => std::slice::from_mut(&mut **server),
+            Self::Apart(servers) => &mut servers.servers,
+            Self::Theirs(_) => &mut [],
+        }
     }
 
     /// Stops it, if it is ours.
@@ -404,8 +441,6 @@ fn spawn(spec: &ServerSpec, role: Role, at: &Listens) -> anyhow::Result<Child> {
         .arg("--data-dir")
         .arg(&spec.data_dir)
         .args(JOIN_QUICKLY)
-        // Another server on this machine may have its port.
-        .args(["--set", "admin.listen=off"])
         .args(&spec.arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

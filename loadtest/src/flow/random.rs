@@ -3,14 +3,14 @@
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,22 +20,22 @@ impl Random {
 
     /// From 0 (inclusive) to 1 (exclusive).
     #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
-    pub(super) fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    pub(super) fn between(&mut self, low: f64, high: f64) -> f64 {
+    pub(crate) fn between(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
     }
 
     /// One of so many (more than 0).
-    pub(super) fn below(&mut self, count: usize) -> usize {
+    pub(crate) fn below(&mut self, count: usize) -> usize {
         let count = u64::try_from(count.max(1)).unwrap_or(u64::MAX);
         usize::try_from(self.next() % count).unwrap_or(0)
     }
 
     /// The place in a list of shares that add up to 1.
-    pub(super) fn choose(&mut self, shares: &[f64]) -> usize {
+    pub(crate) fn choose(&mut self, shares: &[f64]) -> usize {
         let mut left = self.unit();
         for (place, share) in shares.iter().enumerate() {
             left -= share;
@@ -47,7 +47,7 @@ impl Random {
     }
 
     /// Log-normal, of this mean and coefficient of variation (standard deviation over mean).
-    pub(super) fn log_normal(&mut self, mean: f64, variation: f64) -> f64 {
+    pub(crate) fn log_normal(&mut self, mean: f64, variation: f64) -> f64 {
         let variance = (1.0 + variation * variation).ln();
         mean * (self.normal() * variance.sqrt() - variance / 2.0).exp()
     }

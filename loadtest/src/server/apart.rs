@@ -200,9 +200,13 @@ impl Apart {
         let token = std::fs::read_to_string(file)
             .with_context(|| format!("no admin token in {}", file.display()))?;
         let others = with_api().skip(1);
+        let admins = self.servers.iter();
         Ok(Opened {
             api: ready.api.clone(),
             other_apis: others.map(|server| server.ready().api.clone()).collect(),
+            other_metrics: admins
+                .filter_map(|server| server.ready().admin.clone())
+                .collect(),
             agents: agents.ready().agents.clone(),
             token,
             subject: Subject::Apart(Box::new(self)),

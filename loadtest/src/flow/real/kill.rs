@@ -19,22 +19,11 @@ use super::bed::{Bed, Plan};
 use super::{Hosts, Site, Target, dead_server};
 use crate::clock;
 use crate::flow::random::Random;
-use crate::server::{Server, ServerSpec, Subject};
+use crate::server::ServerSpec;
+use crate::stand::deaths::{Deaths, TOGETHER, Turn};
 
 mod report;
 
-/// Agents that die together.
-const TOGETHER: usize = 10;
-/// Of so many turns …
-const TURNS: usize = 8;
-/// … this many are the server's death: its agents need some time to come back.
-const SERVER_DIES: usize = 2;
-/// … and this many are its standstill.
-const SERVER_PAUSES: usize = 1;
-/// How long it stands still: too short for anybody to take it for dead.
-const PAUSE: Duration = Duration::from_secs(3);
-/// Killed agents stay dead for so long.
-const OUTAGE: Duration = Duration::from_secs(2);
 /// How far it is, is said this often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -136,12 +125,12 @@ impl Kill {
         bed.fleet.expect_losses(true);
         bed.load();
         let began = clock::now();
-        let mut deaths = Deaths::new(self.seed);
+        let mut deaths = Deaths::default();
         self.let_die(&mut bed, &mut deaths, began).await?;
         let last_death = clock::now();
         bed.stop_load().await;
         deaths.raise(&bed, None);
-        let all_up = bed.wait_up(self.fleet.agents).await;
+        let all_up = bed.wait_up().await;
         bed.settle().await;
         let missing = all_up.map_or_else(|_| self.fleet.agents - bed.fleet.up(), |()| 0);
         let ended = clock::now();
@@ -172,10 +161,13 @@ impl Kill {
         began: Instant,
     ) -> anyhow::Result<()> {
         let (mut next, mut told) = (began + self.every, began);
+        let mut random = Random::new(self.seed);
+        let servers = bed.subject.servers_mut().len();
         while clock::now().duration_since(began) < self.duration {
             tokio::time::sleep_until(next.into()).await;
             next += self.every;
-            deaths.one(bed, self.fleet.agents).await?;
+            let turn = Turn::draw(&mut random, servers, self.fleet.agents);
+            deaths.one(bed, turn).await?;
             let now = clock::now();
             if now.duration_since(told) >= TELL_EVERY {
                 told = now;
@@ -203,7 +195,7 @@ impl Kill {
             every_s: self.every.as_secs_f64(),
             seconds: took.as_secs_f64(),
             settled_s: settled.as_secs_f64(),
-            server_deaths: deaths.server,
+            server_deaths: deaths.of_servers(),
             server_pauses: deaths.pauses,
             agent_deaths: deaths.agents,
             process_server_deaths: self.process_servers_die.map(|_| counted()),
@@ -243,131 +235,9 @@ impl Killed {
     }
 }
 
-/// Whose turn it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Turn {
-    ServerDies,
-    ServerPauses,
-    /// Agents from this one on.
-    AgentsDie(usize),
-}
-
-impl Turn {
-    fn draw(random: &mut Random, agents: usize) -> Self {
-        match random.below(TURNS) {
-            turn if turn < SERVER_DIES => Self::ServerDies,
-            turn if turn < SERVER_DIES + SERVER_PAUSES => Self::ServerPauses,
-            _ => Self::AgentsDie(random.below(agents.div_ceil(TOGETHER)) * TOGETHER),
-        }
-    }
-}
-
-/// Who has died so far.
-struct Deaths {
-    random: Random,
-    /// The first of each group that is dead, and since when.
-    dead: Vec<(usize, Instant)>,
-    server: u32,
-    pauses: u32,
-    agents: usize,
-}
-
-impl Deaths {
-    fn new(seed: u64) -> Self {
-        Self {
-            random: Random::new(seed),
-            dead: Vec::new(),
-            server: 0,
-            pauses: 0,
-            agents: 0,
-        }
-    }
-
-    /// Somebody dies or stands still; those who have been dead for long enough live again.
-    async fn one(&mut self, bed: &mut Bed, agents: usize) -> anyhow::Result<()> {
-        self.raise(bed, Some(OUTAGE));
-        match Turn::draw(&mut self.random, agents) {
-            Turn::ServerDies => {
-                if let Some(server) = self.choose(&mut bed.subject) {
-                    server.kill().await?;
-                    server.restart().await?;
-                    self.server += 1;
-                }
-            }
-            Turn::ServerPauses => {
-                if let Some(server) = self.choose(&mut bed.subject) {
-                    server.pause(PAUSE).await?;
-                    self.pauses += 1;
-                }
-            }
-            Turn::AgentsDie(first) => {
-                if self.dead.iter().all(|(dead, _)| *dead != first) {
-                    let group = first..(first + TOGETHER).min(agents);
-                    self.agents += group.len();
-                    bed.fleet.kill(group).await;
-                    self.dead.push((first, clock::now()));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The server, or any of its processes; nothing where it is not ours to hurt.
-    fn choose<'s>(&mut self, subject: &'s mut Subject) -> Option<&'s mut Server> {
-        match subject {
-            Subject::Ours(server) => Some(server),
-            Subject::Apart(servers) => {
-                let chosen = self.random.below(servers.servers.len());
-                servers.servers.get_mut(chosen)
-            }
-            Subject::Theirs(_) => None,
-        }
-    }
-
-    /// How far it is, in one line.
-    fn progress(&self, since: Duration, succeeded: u64) -> String {
-        format!(
-            "{:>3} min: {} processes succeeded; {} deaths and {} standstills of the server, {} deaths of agents",
-            since.as_secs() / 60,
-            crate::report::grouped(succeeded),
-            self.server,
-            self.pauses,
-            crate::report::grouped(self.agents as u64)
-        )
-    }
-
-    /// Starts those again that have been dead for so long; all, without a time.
-    fn raise(&mut self, bed: &Bed, after: Option<Duration>) {
-        let now = clock::now();
-        let agents = bed.fleet.ids().len();
-        self.dead.retain(|(first, since)| {
-            let stays = after.is_some_and(|after| now.duration_since(*since) < after);
-            if !stays {
-                bed.fleet
-                    .start_apart(*first..(*first + TOGETHER).min(agents));
-            }
-            stays
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn turns_are_shared_as_told_and_every_group_of_agents_has_its() {
-        let mut random = Random::new(1);
-        let turns: Vec<Turn> = (0..8000).map(|_| Turn::draw(&mut random, 25)).collect();
-        let count = |wanted| turns.iter().filter(|turn| **turn == wanted).count();
-        let about = |wanted, count: usize| count.abs_diff(wanted) < wanted / 8;
-        assert!(about(2000, count(Turn::ServerDies)));
-        assert!(about(1000, count(Turn::ServerPauses)));
-        // Two whole groups, and one of five.
-        for first in [0, 10, 20] {
-            assert!(about(5000 / 3, count(Turn::AgentsDie(first))), "{first}");
-        }
-    }
 
     #[test]
     fn process_servers_die_only_where_that_is_asked_for() {

@@ -1,0 +1,95 @@
+//! `drover-loadtest scenario`: a whole deployment, whose every part dies or whose services stop.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use clap::Args;
+use loadtest::scenario::{Drill, Site};
+use loadtest::server::{ServerSpec, Target};
+
+use crate::{ServerArguments, WorkDir, duration, write_json};
+
+#[derive(Args)]
+pub(crate) struct ScenarioArguments {
+    /// The deployment: which processes, on which services
+    #[arg(long, value_enum, default_value = "single")]
+    site: Site,
+    /// Hypervisors to simulate
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    agents: u32,
+    /// Processes to make, evenly spread over the time
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    processes: u64,
+    /// Service time of each operation, in milliseconds
+    #[arg(long, default_value_t = 1000)]
+    service_ms: u64,
+    /// Somebody dies this often
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    every: Duration,
+    /// The second of each kind of process stays dead for so long
+    #[arg(long, default_value = "20s", value_parser = duration)]
+    stays_dead: Duration,
+    /// One process stands still for so long
+    #[arg(long, default_value = "25s", value_parser = duration)]
+    standstill: Duration,
+    /// Agents that die, percent
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(..=100))]
+    agents_die: u32,
+    /// Seed of the workload's choices
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write what was found as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a dated folder under this one
+    #[arg(
+        long,
+        visible_alias = "out",
+        value_name = "DIR",
+        default_value = "bench-results"
+    )]
+    results: PathBuf,
+    /// Write no folder
+    #[arg(long)]
+    no_results: bool,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+/// Whether everything held.
+pub(crate) async fn run(arguments: ScenarioArguments) -> anyhow::Result<bool> {
+    let work = WorkDir::new(arguments.server.work_dir.clone())?;
+    let drill = Drill {
+        site: arguments.site,
+        agents: usize::try_from(arguments.agents)?,
+        processes: arguments.processes,
+        service_ms: arguments.service_ms,
+        every: some_time("--every", arguments.every)?,
+        stays_dead: arguments.stays_dead,
+        standstill: some_time("--standstill", arguments.standstill)?,
+        agents_die_percent: usize::try_from(arguments.agents_die)?,
+        seed: arguments.seed,
+        server: spec(&arguments.server, &work)?,
+        work_dir: work.path.clone(),
+        results: (!arguments.no_results).then_some(arguments.results),
+    };
+    let found = drill.run().await?;
+    write_json(arguments.json, &found)?;
+    Ok(found.passed)
+}
+
+fn some_time(flag: &str, time: Duration) -> anyhow::Result<Duration> {
+    ensure!(!time.is_zero(), "{flag} is 0; give it some time such as 5s");
+    Ok(time)
+}
+
+/// A scenario kills what it started: one that runs already cannot be used.
+fn spec(server: &ServerArguments, work: &WorkDir) -> anyhow::Result<ServerSpec> {
+    match server.target(work)? {
+        Target::Start(spec) => Ok(spec),
+        Target::Apart(_) | Target::Running { .. } => bail!(
+            "a scenario starts servers of its own: leave out --api, and name the binary with --server"
+        ),
+    }
+}

@@ -4,7 +4,7 @@ use futures_util::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::plane::{Plane, plane, read};
+use crate::plane::{Plane, plane, plane_in, read};
 
 /// Reads events until `wanted` of them have come.
 async fn watch(plane: &Plane, query: &str, after: Option<u64>, wanted: usize) -> Vec<Value> {
@@ -97,6 +97,29 @@ async fn a_stream_without_an_id_begins_now_and_filters() {
         () = acting => unreachable!("goes on for ever"),
     };
     assert!(events.iter().all(|event| event["agent"] == two.to_string()));
+}
+
+/// As on a database server after a transaction that failed: its numbers are nobody's.
+#[tokio::test]
+async fn a_stream_goes_on_over_a_number_that_no_event_has() {
+    use sqlx::{ConnectOptions as _, Connection as _};
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("drover.db");
+    let plane = plane_in(dir, 10_000).await;
+    let agent = plane.agent(1, true).await;
+    plane
+        .start("1", json!({ "agent": agent, "kind": "exec" }))
+        .await;
+    let all = watch(&plane, "", Some(0), 6).await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+    let mut database = options.connect().await.unwrap();
+    let missing = all[3]["sequence"].as_i64().unwrap();
+    let gone = sqlx::query("DELETE FROM process_event WHERE seq = ?").bind(missing);
+    let gone = gone.execute(&mut database).await.unwrap();
+    assert_eq!(gone.rows_affected(), 1);
+    database.close().await.unwrap();
+    let rest = watch(&plane, "", Some(0), 5).await;
+    assert_eq!((&rest[..3], &rest[3..5]), (&all[..3], &all[4..6]));
 }
 
 #[tokio::test]

@@ -378,6 +378,8 @@ impl Daemon {
                 let (now, now_ms) = (clock::now(), clock::unix_ms());
                 // The link may have ended while the event waited.
                 if self.wire(lane.link).is_some() {
+                    let observer = &self.agent.parts.observer;
+                    observer.commanded(self.agent.id, command.operation, epoch);
                     self.session
                         .handle_command(now, now_ms, lane, epoch, command);
                 }

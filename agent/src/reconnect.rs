@@ -38,6 +38,8 @@ const FAILURES_MAX: u32 = 7;
 pub enum Down {
     /// No session came about, or it was lost; for a close of the gateway what its code asks for.
     Lost(Retry),
+    /// A session was lost because nothing was heard any more. One that starts again would have said so.
+    Silent,
     /// The gateway named another one.
     Redirected {
         /// Its addresses, in order.
@@ -134,13 +136,16 @@ impl Reconnect {
                 self.begin_round(Vec::new());
                 self.take(around(SLOWLY, random))
             }
-            Down::Lost(Retry::Soon) => {
+            Down::Lost(Retry::Soon) | Down::Silent => {
                 let address = self.round.first().cloned();
                 if lost_session.is_none() && address.is_some() {
                     return self.take(Duration::ZERO);
                 }
                 let after = self.pause(lost_session.is_some(), random);
                 self.begin_round(Vec::new());
+                if down == Down::Silent {
+                    self.put_last_good_last();
+                }
                 self.take(after)
             }
             Down::Redirected {
@@ -204,6 +209,16 @@ impl Reconnect {
         self.round = round;
     }
 
+    /// Where nobody has answered for so long is tried after the others: each try there takes as long as it may.
+    fn put_last_good_last(&mut self) {
+        let last = self.last_good.as_ref();
+        let at = self.round.iter().position(|address| Some(address) == last);
+        if let Some(at) = at {
+            let address = self.round.remove(at);
+            self.round.push(address);
+        }
+    }
+
     fn take(&mut self, after: Duration) -> Next {
         if self.round.is_empty() {
             // Nothing is configured: the caller checks that before it begins.
@@ -265,6 +280,27 @@ mod tests {
         assert_eq!(policy.handle_down(later, SOON, 0.5), connect(10_000, "b:1"));
         assert_eq!(policy.handle_down(later, SOON, 0.5), connect(0, "c:1"));
         assert_eq!(policy.handle_down(later, SOON, 0.5), connect(0, "a:1"));
+    }
+
+    #[test]
+    fn where_nothing_was_heard_any_more_is_tried_last() {
+        let now = clock::now();
+        let mut policy = policy();
+        policy.first();
+        policy.handle_up(now, "a:1", Duration::from_secs(20), &["c:1".into()]);
+        assert_eq!(
+            policy.handle_down(now, Down::Silent, 0.5),
+            connect(10_000, "c:1")
+        );
+        assert_eq!(policy.handle_down(now, SOON, 0.5), connect(0, "b:1"));
+        assert_eq!(policy.handle_down(now, SOON, 0.5), connect(0, "a:1"));
+        let mut alone = Reconnect::new(vec!["a:1".into()]);
+        alone.first();
+        alone.handle_up(now, "a:1", Duration::from_secs(20), &[]);
+        assert_eq!(
+            alone.handle_down(now, Down::Silent, 0.5),
+            connect(10_000, "a:1")
+        );
     }
 
     #[test]

@@ -169,11 +169,23 @@ pub trait Events: Send + Sync {
 /// # Errors
 /// [`CoordinationError::File`].
 pub fn locks(url: &LocksUrl, store: &Store) -> Result<Arc<dyn Locks>, CoordinationError> {
+    Ok(match (url, locks_of_their_own(url)?) {
+        (_, Some(locks)) => locks,
+        (LocksUrl::Sql, None) => Arc::new(sql::locks(store.clone())),
+        (_, None) => LocalBus::default().locks(),
+    })
+}
+
+/// The lock service that a URL names, for a program without a store; `None`: it is the store, or within one process. A
+/// service that is away now is no error: it may come.
+///
+/// # Errors
+/// [`CoordinationError::File`].
+pub fn locks_of_their_own(url: &LocksUrl) -> Result<Option<Arc<dyn Locks>>, CoordinationError> {
     Ok(match url {
-        LocksUrl::Local => LocalBus::default().locks(),
-        LocksUrl::Sql => Arc::new(sql::locks(store.clone())),
-        LocksUrl::Redis(target) => Arc::new(redis::locks(target)?),
-        LocksUrl::ZooKeeper(target) => Arc::new(zookeeper::ZooKeeper::new(target)?),
+        LocksUrl::Local | LocksUrl::Sql => None,
+        LocksUrl::Redis(target) => Some(Arc::new(redis::locks(target)?)),
+        LocksUrl::ZooKeeper(target) => Some(Arc::new(zookeeper::ZooKeeper::new(target)?)),
     })
 }
 

@@ -2,26 +2,29 @@
 //!
 //! ```text
 //!   process server ─▶ switch.rs ─┬─▶ agent server A: its groups        keeper.rs   once a second
-//!                                └─▶ agent server B: its groups          ├─ renews the leases of those it reaches
+//!                                └─▶ agent server B: its groups          ├─ renews the leases of those that ask
 //!                                                                        ├─ gives groups away: balance.rs
 //!   store: agent_server (leases), group_owner (owner, epoch) ◀───────────┘   and tells what has changed
 //! ```
 //!
 //! An agent server has no store. It *registers* by letting a process server in: whoever reaches it writes it down
-//! and prolongs its lease for it ([`LEASE`], every [`RENEW`]). So one that nobody reaches any more loses its
+//! and prolongs its lease for it ([`LEASE`], every [`LINK_RENEW`](protocol::limits::LINK_RENEW)). So one that nobody reaches any more loses its
 //! groups, whatever it thinks itself, and one that some process servers do not reach keeps them. It asks for that
 //! every five seconds, and sends nothing on to agents once its last question that was answered is ten seconds old: so it
-//! has stopped before its groups are another's, also where it stood still in between.
+//! has stopped before its groups are another's, also where it stood still in between. Where a lock service says that one
+//! is gone, both times are shorter: watch.rs.
 //!
 //! A group is given away by compare-and-set on its epoch, never otherwise, and every process server tells every
 //! gateway what the store says. Nothing is lost or done twice where two of them see it differently: a dispatch carries the epoch,
 //! agents refuse a lower one than they have seen, and what was on its way is asked for by its operation id.
 
 mod balance;
+mod figures;
 mod keeper;
 mod switch;
+mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,19 +32,29 @@ use protocol::ids::{GatewayId, GroupId, ServerId};
 use protocol::limits::LINK_LEASE;
 use tokio::sync::Notify;
 
-use self::balance::Field;
-pub(crate) use self::balance::Gift;
+use self::balance::Pace;
+pub(crate) use self::balance::{Field, Gift, Taker, elsewhere, even};
+use self::figures::Figures;
+pub(crate) use self::figures::metrics;
 pub(crate) use self::keeper::{keep, watch};
 pub use self::switch::{AddError, Switch, Way};
 use crate::clock::{self, UnixMs};
 use crate::store::groups::Group;
 use crate::store::{Store, StoreError};
 
-/// An agent server that nobody has reached for so long has lost its groups. Six seconds of silence end a link
+/// An agent server whose lease nobody has prolonged for so long has lost its groups. Six seconds of silence end a link
 /// before, so all of it takes less than 20 s.
 pub const LEASE: Duration = Duration::from_secs(12);
-/// How often a lease is prolonged that nobody asks for.
-pub const RENEW: Duration = Duration::from_secs(5);
+/// What the locks of agent servers are called, where there is a lock service: each is held by the agent server's own
+/// process, under its run.
+pub const LOCKS: &str = "agent-server";
+/// An agent server that holds such a lock asks for its lease to be prolonged this often …
+pub const WATCHED_RENEW: Duration = Duration::from_secs(1);
+/// … and dispatches for so long from its last question that was answered, since it may be given up early.
+pub const WATCHED_LEASE: Duration = Duration::from_secs(3);
+/// A group that somebody has moved stays where it went for so long, whatever the loads are: long enough to look at
+/// what it has changed.
+pub const STAYS: Duration = Duration::from_secs(600);
 
 // It has stopped to dispatch before: the lease in the store begins later than the question that it counts from.
 const _: () = assert!(LINK_LEASE.as_millis() < LEASE.as_millis());
@@ -58,6 +71,8 @@ pub struct AgentServer {
     pub addresses: Vec<String>,
     /// How many shards its gateway has.
     pub shards: u16,
+    /// Agents that it is given at most, while another one has room.
+    pub capacity: u32,
 }
 
 /// What the store knows of one.
@@ -73,6 +88,15 @@ pub struct Registered {
     pub renewed_at: UnixMs,
 }
 
+/// Where a group is to be, while that agent server is there and does not drain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pin {
+    /// The agent server's link.
+    pub link: String,
+    /// It ends by itself then; `None`: when somebody removes it.
+    pub until: Option<UnixMs>,
+}
+
 /// A group and its owner.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Placed {
@@ -82,8 +106,8 @@ pub struct Placed {
     pub owner: Option<GatewayId>,
     /// Its agents that may come in.
     pub agents: u64,
-    /// The link of the agent server that it is pinned to.
-    pub pin: Option<String>,
+    /// The agent server that it is pinned to.
+    pub pin: Option<Pin>,
 }
 
 /// What the process servers of this program know in common of agent servers elsewhere.
@@ -91,6 +115,7 @@ pub struct Placed {
 pub struct Gateways {
     inner: Mutex<Inner>,
     changed: Notify,
+    figures: Figures,
 }
 
 #[derive(Default)]
@@ -112,6 +137,8 @@ struct Inner {
     asked: Vec<(GatewayId, Answer)>,
     /// Runs that have ended in order, and that the store does not know of yet.
     ended: Vec<GatewayId>,
+    /// Runs of which a lock service says that they are gone.
+    doubted: BTreeSet<GatewayId>,
 }
 
 /// Tells an agent server that its lease has been prolonged.
@@ -199,6 +226,15 @@ impl Gateways {
         std::mem::take(&mut self.lock().ended)
     }
 
+    /// Whether a lock service says that this run is gone: whoever has a link to it should ask it.
+    pub fn is_doubted(&self, run: GatewayId) -> bool {
+        self.lock().doubted.contains(&run)
+    }
+
+    fn doubt(&self, runs: BTreeSet<GatewayId>) {
+        self.lock().doubted = runs;
+    }
+
     /// The owner of a group, as far as is known.
     pub fn owner(&self, group: GroupId) -> Option<GatewayId> {
         self.lock().owners.get(&group).copied()
@@ -246,14 +282,15 @@ impl Gateways {
         store
             .renew_agent_servers(self.reached(), clock::now())
             .await?;
-        self.place(store, 0).await
+        self.place(store, Pace::default()).await
     }
 
-    /// Gives groups away: those that nobody owns who is alive, and `moves` others to make the loads even. Returns all
+    /// Gives groups away: those that nobody owns who is alive, and so many others that are to be elsewhere. Returns all
     /// groups and their owners, which are known here from now on.
-    async fn place(&self, store: &Store, moves: usize) -> Result<Vec<Placed>, StoreError> {
-        let servers = store.agent_servers(clock::now()).await?;
-        let groups = store.placed_groups().await?;
+    async fn place(&self, store: &Store, pace: Pace) -> Result<Vec<Placed>, StoreError> {
+        let now = clock::now();
+        let servers = store.agent_servers(now).await?;
+        let groups = store.placed_groups(now).await?;
         let alive = servers.iter().filter(|one| one.alive);
         let alive: Vec<GatewayId> = alive.map(|one| one.server.run).collect();
         let leaving = servers.iter().filter(|one| one.draining);
@@ -262,16 +299,18 @@ impl Gateways {
         let reached = self.reached().into_iter();
         let takers = reached.filter(|one| !leaving.contains(&one.run));
         let field = Field {
-            servers: takers.map(|one| (one.run, one.link)).collect(),
+            servers: takers.map(|one| (one.run, Taker::from(one))).collect(),
             alive,
             leaving,
         };
-        let plan = balance::plan(&field, &groups, moves);
+        self.figures.loaded(&field, &groups);
+        let plan = balance::plan(&field, &groups, pace);
         let groups = match plan.is_empty() {
             true => groups,
             false => {
-                store.give_groups(plan).await?;
-                store.placed_groups().await?
+                let given = store.give_groups(plan).await?;
+                self.figures.given(given);
+                store.placed_groups(now).await?
             }
         };
         self.know(servers, &groups);
@@ -280,8 +319,9 @@ impl Gateways {
 
     /// Hears from the store who owns what; gives nothing away, and prolongs nothing.
     pub(crate) async fn learn(&self, store: &Store) -> Result<(), StoreError> {
-        let servers = store.agent_servers(clock::now()).await?;
-        self.know(servers, &store.placed_groups().await?);
+        let now = clock::now();
+        let servers = store.agent_servers(now).await?;
+        self.know(servers, &store.placed_groups(now).await?);
         Ok(())
     }
 
@@ -304,6 +344,15 @@ impl Gateways {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<AgentServer> for Taker {
+    fn from(server: AgentServer) -> Self {
+        Self {
+            link: server.link,
+            capacity: server.capacity,
+        }
     }
 }
 

@@ -39,7 +39,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{AdminServer, ApiConfig, ApiServer, Parts, ReadySource, Served};
-use crate::coordination::{CoordinationError, EventsUrl, LocksUrl};
+use crate::coordination::{CoordinationError, EventsUrl, Locks, LocksUrl};
 use crate::dispatch::Engine;
 use crate::downlink::Ends;
 use crate::enrol::{EnrolConfig, Enroller};
@@ -183,21 +183,21 @@ pub async fn start(
     let runs = config.runs;
     let (webhooks, courier) = webhooks::new(&config.webhooks, store.clone())?;
     let services = services(&config, &store)?;
+    let locks = services.locks.clone();
     let (front, servers) = Box::pin(servers::start(&store, ends, services)).await?;
     let (engine, recorded) = (front.engine, front.recorded);
-    let enroller = {
-        let identity = Arc::clone(&identity);
-        Enroller::new(store.clone(), engine.clone(), identity, config.enrol)
-    };
+    let signs = Arc::clone(&identity);
+    let enroller = Enroller::new(store.clone(), engine.clone(), signs, config.enrol);
     let halt = CancellationToken::new();
     let (batch_runner, batching) = batches::start(store.clone(), engine.clone(), halt.clone());
+    let own = (&enroller, &webhooks, &servers.deaths);
     let parts = Parts {
         store: store.clone(),
         engine: engine.clone(),
         events: recorded.clone(),
         identity,
         kinds: config.kinds,
-        metrics: with_own(config.metrics, &enroller, &webhooks, &servers.deaths),
+        metrics: with_own(config.metrics, config.gateways.as_ref(), own),
         gateway: config.gateway,
         ready: with_company(config.ready, runs, &engine),
         telemetry: Arc::new(api::Telemetry::new()),
@@ -226,7 +226,7 @@ pub async fn start(
         background.push(("the enrolment service", enrolling));
     }
     if let Some(several) = config.gateways {
-        let keeping = keep_groups(runs, &store, &engine, several);
+        let keeping = keep_groups(runs, &store, &engine, (several, locks));
         background.push(("the keeping of agent servers' groups", keeping));
     }
     let background = background.into_iter().map(|(name, task)| {
@@ -266,11 +266,12 @@ fn keep_groups(
     runs: Runs,
     store: &Store,
     engine: &Engine,
-    several: Arc<Gateways>,
+    (several, locks): (Arc<Gateways>, Option<Arc<dyn Locks>>),
 ) -> JoinHandle<()> {
+    let (store, engine) = (store.clone(), engine.clone());
     match runs.processes {
-        true => tokio::spawn(gateways::keep(store.clone(), engine.clone(), several)),
-        false => tokio::spawn(gateways::watch(store.clone(), several)),
+        true => tokio::spawn(gateways::keep(store, engine, several, locks)),
+        false => tokio::spawn(gateways::watch(store, several)),
     }
 }
 
@@ -292,10 +293,10 @@ fn keep(
 /// The figures of the rest of the program and those of this crate's parts that keep their own.
 fn with_own(
     mut metrics: Vec<MetricsSource>,
-    enroller: &Enroller,
-    webhooks: &Webhooks,
-    deaths: &Arc<Deaths>,
+    several: Option<&Arc<Gateways>>,
+    (enroller, webhooks, deaths): (&Enroller, &Webhooks, &Arc<Deaths>),
 ) -> Vec<MetricsSource> {
+    metrics.extend(several.map(gateways::metrics));
     let (enroller, webhooks, deaths) = (enroller.clone(), webhooks.clone(), Arc::clone(deaths));
     metrics.push(Arc::new(move |families: &mut Vec<Family>| {
         families.push(enroller.stats().family());

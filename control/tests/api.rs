@@ -20,6 +20,8 @@ mod drivers;
 mod enrolment;
 #[path = "api/events.rs"]
 mod events;
+#[path = "api/group_moves.rs"]
+mod group_moves;
 #[path = "api/histograms.rs"]
 mod histograms;
 #[path = "api/kinds.rs"]

@@ -122,6 +122,8 @@ pub(crate) struct LinkSettings {
     pub(crate) listen: SocketAddr,
     /// `host:port` of each agent server, for process servers that do not have the only one.
     pub(crate) connect: Vec<String>,
+    /// Agents that each of them is given at most, while another one has room.
+    pub(crate) agents_per_server: u32,
 }
 
 /// What is to go wrong, for tests of what follows; `None`: never.
@@ -223,6 +225,7 @@ impl Default for Config {
             link: LinkSettings {
                 listen: SocketAddr::from(([0, 0, 0, 0], 7444)),
                 connect: Vec::new(),
+                agents_per_server: 10_000,
             },
             certificate_life: AGENT_CERTIFICATE_LIFE,
             kinds: Kinds::default(),

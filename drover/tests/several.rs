@@ -18,6 +18,8 @@ use rustix::process::Signal;
 /// Groups are another's after so long: 6 s of silence, 12 s of lease, a look a second, and a busy
 /// machine.
 const TAKEN_OVER: Duration = Duration::from_secs(20);
+/// The same where a lock service says that it is gone, and a busy machine.
+const TAKEN_OVER_EARLY: Duration = Duration::from_secs(5);
 /// More than twice the lease.
 const STILL: Duration = Duration::from_secs(25);
 /// How the first agent server goes, and comes back.
@@ -29,8 +31,14 @@ enum Goes {
     StandsStill,
 }
 
-async fn whoever_goes(goes: Goes, process_servers: u32) {
-    let mut apart = Box::pin(Apart::start(2, process_servers)).await;
+/// `locks`: the lock service's URL.
+async fn whoever_goes(goes: Goes, process_servers: u32, locks: &str) {
+    let settings = [format!("locks.url={locks}")];
+    let mut apart = Box::pin(Apart::start_with(2, process_servers, &settings)).await;
+    let taken_over = match locks {
+        "sql:" => TAKEN_OVER,
+        _ => TAKEN_OVER_EARLY,
+    };
     let work = apart.work.clone();
     apart.fleet.expect_losses(true);
     apart.until_spread().await;
@@ -54,7 +62,7 @@ async fn whoever_goes(goes: Goes, process_servers: u32) {
             raised(&before, &apart.epochs()) > before.len() / 3
         })
         .await;
-    assert!(went.elapsed() <= TAKEN_OVER, "{:?}", went.elapsed());
+    assert!(went.elapsed() <= taken_over, "{:?}", went.elapsed());
     apart
         .until("all agents on the other one", || {
             apart.agents[1].sessions() == AGENTS
@@ -78,17 +86,35 @@ async fn whoever_goes(goes: Goes, process_servers: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_agent_servers_dies_and_all_processes_are_done_once() {
-    whoever_goes(Goes::Dies, 1).await;
+    whoever_goes(Goes::Dies, 1, "sql:").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_with_several_process_servers() {
-    whoever_goes(Goes::Dies, 2).await;
+    whoever_goes(Goes::Dies, 2, "sql:").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_stood_still_does_nothing_twice_when_it_goes_on() {
-    whoever_goes(Goes::StandsStill, 1).await;
+    whoever_goes(Goes::StandsStill, 1, "sql:").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_zookeeper_the_groups_of_a_dead_one_are_another_s_within_five_seconds() {
+    let zookeeper = testkit::ZooKeeper::start().await.expect("a ZooKeeper");
+    whoever_goes(Goes::Dies, 1, &zookeeper.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_redis_the_groups_of_a_dead_one_are_another_s_within_five_seconds() {
+    let redis = testkit::Redis::start().await.expect("a Redis");
+    whoever_goes(Goes::Dies, 2, &redis.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stood_still_does_nothing_twice_when_it_was_given_up_early() {
+    let redis = testkit::Redis::start().await.expect("a Redis");
+    whoever_goes(Goes::StandsStill, 1, &redis.url()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

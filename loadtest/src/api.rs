@@ -96,6 +96,21 @@ struct Identified {
     id: Uuid,
 }
 
+/// A group and who owns it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct GroupState {
+    /// The group.
+    pub id: Uuid,
+    /// Raised with every new owner.
+    pub epoch: u64,
+    /// Agents in it that may come in.
+    pub agents: usize,
+    /// Agents of it that have a session.
+    pub connected: usize,
+    /// The link of the agent server that owns it, where there are several.
+    pub agent_server: Option<String>,
+}
+
 /// How far one action on many processes is.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Batch {
@@ -355,6 +370,32 @@ impl Api {
     pub async fn batch(&self, id: Uuid) -> anyhow::Result<Batch> {
         let reply = self.get(&format!("/v1/batches/{id}")).await?;
         Ok(reply.json().await?)
+    }
+
+    /// All groups; there must not be more than a page holds.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub async fn groups(&self) -> anyhow::Result<Vec<GroupState>> {
+        #[derive(Deserialize)]
+        struct Page {
+            items: Vec<GroupState>,
+        }
+        let reply = self.get("/v1/groups?page_size=500").await?;
+        Ok(reply.json::<Page>().await?.items)
+    }
+
+    /// Lets the agent server at a link give its groups away.
+    ///
+    /// # Errors
+    /// When the server refuses or cannot be reached.
+    pub async fn drain_agent_server(&self, link: &str) -> anyhow::Result<()> {
+        let path = format!("/v1/agent-servers/{link}/drain");
+        let reply = self.post(&path, &json!({})).await?;
+        if !reply.status().is_success() {
+            bail!("no drain: {}", reply.text().await?);
+        }
+        Ok(())
     }
 
     /// Whether the server says that it is ready.

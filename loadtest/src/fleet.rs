@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent::driver::simulated::{Effect, EffectLog};
@@ -24,7 +24,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
 use protocol::agent::Welcome;
 use protocol::enrol::{EnrolRefusal, JoinToken};
-use protocol::ids::{AgentId, Fence, OperationId};
+use protocol::ids::{AgentId, Epoch, Fence, GroupId, OperationId};
 use protocol::limits::CAPACITY_MAX;
 use protocol::operation::Refusal;
 use tokio::task::JoinHandle;
@@ -55,6 +55,14 @@ pub struct Work {
     pub capacity: u32,
     /// Called whenever one refuses a command.
     pub on_refusal: Option<Refused>,
+}
+
+/// Told of every command of a fleet.
+pub trait CommandWatch: Send + Sync {
+    /// An agent has durably accepted an operation, which came under this epoch of its group.
+    fn accepted(&self, agent: AgentId, operation: OperationId, epoch: Epoch);
+    /// One was refused.
+    fn refused(&self, why: &Refusal);
 }
 
 /// Told of a refusal.
@@ -167,6 +175,19 @@ impl Fleet {
             .iter()
             .map(|identity| identity.agent)
             .collect()
+    }
+
+    /// The group of each.
+    pub fn groups(&self) -> HashMap<AgentId, GroupId> {
+        let identities = self.identities.iter();
+        identities.map(|one| (one.agent, one.group)).collect()
+    }
+
+    /// Tells `watch` of every command from now on; once.
+    pub fn watch_commands(&self, watch: Arc<dyn CommandWatch>) {
+        if self.log.watch.set(watch).is_err() {
+            tracing::error!("the commands of this fleet are watched already");
+        }
     }
 
     /// Starts the agents of a range of numbers on sockets that other calls may share.
@@ -417,6 +438,9 @@ struct SessionLog {
     died: AtomicU64,
     losses_expected: AtomicBool,
     on_refusal: Option<Refused>,
+    watch: OnceLock<Arc<dyn CommandWatch>>,
+    /// Under which epoch operations came that are not accepted yet, where somebody watches.
+    commanded: Mutex<HashMap<(AgentId, OperationId), Epoch>>,
     times: Mutex<Times>,
 }
 
@@ -432,6 +456,8 @@ impl SessionLog {
     fn new(on_refusal: Option<Refused>) -> Self {
         Self {
             on_refusal,
+            watch: OnceLock::new(),
+            commanded: Mutex::default(),
             up: AtomicU32::new(0),
             ups_since: AtomicU32::new(0),
             lost: AtomicU64::new(0),
@@ -491,9 +517,27 @@ impl Observer for SessionLog {
         }
     }
 
-    fn refused(&self, _agent: AgentId, _operation: OperationId, _fence: Fence, why: &Refusal) {
+    fn commanded(&self, agent: AgentId, operation: OperationId, epoch: Epoch) {
+        if self.watch.get().is_some() {
+            lock(&self.commanded).insert((agent, operation), epoch);
+        }
+    }
+
+    fn accepted(&self, agent: AgentId, operation: OperationId, _fence: Fence) {
+        if let Some(watch) = self.watch.get()
+            && let Some(epoch) = lock(&self.commanded).remove(&(agent, operation))
+        {
+            watch.accepted(agent, operation, epoch);
+        }
+    }
+
+    fn refused(&self, agent: AgentId, operation: OperationId, _fence: Fence, why: &Refusal) {
         if let Some(told) = &self.on_refusal {
             told(why);
+        }
+        if let Some(watch) = self.watch.get() {
+            lock(&self.commanded).remove(&(agent, operation));
+            watch.refused(why);
         }
     }
 

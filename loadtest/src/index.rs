@@ -116,6 +116,10 @@ fn line_of(folder: &Path) -> anyhow::Result<Option<Line>> {
         let found: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{name}/kill.json is not JSON"))?;
         flow::told_deaths(&found)
+    } else if let Ok(bytes) = read("failover.json") {
+        let found: Value = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{name}/failover.json is not JSON"))?;
+        flow::told_failover(&found)
     } else {
         return Ok(None);
     };

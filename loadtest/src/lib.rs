@@ -9,6 +9,7 @@
 //!   api ───▶ a flood of one of the API's listeners, and the other one asked meanwhile
 //!   flow ──▶ rules of flow in a simulator; Drover's are the production code of the gateway
 //!   scenario ▶ a deployment of any shape, on real services, whose every process dies
+//!   failover ▶ several agent servers that die, drain, stand still, come and go
 //!   compare ─▶ peers (the same job on other servers; feature `peers`)
 //! ```
 //!
@@ -18,6 +19,7 @@ pub mod api;
 pub mod clock;
 pub mod compare;
 pub mod door;
+pub mod failover;
 pub mod fleet;
 pub mod flow;
 pub mod hammer;

@@ -1,5 +1,6 @@
 //! `drover-loadtest`: a fleet of simulated hypervisors, and attacks, against a Drover server.
 
+mod failover_cli;
 mod flow_cli;
 mod scenario_cli;
 
@@ -36,6 +37,8 @@ enum Command {
     Flow(Box<flow_cli::FlowArguments>),
     /// Let every part of a deployment die, of one process or of many on real services, and account for everything
     Scenario(Box<scenario_cli::ScenarioArguments>),
+    /// Kill, drain and stop agent servers of several, let some come and go, and see what becomes of their groups
+    Failover(failover_cli::FailoverArguments),
     /// Write the table of all runs into the README of a folder of results
     Index {
         /// The folder
@@ -320,6 +323,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Api(arguments) => runtime()?.block_on(hammer(arguments)),
         Command::Flow(arguments) => flow_cli::run(*arguments),
         Command::Scenario(arguments) => runtime()?.block_on(scenario_cli::run(*arguments)),
+        Command::Failover(arguments) => runtime()?.block_on(failover_cli::run(arguments)),
         Command::Index { results } => {
             let runs = loadtest::index::write(&results)?;
             println!("{runs} runs are in {}", results.join("README.md").display());

@@ -160,7 +160,10 @@ impl Daemon {
                 tracing::warn!(%agent, %end, "the agent tries again in some minutes");
             }
         }
-        let down = down.unwrap_or(Down::Lost(end.retry()));
+        let down = down.unwrap_or(match end {
+            SessionEnd::TimedOut => Down::Silent,
+            _ => Down::Lost(end.retry()),
+        });
         let next = self
             .reconnect
             .handle_down(clock::now(), down, rand::random());

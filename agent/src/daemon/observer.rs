@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use protocol::agent::Welcome;
 use protocol::close::{CloseCode, Retry};
-use protocol::ids::{AgentId, Fence, OperationId};
+use protocol::ids::{AgentId, Epoch, Fence, OperationId};
 use protocol::operation::{Outcome, Refusal};
 use quinn::ConnectionError;
 
@@ -17,6 +17,8 @@ pub trait Observer: Send + Sync + 'static {
     fn session_down(&self, _agent: AgentId, _end: &SessionEnd) {}
     /// A connection could not be made or was refused before its Welcome.
     fn connect_failed(&self, _agent: AgentId, _reason: &str) {}
+    /// A command has come, under this epoch of the agent's group.
+    fn commanded(&self, _agent: AgentId, _operation: OperationId, _epoch: Epoch) {}
     /// An operation is durably accepted.
     fn accepted(&self, _agent: AgentId, _operation: OperationId, _fence: Fence) {}
     /// An operation was refused.

@@ -7,6 +7,7 @@ mod batches;
 mod dead_letters;
 mod events;
 mod filters;
+mod group_moves;
 mod groups;
 pub(super) mod health;
 mod histograms;
@@ -72,6 +73,9 @@ fn described() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(groups::list, groups::create))
         .routes(routes!(groups::show))
         .routes(routes!(groups::pin, groups::unpin))
+        .routes(routes!(group_moves::assign))
+        .routes(routes!(group_moves::drain))
+        .routes(routes!(group_moves::rebalance))
         .routes(routes!(join_tokens::list, join_tokens::create))
         .routes(routes!(join_tokens::delete))
         .routes(routes!(api_tokens::list, api_tokens::create))

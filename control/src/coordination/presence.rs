@@ -37,17 +37,26 @@ impl Presence {
     /// Begins to hold the lock of `own`, among others of this kind: `process-server`. A kind is made as a [`Name`] is,
     /// of at most 60 characters; of another nobody is seen.
     pub fn start(locks: Arc<dyn Locks>, kind: &str, own: Uuid) -> Self {
-        let (peers, watched) = watch::channel(BTreeSet::new());
-        let (suspecting, suspects) = watch::channel(BTreeSet::new());
         let end = CancellationToken::new();
-        let name = move |kind: &str, server: Uuid| Name::new(&format!("{kind}.{server}"));
         if let Some(name) = name(kind, own) {
             let holding = hold(Arc::clone(&locks), name);
             tokio::spawn(end.clone().run_until_cancelled_owned(holding));
         }
+        Self::of(locks, kind, First::EvenIfNeverSeen, end)
+    }
+
+    /// Begins to watch those of a kind, of which one is not itself. They need not hold locks: only who was seen to hold
+    /// one is suspected when it is vacant.
+    pub fn watch(locks: Arc<dyn Locks>, kind: &str) -> Self {
+        Self::of(locks, kind, First::OnceSeen, CancellationToken::new())
+    }
+
+    fn of(locks: Arc<dyn Locks>, kind: &str, first: First, end: CancellationToken) -> Self {
+        let (peers, watched) = watch::channel(BTreeSet::new());
+        let (suspecting, suspects) = watch::channel(BTreeSet::new());
         let kind = kind.to_owned();
         let named = move |peer| name(&kind, peer);
-        let watching = watch_all(locks, named, watched, Arc::new(suspecting));
+        let watching = watch_all(locks, named, first, watched, Arc::new(suspecting));
         tokio::spawn(end.clone().run_until_cancelled_owned(watching));
         Self {
             peers,
@@ -76,6 +85,19 @@ impl Presence {
             std::future::pending().await
         }
     }
+}
+
+/// When somebody is suspected whose lock is vacant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// Also when nobody has seen it held: it was gone before.
+    EvenIfNeverSeen,
+    /// Only once it has been held.
+    OnceSeen,
+}
+
+fn name(kind: &str, server: Uuid) -> Option<Name> {
+    Name::new(&format!("{kind}.{server}"))
 }
 
 /// Holds a lock, again and again. The log has a line for each change, not for each try.
@@ -108,6 +130,7 @@ async fn hold(locks: Arc<dyn Locks>, name: Name) -> ! {
 async fn watch_all(
     locks: Arc<dyn Locks>,
     name: impl Fn(Uuid) -> Option<Name>,
+    first: First,
     mut peers: watch::Receiver<BTreeSet<Uuid>>,
     suspects: Arc<watch::Sender<BTreeSet<Uuid>>>,
 ) {
@@ -123,7 +146,8 @@ async fn watch_all(
         for peer in now {
             if let Some(name) = name(peer).filter(|_| !watched.contains_key(&peer)) {
                 let end = CancellationToken::new();
-                let watching = watch_one(Arc::clone(&locks), name, peer, Arc::clone(&suspects));
+                let suspects = Arc::clone(&suspects);
+                let watching = watch_one(Arc::clone(&locks), (name, peer), first, suspects);
                 tokio::spawn(end.clone().run_until_cancelled_owned(watching));
                 watched.insert(peer, end.drop_guard());
             }
@@ -137,16 +161,18 @@ async fn watch_all(
 /// Watches the lock of a peer.
 async fn watch_one(
     locks: Arc<dyn Locks>,
-    name: Name,
-    peer: Uuid,
+    (name, peer): (Name, Uuid),
+    first: First,
     suspects: Arc<watch::Sender<BTreeSet<Uuid>>>,
 ) -> ! {
     let mut pause = PAUSE.0;
+    let mut seen_held = first == First::EvenIfNeverSeen;
     loop {
         let mut vacant = locks.vacant(&name);
         let seen = match timeout(GLANCE, &mut vacant).await {
             Ok(seen) => seen,
             Err(_) => {
+                seen_held = true;
                 suspect(&suspects, peer, false);
                 vacant.await
             }
@@ -154,7 +180,7 @@ async fn watch_one(
         match seen {
             Ok(()) => {
                 pause = PAUSE.0;
-                suspect(&suspects, peer, true);
+                suspect(&suspects, peer, seen_held);
                 sleep(LOOK_EVERY).await;
             }
             Err(error) => {
@@ -220,6 +246,18 @@ mod tests {
         suspects(&mut ann, &[3]).await;
         ann.set_peers(BTreeSet::new());
         suspects(&mut ann, &[]).await;
+    }
+
+    #[tokio::test]
+    async fn whoever_only_watches_suspects_those_that_it_has_seen() {
+        let bus = LocalBus::default();
+        let mut watch = Presence::watch(bus.locks(), KIND);
+        watch.set_peers([id(1), id(2)].into());
+        let ann = Presence::start(bus.locks(), KIND, id(1));
+        let changed = timeout(LOOK_EVERY + GLANCE * 2, watch.changed()).await;
+        assert!(changed.is_err(), "{:?}", watch.suspects());
+        drop(ann);
+        suspects(&mut watch, &[1]).await;
     }
 
     /// Is away.

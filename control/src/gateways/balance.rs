@@ -1,8 +1,12 @@
 //! Who should own which group. Pure.
 //!
-//! A group that nobody owns who is alive goes to the server with the least load. Where loads differ by more than
-//! [`TOLERATED`], groups go from the one with the most to the one with the least, a few at a time, and only where
-//! that brings the two nearer: so a fleet that is even stays where it is.
+//! A group that nobody owns who is alive goes to the server with the least load, among those that have room if any has.
+//! Where loads differ by more than [`TOLERATED`], or one has more than its capacity and another has room, groups go
+//! from the one with the most to the one with the least, a few at a time, and only where that brings the two nearer:
+//! so a fleet that is even stays where it is. Pins go before all of that.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -20,40 +24,62 @@ const AGENT: u64 = 100;
 /// A group for a new owner: the group as it was, by whose epoch it is taken.
 pub(crate) type Gift = (Group, GatewayId);
 
-/// Which agent servers there are.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(super) struct Field {
-    /// These may be given groups, and the links that pins name.
-    pub(super) servers: BTreeMap<GatewayId, String>,
-    /// These keep what they own, though not all may be given more.
-    pub(super) alive: Vec<GatewayId>,
-    /// These give theirs away.
-    pub(super) leaving: Vec<GatewayId>,
+/// An agent server that may be given groups.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Taker {
+    /// What pins name.
+    pub(crate) link: String,
+    /// Agents that it is given at most, while another one has room.
+    pub(crate) capacity: u32,
 }
 
-/// Which groups should change hands now; `moves`: at most so many of those whose owner is alive.
-pub(super) fn plan(field: &Field, groups: &[Placed], moves: usize) -> Vec<Gift> {
-    let servers = field.servers.keys();
-    let mut loads: BTreeMap<GatewayId, u64> = servers.map(|server| (*server, 0)).collect();
-    let mut owners: BTreeMap<GroupId, GatewayId> = BTreeMap::new();
+/// Which agent servers there are.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Field {
+    /// These may be given groups.
+    pub(crate) servers: BTreeMap<GatewayId, Taker>,
+    /// These keep what they own, though not all may be given more.
+    pub(crate) alive: Vec<GatewayId>,
+    /// These give theirs away.
+    pub(crate) leaving: Vec<GatewayId>,
+}
+
+/// How many groups whose owner is alive may change hands at once.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Pace {
+    /// Because somebody has asked for it now: those with a pin that ends by itself.
+    pub(super) asked: usize,
+    /// For any reason.
+    pub(super) all: usize,
+}
+
+/// Who owns what, as far as it may be given groups, while a plan is made.
+#[derive(Default)]
+struct Table {
+    loads: BTreeMap<GatewayId, u64>,
+    owners: BTreeMap<GroupId, GatewayId>,
+}
+
+/// When two loads are even enough.
+#[derive(Clone, Copy)]
+struct Aim {
+    /// They may differ by so many hundredths of the mean.
+    tolerated: u64,
+    /// What is lighter is not worth a move.
+    least: u64,
+}
+
+/// Which groups should change hands now.
+pub(super) fn plan(field: &Field, groups: &[Placed], pace: Pace) -> Vec<Gift> {
+    let mut table = Table::of(field);
     let (mut orphans, mut left) = (Vec::new(), 0);
     for placed in groups {
-        let owner = placed.owner.filter(|owner| field.alive.contains(owner));
-        match owner.map(|owner| (owner, loads.get_mut(&owner))) {
-            // One that is pinned elsewhere moves like one whose owner drains.
-            Some((owner, Some(_))) if left < moves && is_astray(field, placed, owner) => {
+        match placed.owner.filter(|owner| field.alive.contains(owner)) {
+            Some(owner) if left < field.may_go(placed, owner, pace) => {
                 left += 1;
                 orphans.push(placed);
             }
-            Some((owner, Some(load))) => {
-                *load += weight(placed);
-                owners.insert(placed.group.id, owner);
-            }
-            Some((owner, None)) if left < moves && field.leaving.contains(&owner) => {
-                left += 1;
-                orphans.push(placed);
-            }
-            Some((_, None)) => {}
+            Some(owner) => table.put(placed, owner),
             None => orphans.push(placed),
         }
     }
@@ -61,25 +87,22 @@ pub(super) fn plan(field: &Field, groups: &[Placed], moves: usize) -> Vec<Gift> 
     // The heaviest first, so that the light ones fill what is left.
     orphans.sort_by_key(|placed| (std::cmp::Reverse(weight(placed)), placed.group.id));
     for placed in orphans {
-        let Some(to) = field.pinned(placed).or_else(|| least(&loads)) else {
+        let least = || least(field, &table, weight(placed));
+        let Some(to) = field.pinned(placed).or_else(least) else {
             return Vec::new();
         };
-        *loads.entry(to).or_default() += weight(placed);
-        owners.insert(placed.group.id, to);
+        table.put(placed, to);
         gifts.push((placed.group.clone(), to));
     }
-    for _ in left..moves {
-        let Some((placed, to)) = next_move(field, &loads, &owners, groups) else {
+    let aim = Aim {
+        tolerated: TOLERATED,
+        least: 1,
+    };
+    for _ in left..pace.all {
+        let Some((placed, to)) = next_move(field, &table, groups, aim) else {
             break;
         };
-        let from = owners.insert(placed.group.id, to);
-        for (server, load) in &mut loads {
-            match Some(*server) {
-                server if server == from => *load -= weight(placed),
-                Some(server) if server == to => *load += weight(placed),
-                _ => {}
-            }
-        }
+        table.shift(placed, to);
         // A group that was given away above goes once, to the last of them.
         gifts.retain(|(group, _): &Gift| group.id != placed.group.id);
         gifts.push((placed.group.clone(), to));
@@ -87,14 +110,89 @@ pub(super) fn plan(field: &Field, groups: &[Placed], moves: usize) -> Vec<Gift> 
     gifts
 }
 
+/// The moves after which loads are as even as whole groups let them be. Groups that are pinned stay.
+pub(crate) fn even(field: &Field, groups: &[Placed]) -> Vec<Gift> {
+    let mut table = Table::of(field);
+    let owned = |placed: &Placed| placed.owner.filter(|owner| field.alive.contains(owner));
+    for placed in groups {
+        if let Some(owner) = owned(placed) {
+            table.put(placed, owner);
+        }
+    }
+    let empty = groups.iter().all(|placed| placed.agents == 0);
+    let aim = Aim {
+        tolerated: 0,
+        least: if empty { 1 } else { AGENT },
+    };
+    // Each brings two loads nearer, so there is an end; no plan needs more than two moves a group.
+    for _ in 0..2 * groups.len() {
+        let Some((placed, to)) = next_move(field, &table, groups, aim) else {
+            break;
+        };
+        table.shift(placed, to);
+    }
+    let moved = groups.iter().filter_map(|placed| {
+        let to = *table.owners.get(&placed.group.id)?;
+        (placed.owner != Some(to)).then(|| (placed.group.clone(), to))
+    });
+    moved.collect()
+}
+
+/// Where a group goes that its owner is to give away: the best of the others, if there is one.
+pub(crate) fn elsewhere(field: &Field, groups: &[Placed], group: &Placed) -> Option<GatewayId> {
+    let mut others = field.clone();
+    if let Some(owner) = group.owner {
+        others.servers.remove(&owner);
+    }
+    let mut table = Table::of(&others);
+    for placed in groups {
+        if let Some(owner) = placed.owner {
+            table.put(placed, owner);
+        }
+    }
+    least(&others, &table, weight(group))
+}
+
 /// An empty group counts a little: it will be filled, but must not outweigh agents that are there.
 fn weight(placed: &Placed) -> u64 {
     placed.agents.saturating_mul(AGENT) + 1
 }
 
-fn least(loads: &BTreeMap<GatewayId, u64>) -> Option<GatewayId> {
-    let least = loads.iter().min_by_key(|(_, load)| **load);
+/// The least loaded, of those with room where any has.
+fn least(field: &Field, table: &Table, weight: u64) -> Option<GatewayId> {
+    let key = |(server, load): &(&GatewayId, &u64)| {
+        let full = **load + weight > field.capacity(**server);
+        (full, **load)
+    };
+    let least = table.loads.iter().min_by_key(key);
     least.map(|(server, _)| *server)
+}
+
+impl Table {
+    /// Where nobody owns anything.
+    fn of(field: &Field) -> Self {
+        let servers = field.servers.keys();
+        Self {
+            loads: servers.map(|server| (*server, 0)).collect(),
+            owners: BTreeMap::new(),
+        }
+    }
+
+    /// A group is this one's, if it may be given groups: others' loads do not matter.
+    fn put(&mut self, placed: &Placed, owner: GatewayId) {
+        if let Some(load) = self.loads.get_mut(&owner) {
+            *load += weight(placed);
+            self.owners.insert(placed.group.id, owner);
+        }
+    }
+
+    fn shift(&mut self, placed: &Placed, to: GatewayId) {
+        let from = self.owners.get(&placed.group.id).copied();
+        if let Some(load) = from.and_then(|from| self.loads.get_mut(&from)) {
+            *load -= weight(placed);
+        }
+        self.put(placed, to);
+    }
 }
 
 impl Field {
@@ -102,200 +200,50 @@ impl Field {
     fn pinned(&self, placed: &Placed) -> Option<GatewayId> {
         let pin = placed.pin.as_ref()?;
         let mut servers = self.servers.iter();
-        servers.find_map(|(run, link)| (link == pin).then_some(*run))
+        servers.find_map(|(run, taker)| (taker.link == pin.link).then_some(*run))
     }
-}
 
-/// Whether a group is pinned to another one than its owner.
-fn is_astray(field: &Field, placed: &Placed, owner: GatewayId) -> bool {
-    field.pinned(placed).is_some_and(|pinned| pinned != owner)
+    /// How many groups may have left living owners when this one leaves its own; 0: it stays.
+    fn may_go(&self, placed: &Placed, owner: GatewayId, pace: Pace) -> usize {
+        let asked = placed.pin.as_ref().is_some_and(|pin| pin.until.is_some());
+        match self.pinned(placed) {
+            Some(pinned) if pinned != owner && asked => pace.asked,
+            Some(pinned) if pinned != owner => pace.all,
+            _ if self.leaving.contains(&owner) => pace.all,
+            _ => 0,
+        }
+    }
+
+    /// What a server may have, as a weight: rounded up by what its empty groups count.
+    fn capacity(&self, server: GatewayId) -> u64 {
+        let taker = self.servers.get(&server);
+        taker.map_or(0, |taker| (u64::from(taker.capacity) + 1) * AGENT)
+    }
 }
 
 /// The group whose move brings the heaviest and the lightest server nearest to each other.
 fn next_move<'a>(
     field: &Field,
-    loads: &BTreeMap<GatewayId, u64>,
-    owners: &BTreeMap<GroupId, GatewayId>,
+    table: &Table,
     groups: &'a [Placed],
+    aim: Aim,
 ) -> Option<(&'a Placed, GatewayId)> {
-    let (to, low) = loads.iter().min_by_key(|(_, load)| **load)?;
-    let (from, high) = loads.iter().max_by_key(|(_, load)| **load)?;
-    let (all, servers) = (loads.values().sum::<u64>(), loads.len() as u64);
+    let (to, low) = table.loads.iter().min_by_key(|(_, load)| **load)?;
+    let (from, high) = table.loads.iter().max_by_key(|(_, load)| **load)?;
+    let (all, servers) = (table.loads.values().sum::<u64>(), table.loads.len() as u64);
     let gap = high - low;
-    if gap * 100 * servers <= TOLERATED * all {
+    let even = gap * 100 * servers <= aim.tolerated * all;
+    if even && *high <= field.capacity(*from) {
         return None;
     }
+    let room = field.capacity(*to).saturating_sub(*low);
     let of_it = groups
         .iter()
         .filter(|placed| field.pinned(placed).is_none())
-        .filter(|placed| owners.get(&placed.group.id) == Some(from) && weight(placed) < gap);
+        .filter(|placed| table.owners.get(&placed.group.id) == Some(from))
+        .filter(|placed| (aim.least..gap).contains(&weight(placed)))
+        // Nearly even loads are left alone, unless that is how one has room that the other lacks.
+        .filter(|placed| !even || weight(placed) <= room);
     let best = of_it.min_by_key(|placed| (gap.abs_diff(2 * weight(placed)), placed.group.id))?;
     Some((best, *to))
-}
-
-#[cfg(test)]
-mod tests {
-    use protocol::ids::{Epoch, Slot};
-
-    use super::*;
-    use crate::clock::UnixMs;
-
-    fn run(number: u8) -> GatewayId {
-        GatewayId::from_bytes([number; 16])
-    }
-
-    fn placed(number: u8, owner: Option<u8>, agents: u64) -> Placed {
-        Placed {
-            group: Group {
-                id: GroupId::from_bytes([number; 16]),
-                name: format!("g{number}"),
-                slot: Slot(number),
-                automatic: true,
-                epoch: Epoch(1),
-                created_at: UnixMs(1),
-            },
-            owner: owner.map(run),
-            agents,
-            pin: None,
-        }
-    }
-
-    fn server(number: u8) -> (GatewayId, String) {
-        (run(number), format!("{number}.example:7444"))
-    }
-
-    /// The plan where all that are alive may own groups.
-    fn planned(numbers: &[u8], groups: &[Placed], moves: usize) -> Vec<Gift> {
-        let field = Field {
-            servers: numbers.iter().copied().map(server).collect(),
-            alive: numbers.iter().copied().map(run).collect(),
-            leaving: Vec::new(),
-        };
-        plan(&field, groups, moves)
-    }
-
-    /// Carries a plan out; says how many changed hands.
-    fn follow(groups: &mut [Placed], servers: &[u8], moves: usize) -> usize {
-        let gifts = planned(servers, groups, moves);
-        for (group, owner) in &gifts {
-            let placed = groups.iter_mut().find(|placed| placed.group.id == group.id);
-            placed.unwrap().owner = Some(*owner);
-        }
-        gifts.len()
-    }
-
-    fn agents_of(groups: &[Placed], server: u8) -> u64 {
-        let of_it = groups
-            .iter()
-            .filter(|placed| placed.owner == Some(run(server)));
-        of_it.map(|placed| placed.agents).sum()
-    }
-
-    #[test]
-    fn groups_without_a_living_owner_go_to_the_least_loaded() {
-        let groups = [
-            placed(1, Some(1), 100),
-            placed(2, Some(9), 60),
-            placed(3, None, 50),
-            placed(4, None, 0),
-        ];
-        let gifts = planned(&[1, 2], &groups, 0);
-        let gifts: Vec<_> = gifts
-            .iter()
-            .map(|(group, to)| (group.slot.0, *to))
-            .collect();
-        assert_eq!(gifts, [(2, run(2)), (3, run(2)), (4, run(1))]);
-        assert_eq!(planned(&[], &groups, 9), []);
-    }
-
-    /// Acceptance 8 of the several agent servers: sessions within 10 % of even, and no more moves than needed
-    /// and a tenth.
-    #[test]
-    fn sixty_four_groups_follow_servers_that_come_and_go_with_few_moves() {
-        let mut groups: Vec<_> = (0..64)
-            .map(|n| placed(n, None, 150 + u64::from(n) % 7))
-            .collect();
-        let all: u64 = groups.iter().map(|placed| placed.agents).sum();
-        for (servers, needed) in [
-            (&[1][..], 64),
-            (&[1, 2], 32),
-            (&[1, 2, 3], 22),
-            (&[1, 3], 22),
-        ] {
-            let mut moved = 0;
-            while let now @ 1.. = follow(&mut groups, servers, 2) {
-                moved += now;
-                assert!(moved <= needed * 11 / 10, "{servers:?}: {moved}");
-            }
-            let even = all / servers.len() as u64;
-            for server in servers {
-                let own = agents_of(&groups, *server);
-                assert!(
-                    own.abs_diff(even) * 10 <= even,
-                    "{server} of {servers:?}: {own}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn who_is_alive_and_may_own_no_more_keeps_what_it_has() {
-        let groups = [
-            placed(1, Some(1), 50),
-            placed(2, Some(2), 50),
-            placed(3, Some(3), 50),
-        ];
-        let mut field = Field {
-            servers: BTreeMap::from([server(1)]),
-            alive: vec![run(1), run(2)],
-            leaving: Vec::new(),
-        };
-        let gifts = plan(&field, &groups, 9);
-        let gifts: Vec<_> = gifts
-            .iter()
-            .map(|(group, to)| (group.slot.0, *to))
-            .collect();
-        assert_eq!(gifts, [(3, run(1))]);
-        // Whoever drains gives its own away, at the pace of moves.
-        field.leaving = vec![run(2)];
-        let given = |moves| plan(&field, &groups, moves).len();
-        assert_eq!((given(0), given(1)), (1, 2));
-    }
-
-    #[test]
-    fn few_agents_in_many_groups_are_spread_as_agents_and_not_as_groups() {
-        let mut groups: Vec<_> = (0..64)
-            .map(|n| placed(n, Some(1), u64::from(n < 24)))
-            .collect();
-        while follow(&mut groups, &[1, 2], 2) > 0 {}
-        assert_eq!((agents_of(&groups, 1), agents_of(&groups, 2)), (12, 12));
-    }
-
-    #[test]
-    fn a_pinned_group_goes_where_it_is_pinned_and_stays_there_while_that_is_there() {
-        let pin = |placed: &mut Placed| placed.pin = Some(server(2).1);
-        let mut groups = vec![placed(1, Some(1), 100), placed(2, Some(1), 100)];
-        groups.iter_mut().for_each(pin);
-        assert_eq!(planned(&[1, 2], &groups, 0), [], "at the pace of moves");
-        assert_eq!(follow(&mut groups, &[1, 2], 9), 2);
-        assert_eq!(agents_of(&groups, 2), 200);
-        assert_eq!(follow(&mut groups, &[1, 2], 9), 0, "however uneven that is");
-        assert_eq!(follow(&mut groups, &[1, 3], 0), 2, "it is gone");
-        assert_eq!(agents_of(&groups, 1), 100);
-        assert_eq!(follow(&mut groups, &[1, 2, 3], 9), 2);
-        assert_eq!(agents_of(&groups, 2), 200);
-    }
-
-    #[test]
-    fn what_is_nearly_even_stays_where_it_is() {
-        let groups = [
-            placed(1, Some(1), 104),
-            placed(2, Some(1), 0),
-            placed(3, Some(2), 100),
-        ];
-        assert_eq!(planned(&[1, 2], &groups, 9), []);
-        // One group that is heavier than all others is nobody's gain elsewhere.
-        let heavy = [placed(1, Some(1), 1000), placed(2, Some(2), 10)];
-        assert_eq!(planned(&[1, 2], &heavy, 9), []);
-    }
 }

@@ -1,20 +1,29 @@
 //! Keeps leases alive, gives groups away, and tells gateways what has changed hands.
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::ids::{Epoch, GatewayId, GroupId};
 
-use super::{Answer, Gateways, Placed, RENEW};
+use super::watch::Watch;
+use super::{Answer, Gateways, Pace, Placed};
 use crate::clock;
+use crate::coordination::Locks;
 use crate::dispatch::Engine;
 use crate::store::{Store, StoreError};
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Groups of living owners that change hands at one look: their agents go over within ten seconds.
-const MOVES_A_LOOK: usize = 2;
+/// The same while a lock service says that somebody is gone.
+const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
+/// Groups of living owners change hands this often …
+const MOVES_EVERY: Duration = Duration::from_secs(1);
+/// … so many at once: the agents of each go over 250 a second.
+const MOVES_AT_ONCE: usize = 2;
 /// Whoever comes or goes is given this long to stay so, before groups of living owners move.
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
 
@@ -27,32 +36,49 @@ struct Keeper {
     engine: Engine,
     gateways: Arc<Gateways>,
     told: Told,
-    renewed: Option<Instant>,
+    /// Those that are reached have leases.
+    renewed: bool,
+    watch: Option<Watch>,
     /// Who was reached at the last look, and since when it has been so.
     reached: Vec<GatewayId>,
     since: Instant,
     reaches: u64,
+    /// When groups of living owners could change hands last.
+    moved: Option<Instant>,
 }
 
-/// Looks after the groups of several agent servers, for ever.
-pub(crate) async fn keep(store: Store, engine: Engine, gateways: Arc<Gateways>) {
+/// Looks after the groups of several agent servers, for ever. `locks`: a lock service that may say sooner than the store
+/// that one is gone.
+pub(crate) async fn keep(
+    store: Store,
+    engine: Engine,
+    gateways: Arc<Gateways>,
+    locks: Option<Arc<dyn Locks>>,
+) {
     let mut keeper = Keeper {
         store,
         engine,
         gateways: Arc::clone(&gateways),
         told: Told::new(),
-        renewed: None,
+        renewed: false,
+        watch: locks.map(Watch::new),
         reached: Vec::new(),
         since: clock::monotonic(),
         reaches: 0,
+        moved: None,
     };
     loop {
         if let Err(error) = keeper.look(clock::monotonic()).await {
             tracing::warn!(%error, "the groups of agent servers could not be looked after; it is tried again");
         }
+        let pause = match keeper.suspects().is_empty() {
+            true => LOOK_EVERY,
+            false => LOOK_CLOSELY_EVERY,
+        };
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
             () = gateways.changed.notified() => {}
+            () = changed(&mut keeper.watch) => {}
         }
     }
 }
@@ -70,48 +96,106 @@ pub(crate) async fn watch(store: Store, gateways: Arc<Gateways>) {
     }
 }
 
+/// Waits until somebody else is suspected, or no longer.
+async fn changed(watch: &mut Option<Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Keeper {
+    /// Those of whom the lock service says that they are gone.
+    fn suspects(&self) -> BTreeSet<GatewayId> {
+        let watch = self.watch.as_ref();
+        watch.map(Watch::suspects).unwrap_or_default()
+    }
+
     async fn look(&mut self, now: Instant) -> Result<(), StoreError> {
+        self.gateways.doubt(self.suspects());
+        self.see_who_is_reached(now);
+        let ended = self.gateways.take_ended();
+        if !ended.is_empty() {
+            self.store.forget_agent_servers(ended).await?;
+        }
+        self.renew().await?;
+        let pace = self.pace(now);
+        self.give_up(now).await?;
+        let placed = self.gateways.place(&self.store, pace).await?;
+        self.tell(placed);
+        Ok(())
+    }
+
+    /// How many groups of living owners may change hands now: looks come more often than moves, as whenever an agent
+    /// server asks for its lease.
+    fn pace(&mut self, now: Instant) -> Pace {
+        let passed = |since: Instant| now.saturating_duration_since(since);
+        if self.moved.is_some_and(|moved| passed(moved) < MOVES_EVERY) {
+            return Pace::default();
+        }
+        self.moved = Some(now);
+        let settled = passed(self.since) >= SETTLED_AFTER;
+        Pace {
+            asked: MOVES_AT_ONCE,
+            all: if settled { MOVES_AT_ONCE } else { 0 },
+        }
+    }
+
+    fn see_who_is_reached(&mut self, now: Instant) {
         let reaches = self.gateways.reaches();
-        let reached: Vec<_> = self.gateways.reached();
-        let runs: Vec<_> = reached.iter().map(|server| server.run).collect();
+        let reached = self.gateways.reached().into_iter();
+        let runs: Vec<_> = reached.map(|server| server.run).collect();
         if runs != self.reached {
             tracing::info!(
                 agent_servers = runs.len(),
                 "other agent servers are reached than before"
             );
-            (self.reached, self.since, self.renewed) = (runs, now, None);
+            (self.reached, self.since, self.renewed) = (runs, now, false);
         }
         if reaches != self.reaches {
             // Whoever is there anew knows of no group yet, or of what was so when it went away.
-            (self.reaches, self.renewed) = (reaches, None);
+            (self.reaches, self.renewed) = (reaches, false);
             self.told.clear();
         }
-        let ended = self.gateways.take_ended();
-        if !ended.is_empty() {
-            self.store.forget_agent_servers(ended).await?;
-        }
-        let passed = |since: Instant| now.saturating_duration_since(since);
+    }
+
+    /// Gives those a lease that are reached anew, and prolongs the leases of those that ask: as long as one asks it is
+    /// alive, and one that does not is not made so by another one's question.
+    async fn renew(&mut self) -> Result<(), StoreError> {
         let asked = self.gateways.take_asked();
-        let due = self.renewed.is_none_or(|renewed| passed(renewed) >= RENEW);
-        if due || !asked.is_empty() {
-            self.store
-                .renew_agent_servers(reached, clock::now())
-                .await?;
-            self.renewed = Some(now);
-            let (reached, others) = asked
-                .into_iter()
-                .partition(|(run, _)| self.reached.contains(run));
-            self.gateways.keep_asked(others);
-            let reached: Vec<(GatewayId, Answer)> = reached;
-            reached.into_iter().for_each(|(_, answer)| answer());
+        let mut renewed = self.gateways.reached();
+        if self.renewed {
+            renewed.retain(|server| asked.iter().any(|(run, _)| *run == server.run));
         }
-        let moves = match passed(self.since) >= SETTLED_AFTER {
-            true => MOVES_A_LOOK,
-            false => 0,
+        let runs: Vec<_> = renewed.iter().map(|server| server.run).collect();
+        let written = self.store.renew_agent_servers(renewed, clock::now()).await;
+        self.renewed |= written.is_ok();
+        let (answered, waiting) = asked
+            .into_iter()
+            .partition(|(run, _)| written.is_ok() && runs.contains(run));
+        self.gateways.keep_asked(waiting);
+        let answered: Vec<(GatewayId, Answer)> = answered;
+        answered.into_iter().for_each(|(_, answer)| answer());
+        written
+    }
+
+    /// Ends the leases of those that are gone by everything that is known of them.
+    async fn give_up(&mut self, now: Instant) -> Result<(), StoreError> {
+        let Some(watch) = &mut self.watch else {
+            return Ok(());
         };
-        let placed = self.gateways.place(&self.store, moves).await?;
-        self.tell(placed);
+        let servers = self.store.agent_servers(clock::now()).await?;
+        let over = watch.given_up(&servers, &self.reached, now);
+        if over.is_empty() {
+            return Ok(());
+        }
+        for run in self.store.end_leases(over).await? {
+            tracing::warn!(
+                %run,
+                "an agent server is given up: its lock is free, nobody reaches it, and nobody has prolonged its lease"
+            );
+            self.gateways.figures.given_up();
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use super::groups::Group;
 use super::sql::{self, Row};
 use super::{Connection, Store, StoreError, from_sql, id_bytes, to_sql};
 use crate::clock::UnixMs;
-use crate::gateways::{AgentServer, Gift, LEASE, Placed, Registered};
+use crate::gateways::{AgentServer, Gift, LEASE, Pin, Placed, Registered};
 
 impl Store {
     /// Somebody reaches these now: registers them, and prolongs their leases. Another run at the same address is
@@ -52,6 +52,38 @@ impl Store {
         .await
     }
 
+    /// Ends the leases of these runs, each if it is still the one that was read: nobody has prolonged it meanwhile.
+    /// Says which were ended.
+    ///
+    /// # Errors
+    /// The store failed; nothing was written.
+    pub(crate) async fn end_leases(
+        &self,
+        leases: Vec<(GatewayId, UnixMs)>,
+    ) -> Result<Vec<GatewayId>, StoreError> {
+        self.write(move |db| {
+            Box::pin(async move {
+                let mut ended = Vec::new();
+                for (run, renewed_at) in leases {
+                    // The row stays: it says whether it drains, should the run turn out to be alive.
+                    let changed = sql::query(
+                        "UPDATE agent_server SET renewed_at = $3 WHERE run = $1 AND renewed_at = $2",
+                    )
+                    .bind(run.to_bytes().to_vec())
+                    .bind(renewed_at.to_sql())
+                    .bind(renewed_at.minus(LEASE).to_sql())
+                    .execute(&mut *db)
+                    .await?;
+                    if changed.rows_affected() > 0 {
+                        ended.push(run);
+                    }
+                }
+                Ok(ended)
+            })
+        })
+        .await
+    }
+
     /// All that are registered, by their links.
     ///
     /// # Errors
@@ -59,7 +91,8 @@ impl Store {
     pub async fn agent_servers(&self, now: UnixMs) -> Result<Vec<Registered>, StoreError> {
         let mut reader = self.reader().await?;
         let rows = sql::query(
-            "SELECT run, link, addresses, shards, renewed_at, draining FROM agent_server ORDER BY link",
+            "SELECT run, link, addresses, shards, capacity, renewed_at, draining
+             FROM agent_server ORDER BY link",
         )
         .fetch_all(&mut reader)
         .await?;
@@ -88,45 +121,56 @@ impl Store {
         .await
     }
 
-    /// All groups with their owners, by name.
+    /// All groups with their owners and the pins that hold at `now`, by name.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn placed_groups(&self) -> Result<Vec<Placed>, StoreError> {
+    pub async fn placed_groups(&self, now: UnixMs) -> Result<Vec<Placed>, StoreError> {
         let mut reader = self.reader().await?;
         let rows = sql::query(
             "SELECT g.id, g.name, g.slot, g.automatic, g.created_at, g.admitted, o.epoch, o.owner_id,
-                    p.link AS pin
+                    p.link AS pin, p.ends_at
              FROM agent_group g JOIN group_owner o ON o.group_id = g.id
-             LEFT JOIN group_pin p ON p.group_id = g.id ORDER BY g.name",
+             LEFT JOIN group_pin p ON p.group_id = g.id AND (p.ends_at IS NULL OR p.ends_at > $1)
+             ORDER BY g.name",
         )
+        .bind(now.to_sql())
         .fetch_all(&mut reader)
         .await?;
         rows.iter().map(read_placed).collect()
     }
 
-    /// Pins a group to the agent server at a link, or to none. Replaces.
+    /// Pins groups, each to the agent server at a link. Replaces.
     ///
     /// # Errors
     /// The store failed; nothing was written.
-    pub async fn pin_group(&self, group: GroupId, link: Option<String>) -> Result<(), StoreError> {
+    pub async fn pin_groups(&self, pins: Vec<(GroupId, Pin)>) -> Result<(), StoreError> {
         self.write(move |db| {
             Box::pin(async move {
-                sql::query("DELETE FROM group_pin WHERE group_id = $1")
+                for (group, pin) in pins {
+                    unpin(db, group).await?;
+                    sql::query(
+                        "INSERT INTO group_pin (group_id, link, ends_at) VALUES ($1, $2, $3)",
+                    )
                     .bind(group.to_bytes().to_vec())
+                    .bind(pin.link)
+                    .bind(pin.until.map(UnixMs::to_sql))
                     .execute(&mut *db)
                     .await?;
-                if let Some(link) = link {
-                    sql::query("INSERT INTO group_pin (group_id, link) VALUES ($1, $2)")
-                        .bind(group.to_bytes().to_vec())
-                        .bind(link)
-                        .execute(&mut *db)
-                        .await?;
                 }
                 Ok(())
             })
         })
         .await
+    }
+
+    /// Lets a group go to any agent server again.
+    ///
+    /// # Errors
+    /// The store failed; nothing was written.
+    pub async fn unpin_group(&self, group: GroupId) -> Result<(), StoreError> {
+        self.write(move |db| Box::pin(async move { unpin(db, group).await }))
+            .await
     }
 
     /// Gives groups to new owners, by compare-and-set: epoch + 1 for each that nobody has given away since it was
@@ -140,6 +184,14 @@ impl Store {
     }
 }
 
+async fn unpin(db: &mut Connection, group: GroupId) -> Result<(), StoreError> {
+    sql::query("DELETE FROM group_pin WHERE group_id = $1")
+        .bind(group.to_bytes().to_vec())
+        .execute(&mut *db)
+        .await?;
+    Ok(())
+}
+
 async fn renew(db: &mut Connection, server: &AgentServer, now: UnixMs) -> Result<(), StoreError> {
     let run = server.run.to_bytes().to_vec();
     sql::query("DELETE FROM agent_server WHERE link = $1 AND run <> $2")
@@ -149,25 +201,28 @@ async fn renew(db: &mut Connection, server: &AgentServer, now: UnixMs) -> Result
         .await?;
     let addresses = serde_json::json!(server.addresses).to_string();
     let changed = sql::query(
-        "UPDATE agent_server SET link = $2, addresses = $3, shards = $4, renewed_at = $5 WHERE run = $1",
+        "UPDATE agent_server SET link = $2, addresses = $3, shards = $4, renewed_at = $5, capacity = $6
+         WHERE run = $1",
     )
     .bind(&run)
     .bind(&server.link)
     .bind(&addresses)
     .bind(i64::from(server.shards))
     .bind(now.to_sql())
+    .bind(i64::from(server.capacity))
     .execute(&mut *db)
     .await?;
     if changed.rows_affected() == 0 {
         sql::query(
-            "INSERT INTO agent_server (run, link, addresses, shards, renewed_at)
-             VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO agent_server (run, link, addresses, shards, renewed_at, capacity)
+             VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(&run)
         .bind(&server.link)
         .bind(&addresses)
         .bind(i64::from(server.shards))
         .bind(now.to_sql())
+        .bind(i64::from(server.capacity))
         .execute(&mut *db)
         .await?;
     }
@@ -196,6 +251,7 @@ fn read_server(row: &Row, now: UnixMs) -> Result<Registered, StoreError> {
     let addresses = serde_json::from_str(&addresses)
         .map_err(|error| StoreError::BadRow(format!("an agent server's addresses: {error}")))?;
     let shards: i64 = row.try_get("shards")?;
+    let capacity: i64 = row.try_get("capacity")?;
     let renewed_at = UnixMs::from_sql(row.try_get("renewed_at")?);
     Ok(Registered {
         server: AgentServer {
@@ -204,6 +260,8 @@ fn read_server(row: &Row, now: UnixMs) -> Result<Registered, StoreError> {
             addresses,
             shards: u16::try_from(shards)
                 .map_err(|_| StoreError::BadRow(format!("{shards} shards")))?,
+            capacity: u32::try_from(capacity)
+                .map_err(|_| StoreError::BadRow(format!("a capacity of {capacity}")))?,
         },
         alive: now < renewed_at.plus(LEASE),
         draining: row.try_get("draining")?,
@@ -214,6 +272,8 @@ fn read_server(row: &Row, now: UnixMs) -> Result<Registered, StoreError> {
 fn read_placed(row: &Row) -> Result<Placed, StoreError> {
     let slot: i64 = row.try_get("slot")?;
     let owner: Option<Vec<u8>> = row.try_get("owner_id")?;
+    let link: Option<String> = row.try_get("pin")?;
+    let ends_at: Option<i64> = row.try_get("ends_at")?;
     Ok(Placed {
         group: Group {
             id: GroupId::from_bytes(id_bytes(row.try_get("id")?)?),
@@ -228,7 +288,10 @@ fn read_placed(row: &Row) -> Result<Placed, StoreError> {
             .transpose()?
             .map(GatewayId::from_bytes),
         agents: from_sql(row.try_get("admitted")?),
-        pin: row.try_get("pin")?,
+        pin: link.map(|link| Pin {
+            link,
+            until: ends_at.map(UnixMs::from_sql),
+        }),
     })
 }
 
@@ -242,6 +305,7 @@ mod tests {
             link: link.to_owned(),
             addresses: vec![format!("{link}3")],
             shards: 2,
+            capacity: 100 * u32::from(run),
         }
     }
 
@@ -288,6 +352,16 @@ mod tests {
         let all = store.agent_servers(later).await.unwrap();
         assert_eq!(alive(all), [(again.clone(), true), (b, true)]);
         assert_eq!(drains().await, [false, false], "another run does not drain");
+        // A lease is ended by whoever has read it last.
+        let ended = async |renewed_at| {
+            let leases = vec![(again.run, renewed_at)];
+            store.end_leases(leases).await.unwrap()
+        };
+        assert_eq!(ended(now).await, []);
+        assert_eq!(ended(later).await, [again.run]);
+        assert_eq!(ended(later).await, []);
+        let all = store.agent_servers(later).await.unwrap();
+        assert_eq!((all[0].alive, all[1].alive), (false, true));
         store.forget_agent_servers(vec![again.run]).await.unwrap();
         assert_eq!(drains().await.len(), 1);
     }
@@ -312,19 +386,34 @@ mod tests {
                 .unwrap(),
             0
         );
-        let placed = store.placed_groups().await.unwrap();
+        let placed = store.placed_groups(UnixMs(1)).await.unwrap();
         let [placed] = &placed[..] else {
             panic!("{placed:?}");
         };
         assert_eq!((placed.owner, placed.group.epoch), (Some(first), Epoch(1)));
         assert_eq!((placed.agents, &placed.group.name), (0, &group.name));
-        let pins = async |link: Option<&str>| {
-            let link = link.map(str::to_owned);
-            store.pin_group(group.id, link).await.unwrap();
-            store.placed_groups().await.unwrap()[0].pin.clone()
+    }
+
+    #[tokio::test]
+    async fn a_pin_holds_until_it_is_replaced_removed_or_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open("sqlite:", directory.path()).await.unwrap();
+        let group = store.create_group("east", UnixMs(1)).await.unwrap();
+        let pin = async |link: &str, until: Option<UnixMs>| {
+            let link = link.to_owned();
+            let pin = (group.id, Pin { link, until });
+            store.pin_groups(vec![pin]).await.unwrap();
         };
-        assert_eq!(pins(Some("a:1")).await.as_deref(), Some("a:1"));
-        assert_eq!(pins(Some("b:1")).await.as_deref(), Some("b:1"));
-        assert_eq!(pins(None).await, None);
+        let pinned = async |now| {
+            let placed = store.placed_groups(UnixMs(now)).await.unwrap();
+            placed[0].pin.clone().map(|pin| pin.link)
+        };
+        pin("a:1", None).await;
+        assert_eq!(pinned(u64::MAX >> 1).await.as_deref(), Some("a:1"));
+        pin("b:1", Some(UnixMs(50))).await;
+        assert_eq!(pinned(49).await.as_deref(), Some("b:1"));
+        assert_eq!(pinned(50).await, None);
+        store.unpin_group(group.id).await.unwrap();
+        assert_eq!(pinned(49).await, None);
     }
 }

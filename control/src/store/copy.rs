@@ -150,12 +150,12 @@ const TABLES: &[Table] = &[
     Table {
         name: "agent_server",
         keys: 1,
-        columns: "run hex, link text, addresses text, shards int, renewed_at int, draining int",
+        columns: "run hex, link text, addresses text, shards int, renewed_at int, draining int, capacity int",
     },
     Table {
         name: "group_pin",
         keys: 1,
-        columns: "group_id hex, link text",
+        columns: "group_id hex, link text, ends_at int",
     },
     Table {
         name: "webhook",

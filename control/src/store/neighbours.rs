@@ -80,7 +80,7 @@ impl Store {
     /// # Errors
     /// The store failed.
     pub async fn is_of_a_deployment(&self) -> Result<bool, StoreError> {
-        Ok(self.is_open_to_others() && !self.placed_groups().await?.is_empty())
+        Ok(self.is_open_to_others() && !self.placed_groups(clock::now()).await?.is_empty())
     }
 
     async fn look_around(&self, now: UnixMs) -> Result<Seen, StoreError> {

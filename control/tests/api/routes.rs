@@ -70,7 +70,7 @@ async fn the_openapi_document_is_version_3_1_and_whole() {
             }
         }
     }
-    assert_eq!(operations, 61);
+    assert_eq!(operations, 64);
     // No reference leads nowhere.
     let text = document.to_string();
     for reference in text.split("\"#/components/schemas/").skip(1) {
@@ -102,6 +102,7 @@ async fn agent_servers_are_listed_and_drained_until_they_are_started_again() {
         link: "a.example:7444".to_owned(),
         addresses: vec!["a.example:7443".to_owned()],
         shards: 2,
+        capacity: 10_000,
     };
     let renew = async |run| {
         let renewed = plane

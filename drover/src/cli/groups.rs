@@ -1,7 +1,9 @@
 //! `drover groups …`
 
 use clap::Subcommand;
-use control::api::model::agents::{CreateGroup, Group, PinGroup};
+use control::api::model::agents::{
+    AssignGroup, CreateGroup, Group, PinGroup, Rebalance, RebalanceGroups,
+};
 
 use super::client::Client;
 use super::{Output, print, resolve};
@@ -39,6 +41,24 @@ pub(crate) enum Command {
     Unpin {
         /// Name or id
         group: String,
+    },
+    /// Move a group to one of several agent servers now; balancing leaves it there for ten minutes
+    Assign {
+        /// Name or id
+        group: String,
+        /// HOST:PORT of the agent server's link, as `drover servers ls` has it
+        server: String,
+    },
+    /// Move a group away from its agent server now, to the best of the others
+    Drain {
+        /// Name or id
+        group: String,
+    },
+    /// Make agent servers as even as whole groups can be, now
+    Rebalance {
+        /// Only say what would move
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -81,7 +101,59 @@ pub(super) async fn run(client: &Client, output: Output, command: Command) -> Re
             let group: Group = client.get(&["v1", "groups", &id], &[]).await?;
             print::value(output, &group, show)
         }
+        Command::Assign { group, server } => {
+            let to = AssignGroup {
+                agent_server: server,
+            };
+            order(client, output, &group, "assign", &to).await
+        }
+        Command::Drain { group } => {
+            order(client, output, &group, "drain", &serde_json::json!({})).await
+        }
+        Command::Rebalance { dry_run } => {
+            let path = ["v1", "groups", "rebalance"];
+            let asked = RebalanceGroups { dry_run };
+            let plan: Rebalance = client.post(&path, &asked, &super::fresh_key()).await?;
+            print::value(output, &plan, rebalanced)
+        }
     }
+}
+
+/// Lets a group go elsewhere, and shows it.
+async fn order(
+    client: &Client,
+    output: Output,
+    group: &str,
+    order: &str,
+    body: &(impl serde::Serialize + Sync),
+) -> Result<Exit, Fault> {
+    let id = resolve::group(client, group).await?.to_string();
+    let path = ["v1", "groups", &id, order];
+    let group: Group = client.post(&path, body, &super::fresh_key()).await?;
+    print::value(output, &group, show)
+}
+
+fn rebalanced(plan: &Rebalance) -> String {
+    let mut text = print::table(
+        ["GROUP", "AGENTS", "FROM", "TO"],
+        plan.moves.iter().map(|one| {
+            [
+                one.group.name.clone(),
+                one.agents.to_string(),
+                one.from.clone().unwrap_or_default(),
+                one.to.clone(),
+            ]
+        }),
+        "nothing moves: agent servers are as even as whole groups can be\n",
+    );
+    match (plan.moves.len(), plan.dry_run) {
+        (0, _) => {}
+        (count, true) => text.push_str(&format!("{count} groups would move\n")),
+        (count, false) => text.push_str(&format!(
+            "{count} groups move, two a second; `drover servers ls` shows how far they are\n"
+        )),
+    }
+    text
 }
 
 /// Named groups by name, then the automatic ones by slot, without the empty ones of these unless
@@ -132,8 +204,17 @@ fn show(group: &Group) -> String {
         ),
         ("agent server", group.agent_server.clone()),
         ("pinned to", group.pin.clone()),
+        ("assigned to", assigned(group)),
         ("created", Some(group.created_at.to_string())),
     ])
+}
+
+fn assigned(group: &Group) -> Option<String> {
+    let to = group.assigned.as_ref()?;
+    Some(match group.assigned_until {
+        Some(until) => format!("{to}, until {until}"),
+        None => to.clone(),
+    })
 }
 
 fn kind(group: &Group) -> &'static str {
@@ -162,6 +243,8 @@ mod tests {
             connected: 0,
             agent_server: None,
             pin: None,
+            assigned: None,
+            assigned_until: None,
             created_at: Timestamp(0),
         }
     }
@@ -187,5 +270,47 @@ mod tests {
         assert_eq!(arrange(&mut groups, true), 0);
         assert_eq!(groups.len(), 5);
         assert!(!list(&groups, 0).contains("not shown"));
+    }
+
+    #[test]
+    fn a_rebalance_says_what_moves_and_whether_it_does() {
+        use control::api::model::agents::{GroupMove, GroupRef};
+        let one = GroupMove {
+            group: GroupRef {
+                id: Uuid::nil(),
+                name: "rack-7".to_owned(),
+            },
+            agents: 31,
+            from: Some("a.example:7444".to_owned()),
+            to: "b.example:7444".to_owned(),
+        };
+        let said = |dry_run, moves: &[GroupMove]| {
+            rebalanced(&Rebalance {
+                dry_run,
+                moves: moves.to_vec(),
+            })
+        };
+        let moves = std::slice::from_ref(&one);
+        assert!(said(true, moves).contains("1 groups would move"));
+        let now = said(false, moves);
+        assert!(now.contains("1 groups move, two a second"), "{now}");
+        assert!(
+            now.contains("rack-7") && now.contains("b.example:7444"),
+            "{now}"
+        );
+        assert!(said(false, &[]).contains("nothing moves"));
+    }
+
+    #[test]
+    fn a_group_that_was_assigned_says_until_when() {
+        let mut one = group("rack-1", 1, false, 3);
+        assert_eq!(assigned(&one), None);
+        one.assigned = Some("a.example:7444".to_owned());
+        one.assigned_until = Some(Timestamp(1));
+        let shown = show(&one);
+        assert!(
+            shown.contains("a.example:7444, until 1970-01-01T00:00:00.001Z"),
+            "{shown}"
+        );
     }
 }

@@ -20,6 +20,8 @@ use crate::profile::Profile;
 const RATE_MAX: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
 /// Process servers in one process: more than can be of use on one store.
 const PROCESS_SERVERS_MAX: u32 = 16;
+/// More than an agent server can hold.
+const AGENTS_PER_SERVER_MAX: u32 = 1_000_000;
 /// One day.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -29,7 +31,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 56] = [
+pub(super) static KEYS: [Key<Config>; 57] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -310,6 +312,15 @@ pub(super) static KEYS: [Key<Config>; 56] = [
               otherwise its own is named, too.",
         set: |config, text| value::addresses(text).map(|all| config.link.connect = all),
         show: |config| value::quote_list(&config.link.connect),
+    },
+    Key {
+        name: "link.agents_per_server",
+        doc: "Agents that an agent server is given at most, while another one has room (1 to 1000000).",
+        set: |config, text| {
+            value::number(text, 1, AGENTS_PER_SERVER_MAX)
+                .map(|most| config.link.agents_per_server = most)
+        },
+        show: |config| config.link.agents_per_server.to_string(),
     },
     Key {
         name: "agents.certificate_life",

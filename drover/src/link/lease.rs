@@ -1,17 +1,23 @@
 //! For how long an agent server may dispatch: ten seconds from its last question that a process server has answered,
-//! which has prolonged the lease in the store in between. By this machine's monotonic clock alone: it goes on while the
+//! which has prolonged the lease in the store in between; three where a lock service watches over it, since its groups
+//! may be another's sooner then. By this machine's monotonic clock alone: it goes on while the
 //! program stands still, so whoever wakes up late knows that it is late.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use control::clock;
+use control::gateways::{WATCHED_LEASE, WATCHED_RENEW};
 use control::telemetry::metrics::{Family, Kind, Value};
-use protocol::limits::LINK_LEASE;
+use protocol::limits::{LINK_LEASE, LINK_RENEW};
 
 /// Of one agent server. Tickets are the milliseconds of its life.
 pub(crate) struct Lease {
     began: Instant,
+    /// From a question on.
+    length: Duration,
+    /// It is asked so often.
+    renew_every: Duration,
     /// 0: it never had one.
     until_ms: AtomicU64,
     fenced: AtomicU64,
@@ -22,12 +28,24 @@ pub(crate) struct Lease {
 pub(super) struct Unasked;
 
 impl Lease {
-    pub(crate) fn new() -> Self {
+    /// `watched`: a lock says that this agent server is there, so that it may be given up early.
+    pub(crate) fn new(watched: bool) -> Self {
+        let (length, renew_every) = match watched {
+            true => (WATCHED_LEASE, WATCHED_RENEW),
+            false => (LINK_LEASE, LINK_RENEW),
+        };
         Self {
             began: clock::monotonic(),
+            length,
+            renew_every,
             until_ms: AtomicU64::new(0),
             fenced: AtomicU64::new(0),
         }
+    }
+
+    /// How often to ask.
+    pub(super) fn renew_every(&self) -> Duration {
+        self.renew_every
     }
 
     /// The ticket of a question that is asked now.
@@ -48,7 +66,7 @@ impl Lease {
         if ticket > self.ticket_at(now) {
             return Err(Unasked);
         }
-        let until = ticket + millis(LINK_LEASE);
+        let until = ticket + millis(self.length);
         self.until_ms.fetch_max(until, Ordering::Relaxed);
         Ok(())
     }
@@ -103,7 +121,7 @@ mod tests {
 
     #[test]
     fn it_holds_from_the_question_on_and_not_from_the_answer() {
-        let lease = Lease::new();
+        let lease = Lease::new(false);
         let at = |seconds| lease.began + Duration::from_secs(seconds);
         assert!(!lease.holds_at(at(0)), "nobody has answered yet");
         let asked = lease.ticket_at(at(5));
@@ -118,5 +136,19 @@ mod tests {
             Err(Unasked)
         );
         assert!(!lease.holds_at(at(40)));
+    }
+
+    #[test]
+    fn it_is_shorter_where_a_lock_service_may_say_sooner_that_nobody_is_there() {
+        let lease = Lease::new(true);
+        let at = |ms| lease.began + Duration::from_millis(ms);
+        assert_eq!(
+            lease.renewed_at(lease.ticket_at(at(1000)), at(1100)),
+            Ok(())
+        );
+        assert!(lease.holds_at(at(3999)));
+        assert!(!lease.holds_at(at(4000)));
+        // One question without an answer does not end it.
+        assert!(2 * lease.renew_every() < lease.length);
     }
 }

@@ -20,7 +20,7 @@ use control::identity::AgentServerIdentity;
 use gateway::hub::SERVERS_MAX;
 use protocol::close::CloseCode;
 use protocol::frame::{self, DecodeError};
-use protocol::limits::{HANDSHAKE_DEADLINE, LINK_RENEW};
+use protocol::limits::HANDSHAKE_DEADLINE;
 use protocol::link::{Event, GatewayWord, LINK_SUPPORTED, NotDelivered, Request, ServerWord};
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, SendStream, TokioRuntime, VarInt};
 use tokio::sync::Semaphore;
@@ -313,7 +313,7 @@ async fn speak(
             frame::encode_gateway_word(&GatewayWord::Leads { leads }, &mut piece)?;
         }
         if Instant::now() >= renew_at {
-            renew_at = Instant::now() + LINK_RENEW;
+            renew_at = Instant::now() + lease.renew_every();
             let ticket = lease.ticket();
             frame::encode_gateway_word(&GatewayWord::Renew { ticket }, &mut piece)?;
         }

@@ -56,6 +56,10 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_LAST: Duration = Duration::from_secs(10);
 /// Agent servers that are not reached so long after the first are done without.
 const OTHERS_WITHIN: Duration = Duration::from_secs(2);
+/// Whether an agent server says anything is looked at so often.
+const LISTEN_EVERY: Duration = Duration::from_millis(250);
+/// One that a lock service doubts has said nothing for so long: it asks every second, and acknowledges what it is told.
+const SAYS_NOTHING: Duration = Duration::from_millis(1500);
 /// What was said last is written within this.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What a process server says it is.
@@ -78,6 +82,8 @@ enum JoinError {
 pub(crate) struct Remote {
     identity: Arc<Identity>,
     addresses: Vec<String>,
+    /// Agents that each of them is given at most, while another one has room.
+    capacity: u32,
     /// Agent servers are told from each other by their leases in the store.
     among_others: bool,
     part: Part,
@@ -87,7 +93,8 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// The agent servers at `addresses`, as `host:port`, at least one. Nothing is sent yet.
+    /// The agent servers at `addresses`, as `host:port`, at least one; `capacity`: agents that each is given at
+    /// most, while another one has room. Nothing is sent yet.
     ///
     /// # Errors
     /// There is no socket.
@@ -95,12 +102,14 @@ impl Remote {
         identity: Arc<Identity>,
         store: Store,
         addresses: Vec<String>,
+        capacity: u32,
     ) -> io::Result<Self> {
         Ok(Self {
             identity,
             among_others: addresses.len() > 1,
             part: Part::Works,
             addresses,
+            capacity,
             endpoint: transport::endpoint()?,
             gateways: Gateways::new(),
             store,
@@ -195,7 +204,11 @@ impl Remote {
         let config = wire::client_config(self.identity.process_server_tls()?)?;
         let within = HANDSHAKE_DEADLINE;
         let connection = transport::connect(&self.endpoint, address, &config, within).await?;
-        let greeted = timeout(within, greet(&connection, address, self.part)).await;
+        let greeted = timeout(
+            within,
+            greet(&connection, address, self.part, self.capacity),
+        )
+        .await;
         let greeted = greeted.unwrap_or(Err(Broken::Silent));
         let (server, number, stream, frames) =
             greeted.inspect_err(|broken| broken.close(&connection))?;
@@ -269,6 +282,7 @@ async fn greet(
     connection: &Connection,
     address: &str,
     part: Part,
+    capacity: u32,
 ) -> Result<(AgentServer, ServerId, SendStream, Frames), Broken> {
     let (mut stream, frames) = connection.open_bi().await?;
     let mut frames = Frames::of(frames);
@@ -304,6 +318,7 @@ async fn greet(
                     false => addresses,
                 },
                 shards,
+                capacity,
             };
             Ok((agent_server, server, stream, frames))
         }
@@ -475,6 +490,33 @@ impl Drop for RemoteLink {
     }
 }
 
+/// For how long nothing has come.
+struct Silence {
+    packets: u64,
+    since: Instant,
+    looked: Instant,
+}
+
+impl Silence {
+    fn new(now: Instant) -> Self {
+        Self {
+            packets: 0,
+            since: now,
+            looked: now,
+        }
+    }
+
+    /// So many packets have come by now. Whoever stood still in between could not hear, and begins anew.
+    fn lasts(&mut self, packets: u64, now: Instant) -> Duration {
+        let stood = now.saturating_duration_since(self.looked) >= 3 * LISTEN_EVERY;
+        if stood || packets != self.packets {
+            (self.packets, self.since) = (packets, now);
+        }
+        self.looked = now;
+        now.saturating_duration_since(self.since)
+    }
+}
+
 /// A connection, as long as it lives.
 struct Life {
     pipe: Arc<Pipe>,
@@ -490,6 +532,7 @@ impl Life {
         let over = tokio::select! {
             over = self.speak(stream) => over,
             broken = self.hear(frames) => Err(broken),
+            () = self.doubted(&connection) => Err(Broken::Doubted),
         };
         match over {
             // The agent server closes, once it has heard everything.
@@ -514,6 +557,23 @@ impl Life {
         }
         self.pipe.gone.cancel();
         self.wake.ring();
+    }
+
+    /// Returns when a lock service says that the agent server is gone, and nothing comes from it. Its silence alone is
+    /// no reason before the connection's own time is over, and the lock alone is none at all.
+    async fn doubted(&self, connection: &Connection) {
+        let Some((gateways, run)) = &self.several else {
+            return std::future::pending().await;
+        };
+        let mut silence = Silence::new(clock::monotonic());
+        loop {
+            tokio::time::sleep(LISTEN_EVERY).await;
+            let packets = connection.stats().udp_rx.datagrams;
+            let silent = silence.lasts(packets, clock::monotonic());
+            if silent >= SAYS_NOTHING && gateways.is_doubted(*run) {
+                return;
+            }
+        }
     }
 
     /// Writes what is to be said; ends when the process server has left and everything is written.

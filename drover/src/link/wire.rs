@@ -79,6 +79,9 @@ pub(crate) enum Broken {
     /// It did not say who it is in time.
     #[error("the other side said nothing for {} s", HANDSHAKE_DEADLINE.as_secs())]
     Silent,
+    /// A lock service says that nobody is there, and it does not say otherwise.
+    #[error("it does not answer, and the lock service says that it is gone")]
+    Doubted,
     /// The hub took it for hung.
     #[error("this process server did not come to read for 10 s while others did")]
     CutOff,
@@ -91,7 +94,9 @@ impl Broken {
     /// What the other side is told.
     fn code(&self) -> CloseCode {
         match self {
-            Self::Connection(_) | Self::Read(_) | Self::Write(_) | Self::Ended => CloseCode::Normal,
+            Self::Connection(_) | Self::Read(_) | Self::Write(_) | Self::Ended | Self::Doubted => {
+                CloseCode::Normal
+            }
             Self::Decode(_) => CloseCode::BadFrame,
             Self::Encode(_) => CloseCode::InternalError,
             Self::Unexpected => CloseCode::UnexpectedFrame,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::api::{AdminServer, ReadySource, Served};
+use control::coordination::{self, Presence};
 use control::downlink::{Ends, Wake};
+use control::gateways::LOCKS;
 use control::identity::{AgentServerIdentity, GatewaySecrets, GatewayTls};
 use control::telemetry::metrics::MetricsSource;
 use gateway::{Gateway, Handle, Secrets, TlsMaterial};
@@ -36,6 +38,8 @@ pub(super) struct AgentServer {
     watch: Option<Watch>,
     /// Where health and figures are told, if there is no API that does.
     admin: Option<AdminServer>,
+    /// The lock that says that it is there, if there is a lock service: given back with this.
+    _presence: Option<Presence>,
 }
 
 impl AgentServer {
@@ -64,6 +68,7 @@ impl AgentServer {
             listener: None,
             watch: None,
             admin: None,
+            _presence: None,
         };
         Ok((server, ends))
     }
@@ -93,7 +98,9 @@ impl AgentServer {
         let (gateway, run, wake) = start(config, data, identity.tls, &identity.secrets)?;
         let handle = gateway.handle();
         let shared = link::share(run, handle.clone(), wake, Opens::WithTheFirst);
-        let lease = Arc::new(Lease::new());
+        let locks = coordination::locks_of_their_own(&config.locks)
+            .map_err(|error| Fault::new(chain(&error)))?;
+        let lease = Arc::new(Lease::new(locks.is_some()));
         let watch = Watch {
             gateway: handle.clone(),
             shared: Arc::clone(&shared),
@@ -106,7 +113,9 @@ impl AgentServer {
             lease,
         };
         let listener = door.open(Arc::clone(&shared), place);
+        let presence = locks.map(|locks| Presence::start(locks, LOCKS, run.0));
         Ok(Self {
+            _presence: presence,
             gateway,
             handle,
             between: Some(pass_on(&shared)),

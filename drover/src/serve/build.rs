@@ -217,7 +217,8 @@ fn check(config: &Config) -> Result<(), Fault> {
 /// The way to the agent servers that are named.
 fn remote(config: &Config, identity: &Arc<Identity>, store: &Store) -> Result<Remote, Fault> {
     let addresses = config.link.connect.clone();
-    let remote = Remote::new(Arc::clone(identity), store.clone(), addresses);
+    let most = config.link.agents_per_server;
+    let remote = Remote::new(Arc::clone(identity), store.clone(), addresses, most);
     remote.map_err(|error| Fault::new(format_args!("there is no UDP socket for the link: {error}")))
 }
 

@@ -193,12 +193,25 @@ fn text(ready: &Value, key: &str) -> String {
 
 impl Apart {
     pub(crate) async fn start(agent_servers: usize, process_servers: u32) -> Self {
+        Self::start_with(agent_servers, process_servers, &[]).await
+    }
+
+    /// The same with more settings for every process, as `KEY=VALUE`.
+    pub(crate) async fn start_with(
+        agent_servers: usize,
+        process_servers: u32,
+        settings: &[String],
+    ) -> Self {
+        let settings = settings.iter();
+        let more = settings.flat_map(|one| ["--set".to_owned(), one.clone()]);
+        let more: Vec<String> = more.collect();
         let folder = tempfile::tempdir().expect("a folder");
         let work = folder.path().to_owned();
         let ports = free_ports(2 * agent_servers);
         let (gateways, links) = ports.split_at(agent_servers);
         // The control side makes the identity, and waits.
-        let flags = control_flags(gateways, links, process_servers);
+        let mut flags = control_flags(gateways, links, process_servers);
+        flags.extend(more.iter().cloned());
         let api = ["--api-listen", "127.0.0.1:0"].map(str::to_owned);
         let waiting = spawn("control", &[&flags[..], &api].concat(), &work);
         let mut agents = Vec::new();
@@ -206,7 +219,8 @@ impl Apart {
         for link in links {
             let name = format!("agents-{}", agents.len());
             make_identity(&work, "control", &name);
-            let flags = agents_flags(&own_first, *link);
+            let mut flags = agents_flags(&own_first, *link);
+            flags.extend(more.iter().cloned());
             own_first.rotate_left(1);
             agents.push(Server::start(&name, flags, &work));
         }

@@ -73,7 +73,10 @@ pub(crate) struct HomeConfig {
     pub offers: bool,
     /// Whether an agent's limit follows what it can take; if not, it is the agent's capacity.
     pub adaptive: bool,
-    /// When a group is released, its members leave spread over this.
+    /// When a group is released, its members leave one after the other, so long after each other: commands for one wait
+    /// from then on until it is there.
+    pub release_pace: Duration,
+    /// … but none later than this.
     pub release_spread: Duration,
     /// When a group is released, its sessions are closed after this.
     pub release_deadline: Duration,
@@ -89,6 +92,8 @@ impl Default for HomeConfig {
             grant_ttl: protocol::limits::GRANT_TTL,
             offers: true,
             adaptive: true,
+            // Two groups a second move: together as many as a shard has handshakes for.
+            release_pace: Duration::from_millis(4),
             release_spread: Duration::from_secs(10),
             release_deadline: Duration::from_secs(60),
             members_max: SESSIONS_MAX,
@@ -431,12 +436,15 @@ impl Home {
         }
         group.epoch = epoch;
         group.owned = false;
-        let (count, spread) = (group.members, self.config.release_spread);
+        let (count, config) = (group.members, &self.config);
+        let pace = config
+            .release_pace
+            .min(config.release_spread / count.max(1));
         for (place, member) in (0..).zip(self.members_of(index)) {
             self.withdraw(member);
             let go_away = SessionCommand::GoAway {
                 addresses: addresses.to_vec(),
-                delay: spread * place / count.max(1),
+                delay: pace * place,
                 deadline: self.config.release_deadline,
             };
             let location = self.members[member as usize].location;

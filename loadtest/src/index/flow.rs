@@ -103,6 +103,21 @@ pub(super) fn told_deaths(found: &Value) -> (String, String) {
     (verdict, result)
 }
 
+/// A run in which agent servers die, drain, stand still, come and go.
+pub(super) fn told_failover(found: &Value) -> (String, String) {
+    let targets = found["targets"].as_array().into_iter().flatten();
+    let targets: Vec<Value> = targets.cloned().collect();
+    let said = targets.iter().filter_map(|one| {
+        let text = format!("{}: {}", one["target"].as_str()?, one["found"].as_str()?);
+        Some(match one["met"] == true {
+            true => text,
+            false => format!("missed {text}"),
+        })
+    });
+    let said: Vec<String> = said.collect();
+    (judged(&targets), said.join("; "))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -169,5 +184,17 @@ mod tests {
         let more =
             "1,200 of agents, 1,211 of process servers, 40 standstills of the server in 61 s";
         assert!(result.contains(more), "{result}");
+    }
+
+    #[test]
+    fn a_failover_is_told_target_by_target() {
+        let (verdict, result) = told_failover(&json!({ "targets": [
+            { "target": "sql: owned elsewhere ≤ 20 s", "found": "17.2 s", "met": true },
+            { "target": "redis: owned elsewhere ≤ 5 s", "found": "6.1 s", "met": false },
+        ]}));
+        assert_eq!(verdict, "1 target met, 1 MISSED");
+        let expected =
+            "sql: owned elsewhere ≤ 20 s: 17.2 s; missed redis: owned elsewhere ≤ 5 s: 6.1 s";
+        assert_eq!(result, expected);
     }
 }

@@ -17,6 +17,8 @@ pub struct AgentServer {
     pub addresses: Vec<String>,
     /// Its shards.
     pub shards: u16,
+    /// Agents that it is given at most, while another one has room.
+    pub capacity: u32,
     /// Somebody has reached it lately: its lease has not run out.
     pub alive: bool,
     /// It gives its groups to the others.

@@ -108,6 +108,12 @@ pub struct Group {
     /// The link of the agent server that it is pinned to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<String>,
+    /// The link of the agent server that it was assigned to, as long as balancing leaves it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned: Option<String>,
+    /// Until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned_until: Option<Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -119,6 +125,47 @@ pub struct PinGroup {
     /// The link of one that `GET /v1/agent-servers` lists.
     #[schema(example = "a.example:7444")]
     pub agent_server: String,
+}
+
+/// Moves a group to an agent server, once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AssignGroup {
+    /// The link of one that `GET /v1/agent-servers` lists.
+    #[schema(example = "a.example:7444")]
+    pub agent_server: String,
+}
+
+/// Makes loads even.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RebalanceGroups {
+    /// Only says what would move.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a rebalance does.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Rebalance {
+    /// Nothing was moved.
+    pub dry_run: bool,
+    /// The groups that move, by name.
+    pub moves: Vec<GroupMove>,
+}
+
+/// A group for another agent server.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct GroupMove {
+    /// The group.
+    pub group: GroupRef,
+    /// Agents in it that may come in.
+    pub agents: u64,
+    /// The link of the agent server that owns it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The link of the one that will.
+    pub to: String,
 }
 
 /// Makes a group.

@@ -110,8 +110,9 @@ async fn set(
 
 /// All of them, by their links.
 async fn read(api: &Api) -> ApiResult<Vec<AgentServer>> {
-    let servers = api.store.agent_servers(clock::now()).await?;
-    let placed = api.store.placed_groups().await?;
+    let now = clock::now();
+    let servers = api.store.agent_servers(now).await?;
+    let placed = api.store.placed_groups(now).await?;
     let described = servers.into_iter().map(|row| {
         let run = row.server.run;
         let own = placed.iter().filter(|placed| placed.owner == Some(run));
@@ -120,6 +121,7 @@ async fn read(api: &Api) -> ApiResult<Vec<AgentServer>> {
             run: run.0,
             addresses: row.server.addresses,
             shards: row.server.shards,
+            capacity: row.server.capacity,
             alive: row.alive,
             draining: row.draining,
             groups: own.clone().count() as u64,

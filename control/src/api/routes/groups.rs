@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use protocol::ids::GroupId;
 use protocol::limits::NAME_BYTES_MAX;
 
+use super::group_moves::unknown_server;
 use crate::api::Api;
 use crate::api::extract::{Body, Id, Params};
 use crate::api::model::agents::{CreateGroup, Group, PinGroup};
@@ -16,7 +17,7 @@ use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::clock;
-use crate::gateways::Registered;
+use crate::gateways::{Pin, Registered};
 use crate::store::groups::{self, CreateGroupError};
 
 /// List groups
@@ -105,7 +106,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id) -> ApiResult<J
     find(&api, GroupId(id)).await.map(Json)
 }
 
-async fn find(api: &Api, id: GroupId) -> ApiResult<Group> {
+pub(super) async fn find(api: &Api, id: GroupId) -> ApiResult<Group> {
     let row = api
         .store
         .group(id)
@@ -160,23 +161,20 @@ pub(super) async fn pin(
     let servers = api.store.agent_servers(clock::now()).await?;
     let known = |one: &Registered| one.server.link == body.agent_server;
     if !servers.iter().any(known) {
-        return Err(ApiError::in_field(
-            Kind::Unprocessable,
-            "agent_server",
-            format!(
-                "there is no agent server `{}`; GET /v1/agent-servers lists those that there are",
-                crate::api::extract::clip(&body.agent_server)
-            ),
-        ));
+        return Err(unknown_server(&body.agent_server));
     }
-    let pin = Some(body.agent_server);
-    api.store.pin_group(GroupId(group.id), pin).await?;
+    let pin = Pin {
+        link: body.agent_server,
+        until: None,
+    };
+    let pins = vec![(GroupId(group.id), pin)];
+    api.store.pin_groups(pins).await?;
     find(&api, GroupId(id)).await.map(Json)
 }
 
 /// Unpin a group
 ///
-/// It may go to any agent server again.
+/// It may go to any agent server again, also if it was assigned to one for a while.
 #[utoipa::path(
     delete,
     path = "/v1/groups/{id}/pin",
@@ -190,7 +188,7 @@ pub(super) async fn pin(
 )]
 pub(super) async fn unpin(State(api): State<Arc<Api>>, Id(id): Id) -> ApiResult<StatusCode> {
     find(&api, GroupId(id)).await?;
-    api.store.pin_group(GroupId(id), None).await?;
+    api.store.unpin_group(GroupId(id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -198,17 +196,18 @@ struct Counts {
     agents: BTreeMap<GroupId, u64>,
     connected: BTreeMap<GroupId, u64>,
     /// The links of owners and of pins.
-    places: BTreeMap<GroupId, (Option<String>, Option<String>)>,
+    places: BTreeMap<GroupId, (Option<String>, Option<Pin>)>,
 }
 
 impl Counts {
     async fn read(api: &Api) -> ApiResult<Self> {
-        let servers = api.store.agent_servers(clock::now()).await?;
+        let now = clock::now();
+        let servers = api.store.agent_servers(now).await?;
         let link = |run| {
             let server = servers.iter().find(|one| Some(one.server.run) == run);
             server.map(|one| one.server.link.clone())
         };
-        let placed = api.store.placed_groups().await?.into_iter();
+        let placed = api.store.placed_groups(now).await?.into_iter();
         let places = placed.map(|one| (one.group.id, (link(one.owner), one.pin)));
         Ok(Self {
             places: places.collect(),
@@ -219,9 +218,16 @@ impl Counts {
 
     fn describe(&self, row: groups::Group) -> Group {
         let (agent_server, pin) = self.places.get(&row.id).cloned().unwrap_or_default();
+        let (for_good, for_a_while) = match pin {
+            Some(pin) if pin.until.is_some() => (None, Some(pin)),
+            pin => (pin, None),
+        };
+        let until = for_a_while.as_ref().and_then(|pin| pin.until);
         Group {
             agent_server,
-            pin,
+            pin: for_good.map(|pin| pin.link),
+            assigned: for_a_while.map(|pin| pin.link),
+            assigned_until: until.map(|until| Timestamp(until.0)),
             id: row.id.0,
             slot: row.slot.0,
             automatic: row.automatic,

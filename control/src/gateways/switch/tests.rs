@@ -39,6 +39,7 @@ impl Fake {
                 link: format!("{}.example:7444", self.run),
                 addresses: addresses(self.run),
                 shards: 2,
+                capacity: 10_000,
             },
             number: ServerId(70 + u32::from(self.run)),
             link: Arc::<Self>::clone(self),

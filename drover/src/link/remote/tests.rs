@@ -167,3 +167,21 @@ fn what_is_said_to_a_gateway_that_is_gone_goes_nowhere() {
     drop(link);
     assert!(pipe.left.is_cancelled());
 }
+
+#[test]
+fn silence_begins_with_the_last_packet_and_anew_for_whoever_stood_still() {
+    let began = clock::monotonic();
+    let mut silence = Silence::new(began);
+    let mut lasts = |ms, packets| {
+        let now = began + Duration::from_millis(ms);
+        silence.lasts(packets, now).as_millis()
+    };
+    assert_eq!(lasts(250, 3), 0);
+    assert_eq!(lasts(500, 3), 250);
+    assert_eq!(lasts(750, 3), 500);
+    assert_eq!(lasts(1000, 4), 0);
+    assert_eq!(lasts(1250, 4), 250);
+    // It stood still itself: what came meanwhile is not read yet.
+    assert_eq!(lasts(9000, 4), 0);
+    assert_eq!(lasts(9250, 4), 250);
+}

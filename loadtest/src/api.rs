@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use protocol::ids::{AgentId, ProcessId};
 use reqwest::StatusCode;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -132,7 +133,7 @@ struct Problem {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Processes on a page.
+/// Items on a page.
 const PAGE: usize = 500;
 
 impl Api {
@@ -277,22 +278,39 @@ impl Api {
     /// When the server cannot be reached, or answers something else.
     pub async fn processes(&self) -> anyhow::Result<Vec<(ProcessId, Option<End>)>> {
         #[derive(Deserialize)]
-        struct Page {
-            items: Vec<Row>,
-            next_page_token: Option<String>,
-        }
-        #[derive(Deserialize)]
         struct Row {
             id: Uuid,
             state: String,
         }
+        let rows: Vec<Row> = self.all("/v1/processes").await?;
+        let rows = rows.iter();
+        Ok(rows
+            .map(|row| (ProcessId(row.id), end_of_state(&row.state)))
+            .collect())
+    }
+
+    /// All agents that the store has.
+    ///
+    /// # Errors
+    /// As [`Api::processes`].
+    pub async fn agents(&self) -> anyhow::Result<Vec<AgentId>> {
+        let rows: Vec<Identified> = self.all("/v1/agents").await?;
+        Ok(rows.into_iter().map(|row| AgentId(row.id)).collect())
+    }
+
+    /// All items of a list.
+    async fn all<T: DeserializeOwned>(&self, list: &str) -> anyhow::Result<Vec<T>> {
+        #[derive(Deserialize)]
+        struct Page<T> {
+            items: Vec<T>,
+            next_page_token: Option<String>,
+        }
         let mut all = Vec::new();
         let mut more = String::new();
         loop {
-            let path = format!("/v1/processes?page_size={PAGE}{more}");
-            let page: Page = self.get(&path).await?.json().await?;
-            let rows = page.items.iter();
-            all.extend(rows.map(|row| (ProcessId(row.id), end_of_state(&row.state))));
+            let page = self.get(&format!("{list}?page_size={PAGE}{more}")).await?;
+            let page: Page<T> = page.json().await?;
+            all.extend(page.items);
             match page.next_page_token {
                 Some(token) => more = format!("&page_token={token}"),
                 None => return Ok(all),

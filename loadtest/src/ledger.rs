@@ -20,6 +20,15 @@ pub enum End {
     Failed,
 }
 
+/// A process that has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Traced {
+    /// When it should have been sent.
+    pub due: Instant,
+    /// When its end was heard of.
+    pub ended: Instant,
+}
+
 #[derive(Default)]
 struct Account {
     /// Accepted processes: when each should have been sent.
@@ -28,6 +37,8 @@ struct Account {
     early: HashMap<ProcessId, (End, Instant)>,
     ended: HashMap<ProcessId, End>,
     effects: HashMap<OperationId, u32>,
+    /// Each end, where that was asked for.
+    trace: Option<Vec<Traced>>,
     attempted: u64,
     accepted: u64,
     succeeded: u64,
@@ -119,6 +130,10 @@ impl Ledger {
             return;
         };
         account.ended.insert(process, end);
+        if let Some(trace) = &mut account.trace {
+            let due = intended;
+            trace.push(Traced { due, ended: at });
+        }
         match end {
             End::Succeeded => account.succeeded += 1,
             End::Failed => account.failed += 1,
@@ -129,6 +144,16 @@ impl Ledger {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
+    }
+
+    /// From now on each end is kept: [`Ledger::traced`].
+    pub fn trace(&self) {
+        self.account().trace.get_or_insert_default();
+    }
+
+    /// The ends since [`Ledger::trace`], in the order in which they were heard of.
+    pub fn traced(&self) -> Vec<Traced> {
+        self.account().trace.clone().unwrap_or_default()
     }
 
     /// A simulated hypervisor has had an effect; returns how often this operation now has.
@@ -263,5 +288,18 @@ mod tests {
         let totals = ledger.totals();
         assert_eq!((totals.submitted, totals.failed, totals.lost), (1, 1, 0));
         assert_eq!(ledger.round_trips().len(), 1);
+    }
+
+    #[test]
+    fn ends_are_kept_once_that_was_asked_for() {
+        let ledger = Ledger::default();
+        let due = crate::clock::now();
+        let ended = due + Duration::from_secs(1);
+        for n in [1, 2] {
+            ledger.accepted(process(n), due);
+            ledger.ended(process(n), End::Succeeded, ended);
+            ledger.trace();
+        }
+        assert_eq!(ledger.traced(), [Traced { due, ended }]);
     }
 }

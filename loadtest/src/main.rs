@@ -39,6 +39,8 @@ enum Command {
     Scenario(Box<scenario_cli::ScenarioArguments>),
     /// Kill, drain and stop agent servers of several, let some come and go, and see what becomes of their groups
     Failover(failover_cli::FailoverArguments),
+    /// Make many processes on a database of one on SQLite, with its agents and the work in hand
+    Grow(Box<scenario_cli::GrowArguments>),
     /// Write the table of all runs into the README of a folder of results
     Index {
         /// The folder
@@ -324,6 +326,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Flow(arguments) => flow_cli::run(*arguments),
         Command::Scenario(arguments) => runtime()?.block_on(scenario_cli::run(*arguments)),
         Command::Failover(arguments) => runtime()?.block_on(failover_cli::run(arguments)),
+        Command::Grow(arguments) => runtime()?.block_on(scenario_cli::grow(*arguments)),
         Command::Index { results } => {
             let runs = loadtest::index::write(&results)?;
             println!("{runs} runs are in {}", results.join("README.md").display());

@@ -4,10 +4,14 @@
 //! ```text
 //!   Site (which processes, which services) ─▶ Stand (deployment, fleet, ledger) ◀── Workload (public API, open loop)
 //!   Drill:  each process dies twice by kind, one stands still, agents die ─▶ lost, doubled, leaked, the store's rows
+//!   Outage: a service is gone for a while                                 ─▶ sessions lost, how soon all is normal
+//!   Grow:   one process on SQLite becomes many on a database              ─▶ the same agents, nothing lost, downtime
 //! ```
 
 mod audit;
 mod drill;
+mod grow;
+mod outage;
 mod site;
 mod told;
 
@@ -18,7 +22,9 @@ use serde::Serialize;
 
 pub use audit::Audit;
 pub use drill::{Drill, Drilled};
-pub use site::Site;
+pub use grow::{Downtime, Grew, Grow};
+pub use outage::{How, Outage, OutageFound};
+pub use site::{Service, Site};
 
 use crate::clock;
 use crate::fleet::{Fleet, FleetSpec};

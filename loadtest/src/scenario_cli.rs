@@ -1,11 +1,12 @@
-//! `drover-loadtest scenario`: a whole deployment, whose every part dies or whose services stop.
+//! `drover-loadtest scenario` and `grow`: a whole deployment whose every part dies, whose services stop, or which one
+//! process becomes.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use clap::Args;
-use loadtest::scenario::{Drill, Site};
+use loadtest::scenario::{Drill, Grow, How, Outage, Service, Site};
 use loadtest::server::{ServerSpec, Target};
 
 use crate::{ServerArguments, WorkDir, duration, write_json};
@@ -18,6 +19,21 @@ pub(crate) struct ScenarioArguments {
     /// Hypervisors to simulate
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     agents: u32,
+    /// Instead of all deaths: this service is gone for a while
+    #[arg(long, value_enum)]
+    outage: Option<Service>,
+    /// With --outage: for so long
+    #[arg(long = "for", value_name = "TIME", default_value = "5m", value_parser = duration)]
+    time: Duration,
+    /// With --outage: how it goes
+    #[arg(long, value_enum, default_value_t, requires = "outage")]
+    how: How,
+    /// With --outage: everything is watched so long before
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    calm: Duration,
+    /// With --outage: processes a second
+    #[arg(long, default_value_t = 50.0, requires = "outage")]
+    rate: f64,
     /// Processes to make, evenly spread over the time
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     processes: u64,
@@ -39,6 +55,37 @@ pub(crate) struct ScenarioArguments {
     /// Seed of the workload's choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    #[command(flatten)]
+    output: OutputArguments,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+#[derive(Args)]
+pub(crate) struct GrowArguments {
+    /// What one process becomes; any but single
+    #[arg(long, value_enum, default_value = "distributed")]
+    to: Site,
+    /// Hypervisors to simulate
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    agents: u32,
+    /// Processes a second
+    #[arg(long, default_value_t = 50.0)]
+    rate: f64,
+    /// Service time of each operation, in milliseconds
+    #[arg(long, default_value_t = 2000)]
+    service_ms: u64,
+    /// Seed of the workload's choices
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    output: OutputArguments,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+#[derive(Args)]
+struct OutputArguments {
     /// Write what was found as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -53,12 +100,42 @@ pub(crate) struct ScenarioArguments {
     /// Write no folder
     #[arg(long)]
     no_results: bool,
-    #[command(flatten)]
-    server: ServerArguments,
+}
+
+/// Whether everything held.
+pub(crate) async fn grow(arguments: GrowArguments) -> anyhow::Result<bool> {
+    let work = WorkDir::new(arguments.server.work_dir.clone())?;
+    let grow = Grow {
+        to: arguments.to,
+        agents: usize::try_from(arguments.agents)?,
+        rate: arguments.rate.max(1.0),
+        service_ms: arguments.service_ms,
+        seed: arguments.seed,
+        server: spec(&arguments.server, &work)?,
+        work_dir: work.path.clone(),
+        results: arguments.output.folder(),
+    };
+    let found = grow.run().await?;
+    write_json(arguments.output.json, &found)?;
+    Ok(found.passed)
+}
+
+impl OutputArguments {
+    /// Where a dated folder is to be.
+    fn folder(&self) -> Option<PathBuf> {
+        (!self.no_results).then(|| self.results.clone())
+    }
 }
 
 /// Whether everything held.
 pub(crate) async fn run(arguments: ScenarioArguments) -> anyhow::Result<bool> {
+    match arguments.outage {
+        Some(service) => outage(arguments, service).await,
+        None => drill(arguments).await,
+    }
+}
+
+async fn drill(arguments: ScenarioArguments) -> anyhow::Result<bool> {
     let work = WorkDir::new(arguments.server.work_dir.clone())?;
     let drill = Drill {
         site: arguments.site,
@@ -72,10 +149,31 @@ pub(crate) async fn run(arguments: ScenarioArguments) -> anyhow::Result<bool> {
         seed: arguments.seed,
         server: spec(&arguments.server, &work)?,
         work_dir: work.path.clone(),
-        results: (!arguments.no_results).then_some(arguments.results),
+        results: arguments.output.folder(),
     };
     let found = drill.run().await?;
-    write_json(arguments.json, &found)?;
+    write_json(arguments.output.json, &found)?;
+    Ok(found.passed)
+}
+
+async fn outage(arguments: ScenarioArguments, service: Service) -> anyhow::Result<bool> {
+    let work = WorkDir::new(arguments.server.work_dir.clone())?;
+    let outage = Outage {
+        site: arguments.site,
+        service,
+        how: arguments.how,
+        time: some_time("--for", arguments.time)?,
+        calm: some_time("--calm", arguments.calm)?,
+        agents: usize::try_from(arguments.agents)?,
+        rate: arguments.rate.max(1.0),
+        service_ms: arguments.service_ms,
+        seed: arguments.seed,
+        server: spec(&arguments.server, &work)?,
+        work_dir: work.path.clone(),
+        results: arguments.output.folder(),
+    };
+    let found = outage.run().await?;
+    write_json(arguments.output.json, &found)?;
     Ok(found.passed)
 }
 

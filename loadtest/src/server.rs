@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use crate::api::Api;
 
 pub use apart::{Apart, ApartSpec, Grown};
+pub(crate) use apart::{free_ports, loopback};
 
 /// How to start a server.
 #[derive(Clone, Debug)]
@@ -408,6 +409,14 @@ impl Server {
     /// # Errors
     /// When it does not end within a minute or ends with a failure.
     pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.end().await
+    }
+
+    /// The same of one that may be started again.
+    ///
+    /// # Errors
+    /// As [`Server::stop`].
+    pub async fn end(&mut self) -> anyhow::Result<()> {
         if let Some(pid) = self.pid() {
             rustix::process::kill_process(pid, Signal::TERM)?;
         }
@@ -421,6 +430,12 @@ impl Server {
             );
         }
         Ok(())
+    }
+
+    /// From its next start on it has this setting, as `KEY=VALUE`.
+    pub fn set(&mut self, setting: &str) {
+        let setting = ["--set".to_owned(), setting.to_owned()];
+        self.spec.arguments.extend(setting);
     }
 
     /// Its process; nothing when it has ended and that was noticed.

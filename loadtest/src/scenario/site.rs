@@ -1,6 +1,7 @@
 //! The shapes of a deployment, each with services of its own, which may be hurt.
 
-use testkit::{MariaDb, Postgres, Redis, ZooKeeper};
+use anyhow::Context as _;
+use testkit::{MariaDb, Postgres, Redis, Server, ZooKeeper};
 
 use crate::server::{ApartSpec, Role, ServerSpec, Target};
 
@@ -18,6 +19,28 @@ pub enum Site {
     Distributed,
     /// Two agent servers, and two processes with an API and a process server, on the same services.
     Control,
+}
+
+/// A service that a deployment needs, or goes on without for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Service {
+    /// The database.
+    Store,
+    /// By which servers hear that one of them is gone.
+    Locks,
+    /// By which servers wake each other.
+    Events,
+}
+
+impl Service {
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Locks => "locks",
+            Self::Events => "events",
+        }
+    }
 }
 
 impl Site {
@@ -130,6 +153,25 @@ impl Services {
             (None, None) => None,
         })
     }
+
+    /// The server behind a service, to be hurt.
+    ///
+    /// # Errors
+    /// When the site has no server for it.
+    pub(super) fn server_of(&self, service: Service) -> anyhow::Result<&Server> {
+        let redis = self.redis.as_deref();
+        let server = match service {
+            Service::Store => self.mariadb.as_deref().or(self.postgres.as_deref()),
+            Service::Locks => self.zookeeper.as_deref().or(redis),
+            Service::Events => redis,
+        };
+        server.with_context(|| {
+            let what = service.name();
+            format!(
+                "this site has no server for its {what}: choose another --site, such as control"
+            )
+        })
+    }
 }
 
 #[cfg(test)]
@@ -144,5 +186,11 @@ mod tests {
             let value = site.to_possible_value().unwrap();
             assert_eq!(site.name(), value.get_name());
         }
+    }
+
+    #[test]
+    fn a_site_without_a_server_says_so() {
+        let error = Services::default().server_of(Service::Locks).err().unwrap();
+        assert!(error.to_string().contains("--site"), "{error}");
     }
 }

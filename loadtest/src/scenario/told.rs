@@ -1,7 +1,11 @@
 //! What a scenario found, as people read it.
 
 use super::Account;
+use std::time::Duration;
+
 use super::drill::Drilled;
+use super::grow::Grew;
+use super::outage::OutageFound;
 use crate::report::grouped;
 
 /// Lines of a table: what, and how much.
@@ -79,10 +83,111 @@ pub(super) fn drill(found: &Drilled) -> Table {
     table
 }
 
+pub(super) fn outage(found: &OutageFound) -> Table {
+    let what = format!("seconds for which the {} {}", found.service, found.how);
+    let p99 = |micros: u64| Duration::from_micros(micros).as_secs_f64();
+    let mut table = vec![
+        verdict(found.passed),
+        line("site", found.site),
+        seconds(&what, found.outage_s),
+        count("agents", found.agents as u64),
+        count("sessions lost", found.sessions_lost),
+    ];
+    table.extend(account(&found.account));
+    table.push(match found.normal_s {
+        Some(normal) => seconds("seconds until all was normal again", normal),
+        None => line("seconds until all was normal again", "never"),
+    });
+    let after = found.after_us.map(|after| after.p99);
+    for (what, micros) in [
+        (
+            "p99 of what was over before, seconds",
+            Some(found.before_us.p99),
+        ),
+        (
+            "p99 of what was due meanwhile",
+            Some(found.meanwhile_us.p99),
+        ),
+        ("p99 of what was due after that", after),
+    ] {
+        let value = micros.map(|micros| format!("{:.2}", p99(micros)));
+        table.push(line(what, value.unwrap_or_else(|| "-".to_owned())));
+    }
+    table
+}
+
+pub(super) fn grow(found: &Grew) -> Table {
+    let mut table = vec![
+        verdict(found.passed),
+        line("one process on SQLite became", found.site),
+        count("agents", found.agents as u64),
+        count("of these known by their old id", found.agents_known as u64),
+        count("agents that joined anew", found.strangers as u64),
+        count(
+            "processes in hand when it was stopped",
+            found.in_hand as u64,
+        ),
+    ];
+    table.extend(account(&found.account));
+    let times = &found.downtime;
+    for (what, time) in [
+        (
+            "restart to tell the new addresses: all agents back, s",
+            found.announced_s,
+        ),
+        ("downtime: stopped after, seconds", times.stopped_s),
+        ("store copied and compared after", times.copied_s),
+        ("all processes ready after", times.started_s),
+        ("the first process ended after", times.working_s),
+        ("all agents back after", times.agents_back_s),
+    ] {
+        table.push(seconds(what, time));
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::drill::tests::drilled;
     use super::*;
+
+    #[test]
+    fn an_outage_is_told_with_what_it_cost_and_how_soon_it_was_over() {
+        let found = super::super::outage::tests::found();
+        let table = outage(&found);
+        for line in [
+            ("seconds for which the store dies", "300.0"),
+            ("sessions lost", "0"),
+            ("seconds until all was normal again", "15.0"),
+            ("p99 of what was over before, seconds", "0.15"),
+            ("p99 of what was due meanwhile", "300.00"),
+        ] {
+            let line = (line.0.to_owned(), line.1.to_owned());
+            assert!(table.contains(&line), "{line:?} is not in {table:?}");
+        }
+        let never = OutageFound {
+            normal_s: None,
+            after_us: None,
+            ..found
+        };
+        let line = ("seconds until all was normal again", "never");
+        let line = (line.0.to_owned(), line.1.to_owned());
+        assert!(outage(&never).contains(&line));
+    }
+
+    #[test]
+    fn growth_is_told_with_its_downtime() {
+        let table = grow(&super::super::grow::tests::grew());
+        for (what, value) in [
+            ("one process on SQLite became", "distributed"),
+            ("agents that joined anew", "0"),
+            ("store copied and compared after", "3.0"),
+            ("all agents back after", "21.0"),
+        ] {
+            let line = (what.to_owned(), value.to_owned());
+            assert!(table.contains(&line), "{line:?} is not in {table:?}");
+        }
+    }
 
     #[test]
     fn a_drill_is_told_with_every_kind_of_death_and_its_account() {

@@ -37,6 +37,8 @@ pub struct Grown {
     pub data_dir: PathBuf,
     /// `host:port` of its API: that of the same process.
     pub api: String,
+    /// UDP ports of loopback that agents have been told: one for each process with sessions.
+    pub gateways: Vec<u16>,
 }
 
 /// They run.
@@ -102,7 +104,16 @@ impl ApartSpec {
     fn members(&self) -> anyhow::Result<Vec<Member>> {
         let count = self.roles.iter().filter(|role| role.has_sessions()).count();
         let ports = free_ports(2 * count)?;
-        let (gateways, links) = ports.split_at(count);
+        let (free, links) = ports.split_at(count);
+        let gateways = match &self.grown {
+            Some(grown) => &grown.gateways[..],
+            None => free,
+        };
+        ensure!(
+            gateways.len() == count,
+            "agents were told {} ports for {count} processes",
+            gateways.len()
+        );
         let mut own = gateways.iter().zip(links).enumerate();
         let mut numbers: HashMap<Role, usize> = HashMap::new();
         let mut grown = self.grown.as_ref();
@@ -242,7 +253,7 @@ fn beside(path: &Path, name: &str) -> PathBuf {
 }
 
 /// UDP ports of loopback that nobody had a moment ago.
-fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+pub(crate) fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
     let open = || UdpSocket::bind("127.0.0.1:0").context("no socket");
     // All are open at once, so that all differ.
     let sockets: Vec<_> = std::iter::repeat_with(open).take(count).collect();
@@ -251,7 +262,7 @@ fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
 }
 
 /// `127.0.0.1:PORT`, of each, with commas.
-fn loopback(ports: &[u16]) -> String {
+pub(crate) fn loopback(ports: &[u16]) -> String {
     let each = ports.iter().map(|port| format!("127.0.0.1:{port}"));
     each.collect::<Vec<_>>().join(",")
 }
@@ -385,11 +396,12 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_that_grows_keeps_its_identity_and_the_address_of_its_api() {
+    fn a_deployment_that_grows_keeps_its_identity_and_what_others_know_of_it() {
         let mut spec = spec(&DISTRIBUTED, Some("postgres://x"));
         spec.grown = Some(Grown {
             data_dir: "work/single".into(),
             api: "127.0.0.1:7440".to_owned(),
+            gateways: vec![7443, 7453],
         });
         let members = spec.members().unwrap();
         let grown = members.iter().filter(|member| {
@@ -399,6 +411,13 @@ mod tests {
         });
         let roles: Vec<_> = grown.map(|member| member.role).collect();
         assert_eq!(roles, [Role::Api], "the first with the store");
+        let gateways = members.iter().filter(|member| member.role.has_sessions());
+        let gateways: Vec<_> = gateways.map(|member| member.at.agents.clone()).collect();
+        assert_eq!(
+            gateways,
+            ["127.0.0.1:7443", "127.0.0.1:7453"],
+            "as agents know"
+        );
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //!   listener.rs   who listens where, with which TLS, limits and threads
 //!     └ server.rs   sockets, time limits, drain
 //!         └ access.rs   the table of routes and roles; bearer tokens; rates
-//!             └ routes/*   one file for each kind of thing, described for OpenAPI where it is written
-//!                 └ extract.rs, page.rs, problem.rs   what comes in, lists, errors
+//!             └ reads.rs   whether a replica of the store may answer, and what clients have seen
+//!                 └ routes/*   one file for each kind of thing, described for OpenAPI where it is written
+//!                     └ extract.rs, page.rs, problem.rs   what comes in, lists, errors
 //!   model/*   the JSON, shared with the CLI
 //! ```
 //!
@@ -27,6 +28,7 @@ mod openapi;
 mod overview;
 mod page;
 mod problem;
+mod reads;
 mod routes;
 mod server;
 mod telemetry;

@@ -27,10 +27,12 @@ mod neighbours;
 pub mod pauses;
 mod pen;
 pub mod plans;
+pub(crate) mod position;
 pub mod processes;
 pub mod queries;
 pub(crate) mod recovery;
 mod remote;
+pub(crate) mod replicas;
 pub mod sql;
 mod sqlite;
 mod stored;
@@ -57,6 +59,7 @@ pub use copy::{CopyError, CopyStep, copy};
 pub use inspect::{Depth, Inspection, inspect};
 pub use neighbours::Neighbours;
 pub use remote::{ServerInspection, Weakness, inspect_server, shown};
+pub use replicas::{Compared, ReplicaInspection, ReplicasConfig, inspect_replicas};
 pub use sql::Connection;
 pub use telemetry::StoreStats;
 
@@ -141,6 +144,16 @@ pub enum OpenError {
         /// What was answered, if anything.
         source: sqlx::Error,
     },
+    /// The server speaks no TLS although the URL asks for it, or not as whom the URL names.
+    #[error(
+        "no TLS with the store at {url}: {source}; the server must speak it, with a certificate for the host in the URL, of a public authority or of one in the file that sslrootcert names (for MySQL and MariaDB ssl-ca)"
+    )]
+    Tls {
+        /// The URL, without its password.
+        url: String,
+        /// What was answered.
+        source: sqlx::Error,
+    },
     /// The server is too old.
     #[error("the store at {url} is on {found}; Drover needs {needed} or later")]
     OldServer {
@@ -163,6 +176,14 @@ pub enum OpenError {
     #[error("the store at {url} takes no writes; name the primary server in `store`")]
     ReadOnly {
         /// The URL, without its password.
+        url: String,
+    },
+    /// A replica that cannot be one of this store.
+    #[error(
+        "{url} cannot be a replica of the store: replicas are of a store on PostgreSQL or MariaDB, and on the same kind of server"
+    )]
+    ForeignReplica {
+        /// The replica's URL, without its password.
         url: String,
     },
     /// The server may lose what it has confirmed, or would not take what Drover writes.
@@ -252,6 +273,7 @@ pub struct Store {
     writer: writer::Writer,
     readers: sql::Readers,
     telemetry: Arc<telemetry::Telemetry>,
+    replicas: Option<Arc<replicas::Replicas>>,
     shared: Arc<Shared>,
 }
 
@@ -306,6 +328,7 @@ impl Store {
             writer,
             readers,
             telemetry,
+            replicas: None,
             shared: Arc::new(Shared {
                 instance,
                 is_open_to_others: lock.is_none(),

@@ -48,6 +48,8 @@ mod receiver;
 mod redrive;
 #[path = "api/refusals.rs"]
 mod refusals;
+#[path = "api/replicas.rs"]
+mod replicas;
 #[path = "api/routes.rs"]
 mod routes;
 #[path = "api/waits.rs"]

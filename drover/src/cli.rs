@@ -22,6 +22,7 @@ pub(crate) mod print;
 mod processes;
 mod resolve;
 mod run;
+mod seen;
 mod servers;
 mod sse;
 mod store;

@@ -23,6 +23,7 @@ use control::api::ApiConfig;
 use control::coordination::{EventsUrl, LocksUrl};
 use control::identity::AGENT_CERTIFICATE_LIFE;
 use control::kinds::{Kinds, Origin as KindOrigin};
+use control::store::ReplicasConfig;
 use control::store::log::Retention;
 use control::telemetry::LogConfig;
 use control::webhooks::WebhooksConfig;
@@ -61,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) domain: String,
     /// The store's URL.
     pub(crate) store: String,
+    /// The store's replicas.
+    pub(crate) replicas: ReplicasConfig,
     /// Process servers in this process.
     pub(crate) process_servers: u32,
     /// The lock service.
@@ -203,6 +206,7 @@ impl Default for Config {
             profile: Profile::default(),
             domain: "drover.internal".to_owned(),
             store: "sqlite:".to_owned(),
+            replicas: ReplicasConfig::default(),
             process_servers: 1,
             locks: LocksUrl::Sql,
             events: EventsUrl::Local,

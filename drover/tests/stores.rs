@@ -130,3 +130,85 @@ fn a_server_that_may_lose_work_is_refused_unless_the_url_takes_it() {
     let taken = deployment.drover(&["store", "migrate"]);
     assert!(taken.status.success(), "{}", said(&taken));
 }
+
+/// Somebody who reads through the command line, with a position or without.
+fn shows(deployment: &Deployment, group: &str) -> bool {
+    let shown = deployment.drover(&["groups", "show", group]);
+    shown.status.success()
+}
+
+#[test]
+fn the_next_command_reads_what_the_last_one_wrote_also_from_a_replica_that_stands_still() {
+    let runtime = runtime();
+    let server = runtime.block_on(testkit::Postgres::start());
+    let server = server.unwrap_or_else(|error| panic!("{error}"));
+    let replica = runtime.block_on(server.replica());
+    let replica = replica.unwrap_or_else(|error| panic!("{error}"));
+    let url = runtime.block_on(server.database("drover"));
+    let url = url.unwrap_or_else(|error| panic!("{error}"));
+    let told = |server: &testkit::Postgres, sql: &str| {
+        let done = runtime.block_on(server.execute(sql));
+        done.unwrap_or_else(|error| panic!("{error}"));
+    };
+    let mut deployment = Deployment::start();
+    stop(&mut deployment);
+    let file = deployment.path("drover.toml");
+    let config = |replicas: &str| {
+        let text = format!(
+            "store = \"{url}\"\nstore_read_urls = [{replicas}]\nstore_read_max_age = \"10m\"\n"
+        );
+        std::fs::write(&file, text).expect("it is ours");
+    };
+    config(&format!("\"{}\"", replica.url_like(&url)));
+    deployment.start_again();
+    eventually("reads from the replica", || {
+        let lists = deployment.drover(&["groups", "list"]);
+        assert!(lists.status.success(), "{}", said(&lists));
+        let page = deployment.metrics();
+        let mut reads = page
+            .lines()
+            .filter(|line| line.starts_with("drover_api_reads_total"));
+        reads.any(|line| !line.contains("primary") && !line.ends_with(" 0"))
+    });
+    let check = deployment.drover(&["store", "check"]);
+    assert!(
+        said(&check).contains("has all that the store has"),
+        "{}",
+        said(&check)
+    );
+
+    told(&replica, "SELECT pg_wal_replay_pause()");
+    let made = deployment.drover(&["groups", "create", "new"]);
+    assert!(made.status.success(), "{}", said(&made));
+    assert!(shows(&deployment, "new"), "the next command knows of it");
+    std::fs::remove_dir_all(deployment.path("state")).expect("the command line has kept it");
+    assert!(
+        !shows(&deployment, "new"),
+        "whoever says nothing reads the replica"
+    );
+    let check = deployment.drover(&["doctor"]);
+    assert!(
+        said(&check).contains("did not come further in 2 s"),
+        "{}",
+        said(&check)
+    );
+    told(&replica, "SELECT pg_wal_replay_resume()");
+
+    // The primary, and a database without a store, are no replicas.
+    let other = runtime.block_on(server.database("other"));
+    let other = other.unwrap_or_else(|error| panic!("{error}"));
+    config(&format!("\"{url}\", \"{other}\""));
+    let check = deployment.drover(&["store", "check"]);
+    assert!(check.status.success(), "{}", said(&check));
+    for words in ["takes writes", "has schema version 0"] {
+        assert!(said(&check).contains(words), "{}", said(&check));
+    }
+    config("\"mysql://127.0.0.1/x\"");
+    let refused = deployment.drover(&["store", "check"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("cannot be a replica"),
+        "{}",
+        said(&refused)
+    );
+}

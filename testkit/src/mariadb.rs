@@ -1,6 +1,7 @@
 //! A private MariaDB.
 
 use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,6 +10,7 @@ use tokio::sync::OnceCell;
 use crate::error::KitError;
 use crate::places;
 use crate::server::{Kind, Place, Server};
+use crate::tls::{self, ClientTls};
 
 const PACKAGE: &str = "mariadb-server";
 /// Without a password: it is reached from this machine only.
@@ -24,6 +26,7 @@ const KIND: Kind = Kind {
 /// A private MariaDB: everyone on this machine may do anything in it.
 pub struct MariaDb {
     server: Server,
+    authority: Option<PathBuf>,
     databases: AtomicU32,
 }
 
@@ -42,13 +45,34 @@ impl MariaDb {
     /// # Errors
     /// As [`MariaDb::start`].
     pub async fn start_with(settings: &[(&str, &str)]) -> Result<Self, KitError> {
+        Self::start_as(settings, None).await
+    }
+
+    /// Starts one that also speaks TLS, with a certificate for 127.0.0.1: [`MariaDb::authority`].
+    ///
+    /// # Errors
+    /// As [`MariaDb::start`].
+    pub async fn start_with_tls() -> Result<Self, KitError> {
+        let files = [("ssl-cert", "../server.pem"), ("ssl-key", "../server.pem")];
+        Self::start_as(&files, Some(tls::certificates()?)).await
+    }
+
+    async fn start_as(
+        settings: &[(&str, &str)],
+        tls: Option<(String, ClientTls)>,
+    ) -> Result<Self, KitError> {
         let install = places::program("mariadb-install-db", PACKAGE, &[])?;
         let mariadbd = places::program("mariadbd", PACKAGE, &[])?;
         let settings: Vec<String> = settings
             .iter()
             .map(|(name, value)| format!("--{name}={value}"))
             .collect();
+        let authority = tls.is_some();
         let prepare = async |server: &Server| {
+            if let Some((pem, client)) = tls {
+                server.give_secret(tls::SERVER, &pem)?;
+                tls::write(server.folder(), tls::AUTHORITY, &client.ca)?;
+            }
             let data = server.folder().join("data");
             let mut command = Command::new(&install);
             command
@@ -71,10 +95,40 @@ impl MariaDb {
                 .args(&settings);
             Ok(command)
         };
+        let server = Server::start(KIND, prepare, command).await?;
         Ok(Self {
-            server: Server::start(KIND, prepare, command).await?,
+            authority: authority.then(|| server.folder().join(tls::AUTHORITY)),
+            server,
             databases: AtomicU32::new(0),
         })
+    }
+
+    /// Starts one that others may follow: [`MariaDb::replica`].
+    ///
+    /// # Errors
+    /// As [`MariaDb::start`].
+    pub async fn start_with_log() -> Result<Self, KitError> {
+        Self::start_with(&[("log-bin", "binlog"), ("server-id", "1")]).await
+    }
+
+    /// Starts one that follows this one, started with [`MariaDb::start_with_log`], from its beginning, and takes no
+    /// writes but an administrator's. What is written here is there a moment later; `STOP SLAVE SQL_THREAD` there has
+    /// it stand still.
+    ///
+    /// # Errors
+    /// As [`MariaDb::start`].
+    pub async fn replica(&self) -> Result<Self, KitError> {
+        // A primary lets go of a replica when another one comes with the same number.
+        static NUMBERS: AtomicU32 = AtomicU32::new(2);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed).to_string();
+        let replica = Self::start_with(&[("server-id", &number), ("read-only", "1")]).await?;
+        let port = self.server.address().port();
+        let follow = format!(
+            "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {port}, MASTER_USER = '{USER}', \
+             MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1; START SLAVE"
+        );
+        replica.execute(&follow).await?;
+        Ok(replica)
     }
 
     /// The one that all tests of this process share.
@@ -84,6 +138,11 @@ impl MariaDb {
     pub async fn shared() -> Result<&'static Self, KitError> {
         static SHARED: OnceCell<MariaDb> = OnceCell::const_new();
         SHARED.get_or_try_init(Self::start).await
+    }
+
+    /// A PEM file with the authority of its certificate; `None`: it was started without TLS.
+    pub fn authority(&self) -> Option<&Path> {
+        self.authority.as_deref()
     }
 
     /// The server, no database of it.
@@ -100,6 +159,12 @@ impl MariaDb {
         let name = format!("{name}_{number}");
         self.execute(&format!("CREATE DATABASE {name}")).await?;
         Ok(format!("{}/{name}", self.url()))
+    }
+
+    /// The URL here of the database that `url` names on the server that this one follows.
+    pub fn url_like(&self, url: &str) -> String {
+        let database = url.rsplit_once('/').map_or(url, |(_, database)| database);
+        format!("{}/{database}", self.url())
     }
 
     /// Lets the administrator say something to it, as SQL.

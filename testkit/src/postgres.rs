@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 use crate::error::KitError;
 use crate::places;
 use crate::server::{Kind, Place, Server};
+use crate::tls::{self, ClientTls};
 
 const PACKAGE: &str = "postgresql";
 /// Debian keeps each version in a folder of its own, out of PATH.
@@ -30,7 +31,7 @@ const KIND: Kind = Kind {
 /// A private PostgreSQL: everyone on this machine may do anything in it.
 pub struct Postgres {
     server: Server,
-    programs: Vec<PathBuf>,
+    authority: Option<PathBuf>,
     databases: AtomicU32,
 }
 
@@ -48,19 +49,55 @@ impl Postgres {
     /// # Errors
     /// As [`Postgres::start`].
     pub async fn start_with(settings: &[(&str, &str)]) -> Result<Self, KitError> {
-        let programs = places::versions(Path::new(FOLDER), "bin");
-        let initdb = places::program("initdb", PACKAGE, &programs)?;
-        let postgres = places::program("postgres", PACKAGE, &programs)?;
+        Self::start_on(initdb()?, settings, None).await
+    }
+
+    /// Starts one that also speaks TLS, with a certificate for 127.0.0.1: [`Postgres::authority`].
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub async fn start_with_tls() -> Result<Self, KitError> {
+        let files = [
+            ("ssl_cert_file", "../server.pem"),
+            ("ssl_key_file", "../server.pem"),
+        ];
+        let settings = [("ssl", "on")].into_iter().chain(files);
+        let settings: Vec<_> = settings.collect();
+        Self::start_on(initdb()?, &settings, Some(tls::certificates()?)).await
+    }
+
+    /// Starts one that follows this one by streaming, with all its databases, and takes no writes. What is written
+    /// here is there a moment later; `SELECT pg_wal_replay_pause()` there has it stand still.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub async fn replica(&self) -> Result<Self, KitError> {
+        let backup = places::program("pg_basebackup", PACKAGE, &programs())?;
+        let mut command = Command::new(&backup);
+        command
+            .args(["--dbname", &self.url(), "--pgdata", "data"])
+            .args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf"]);
+        Self::start_on(command, &[], None).await
+    }
+
+    /// Starts one on the data that a command makes in the folder `data`; `tls`: with these certificates.
+    async fn start_on(
+        data: Command,
+        settings: &[(&str, &str)],
+        tls: Option<(String, ClientTls)>,
+    ) -> Result<Self, KitError> {
+        let postgres = places::program("postgres", PACKAGE, &programs())?;
         let settings: Vec<String> = settings
             .iter()
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
+        let authority = tls.is_some();
         let prepare = async |server: &Server| {
-            let mut command = Command::new(&initdb);
-            command
-                .args(["--auth=trust", "--username", USER, "--no-sync"])
-                .args(["--encoding=UTF8", "--locale=C", "--pgdata", "data"]);
-            server.run(command).await.map(drop)
+            if let Some((pem, client)) = tls {
+                server.give_secret(tls::SERVER, &pem)?;
+                tls::write(server.folder(), tls::AUTHORITY, &client.ca)?;
+            }
+            server.run(data).await.map(drop)
         };
         let command = move |place: &Place<'_>| {
             let mut command = Command::new(&postgres);
@@ -71,9 +108,10 @@ impl Postgres {
             }
             Ok(command)
         };
+        let server = Server::start(KIND, prepare, command).await?;
         Ok(Self {
-            server: Server::start(KIND, prepare, command).await?,
-            programs,
+            authority: authority.then(|| server.folder().join(tls::AUTHORITY)),
+            server,
             databases: AtomicU32::new(0),
         })
     }
@@ -85,6 +123,11 @@ impl Postgres {
     pub async fn shared() -> Result<&'static Self, KitError> {
         static SHARED: OnceCell<Postgres> = OnceCell::const_new();
         SHARED.get_or_try_init(Self::start).await
+    }
+
+    /// A PEM file with the authority of its certificate; `None`: it was started without TLS.
+    pub fn authority(&self) -> Option<&Path> {
+        self.authority.as_deref()
     }
 
     /// Its database `postgres`.
@@ -103,12 +146,17 @@ impl Postgres {
         Ok(self.url_of(&name))
     }
 
+    /// The URL here of the database that `url` names on the server that this one follows.
+    pub fn url_like(&self, url: &str) -> String {
+        self.url_of(url.rsplit_once('/').map_or(url, |(_, database)| database))
+    }
+
     /// Lets the administrator say something to it, as SQL.
     ///
     /// # Errors
     /// [`KitError::Ended`]: it was refused, and the log has the reason.
     pub async fn execute(&self, sql: &str) -> Result<(), KitError> {
-        let mut command = Command::new(places::program("psql", PACKAGE, &self.programs)?);
+        let mut command = Command::new(places::program("psql", PACKAGE, &programs())?);
         command
             .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"])
             .args(["--dbname", &self.url(), "--command", sql]);
@@ -126,4 +174,18 @@ impl Deref for Postgres {
     fn deref(&self) -> &Server {
         &self.server
     }
+}
+
+/// What makes the data of a new one.
+fn initdb() -> Result<Command, KitError> {
+    let mut command = Command::new(places::program("initdb", PACKAGE, &programs())?);
+    command
+        .args(["--auth=trust", "--username", USER, "--no-sync"])
+        .args(["--encoding=UTF8", "--locale=C", "--pgdata", "data"]);
+    Ok(command)
+}
+
+/// Where its programs are, the newest first.
+fn programs() -> Vec<PathBuf> {
+    places::versions(Path::new(FOLDER), "bin")
 }

@@ -59,8 +59,8 @@ impl Redis {
         let (server_pem, client) = certificates.unzip();
         let prepare = async |server: &Server| {
             if let (Some(pem), Some(client)) = (&server_pem, &client) {
-                write(server.folder(), "server.pem", pem)?;
-                write(server.folder(), "ca.pem", &client.ca)?;
+                write(server.folder(), tls::SERVER, pem)?;
+                write(server.folder(), tls::AUTHORITY, &client.ca)?;
             }
             Ok(())
         };
@@ -74,11 +74,11 @@ impl Redis {
                     .args(["--tls-port", &port.to_string()])
                     .args([
                         "--tls-cert-file",
-                        "server.pem",
+                        tls::SERVER,
                         "--tls-key-file",
-                        "server.pem",
+                        tls::SERVER,
                     ])
-                    .args(["--tls-ca-cert-file", "ca.pem"]);
+                    .args(["--tls-ca-cert-file", tls::AUTHORITY]);
             }
             if let Some(password) = &wanted {
                 command.args(["--requirepass", password]);

@@ -1,7 +1,8 @@
 //! What all private servers have in common: a process, a port, a folder, a log.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::error::{KitError, machine};
 use crate::keeper::Keeper;
-use crate::places;
+use crate::{places, tls};
 
 /// Between two looks at whether something has happened.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -72,7 +73,7 @@ impl Server {
     /// Prepares a folder, then starts the server in it and waits until it answers.
     pub(crate) async fn start(
         kind: Kind,
-        prepare: impl AsyncFn(&Self) -> Result<(), KitError>,
+        prepare: impl AsyncFnOnce(&Self) -> Result<(), KitError>,
         command: impl Fn(&Place<'_>) -> Result<Command, KitError> + Send + Sync + 'static,
     ) -> Result<Self, KitError> {
         let user = places::unprivileged()?;
@@ -120,6 +121,18 @@ impl Server {
         let log = std::fs::read(self.folder.join(LOG)).unwrap_or_default();
         let from = log.len().saturating_sub(LOG_SHOWN);
         String::from_utf8_lossy(&log[from..]).into_owned()
+    }
+
+    /// Puts a file into its folder that only its user may read, as servers ask of keys.
+    pub(crate) fn give_secret(&self, name: &str, text: &str) -> Result<(), KitError> {
+        tls::write(&self.folder, name, text)?;
+        let path = self.folder.join(name);
+        let refused = || machine(path.display().to_string());
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(refused())?;
+        if let Some((user, group)) = self.user {
+            std::os::unix::fs::chown(&path, Some(user), Some(group)).map_err(refused())?;
+        }
+        Ok(())
     }
 
     /// Starts it anew, on the same port and with the same data, and waits until it answers. One that runs is

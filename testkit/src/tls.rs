@@ -17,6 +17,11 @@ pub struct ClientTls {
     pub key: String,
 }
 
+/// In a server's folder: its key and certificate.
+pub(crate) const SERVER: &str = "server.pem";
+/// In a server's folder: the authority of its certificate.
+pub(crate) const AUTHORITY: &str = "ca.pem";
+
 /// Puts a file into a server's folder.
 pub(crate) fn write(folder: &Path, name: &str, text: &str) -> Result<(), KitError> {
     std::fs::write(folder.join(name), text).map_err(machine(name))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Api, listener};
 use crate::dispatch::{Engine, EngineStats};
+use crate::store::replicas::ReplicasStats;
 use crate::store::{Store, StoreStats};
 use crate::telemetry::metrics::{Family, Kind, Value};
 
@@ -16,6 +17,9 @@ pub(super) fn collect(api: &Api) -> Vec<Family> {
     families.extend(api.telemetry.families());
     families.extend(listener::families(&api.doors));
     families.extend(of_work(&api.store, &api.engine));
+    let replicas = api.store.replicas();
+    let replicas = replicas.map(|replicas| of_replicas(&replicas.stats()));
+    families.extend(replicas.into_iter().flatten());
     families
 }
 
@@ -53,6 +57,45 @@ fn store(stats: StoreStats) -> [Family; 5] {
             stats.commit,
         ),
     ]
+}
+
+fn of_replicas(stats: &ReplicasStats) -> [Family; 4] {
+    let mut reads = Family::new(
+        Kind::Counter,
+        "drover_api_reads_total",
+        "Requests that replicas may answer, by where they were read: `primary`, or a replica.",
+    );
+    let at = |place: &str| vec![("place", place.to_owned())];
+    reads = reads.with(at("primary"), Value::Number(stats.primary));
+    let mut fallbacks = Family::new(
+        Kind::Counter,
+        "drover_api_read_fallbacks_total",
+        "Of these, answered by the primary because no replica was up, young enough (`old`), far enough (`behind`), or \
+         because one has failed.",
+    );
+    for (why, count) in stats.fallbacks {
+        fallbacks = fallbacks.with(vec![("why", why.to_owned())], Value::Number(count));
+    }
+    let mut up = Family::new(
+        Kind::Gauge,
+        "drover_replica_up",
+        "Whether a replica of the store can be read from.",
+    );
+    let mut age = Family::new(
+        Kind::Gauge,
+        "drover_replica_age_milliseconds",
+        "What a replica lacks is no older than this; without a figure it is older than store_read_max_age.",
+    );
+    for replica in &stats.replicas {
+        let place = || at(&replica.url);
+        reads = reads.with(place(), Value::Number(replica.reads));
+        up = up.with(place(), Value::Number(u64::from(replica.up)));
+        if let Some(found) = replica.age {
+            let milliseconds = u64::try_from(found.as_millis()).unwrap_or(u64::MAX);
+            age = age.with(place(), Value::Number(milliseconds));
+        }
+    }
+    [reads, fallbacks, up, age]
 }
 
 fn engine(stats: EngineStats) -> Vec<Family> {

@@ -32,6 +32,12 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
+/// The header that carries what a client has seen of the store: an answer to a write has it, and whoever sends it
+/// back with reads reads what was written, also from a replica.
+pub const POSITION: &str = "Drover-Position";
+/// In [`POSITION`]: more than the client has a position of, an event for one. The primary answers.
+pub const POSITION_LATEST: &str = "latest";
+
 /// A moment: milliseconds since the Unix epoch inside; in JSON RFC 3339 in UTC with three digits
 /// of a second, always, so that texts sort in time order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, ToSchema)]

@@ -24,7 +24,10 @@ use super::problem::PROBLEM_JSON;
                        processes on them, no faster than they can take it.\n\nEvery error is \
                        `application/problem+json` (RFC 9457); decide on `type` and `retryable`, \
                        show `detail`. Unknown fields in a request are refused. Lists are read page \
-                       by page with `page_token`.",
+                       by page with `page_token`.\n\nWhere the store has replicas, reads may show what was so a \
+                       few seconds ago, and the answer to a write has the header `Drover-Position`: who sends it \
+                       back with a read reads what was written. `Drover-Position: latest` reads what is so now, as \
+                       after an event.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     components(schemas(Problem, FieldProblem)),

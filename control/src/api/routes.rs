@@ -47,7 +47,7 @@ use super::admin::{self, Alone};
 use super::extract::clip;
 use super::listener::Serves;
 use super::problem::{ApiError, Kind};
-use super::{Api, Telemetry, access, openapi};
+use super::{Api, Telemetry, access, openapi, reads};
 use crate::{clock, dashboard};
 
 /// No handler takes longer; waiting for a process (`Prefer: wait`) ends before.
@@ -119,6 +119,10 @@ pub(super) fn router(api: Arc<Api>) -> Router {
             "/v1/openapi.json",
             get(move || async move { openapi::response(document) }),
         )
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&api),
+            reads::answer,
+        ))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&api),
             access::check,

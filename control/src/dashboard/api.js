@@ -12,7 +12,11 @@ export class ApiError extends Error {
   }
 }
 
+/** After an event a replica of the store may not have yet what it tells of: so long the primary is asked. */
+const LATEST_FOR = 10000;
+
 let token = null;
+let heardAt = -Infinity;
 let onSignedOut = () => {};
 
 /** The token that this tab has, if any. It lives as long as the tab. */
@@ -76,7 +80,9 @@ export async function get(path, params, signal) {
     if (value !== undefined && value !== null && value !== "") query.set(name, value);
   }
   const text = query.toString();
-  const response = await request(text ? `${path}?${text}` : path, { accept: "application/json" }, signal);
+  const headers = { accept: "application/json" };
+  if (performance.now() - heardAt < LATEST_FOR) headers["drover-position"] = "latest";
+  const response = await request(text ? `${path}?${text}` : path, headers, signal);
   return response.json();
 }
 
@@ -99,6 +105,7 @@ export async function events(path, lastId, signal, onOpen, onEvent) {
     while ((end = rest.indexOf("\n\n")) >= 0) {
       const event = parse(rest.slice(0, end));
       rest = rest.slice(end + 2);
+      if (event && path.startsWith("/v1/events")) heardAt = performance.now();
       if (event) onEvent(event);
     }
   }

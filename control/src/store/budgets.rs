@@ -1,6 +1,8 @@
 //! The retry budgets of a store: one set for all process servers on it, beside the tally, so that more servers
-//! do not try again more. The embedded store has one process, so that all its writes pass here; on a server's store
-//! each process has a set of its own.
+//! do not try again more. The embedded store has one process, so that all its writes pass here. On a server's store each process
+//! has a set of its own, and that is not several budgets: retries come due in the sweep alone, which one process server
+//! of all has the duty to do, and so one set pays for all of them. It does not hear of what succeeds in other
+//! processes: retries may be fewer than a tenth, not more. When the duty goes to another process, its buckets are full.
 //!
 //! A retry is paid for in the very transaction in which its time has come: there is no moment in which another
 //! server could find it ready before its budget was asked. What was paid in a transaction that was then not

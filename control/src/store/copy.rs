@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
@@ -23,6 +24,18 @@ use crate::clock;
 const PAGE: u32 = 500;
 /// Bytes that are written at once: far below what a server takes.
 const WRITE_BYTES: usize = 2 << 20;
+/// So long after its client has closed it a connection may still be counted.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Connections of ours to this database, but for the one that asks.
+const OTHERS_ON_POSTGRES: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+     AND application_name = 'drover' AND pid <> pg_backend_pid()";
+/// The same; whose they are is not told there.
+const OTHERS_ON_MYSQL: &str =
+    "SELECT count(*) FROM information_schema.processlist WHERE db = database()
+     AND id <> connection_id()";
 /// The duty that marks a target that is not whole.
 const MARK: &str = "copy";
 
@@ -190,6 +203,16 @@ pub enum CopyError {
         /// How many.
         servers: u64,
     },
+    /// Somebody has it open: an API server has no heartbeat, nor has one whose process servers are dead.
+    #[error(
+        "{connections} connections to {url} are open: stop all servers on it, and close whatever else has it open, then copy again"
+    )]
+    InUse {
+        /// Which store.
+        url: String,
+        /// How many, beside the copy's own.
+        connections: u64,
+    },
     /// The target holds something else.
     #[error("{url} holds a store already; copy into an empty database")]
     NotEmpty {
@@ -328,7 +351,31 @@ impl Side {
                 servers: super::from_sql(servers),
             });
         }
-        Ok(())
+        self.refuse_open().await
+    }
+
+    /// Every process that may write has a connection for that all the time.
+    async fn refuse_open(&mut self) -> Result<(), CopyError> {
+        let began = clock::monotonic();
+        loop {
+            let connections: i64 = sql::query_scalar(match self.dialect {
+                Dialect::Postgres => OTHERS_ON_POSTGRES,
+                _ => OTHERS_ON_MYSQL,
+            })
+            .fetch_one(&mut self.db)
+            .await?;
+            if connections == 0 {
+                return Ok(());
+            }
+            // A server takes a moment to end one that was closed.
+            if began.elapsed() > CLOSED_WITHIN {
+                return Err(CopyError::InUse {
+                    url: self.shown.clone(),
+                    connections: super::from_sql(connections),
+                });
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Marks an empty target; of one that is marked already the copy goes on.

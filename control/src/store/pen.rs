@@ -26,7 +26,7 @@ use super::{StoreError, from_sql, sqlite};
 use crate::clock;
 
 /// The row that every writer locks.
-const EVERYBODY: [u8; 16] = [0; 16];
+pub(super) const EVERYBODY: [u8; 16] = [0; 16];
 /// The row that counts changes of what operators set.
 const ORDERS: [u8; 16] = [0xff; 16];
 /// Between attempts to reach a server, at first and at most.
@@ -344,6 +344,12 @@ async fn announce(db: &mut Connection, instance: Uuid) -> Result<i64, sqlx::Erro
         .bind(&EVERYBODY[..])
         .bind(&ORDERS[..])
         .bind(now.minus(FORGOTTEN_AFTER).to_sql())
+        .execute(db)
+        .await?;
+    // By this moment the store is known from others, for good.
+    sql::query("UPDATE store_writer SET opened_at = $1 WHERE id = $2 AND opened_at = 0")
+        .bind(now.to_sql())
+        .bind(&EVERYBODY[..])
         .execute(db)
         .await?;
     sql::query(

@@ -56,6 +56,8 @@ pub(super) struct Address {
     pub(super) shown: String,
     /// A server that may lose what it has confirmed will do.
     pub(super) unsafe_will_do: bool,
+    /// The URL names files with certificates.
+    names_files: bool,
 }
 
 /// Whether a URL names a server.
@@ -63,7 +65,7 @@ pub(super) fn is_remote(url: &str) -> bool {
     kind_of(url).is_some()
 }
 
-fn kind_of(url: &str) -> Option<Dialect> {
+pub(super) fn kind_of(url: &str) -> Option<Dialect> {
     match url.split_once("://")?.0 {
         "postgres" | "postgresql" => Some(Dialect::Postgres),
         "mysql" | "mariadb" => Some(Dialect::MySql),
@@ -91,7 +93,14 @@ impl Address {
             )),
             _ => return Err(OpenError::UnsupportedUrl(shown(url))),
         };
+        let names_file = |word: &str| {
+            let (name, _) = word.split_once('=').unwrap_or_default();
+            matches!(name, "sslrootcert" | "sslcert" | "sslkey" | "sslca")
+                || name.starts_with("ssl-") && name != "ssl-mode"
+        };
+        let query = plain.split_once('?').map_or("", |(_, query)| query);
         Ok(Self {
+            names_files: query.split('&').any(names_file),
             server,
             shown: shown(url),
             unsafe_will_do,
@@ -106,7 +115,7 @@ impl Address {
     }
 
     /// The last step of the schema that this build knows.
-    fn known_schema(&self) -> i64 {
+    pub(super) fn known_schema(&self) -> i64 {
         match self.server {
             Server::Postgres(_) => postgres::known_schema(),
             Server::MySql(_) => mysql::known_schema(),
@@ -124,14 +133,32 @@ impl Address {
             Ok(Err(error)) => error,
             Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
         };
-        Err(OpenError::Unreachable {
-            url: self.shown.clone(),
-            source: error,
+        let url = self.shown.clone();
+        Err(match self.is_about_tls(&error) {
+            true => OpenError::Tls { url, source: error },
+            false => OpenError::Unreachable { url, source: error },
         })
     }
 
+    /// Whether a server was there, and TLS with it came to nothing.
+    fn is_about_tls(&self, error: &sqlx::Error) -> bool {
+        match error {
+            sqlx::Error::Tls(_) => true,
+            sqlx::Error::Io(error) => match error.kind() {
+                // The driver's word for certificates that it refuses.
+                std::io::ErrorKind::InvalidData => true,
+                // Of a file with an authority; a way to a server is refused or not there.
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
+                    self.names_files
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// What went wrong in words that name the store.
-    fn fail(&self, source: sqlx::Error) -> OpenError {
+    pub(super) fn fail(&self, source: sqlx::Error) -> OpenError {
         OpenError::Sql {
             path: self.path(),
             source,
@@ -215,6 +242,21 @@ async fn prepare(session: &mut Session, address: &Address) -> Result<(), OpenErr
     };
     let known = address.known_schema();
     migrated.map_err(|error| address.describe_migration(error, known))
+}
+
+/// The last step of the schema that was taken; 0: none.
+pub(super) async fn schema(session: &mut Session) -> Result<i64, sqlx::Error> {
+    match session {
+        Session::Postgres(db) => postgres::schema(db).await,
+        Session::MySql(db) => mysql::schema(db).await,
+        _ => Ok(0),
+    }
+}
+
+/// What a server is, and whether it takes no writes.
+pub(super) async fn nature(session: &mut Session) -> Result<(String, bool), sqlx::Error> {
+    let promises = promises(session).await?;
+    Ok((promises.software, promises.read_only))
 }
 
 async fn promises(session: &mut Session) -> Result<Promises, sqlx::Error> {
@@ -330,11 +372,7 @@ pub async fn inspect_server(url: &str) -> Result<Option<ServerInspection>, OpenE
     let fail = |source| address.fail(source);
     let mut session = address.connect().await?;
     let promises = promises(&mut session).await.map_err(fail)?;
-    let schema = match &mut session {
-        Session::Postgres(db) => postgres::schema(db).await.map_err(fail)?,
-        Session::MySql(db) => mysql::schema(db).await.map_err(fail)?,
-        _ => 0,
-    };
+    let schema = schema(&mut session).await.map_err(fail)?;
     let known_schema = address.known_schema();
     if schema > known_schema {
         let newer = MigrateError::VersionMissing(schema);
@@ -374,7 +412,7 @@ async fn figures(db: &mut Connection) -> Result<(u64, u64), sqlx::Error> {
 }
 
 /// Connections are made when somebody reads.
-fn readers(address: &Address, texts: Arc<Texts>) -> Readers {
+pub(super) fn readers(address: &Address, texts: Arc<Texts>) -> Readers {
     match &address.server {
         Server::Postgres(options) => {
             let options = options.as_ref().clone();

@@ -8,6 +8,8 @@
 //! the backends; the modules beside this one know values, rows, and one language.
 
 mod row;
+#[cfg(test)]
+mod rules;
 mod text;
 mod value;
 
@@ -63,6 +65,8 @@ impl Texts {
             return Arc::clone(statement);
         }
         drop(known);
+        #[cfg(test)]
+        assert_eq!(rules::against(text), None, "of MySQL: {text}");
         let statement = Arc::new(text::translate(self.dialect, text));
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= TEXTS_MAX {
@@ -196,13 +200,20 @@ pub(super) enum Readers {
 }
 
 impl Readers {
+    /// The statements in the words of their backend.
+    pub(super) fn texts(&self) -> &Arc<Texts> {
+        match self {
+            Self::Sqlite(_, texts) | Self::Postgres(_, texts) | Self::MySql(_, texts) => texts,
+        }
+    }
+
     pub(super) async fn acquire(&self) -> Result<Reader, Error> {
-        let (session, texts) = match self {
-            Self::Sqlite(pool, texts) => (Session::SqliteReader(pool.acquire().await?), texts),
-            Self::Postgres(pool, texts) => (Session::PostgresReader(pool.acquire().await?), texts),
-            Self::MySql(pool, texts) => (Session::MySqlReader(pool.acquire().await?), texts),
+        let session = match self {
+            Self::Sqlite(pool, _) => Session::SqliteReader(pool.acquire().await?),
+            Self::Postgres(pool, _) => Session::PostgresReader(pool.acquire().await?),
+            Self::MySql(pool, _) => Session::MySqlReader(pool.acquire().await?),
         };
-        Ok(Reader(Connection::new(session, Arc::clone(texts))))
+        Ok(Reader(Connection::new(session, Arc::clone(self.texts()))))
     }
 
     pub(super) async fn close(self) {

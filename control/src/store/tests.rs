@@ -12,6 +12,7 @@ use crate::store::sql;
 pub(in crate::store) mod conformance;
 mod everything;
 mod shared;
+mod tls;
 
 async fn open(directory: &Path) -> Result<Store, OpenError> {
     conformance::open(directory).await

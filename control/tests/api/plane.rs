@@ -321,6 +321,14 @@ pub(crate) async fn plane_on(api: ApiConfig) -> Result<Plane, control::StartErro
     Box::pin(start(dir, api, WebhooksConfig::default())).await
 }
 
+/// A deployment on a store of its own.
+pub(crate) async fn plane_of(dir: tempfile::TempDir, store: Store) -> Plane {
+    let webhooks = WebhooksConfig::default();
+    Box::pin(start_of(dir, per_token(10_000), webhooks, store))
+        .await
+        .unwrap()
+}
+
 /// An API on a free port.
 pub(crate) fn per_token(requests_per_second: u32) -> ApiConfig {
     ApiConfig {
@@ -344,9 +352,18 @@ async fn start(
     api: ApiConfig,
     webhooks: WebhooksConfig,
 ) -> Result<Plane, control::StartError> {
+    let store = Store::open("sqlite:", dir.path()).await.unwrap();
+    start_of(dir, api, webhooks, store).await
+}
+
+async fn start_of(
+    dir: tempfile::TempDir,
+    api: ApiConfig,
+    webhooks: WebhooksConfig,
+    store: Store,
+) -> Result<Plane, control::StartError> {
     let identity = Identity::open_or_create(&dir.path().join("identity"), DOMAIN).unwrap();
     let ca_key = identity.root_key();
-    let store = Store::open("sqlite:", dir.path()).await.unwrap();
     let gateway = Arc::new(FakeGateway::default());
     let wake = gateway.wake.clone();
     let config = control::Config {

@@ -1,5 +1,6 @@
 //! The API over HTTP: one request, one typed reply, or a [`Fault`] that repeats what the server said.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use control::api::model::Problem;
@@ -7,6 +8,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::seen::Seen;
 use super::tls::{Dialer, Trust};
 use crate::fault::{Exit, Fault, chain};
 
@@ -34,6 +36,7 @@ pub(crate) struct Client {
     token: Option<String>,
     /// Where the API speaks TLS.
     tls: Option<Dialer>,
+    seen: Arc<Seen>,
 }
 
 impl Client {
@@ -57,6 +60,7 @@ impl Client {
             .map_err(|error| Fault::new(chain(&error)))?;
         Ok(Self {
             http,
+            seen: Arc::new(Seen::of(&url)),
             base: url,
             token,
             tls: tls.transpose()?,
@@ -69,9 +73,16 @@ impl Client {
         path: &[&str],
         query: &[(&str, String)],
     ) -> Result<T, Fault> {
-        let request = self.request(Method::GET, path)?.query(query);
-        self.reply(self.send(request.timeout(REQUEST_TIMEOUT)).await?)
-            .await
+        let request = || -> Result<RequestBuilder, Fault> {
+            let request = self.request(Method::GET, path)?.query(query);
+            Ok(request.timeout(REQUEST_TIMEOUT))
+        };
+        let mut response = self.send(self.seen.tell(request()?)).await?;
+        if response.status() == StatusCode::BAD_REQUEST && self.seen.forget() {
+            // What was seen may have been seen of another store; if not, this answer says what is wrong.
+            response = self.send(request()?).await?;
+        }
+        self.reply(response).await
     }
 
     /// Reads a list to its end, or up to `limit` items.
@@ -175,6 +186,7 @@ impl Client {
         query: &[(&str, String)],
         after: Option<u64>,
     ) -> Result<Response, Fault> {
+        self.seen.heard();
         let mut request = self.stream(&["v1", "events"])?.query(query);
         if let Some(sequence) = after {
             request = request.header("Last-Event-ID", sequence.to_string());
@@ -222,16 +234,18 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Fault> {
-        match &self.tls {
+        let response = match &self.tls {
             Some(tls) => {
                 let request = request.build().map_err(|error| self.unreachable(&error))?;
-                tls.send(request).await
+                tls.send(request).await?
             }
-            None => request
-                .send()
-                .await
-                .map_err(|error| self.unreachable(&error)),
-        }
+            None => {
+                let sent = request.send().await;
+                sent.map_err(|error| self.unreachable(&error))?
+            }
+        };
+        self.seen.note(&response);
+        Ok(response)
     }
 
     async fn reply<T: DeserializeOwned>(&self, response: Response) -> Result<T, Fault> {

@@ -4,6 +4,7 @@
 //!   configuration, as `serve` reads it
 //!     ├─ data.rs      the directory: owner, modes, file system, room     ─┐
 //!     ├─ store.rs     damage, schema, log (read beside a running server)  │
+//!     ├─ replicas.rs  whether its replicas answer, and how far they are   │
 //!     ├─ coordination.rs  whether lock and event services answer          │
 //!     ├─ identity.rs  when certificates end                               │
 //!     ├─ link.rs      where the agent server is, if it is elsewhere       ├─▶ check.rs ─▶ text or JSON
@@ -23,6 +24,7 @@ mod kernel;
 mod limits;
 mod link;
 mod ports;
+pub(super) mod replicas;
 pub(super) mod store;
 
 use std::fs::File;
@@ -121,6 +123,7 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
             Some(server) => checks.extend(store::server_checks(server)),
             None => checks.extend(store::checks(&looked, depth)),
         }
+        checks.extend(replicas::checks(config).await);
         checks.extend(found.and_then(|store| user(store, &place)));
         checks.extend(coordination::checks(config).await);
         let authorities = identity::checks(&place.path, &config.domain, fleet, since, now);

@@ -64,7 +64,9 @@ async fn check(global: &Global, deep: bool, config: Option<PathBuf>) -> Result<E
         .await
         .transpose()
     {
-        return doctor::tell(global, &doctor::store::server_checks(&looked));
+        let mut checks = doctor::store::server_checks(&looked);
+        checks.extend(doctor::replicas::checks(&config).await);
+        return doctor::tell(global, &checks);
     }
     let depth = doctor::depth(deep);
     let looked = control::store::inspect(&config.store, &config.data_dir, depth).await;

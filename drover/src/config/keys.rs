@@ -31,7 +31,7 @@ pub(super) fn names() -> Vec<&'static str> {
 }
 
 /// All keys, section by section, in the order in which they are printed.
-pub(super) static KEYS: [Key<Config>; 57] = [
+pub(super) static KEYS: [Key<Config>; 59] = [
     Key {
         name: "data_dir",
         doc: "Directory of everything the server keeps (mode 0700): store, CA, tokens, lock.",
@@ -80,6 +80,26 @@ pub(super) static KEYS: [Key<Config>; 57] = [
         },
         // The password is nobody's business who looks at the configuration.
         show: |config| value::quote(&control::store::shown(&config.store)),
+    },
+    Key {
+        name: "store_read_urls",
+        doc: "URLs of replicas of the store, one for each server: what the API only shows is read there (docs/STORES.md).",
+        set: |config, text| value::replicas(text).map(|urls| config.replicas.urls = urls),
+        show: |config| {
+            let urls = config.replicas.urls.iter();
+            let shown: Vec<String> = urls.map(|url| control::store::shown(url)).collect();
+            value::quote_list(&shown)
+        },
+    },
+    Key {
+        name: "store_read_max_age",
+        doc: "What is read from a replica was so at most this long ago; an older one is not read from (2s to 10m).",
+        set: |config, text| {
+            // It is looked at twice a second on both sides: below this, one without any lag may be too old.
+            value::duration_within(text, Duration::from_secs(2), Duration::from_secs(600))
+                .map(|age| config.replicas.max_age = age)
+        },
+        show: |config| value::quote(&value::show_duration(config.replicas.max_age)),
     },
     Key {
         name: "process_servers",

@@ -58,6 +58,9 @@ fn the_printed_configuration_reads_back_as_the_same_configuration() {
             flag("admin.listen", "off"),
             flag("gateway.datapath", "poll"),
             flag("drain.deadline", "1500ms"),
+            flag("store", "postgres://db/drover"),
+            flag("store_read_urls", "postgres://a/drover,postgres://b/drover"),
+            flag("store_read_max_age", "2s"),
             flag("data_dir", "/tmp/a \"quoted\" place"),
         ],
         ..Sources::default()
@@ -72,7 +75,17 @@ fn the_printed_configuration_reads_back_as_the_same_configuration() {
 }
 
 /// A file, and what a person sees for the mistake in it.
-const MISTAKES: [(&str, &str, &str); 26] = [
+const MISTAKES: [(&str, &str, &str); 28] = [
+    (
+        "[store]\nread_urls = ['postgres://a/b']\n",
+        "line 2: there is no key `store.read_urls`",
+        "did you mean `store_read_urls`?",
+    ),
+    (
+        "store_read_urls = ['sqlite:x']\n",
+        "line 1: store_read_urls = `sqlite:x` cannot be used",
+        "expected postgres://",
+    ),
     (
         "[gatway]\nshards = 2\n",
         "line 2: there is no key `gatway.shards`",

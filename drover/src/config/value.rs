@@ -160,6 +160,26 @@ pub(crate) fn list(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Comma-separated URLs of replicas of a store.
+pub(crate) fn replicas(text: &str) -> Result<Vec<String>, String> {
+    let all = list(text);
+    let is_server = |url: &String| {
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        matches!(
+            scheme,
+            Some("postgres" | "postgresql" | "mysql" | "mariadb")
+        )
+    };
+    match all.iter().all(is_server) {
+        true => Ok(all),
+        false => Err(
+            "expected postgres://USER:PASSWORD@HOST/DATABASE or mysql://…, one for each replica, with commas between \
+             them (a comma in a password is %2C)"
+                .to_owned(),
+        ),
+    }
+}
+
 /// A trust domain of SPIFFE: what stands between `spiffe://` and the next slash.
 pub(crate) fn domain(text: &str) -> Result<String, String> {
     let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
@@ -233,6 +253,19 @@ mod tests {
             assert!(addresses(text).is_err(), "{text}");
         }
         assert!(addresses(&vec!["a:1"; 17].join(",")).is_err());
+    }
+
+    #[test]
+    fn replicas_are_on_servers() {
+        let two = ["postgres://a:b@c/d", "postgresql://e/d?sslmode=require"];
+        assert_eq!(replicas(&two.join(", ")).unwrap(), two);
+        assert_eq!(replicas("").unwrap(), [""; 0]);
+        for text in ["sqlite:", "a", "http://a", "mysql://a/b,c"] {
+            assert!(
+                replicas(text).unwrap_err().contains("postgres://"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -336,7 +336,7 @@ fn identity(config: &Config, place: &Path) -> Result<Arc<Identity>, Fault> {
 }
 
 async fn store(config: &Config, data: &DataDir) -> Result<Store, Fault> {
-    let store = Store::open(&config.store, data.path()).await;
+    let store = Store::open_with_replicas(&config.store, data.path(), &config.replicas).await;
     store.map_err(|error| Fault::new(chain(&error)))
 }
 

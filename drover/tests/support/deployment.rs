@@ -289,6 +289,7 @@ fn get(api: &str, path: &str, token: &str) -> String {
 pub(crate) fn command(dir: &Path) -> Command {
     let mut command = Command::new(DROVER);
     command.current_dir(dir);
+    command.env("XDG_STATE_HOME", dir.join("state"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DROVER_") || name == "RUST_LOG" {
             command.env_remove(name);

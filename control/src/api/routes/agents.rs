@@ -18,6 +18,7 @@ use crate::api::model::agents::{Agent, AgentSession, AgentState, GroupRef};
 use crate::api::model::{Page, Timestamp};
 use crate::api::page;
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::clock::{self, UnixMs};
 use crate::dispatch::{AgentView, EngineError};
 use crate::store::agents::{self, AgentFilter, Revoked};
@@ -67,7 +68,7 @@ pub(super) struct ListParams {
     )
 )]
 pub(super) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<ListParams>,
 ) -> ApiResult<Json<Page<Agent>>> {
     let (size, after) = page::read("agents", params.page_size, params.page_token.as_deref())?;
@@ -134,7 +135,7 @@ pub(super) async fn list(
         (status = 404, description = "There is no such agent."),
     )
 )]
-pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id) -> ApiResult<Json<Agent>> {
+pub(super) async fn show(Reads(api): Reads, Id(id): Id) -> ApiResult<Json<Agent>> {
     let mut agent = find(&api, AgentId(id)).await?;
     if agent.session.is_some() {
         // What the gateway does not say is left out: the rest is known all the same.

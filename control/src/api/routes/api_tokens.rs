@@ -15,6 +15,7 @@ use crate::api::model::access::{ApiToken, CreateApiToken, CreatedApiToken};
 use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::clock;
 use crate::store::api_tokens::{ApiTokenRow, CreateApiTokenError, Deleted};
 
@@ -35,7 +36,7 @@ const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     )
 )]
 pub(super) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<ApiToken>>> {
     let (size, after) = params.read("api-tokens")?;

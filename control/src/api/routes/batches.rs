@@ -18,6 +18,7 @@ use crate::api::model::batches::{Batch, BatchAction, BatchFilter, BatchPreview, 
 use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::batches::{eligible, id_bound, is_confirmed, matching};
 use crate::clock::{self, UnixMs};
 use crate::process::STEPS_MAX;
@@ -54,7 +55,7 @@ const REASON_BYTES_MAX: usize = 256;
     )
 )]
 pub(super) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Batch>>> {
     let (size, before) = params.read("batches")?;
@@ -167,7 +168,7 @@ pub(super) async fn create(
         (status = 404, description = "There is no such batch."),
     )
 )]
-pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id) -> ApiResult<Json<Batch>> {
+pub(super) async fn show(Reads(api): Reads, Id(id): Id) -> ApiResult<Json<Batch>> {
     let row = api.store.batch(id).await?;
     row.map(|row| Json(describe(row)))
         .ok_or_else(|| unknown(id))

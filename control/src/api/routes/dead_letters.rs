@@ -2,10 +2,8 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
 use protocol::ids::ProcessId;
 use serde::Deserialize;
 
@@ -18,6 +16,7 @@ use crate::api::model::processes::{OutcomeStatus, Process};
 use crate::api::model::{Page, Timestamp};
 use crate::api::page;
 use crate::api::problem::{ApiError, ApiResult};
+use crate::api::reads::Reads;
 use crate::clock::UnixMs;
 use crate::store::dead_letters::{DeadCursor, DeadFilter, DeadGroup};
 use crate::store::queries::ProcessRecord;
@@ -86,7 +85,7 @@ pub(super) struct SummaryParams {
     )
 )]
 pub(super) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<ListParams>,
 ) -> ApiResult<Json<Page<Process>>> {
     let (size, after) = page::read::<Place>(
@@ -134,7 +133,7 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn summary(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<SummaryParams>,
 ) -> ApiResult<Json<DeadLetters>> {
     let filter = check(&api, params).await?;

@@ -16,6 +16,7 @@ use crate::api::model::agents::{CreateGroup, Group, PinGroup};
 use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::clock;
 use crate::gateways::{Pin, Registered};
 use crate::store::groups::{self, CreateGroupError};
@@ -35,7 +36,7 @@ use crate::store::groups::{self, CreateGroupError};
     )
 )]
 pub(super) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Group>>> {
     let (size, after) = params.read("groups")?;
@@ -102,7 +103,7 @@ pub(super) async fn create(
         (status = 404, description = "There is no such group."),
     )
 )]
-pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id) -> ApiResult<Json<Group>> {
+pub(super) async fn show(Reads(api): Reads, Id(id): Id) -> ApiResult<Json<Group>> {
     find(&api, GroupId(id)).await.map(Json)
 }
 

@@ -16,6 +16,7 @@ use crate::api::model::agents::GroupRef;
 use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::clock::{self, UnixMs};
 use crate::identity::fill_random;
 use crate::store::tokens::{JoinTokenRow, SecretHash, TokenUse};
@@ -39,7 +40,7 @@ const TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
     )
 )]
 pub(super) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Token>>> {
     let (size, after) = params.read("tokens")?;

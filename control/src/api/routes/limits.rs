@@ -19,6 +19,7 @@ use crate::api::model::Page;
 use crate::api::model::limits::{Limit, LimitScope, SetLimit};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::clock;
 use crate::limits::{GLOBAL_KEY, Setting, WORK_LIMITS_MAX, key_text};
 use crate::store::limits::{LimitPut, LimitRow};
@@ -41,7 +42,7 @@ type Named = Result<Path<(String, String)>, PathRejection>;
     )
 )]
 pub(super) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Limit>>> {
     let (size, after) = params.read("limits")?;
@@ -74,7 +75,7 @@ pub(super) async fn list(
         (status = 404, description = "There is no such agent or group, or nothing is set."),
     )
 )]
-pub(super) async fn show(State(api): State<Arc<Api>>, path: Named) -> ApiResult<Json<Limit>> {
+pub(super) async fn show(Reads(api): Reads, path: Named) -> ApiResult<Json<Limit>> {
     let key = named(&api, path).await?.shown()?;
     let row = api.store.limit(&key).await?;
     match (&key, row) {

@@ -17,6 +17,7 @@ use crate::api::model::pauses::{CreatePause, Pause, PauseScope};
 use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::clock;
 use crate::store::pauses::{self, PAUSES_MAX, PauseAdded, PauseKey};
 
@@ -38,7 +39,7 @@ const REASON_BYTES_MAX: usize = 256;
     )
 )]
 pub(super) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Pause>>> {
     let (size, after) = params.read("pauses")?;

@@ -24,6 +24,7 @@ use crate::api::model::processes::{
 use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::clock;
 use crate::dispatch::{Order, Ordered};
 use crate::store::log::EventRow;
@@ -240,7 +241,7 @@ pub(super) async fn clone(
     )
 )]
 pub(super) async fn history(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Id(id): Id,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<HistoryEntry>>> {

@@ -21,6 +21,7 @@ use crate::api::model::events::EventRecord;
 use crate::api::model::processes::{CreateProcess, Process, ProcessDetail, ProcessState};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::clock;
 use crate::store::queries::{ProcessFilter, ProcessRecord};
 
@@ -71,7 +72,7 @@ pub(super) struct ListParams {
     )
 )]
 pub(super) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<ListParams>,
 ) -> ApiResult<Json<Page<Process>>> {
     let (size, after) = page::read("processes", params.page_size, params.page_token.as_deref())?;
@@ -215,10 +216,7 @@ pub(super) async fn create(
         (status = 404, description = "There is no such process."),
     )
 )]
-pub(super) async fn show(
-    State(api): State<Arc<Api>>,
-    Id(id): Id,
-) -> ApiResult<Json<ProcessDetail>> {
+pub(super) async fn show(Reads(api): Reads, Id(id): Id) -> ApiResult<Json<ProcessDetail>> {
     let record = find(&api, ProcessId(id)).await?;
     let input = api.store.process_input(record.id).await?;
     let input = input.and_then(|text| serde_json::from_str(&text).ok());
@@ -251,7 +249,7 @@ pub(super) async fn show(
     )
 )]
 pub(super) async fn events(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Id(id): Id,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<EventRecord>>> {

@@ -21,6 +21,7 @@ use crate::api::model::webhooks::{
 use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::clock;
 use crate::store::webhooks::{
     CreateWebhookError, NewWebhook, Unsettled, WebhookChange, WebhookRow,
@@ -46,7 +47,7 @@ const OVERLAP_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
     )
 )]
 pub(super) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Params(params): Params<PageParams>,
 ) -> ApiResult<Json<Page<Webhook>>> {
     let (size, after) = params.read("webhooks")?;
@@ -132,7 +133,7 @@ pub(super) async fn create(
         (status = 404, description = "There is no such webhook."),
     )
 )]
-pub(super) async fn show(State(api): State<Arc<Api>>, Id(id): Id) -> ApiResult<Json<Webhook>> {
+pub(super) async fn show(Reads(api): Reads, Id(id): Id) -> ApiResult<Json<Webhook>> {
     let row = find(&api, id).await?;
     describe_now(&api, row).await.map(Json)
 }

@@ -20,7 +20,7 @@ async fn filled(directory: &Path) -> Store {
     let work = PlanOperation {
         operation: "exec".to_owned(),
         input: "{\"zero\":\"\\u0000\"}".to_owned(),
-        timeout: std::time::Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
     };
     let steps = (0..3).map(|number| PlanStep {
         name: format!("step {number}"),
@@ -214,6 +214,33 @@ async fn a_row_that_differs_is_found_and_a_store_in_use_left_alone() {
 }
 
 #[tokio::test]
+async fn a_store_that_only_an_api_has_open_is_left_alone() {
+    let first = tempfile::tempdir().unwrap();
+    filled(first.path()).await.close().await;
+    let second = tempfile::tempdir().unwrap();
+    let there = conformance::url(second.path()).await;
+    // No process server: it has no heartbeat.
+    let open = Store::open(&there, second.path()).await.unwrap();
+    for (from, to) in [
+        ("sqlite:", there.as_str()),
+        (there.as_str(), "sqlite:other.db"),
+    ] {
+        let directory = match from {
+            "sqlite:" => first.path(),
+            _ => second.path(),
+        };
+        let refused = copied(from, to, directory).await.unwrap_err();
+        let in_use = matches!(
+            refused,
+            CopyError::InUse { .. } | CopyError::Open(OpenError::Locked { .. })
+        );
+        assert!(in_use, "{refused}");
+    }
+    open.close().await;
+    copied("sqlite:", &there, first.path()).await.unwrap();
+}
+
+#[tokio::test]
 async fn every_table_is_copied_with_every_column() {
     let directory = tempfile::tempdir().unwrap();
     Store::open("sqlite:", directory.path())
@@ -245,4 +272,5 @@ crate::store::tests::conformance::suite! {
     a_copy_is_the_same_store_there_and_back,
     a_copy_that_was_interrupted_is_no_store_and_goes_on,
     a_row_that_differs_is_found_and_a_store_in_use_left_alone,
+    a_store_that_only_an_api_has_open_is_left_alone,
 }

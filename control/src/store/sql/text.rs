@@ -77,7 +77,7 @@ pub(super) fn translate(dialect: Dialect, text: &str) -> Statement {
 }
 
 /// Words with their dots, quoted texts, runs of space, and every other character by itself.
-fn tokens(text: &str) -> Vec<&str> {
+pub(super) fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
@@ -118,7 +118,7 @@ fn skip(tokens: &[&str], at: usize) -> usize {
 }
 
 /// What stands between the parenthesis at `at` and the one that closes it, and where that is.
-fn inside<'a, 't>(tokens: &'a [&'t str], at: usize) -> Option<(&'a [&'t str], usize)> {
+pub(super) fn inside<'a, 't>(tokens: &'a [&'t str], at: usize) -> Option<(&'a [&'t str], usize)> {
     let open = skip(tokens, at);
     tokens.get(open).filter(|token| **token == "(")?;
     let mut depth = 0_usize;
@@ -136,7 +136,7 @@ fn inside<'a, 't>(tokens: &'a [&'t str], at: usize) -> Option<(&'a [&'t str], us
 }
 
 /// Where a word stands outside of all parentheses.
-fn outermost(tokens: &[&str], word: &str) -> Option<usize> {
+pub(super) fn outermost(tokens: &[&str], word: &str) -> Option<usize> {
     let mut depth = 0_i32;
     tokens.iter().position(|token| {
         depth += i32::from(*token == "(") - i32::from(*token == ")");

@@ -183,7 +183,7 @@ fn server_schema(server: &ServerInspection) -> Check {
     }
 }
 
-fn advice(error: &OpenError) -> String {
+pub(super) fn advice(error: &OpenError) -> String {
     match error {
         OpenError::UnsupportedUrl(_) | OpenError::BadUrl { .. } => {
             "set store = \"sqlite:\" in the configuration, or a URL as docs/STORES.md has them"
@@ -193,8 +193,15 @@ fn advice(error: &OpenError) -> String {
             "start the database server, or mend the URL: its host, port, user, password and database"
                 .to_owned()
         }
+        OpenError::Tls { .. } => {
+            "switch TLS on at the server, or mend the URL: its host and sslrootcert, or ssl-ca (docs/STORES.md)"
+                .to_owned()
+        }
         OpenError::OldServer { needed, .. } => format!("upgrade it to {needed} or later"),
         OpenError::ReadOnly { .. } => "name the primary server in `store`".to_owned(),
+        OpenError::ForeignReplica { .. } => {
+            "mend store_read_urls: one URL for each replica, written as `store` is".to_owned()
+        }
         OpenError::NotDurable {
             setting, wanted, ..
         } => format!("set {setting} = {wanted} on the server"),

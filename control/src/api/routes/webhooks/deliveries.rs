@@ -17,6 +17,7 @@ use crate::api::model::webhooks::{WebhookDelivery, WebhookDeliveryState};
 use crate::api::model::{Page, Timestamp};
 use crate::api::page;
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::reads::Reads;
 use crate::clock;
 use crate::store::webhooks::{DeliveryRow, DeliveryState, Redelivery};
 use crate::webhooks::message_id;
@@ -52,7 +53,7 @@ pub(in crate::api::routes) struct ListParams {
     )
 )]
 pub(in crate::api::routes) async fn list(
-    State(api): State<Arc<Api>>,
+    Reads(api): Reads,
     Id(id): Id,
     Params(params): Params<ListParams>,
 ) -> ApiResult<Json<Page<WebhookDelivery>>> {

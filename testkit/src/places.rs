@@ -44,8 +44,12 @@ pub(crate) fn versions(folder: &Path, sub: &str) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// A port that nobody listens on.
-pub(crate) fn free_port() -> Result<u16, KitError> {
+/// A TCP port of 127.0.0.1 that nobody listens on, of those that no outgoing connection is given: a server can come
+/// back to it. It is free at this moment; nothing is reserved.
+///
+/// # Errors
+/// None was found in many tries.
+pub fn free_port() -> Result<u16, KitError> {
     let mut last = std::io::Error::other("no try");
     for _ in 0..PORT_TRIES {
         let port = rand::random_range(PORTS);

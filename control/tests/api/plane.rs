@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use control::downlink::{End, Ends, Link, LinkFull, Wake};
 use control::enrol::EnrolConfig;
 use control::identity::{AGENT_CERTIFICATE_LIFE, Identity};
 use control::kinds::Kinds;
-use control::store::Store;
+use control::store::{OpenError, Store};
 use control::telemetry::metrics::{self, Family, Kind};
 use control::telemetry::{GatewayFigures, GatewaySource, LogConfig};
 use control::webhooks::WebhooksConfig;
@@ -352,8 +353,20 @@ async fn start(
     api: ApiConfig,
     webhooks: WebhooksConfig,
 ) -> Result<Plane, control::StartError> {
-    let store = Store::open("sqlite:", dir.path()).await.unwrap();
+    let store = open(dir.path()).await;
     start_of(dir, api, webhooks, store).await
+}
+
+/// Opens the store. Where a runtime was shut down as a crash would, listeners' threads end a moment after it, and the
+/// lock is theirs until then.
+async fn open(dir: &Path) -> Store {
+    for _ in 0..500 {
+        match Store::open("sqlite:", dir).await {
+            Err(OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the store of a server that is gone stays locked")
 }
 
 async fn start_of(

@@ -108,7 +108,10 @@ impl Deployment {
     /// The same, with more flags.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let (server, addresses) = serve(dir.path(), "127.0.0.1:0", "127.0.0.1:0", flags);
+        // It comes back to them after a crash: they are not among those that outgoing connections are given.
+        let [api, agents] = [(); 2].map(|()| testkit::free_port().expect("a free port"));
+        let [api, agents] = [api, agents].map(|port| format!("127.0.0.1:{port}"));
+        let (server, addresses) = serve(dir.path(), &api, &agents, flags);
         Self {
             dir,
             server,

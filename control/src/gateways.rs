@@ -8,8 +8,8 @@
 //! ```
 //!
 //! An agent server has no store. It *registers* by letting a process server in: whoever reaches it writes it down
-//! and prolongs its lease for it ([`LEASE`], every [`LINK_RENEW`](protocol::limits::LINK_RENEW)). So one that nobody reaches any more loses its
-//! groups, whatever it thinks itself, and one that some process servers do not reach keeps them. It asks for that
+//! and prolongs its lease for it ([`LEASE`], every [`LINK_RENEW`](protocol::limits::LINK_RENEW)). So one that nobody
+//! reaches any more loses its groups, whatever it thinks itself, and one that some process servers do not reach keeps them. It asks for that
 //! every five seconds, and sends nothing on to agents once its last question that was answered is ten seconds old: so it
 //! has stopped before its groups are another's, also where it stood still in between. Where a lock service says that one
 //! is gone, both times are shorter: watch.rs.

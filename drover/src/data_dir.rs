@@ -230,17 +230,10 @@ mod tests {
 
     fn ready(directory: &Path) -> Ready {
         Ready {
-            api: Some("http://127.0.0.1:7440".to_owned()),
-            public: None,
-            api_certificate: None,
-            admin: Some("http://127.0.0.1:7441".to_owned()),
-            agents: Some("127.0.0.1:7443".to_owned()),
-            link: None,
             admin_token_file: Some(directory.join("admin.token")),
             data_dir: directory.to_owned(),
             pid: 7,
-            profile: "all".to_owned(),
-            version: "0.1.0".to_owned(),
+            ..Ready::example()
         }
     }
 

@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
 use clap::Args;
 use loadtest::failover::{Failover, LockService};
-use loadtest::server::Target;
 
-use crate::{ServerArguments, WorkDir};
+use crate::{ResultsArguments, ServerArguments, WorkDir};
 
 #[derive(Args)]
 pub(crate) struct FailoverArguments {
@@ -41,12 +39,8 @@ pub(crate) struct FailoverArguments {
     /// Write what was found as JSON to this file, anew after each lock service
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a dated folder under this one
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    results: PathBuf,
-    /// Write no folder
-    #[arg(long)]
-    no_results: bool,
+    #[command(flatten)]
+    results: ResultsArguments,
     #[command(flatten)]
     server: ServerArguments,
 }
@@ -54,11 +48,6 @@ pub(crate) struct FailoverArguments {
 /// Whether all targets were met.
 pub(crate) async fn run(arguments: FailoverArguments) -> anyhow::Result<bool> {
     let work = WorkDir::new(arguments.server.work_dir.clone())?;
-    let Target::Start(server) = arguments.server.target(&work)? else {
-        bail!(
-            "failover starts servers of its own: leave out --api, and name the binary with --server"
-        );
-    };
     let failover = Failover {
         locks: arguments.locks,
         agents: usize::try_from(arguments.agents)?,
@@ -67,10 +56,10 @@ pub(crate) async fn run(arguments: FailoverArguments) -> anyhow::Result<bool> {
         drain: !arguments.no_drain,
         pauses: arguments.pauses,
         resize: !arguments.no_resize,
-        server,
+        server: arguments.server.own("failover", &work)?,
         work_dir: work.path.clone(),
         json: arguments.json,
-        results: (!arguments.no_results).then_some(arguments.results),
+        results: arguments.results.folder(),
     };
     Ok(failover.run().await?.passed)
 }

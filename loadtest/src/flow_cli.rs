@@ -6,9 +6,8 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use clap::Args;
 use loadtest::flow::real::{self, Hosts, Kill};
-use loadtest::server::{ServerSpec, Target};
 
-use crate::{ServerArguments, WorkDir, duration};
+use crate::{ResultsArguments, ServerArguments, WorkDir, duration};
 
 /// In the simulator.
 const SERVERS: [usize; 6] = [1, 2, 4, 8, 16, 32];
@@ -69,12 +68,8 @@ pub(crate) struct FlowArguments {
     /// each row
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a dated folder under this one
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    results: PathBuf,
-    /// Write no folder
-    #[arg(long)]
-    no_results: bool,
+    #[command(flatten)]
+    results: ResultsArguments,
     #[command(flatten)]
     real: RealArguments,
     #[command(flatten)]
@@ -165,7 +160,7 @@ pub(crate) fn run(arguments: FlowArguments) -> anyhow::Result<bool> {
         seeds: arguments.seeds,
         seed: arguments.seed,
         json: arguments.json,
-        results: (!arguments.no_results).then_some(arguments.results),
+        results: arguments.results.folder(),
     })?;
     // Only a permit that was issued twice is a failure; the rest is for people to judge.
     Ok(found
@@ -187,11 +182,11 @@ async fn on_a_server(arguments: FlowArguments) -> anyhow::Result<bool> {
         stuck: usize::try_from(arguments.real.stuck)?,
         peak: arguments.real.peak,
         seed: arguments.seed,
-        server: spec(&arguments.server, &work)?,
+        server: arguments.server.own("flow", &work)?,
         site: arguments.real.site,
         work_dir: work.path.clone(),
         json: arguments.json,
-        results: (!arguments.no_results).then_some(arguments.results),
+        results: arguments.results.folder(),
     };
     Ok(real::run(&options).await?.is_sound())
 }
@@ -206,11 +201,11 @@ async fn kill(arguments: FlowArguments) -> anyhow::Result<bool> {
         servers,
         fleet: arguments.real.hosts(QUICK)?,
         seed: arguments.seed,
-        server: spec(&arguments.server, &work)?,
+        server: arguments.server.own("flow", &work)?,
         site: arguments.real.site,
         work_dir: work.path.clone(),
         json: arguments.json,
-        results: (!arguments.no_results).then_some(arguments.results),
+        results: arguments.results.folder(),
     };
     Ok(kill.run().await?.passed)
 }
@@ -279,18 +274,6 @@ fn within(servers: Vec<usize>) -> anyhow::Result<Vec<usize>> {
 fn at_least_a_second(flag: &str, time: Duration) -> anyhow::Result<Duration> {
     ensure!(time >= Duration::from_secs(1), "{flag} is less than 1s");
     Ok(time)
-}
-
-/// Each point has a server of its own: one that runs already cannot be used.
-fn spec(server: &ServerArguments, work: &WorkDir) -> anyhow::Result<ServerSpec> {
-    match server.target(work)? {
-        Target::Start(spec) => Ok(spec),
-        Target::Apart(_) | Target::Running { .. } => {
-            bail!(
-                "flow starts servers of its own: leave out --api, and name the binary with --server"
-            )
-        }
-    }
 }
 
 #[cfg(test)]

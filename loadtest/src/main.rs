@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use loadtest::hammer::Hammer;
 use loadtest::hold::Hold;
@@ -117,12 +117,8 @@ struct CompareArguments {
     /// Write the whole comparison as JSON to this file, anew after every turn
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a dated folder under this one
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    results: PathBuf,
-    /// Write no folder
-    #[arg(long)]
-    no_results: bool,
+    #[command(flatten)]
+    results: ResultsArguments,
     /// The folder's name after the date
     #[arg(long, default_value = "compare")]
     name: String,
@@ -200,12 +196,8 @@ struct HoldArguments {
     /// Write the summary as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a dated folder under this one
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    results: PathBuf,
-    /// Write no folder
-    #[arg(long)]
-    no_results: bool,
+    #[command(flatten)]
+    results: ResultsArguments,
     /// The folder's name after the date
     #[arg(long, default_value = "hold")]
     name: String,
@@ -233,12 +225,8 @@ struct SiegeArguments {
     /// Write the summary as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a dated folder under this one
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    results: PathBuf,
-    /// Write no folder
-    #[arg(long)]
-    no_results: bool,
+    #[command(flatten)]
+    results: ResultsArguments,
     #[command(flatten)]
     server: ServerArguments,
 }
@@ -266,18 +254,30 @@ struct ApiArguments {
     /// Write the summary as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a dated folder under this one
-    #[arg(long, value_name = "DIR", default_value = "bench-results")]
-    results: PathBuf,
-    /// Write no folder
-    #[arg(long)]
-    no_results: bool,
+    #[command(flatten)]
+    results: ResultsArguments,
     /// The `drover` binary to start [default: next to this one]
     #[arg(long, value_name = "FILE")]
     server: Option<PathBuf>,
     /// One more argument for the started `drover serve`; repeat for more
     #[arg(long = "serve-arg", value_name = "ARG", allow_hyphen_values = true)]
     serve_args: Vec<String>,
+}
+
+/// Where the results go.
+#[derive(Args)]
+struct ResultsArguments {
+    /// Write a dated folder under this one
+    #[arg(
+        long,
+        visible_alias = "out",
+        value_name = "DIR",
+        default_value = "bench-results"
+    )]
+    results: PathBuf,
+    /// Write no folder
+    #[arg(long)]
+    no_results: bool,
 }
 
 /// `90s`, `10m`, `1h`, `500ms`.
@@ -370,7 +370,7 @@ async fn hold(arguments: HoldArguments) -> anyhow::Result<bool> {
         steering_hint: !arguments.no_steering_hint,
         connect_rate: arguments.connect_rate.max(1.0),
         server: arguments.server.target(&work)?,
-        results: (!arguments.no_results).then_some(arguments.results),
+        results: arguments.results.folder(),
         name: arguments.name,
         work_dir: work.path.clone(),
         seed: arguments.seed,
@@ -389,7 +389,7 @@ async fn siege(arguments: SiegeArguments) -> anyhow::Result<bool> {
         newcomers: arguments.newcomers,
         server: arguments.server.target(&work)?,
         work_dir: work.path.clone(),
-        results: (!arguments.no_results).then_some(arguments.results),
+        results: arguments.results.folder(),
     };
     let summary = siege.run().await?;
     write_json(arguments.json, &summary)?;
@@ -411,7 +411,7 @@ async fn hammer(arguments: ApiArguments) -> anyhow::Result<bool> {
             arguments: arguments.serve_args,
             log: work.path.join("server.log"),
         },
-        results: (!arguments.no_results).then_some(arguments.results),
+        results: arguments.results.folder(),
     };
     let summary = hammer.run().await?;
     println!("{}", serde_json::to_string_pretty(&summary)?);
@@ -451,7 +451,7 @@ fn compare(arguments: CompareArguments) -> anyhow::Result<bool> {
         server_wrapper: arguments.server_wrapper,
         profile: arguments.profile,
         json: arguments.json,
-        results: (!arguments.no_results).then_some(arguments.results),
+        results: arguments.results.folder(),
         name: arguments.name,
     };
     let comparison = loadtest::compare::run(&options)?;
@@ -495,7 +495,24 @@ impl Drop for WorkDir {
     }
 }
 
+impl ResultsArguments {
+    /// Where a dated folder is to be.
+    fn folder(self) -> Option<PathBuf> {
+        (!self.no_results).then_some(self.results)
+    }
+}
+
 impl ServerArguments {
+    /// How to start a server, for what breaks or measures its own: one that runs already cannot be used.
+    fn own(&self, command: &str, work: &WorkDir) -> anyhow::Result<ServerSpec> {
+        match self.target(work)? {
+            Target::Start(spec) => Ok(spec),
+            Target::Apart(_) | Target::Running { .. } => bail!(
+                "{command} starts servers of its own: leave out --api, and name the binary with --server"
+            ),
+        }
+    }
+
     fn target(&self, work: &WorkDir) -> anyhow::Result<Target> {
         if let (Some(api), Some(agents), Some(token)) =
             (&self.api, &self.agent_address, &self.token)

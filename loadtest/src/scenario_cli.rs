@@ -4,12 +4,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use clap::Args;
 use loadtest::scenario::{Drill, Grow, How, Outage, Service, Site};
-use loadtest::server::{ServerSpec, Target};
 
-use crate::{ServerArguments, WorkDir, duration, write_json};
+use crate::{ResultsArguments, ServerArguments, WorkDir, duration, write_json};
 
 #[derive(Args)]
 pub(crate) struct ScenarioArguments {
@@ -55,8 +54,11 @@ pub(crate) struct ScenarioArguments {
     /// Seed of the workload's choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Write what was found as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     #[command(flatten)]
-    output: OutputArguments,
+    results: ResultsArguments,
     #[command(flatten)]
     server: ServerArguments,
 }
@@ -78,28 +80,13 @@ pub(crate) struct GrowArguments {
     /// Seed of the workload's choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    #[command(flatten)]
-    output: OutputArguments,
-    #[command(flatten)]
-    server: ServerArguments,
-}
-
-#[derive(Args)]
-struct OutputArguments {
     /// Write what was found as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a dated folder under this one
-    #[arg(
-        long,
-        visible_alias = "out",
-        value_name = "DIR",
-        default_value = "bench-results"
-    )]
-    results: PathBuf,
-    /// Write no folder
-    #[arg(long)]
-    no_results: bool,
+    #[command(flatten)]
+    results: ResultsArguments,
+    #[command(flatten)]
+    server: ServerArguments,
 }
 
 /// Whether everything held.
@@ -111,20 +98,13 @@ pub(crate) async fn grow(arguments: GrowArguments) -> anyhow::Result<bool> {
         rate: arguments.rate.max(1.0),
         service_ms: arguments.service_ms,
         seed: arguments.seed,
-        server: spec(&arguments.server, &work)?,
+        server: arguments.server.own("a scenario", &work)?,
         work_dir: work.path.clone(),
-        results: arguments.output.folder(),
+        results: arguments.results.folder(),
     };
     let found = grow.run().await?;
-    write_json(arguments.output.json, &found)?;
+    write_json(arguments.json, &found)?;
     Ok(found.passed)
-}
-
-impl OutputArguments {
-    /// Where a dated folder is to be.
-    fn folder(&self) -> Option<PathBuf> {
-        (!self.no_results).then(|| self.results.clone())
-    }
 }
 
 /// Whether everything held.
@@ -147,12 +127,12 @@ async fn drill(arguments: ScenarioArguments) -> anyhow::Result<bool> {
         standstill: some_time("--standstill", arguments.standstill)?,
         agents_die_percent: usize::try_from(arguments.agents_die)?,
         seed: arguments.seed,
-        server: spec(&arguments.server, &work)?,
+        server: arguments.server.own("a scenario", &work)?,
         work_dir: work.path.clone(),
-        results: arguments.output.folder(),
+        results: arguments.results.folder(),
     };
     let found = drill.run().await?;
-    write_json(arguments.output.json, &found)?;
+    write_json(arguments.json, &found)?;
     Ok(found.passed)
 }
 
@@ -168,26 +148,16 @@ async fn outage(arguments: ScenarioArguments, service: Service) -> anyhow::Resul
         rate: arguments.rate.max(1.0),
         service_ms: arguments.service_ms,
         seed: arguments.seed,
-        server: spec(&arguments.server, &work)?,
+        server: arguments.server.own("a scenario", &work)?,
         work_dir: work.path.clone(),
-        results: arguments.output.folder(),
+        results: arguments.results.folder(),
     };
     let found = outage.run().await?;
-    write_json(arguments.output.json, &found)?;
+    write_json(arguments.json, &found)?;
     Ok(found.passed)
 }
 
 fn some_time(flag: &str, time: Duration) -> anyhow::Result<Duration> {
     ensure!(!time.is_zero(), "{flag} is 0; give it some time such as 5s");
     Ok(time)
-}
-
-/// A scenario kills what it started: one that runs already cannot be used.
-fn spec(server: &ServerArguments, work: &WorkDir) -> anyhow::Result<ServerSpec> {
-    match server.target(work)? {
-        Target::Start(spec) => Ok(spec),
-        Target::Apart(_) | Target::Running { .. } => bail!(
-            "a scenario starts servers of its own: leave out --api, and name the binary with --server"
-        ),
-    }
 }

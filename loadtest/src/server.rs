@@ -15,7 +15,6 @@ use tokio::process::{Child, Command};
 use crate::api::Api;
 
 pub use apart::{Apart, ApartSpec, Grown};
-pub(crate) use apart::{free_ports, loopback};
 
 /// How to start a server.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
@@ -13,7 +14,7 @@ use crate::clock;
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::server::Subject;
-use crate::workload;
+use crate::workload::{self, Workload};
 
 /// The fleet must be up within this.
 const UP_WITHIN: Duration = Duration::from_secs(120);
@@ -59,6 +60,13 @@ impl Stand {
                 }
             }
         }
+    }
+
+    /// Makes processes on all agents from now on; the texts are what the API refused for good.
+    pub(crate) fn begin_work(&self, workload: Workload, seed: u64) -> JoinHandle<Vec<String>> {
+        let (api, ledger) = (self.api.clone(), Arc::clone(&self.ledger));
+        let agents = self.fleet.ids();
+        tokio::spawn(async move { workload.run(api, ledger, agents, seed).await })
     }
 
     /// Waits until all agents have a session.

@@ -36,7 +36,7 @@ mod zookeeper;
 
 pub use self::error::KitError;
 pub use self::mariadb::MariaDb;
-pub use self::places::free_port;
+pub use self::places::{free_ports, loopback};
 pub use self::postgres::Postgres;
 pub use self::redis::Redis;
 pub use self::server::Server;

@@ -1,7 +1,7 @@
 //! Where things are on this machine: programs, a port, the user without rights.
 
 use std::ffi::OsStr;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use crate::error::{KitError, machine};
@@ -44,17 +44,41 @@ pub(crate) fn versions(folder: &Path, sub: &str) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// A TCP port of 127.0.0.1 that nobody listens on, of those that no outgoing connection is given: a server can come
-/// back to it. It is free at this moment; nothing is reserved.
+/// A port of 127.0.0.1 as [`free_ports`] finds them.
+pub(crate) fn free_port() -> Result<u16, KitError> {
+    Ok(take_port()?.port)
+}
+
+/// So many different ports of 127.0.0.1 that nobody has, for TCP or for UDP, of those that no outgoing connection is
+/// given: a server can come back to them. They are free at this moment; nothing is reserved.
 ///
 /// # Errors
-/// None was found in many tries.
-pub fn free_port() -> Result<u16, KitError> {
+/// One was not found in many tries.
+pub fn free_ports(count: usize) -> Result<Vec<u16>, KitError> {
+    // All are held at once, so that all differ.
+    let taken: Vec<_> = std::iter::repeat_with(take_port).take(count).collect();
+    taken.into_iter().map(|one| Ok(one?.port)).collect()
+}
+
+/// `127.0.0.1:PORT`, of each, with commas.
+pub fn loopback(ports: &[u16]) -> String {
+    let each = ports.iter().map(|port| format!("127.0.0.1:{port}"));
+    each.collect::<Vec<_>>().join(",")
+}
+
+/// A port, held until this is dropped.
+struct Taken {
+    port: u16,
+    _held: (TcpListener, UdpSocket),
+}
+
+fn take_port() -> Result<Taken, KitError> {
     let mut last = std::io::Error::other("no try");
     for _ in 0..PORT_TRIES {
         let port = rand::random_range(PORTS);
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(_) => return Ok(port),
+        let at = (Ipv4Addr::LOCALHOST, port);
+        match TcpListener::bind(at).and_then(|tcp| Ok((tcp, UdpSocket::bind(at)?))) {
+            Ok(_held) => return Ok(Taken { port, _held }),
             Err(error) => last = error,
         }
     }
@@ -103,6 +127,18 @@ mod tests {
         let found = versions(folder.path(), "bin");
         let expected = ["15/bin", "11/bin", "9/bin"].map(|path| folder.path().join(path));
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn free_ports_differ_and_are_free_for_tcp_and_udp() {
+        let ports = free_ports(50).unwrap();
+        let different: std::collections::BTreeSet<_> = ports.iter().collect();
+        assert_eq!(different.len(), 50);
+        for port in &ports {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).unwrap();
+            UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).unwrap();
+        }
+        assert_eq!(loopback(&[1, 2]), "127.0.0.1:1,127.0.0.1:2");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The servers of a deployment, each a process of its own, with a fleet and what it is to do.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpStream, UdpSocket};
+use std::net::TcpStream;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +15,7 @@ use loadtest::fleet::{Fleet, FleetSpec};
 use loadtest::ledger::Ledger;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use testkit::{free_ports, loopback};
 
 use crate::deployment::{Running, command, eventually, said};
 
@@ -108,23 +109,6 @@ impl Drop for Apart {
     }
 }
 
-/// UDP ports of loopback that nobody had a moment ago.
-fn free_ports(count: usize) -> Vec<u16> {
-    let open = || UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let sockets: Vec<_> = std::iter::repeat_with(open).take(count).collect();
-    let port = |socket: &UdpSocket| socket.local_addr().expect("its address").port();
-    sockets.iter().map(port).collect()
-}
-
-/// `127.0.0.1:PORT`, of each, with commas.
-fn loopback(ports: &[u16]) -> String {
-    let all: Vec<_> = ports
-        .iter()
-        .map(|port| format!("127.0.0.1:{port}"))
-        .collect();
-    all.join(",")
-}
-
 /// `--set` flags.
 fn set(key: &str, value: impl std::fmt::Display) -> [String; 2] {
     ["--set".to_owned(), format!("{key}={value}")]
@@ -207,7 +191,7 @@ impl Apart {
         let more: Vec<String> = more.collect();
         let folder = tempfile::tempdir().expect("a folder");
         let work = folder.path().to_owned();
-        let ports = free_ports(2 * agent_servers);
+        let ports = free_ports(2 * agent_servers).expect("free ports");
         let (gateways, links) = ports.split_at(agent_servers);
         // The control side makes the identity, and waits.
         let mut flags = control_flags(gateways, links, process_servers);
@@ -231,7 +215,7 @@ impl Apart {
     /// Two servers of profile `all` on the store at `store`, with these settings.
     pub(crate) async fn start_redundant(store: &str, settings: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let ports = free_ports(4);
+        let ports = free_ports(4).expect("free ports");
         let (gateways, links) = ports.split_at(2);
         let start = |n: usize| {
             let mut flags = ["--gateway-listen".to_owned(), loopback(&gateways[n..=n])].to_vec();
@@ -254,7 +238,7 @@ impl Apart {
     pub(crate) async fn start_distributed(store: &str, settings: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let work = folder.path();
-        let ports = free_ports(4);
+        let ports = free_ports(4).expect("free ports");
         let (gateways, links) = ports.split_at(2);
         let flags = |profile: &str| {
             let mut flags = ["--profile", profile].map(str::to_owned).to_vec();

@@ -109,8 +109,8 @@ impl Deployment {
     pub(crate) fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         // It comes back to them after a crash: they are not among those that outgoing connections are given.
-        let [api, agents] = [(); 2].map(|()| testkit::free_port().expect("a free port"));
-        let [api, agents] = [api, agents].map(|port| format!("127.0.0.1:{port}"));
+        let ports = testkit::free_ports(2).expect("free ports");
+        let [api, agents] = [0, 1].map(|n| testkit::loopback(&ports[n..=n]));
         let (server, addresses) = serve(dir.path(), &api, &agents, flags);
         Self {
             dir,

@@ -196,9 +196,7 @@ impl Scene {
             deadline: DEADLINE,
         };
         self.seed += 1;
-        let (api, ledger) = (self.api().clone(), Arc::clone(self.ledger()));
-        let (agents, seed) = (self.agents(), self.seed);
-        tokio::spawn(async move { load.run(api, ledger, agents, seed).await })
+        self.stand.begin_work(load, self.seed)
     }
 
     /// Asks for many processes at once, and waits until some of them are under way.

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Account, PROCESS_DEADLINE, Site, join, say, told};
+use super::{Account, PROCESS_DEADLINE, Site, join, say, told, write};
 use crate::clock;
-use crate::fleet::FleetSpec;
-use crate::report::{self, ConnectMs, Raw, RoundTripUs};
+use crate::report::{ConnectMs, RoundTripUs};
 use crate::server::{Role, ServerSpec, Usage};
 use crate::stand::Stand;
 use crate::stand::deaths::{Deaths, TOGETHER, Turn};
@@ -98,13 +96,7 @@ impl Drill {
         let target = self.site.target(&services, self.server.clone()).await?;
         let opened = target.open().await?;
         say(began, "all processes are ready");
-        let spec = FleetSpec {
-            agents: self.agents,
-            server: opened.agents.clone(),
-            work_dir: self.work_dir.clone(),
-            steering_hint: true,
-        };
-        let (mut stand, enrolled_in) = join(opened, spec).await?;
+        let (mut stand, enrolled_in) = join(opened, self.agents, &self.work_dir).await?;
         stand.fleet.expect_losses(true);
         stand.start_fleet(TOGETHER);
         stand.wait_up().await?;
@@ -175,9 +167,7 @@ impl Drill {
             service_ms: self.service_ms,
             deadline: PROCESS_DEADLINE,
         };
-        let (api, ledger) = (stand.api.clone(), Arc::clone(&stand.ledger));
-        let (agents, seed) = (stand.fleet.ids(), self.seed);
-        tokio::spawn(async move { workload.run(api, ledger, agents, seed).await })
+        stand.begin_work(workload, self.seed)
     }
 
     /// Who dies when: kind by kind, with agents in between and the standstill in the middle.
@@ -270,16 +260,8 @@ impl Drill {
     fn tell(&self, found: &Drilled, stand: &Stand, samples: &[(f64, Usage)]) -> anyhow::Result<()> {
         told::print(&told::drill(found), &found.violations, &found.examples);
         if let Some(results) = &self.results {
-            let raw = Raw {
-                round_trips: &stand.ledger.round_trips(),
-                connects: &stand.fleet.connect_times(),
-                reconnects: &stand.fleet.reconnect_times(),
-                samples,
-                duration: Duration::from_secs_f64(found.seconds),
-            };
             let name = format!("scenario-{}", self.site.name());
-            let folder = report::write_folder(results, &name, found, &raw)?;
-            println!("written: {}", folder.display());
+            write(results, &name, found, (stand, samples, found.seconds))?;
         }
         Ok(())
     }

@@ -3,19 +3,18 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
+use testkit::{free_ports, loopback};
 use tokio::process::Command;
 
 use super::site::Services;
-use super::{Account, PROCESS_DEADLINE, Site, join, say, told};
+use super::{Account, PROCESS_DEADLINE, Site, join, say, told, write};
 use crate::clock;
-use crate::fleet::FleetSpec;
-use crate::report::{self, ConnectMs, Raw, RoundTripUs};
-use crate::server::{Grown, ServerSpec, Subject, Target, free_ports, loopback};
+use crate::report::{ConnectMs, RoundTripUs};
+use crate::server::{Grown, ServerSpec, Subject, Target};
 use crate::stand::Stand;
 use crate::workload::Workload;
 
@@ -112,13 +111,7 @@ impl Grow {
             "one process is what it grows from: choose another --to, such as control"
         );
         let opened = Target::Start(self.server.clone()).open().await?;
-        let spec = FleetSpec {
-            agents: self.agents,
-            server: opened.agents.clone(),
-            work_dir: self.work_dir.clone(),
-            steering_hint: true,
-        };
-        let (mut stand, _) = join(opened, spec).await?;
+        let (mut stand, _) = join(opened, self.agents, &self.work_dir).await?;
         stand.fleet.expect_losses(true);
         stand.start_fleet(0);
         stand.wait_up().await?;
@@ -162,9 +155,7 @@ impl Grow {
             service_ms: self.service_ms,
             deadline: PROCESS_DEADLINE,
         };
-        let (api, ledger) = (stand.api.clone(), Arc::clone(&stand.ledger));
-        let (agents, seed) = (stand.fleet.ids(), self.seed);
-        tokio::spawn(async move { workload.run(api, ledger, agents, seed).await })
+        stand.begin_work(workload, self.seed)
     }
 
     /// Stops the one process, copies its store and starts the others.
@@ -243,16 +234,8 @@ impl Grow {
     fn tell(&self, found: &Grew, stand: &Stand) -> anyhow::Result<()> {
         told::print(&told::grow(found), &found.violations, &found.examples);
         if let Some(results) = &self.results {
-            let raw = Raw {
-                round_trips: &stand.ledger.round_trips(),
-                connects: &stand.fleet.connect_times(),
-                reconnects: &stand.fleet.reconnect_times(),
-                samples: &[],
-                duration: Duration::from_secs_f64(found.seconds),
-            };
             let name = format!("grow-{}", self.to.name());
-            let folder = report::write_folder(results, &name, found, &raw)?;
-            println!("written: {}", folder.display());
+            write(results, &name, found, (stand, &[], found.seconds))?;
         }
         Ok(())
     }

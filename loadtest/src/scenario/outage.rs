@@ -2,17 +2,15 @@
 //! after it is back everything is as it was.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use testkit::Server;
 
-use super::{Account, PROCESS_DEADLINE, Service, Site, join, say, told};
+use super::{Account, PROCESS_DEADLINE, Service, Site, join, say, told, write};
 use crate::clock;
-use crate::fleet::FleetSpec;
 use crate::ledger::{self, Traced};
-use crate::report::{self, Raw, RoundTripUs};
+use crate::report::RoundTripUs;
 use crate::server::{ServerSpec, Usage};
 use crate::stand::Stand;
 use crate::workload::Workload;
@@ -142,13 +140,7 @@ impl Outage {
         let target = self.site.target(&services, self.server.clone()).await?;
         let opened = target.open().await?;
         say(began, "all processes are ready");
-        let spec = FleetSpec {
-            agents: self.agents,
-            server: opened.agents.clone(),
-            work_dir: self.work_dir.clone(),
-            steering_hint: true,
-        };
-        let (stand, _) = join(opened, spec).await?;
+        let (stand, _) = join(opened, self.agents, &self.work_dir).await?;
         // In the beginning groups move to their agent servers, and sessions with them.
         stand.fleet.expect_losses(true);
         stand.start_fleet(0);
@@ -231,9 +223,7 @@ impl Outage {
             service_ms: self.service_ms,
             deadline: PROCESS_DEADLINE,
         };
-        let (api, ledger) = (stand.api.clone(), Arc::clone(&stand.ledger));
-        let (agents, seed) = (stand.fleet.ids(), self.seed);
-        tokio::spawn(async move { workload.run(api, ledger, agents, seed).await })
+        stand.begin_work(workload, self.seed)
     }
 
     async fn judge(
@@ -283,16 +273,8 @@ impl Outage {
     ) -> anyhow::Result<()> {
         told::print(&told::outage(found), &found.violations, &found.examples);
         if let Some(results) = &self.results {
-            let raw = Raw {
-                round_trips: &stand.ledger.round_trips(),
-                connects: &stand.fleet.connect_times(),
-                reconnects: &stand.fleet.reconnect_times(),
-                samples,
-                duration: Duration::from_secs_f64(found.seconds),
-            };
             let name = format!("outage-{}-{}", self.service.name(), self.site.name());
-            let folder = report::write_folder(results, &name, found, &raw)?;
-            println!("written: {}", folder.display());
+            write(results, &name, found, (stand, samples, found.seconds))?;
         }
         Ok(())
     }

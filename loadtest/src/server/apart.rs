@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs::DirBuilder;
-use std::net::UdpSocket;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use testkit::{free_ports, loopback};
 use tokio::process::Command;
 
 use super::{Listens, Opened, Role, START_TIMEOUT, Server, ServerSpec, Subject, Usage, spawn};
@@ -250,21 +250,6 @@ impl Apart {
 
 fn beside(path: &Path, name: &str) -> PathBuf {
     path.parent().unwrap_or(Path::new("")).join(name)
-}
-
-/// UDP ports of loopback that nobody had a moment ago.
-pub(crate) fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let open = || UdpSocket::bind("127.0.0.1:0").context("no socket");
-    // All are open at once, so that all differ.
-    let sockets: Vec<_> = std::iter::repeat_with(open).take(count).collect();
-    let port = |socket: anyhow::Result<UdpSocket>| Ok(socket?.local_addr()?.port());
-    sockets.into_iter().map(port).collect()
-}
-
-/// `127.0.0.1:PORT`, of each, with commas.
-pub(crate) fn loopback(ports: &[u16]) -> String {
-    let each = ports.iter().map(|port| format!("127.0.0.1:{port}"));
-    each.collect::<Vec<_>>().join(",")
 }
 
 async fn appears(file: &Path) -> anyhow::Result<()> {

@@ -120,6 +120,10 @@ pub(crate) fn by_arrow_keys(browser: &mut Browser) {
     let first = browser.text(".heat-note");
     assert!(first.contains(" took "), "{first}");
     browser.press("ArrowLeft");
+    if browser.text(".heat-note") == first {
+        // The map has moved on by a column between the two keys.
+        browser.press("ArrowLeft");
+    }
     let before = browser.text(".heat-note");
     assert!(
         before.contains(" took ") && before < first,

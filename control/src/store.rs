@@ -439,7 +439,7 @@ impl Store {
     }
 
     /// Whether other processes may write to it as well: what this one remembers of its own commits is not all.
-    pub(crate) fn is_open_to_others(&self) -> bool {
+    pub fn is_open_to_others(&self) -> bool {
         self.shared.is_open_to_others
     }
 

@@ -30,7 +30,7 @@ pub(super) const EVERYBODY: [u8; 16] = [0; 16];
 /// The row that counts changes of what operators set.
 const ORDERS: [u8; 16] = [0xff; 16];
 /// Between attempts to reach a server, at first and at most.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 /// How long one attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For so long it is found out whether a commit without an answer has happened.

@@ -106,7 +106,8 @@ impl Remote {
     ) -> io::Result<Self> {
         Ok(Self {
             identity,
-            among_others: addresses.len() > 1,
+            // Whoever else works on the store may know of agent servers that are not named here.
+            among_others: addresses.len() > 1 || store.is_open_to_others(),
             part: Part::Works,
             addresses,
             capacity,

@@ -68,8 +68,8 @@ use crate::clock::UnixMs;
 /// Why a read or a write did not happen. Cheap to copy to everyone in a failed commit.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Too many writes are waiting.
-    #[error("the store has too many writes waiting; try again in a second")]
+    /// Too many writes are waiting, or too many readers of the embedded backend.
+    #[error("too many are waiting for the store; try again in a second")]
     Busy,
     /// The server is stopping.
     #[error("the store is closed: the server is stopping")]
@@ -112,7 +112,13 @@ pub(crate) fn id_bytes(column: &[u8]) -> Result<[u8; 16], StoreError> {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Sql(Arc::new(error))
+        match error {
+            sqlx::Error::PoolClosed => Self::Stopped,
+            // The embedded backend's alone: of a server it says that this does not answer.
+            sqlx::Error::PoolTimedOut => Self::Busy,
+            error if sql::is_gone(&error) => Self::Unreachable,
+            error => Self::Sql(Arc::new(error)),
+        }
     }
 }
 

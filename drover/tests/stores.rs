@@ -5,6 +5,8 @@
 #[path = "support/deployment.rs"]
 mod deployment;
 
+use std::time::{Duration, Instant};
+
 use deployment::{Deployment, eventually, said};
 use rustix::process::Signal;
 
@@ -129,6 +131,71 @@ fn a_server_that_may_lose_work_is_refused_unless_the_url_takes_it() {
     config(&format!("{url}?durability=unsafe"));
     let taken = deployment.drover(&["store", "migrate"]);
     assert!(taken.status.success(), "{}", said(&taken));
+}
+
+/// A read while the database does not answer: told as such, and soon enough.
+#[track_caller]
+fn is_unavailable(deployment: &Deployment, within: Duration) {
+    let asked = Instant::now();
+    let reply = deployment.reply("/v1/agents");
+    let took = asked.elapsed();
+    let head = reply.to_lowercase();
+    assert!(head.starts_with("http/1.0 503"), "{reply}");
+    assert!(head.contains("\r\nretry-after: "), "{reply}");
+    assert!(reply.contains("does not answer"), "{reply}");
+    assert!(took < within, "{took:?}");
+}
+
+fn is_back(deployment: &Deployment) {
+    eventually("an answer", || {
+        deployment.reply("/v1/agents").starts_with("HTTP/1.0 200")
+    });
+}
+
+/// A database that is killed refuses connections; one that stands still says nothing.
+fn reads_are_told_that_it_is_gone(server: &testkit::Server, url: &str) {
+    let deployment = Deployment::start_with(&["--set", &format!("store={url}")]);
+    let runtime = runtime();
+    let done = |done: Result<(), testkit::KitError>| done.unwrap_or_else(|error| panic!("{error}"));
+    is_back(&deployment);
+    done(runtime.block_on(server.kill()));
+    // None waits until the pool gives up; how soon it is on a busy machine is not the point.
+    for _ in 0..3 {
+        is_unavailable(&deployment, Duration::from_secs(4));
+    }
+    let written = deployment.drover(&["groups", "create", "new"]);
+    assert!(
+        said(&written).contains("does not answer"),
+        "{}",
+        said(&written)
+    );
+    done(runtime.block_on(server.restart()));
+    is_back(&deployment);
+
+    server.pause();
+    is_unavailable(&deployment, Duration::from_secs(8));
+    server.resume();
+    is_back(&deployment);
+}
+
+#[test]
+fn reads_are_told_that_postgres_is_gone() {
+    let runtime = runtime();
+    let server = runtime.block_on(testkit::Postgres::start());
+    let server = server.unwrap_or_else(|error| panic!("{error}"));
+    let url = runtime.block_on(server.database("drover"));
+    let url = url.unwrap_or_else(|error| panic!("{error}"));
+    reads_are_told_that_it_is_gone(&server, &url);
+}
+
+#[test]
+fn reads_are_told_that_mariadb_is_gone() {
+    let runtime = runtime();
+    let server = runtime.block_on(testkit::MariaDb::start());
+    let server = server.unwrap_or_else(|error| panic!("{error}"));
+    let url = runtime.block_on(server.database("drover"));
+    let url = url.unwrap_or_else(|error| panic!("{error}"));
+    reads_are_told_that_it_is_gone(&server, &url);
 }
 
 /// Somebody who reads through the command line, with a position or without.

@@ -33,6 +33,8 @@ const ORDERS: [u8; 16] = [0xff; 16];
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 /// How long one attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the answer to a `BEGIN` may take, which waits for nobody; without one the connection is lost.
+const BEGIN_WITHIN: Duration = Duration::from_secs(2);
 /// For so long it is found out whether a commit without an answer has happened.
 const DOUBT_MAX: Duration = Duration::from_secs(10 * 60);
 /// Counts of writers that were opened before that, and are not at work, are forgotten.
@@ -132,7 +134,8 @@ impl Pen {
         else {
             return Err(StoreError::Unreachable);
         };
-        db.raw("BEGIN").await?;
+        let begun = tokio::time::timeout(BEGIN_WITHIN, db.raw("BEGIN"));
+        begun.await.map_err(|_| StoreError::Unreachable)??;
         db.take_failed();
         let counted =
             sql::query("UPDATE store_writer SET number = number + 1 WHERE id IN ($1, $2)")
@@ -285,9 +288,11 @@ impl Pen {
             failed => {
                 remote.next_try = Instant::now() + remote.pause;
                 remote.pause = (remote.pause * 2).min(PAUSES[1]);
-                if let Ok(Err(error)) = failed {
-                    tracing::warn!(%error, again_in = ?remote.pause, "the store's server does not answer");
-                }
+                let error = match failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+                };
+                tracing::warn!(error, again_in = ?remote.pause, "the store's server does not answer");
                 Err(StoreError::Unreachable)
             }
         }

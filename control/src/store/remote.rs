@@ -26,7 +26,8 @@ use crate::clock;
 
 /// Connections for the API's lists and the watchers.
 const READERS: u32 = 8;
-/// How long a reader waits for a free connection, or for a new one.
+/// How long a reader waits for a free connection, or for a new one: so long a request takes at most to hear that
+/// the server does not answer. That it refuses connections is told sooner (`sql/readers.rs`).
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the first connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -417,11 +418,11 @@ pub(super) fn readers(address: &Address, texts: Arc<Texts>) -> Readers {
         Server::Postgres(options) => {
             let options = options.as_ref().clone();
             let options = options.options([("default_transaction_read_only", "on")]);
-            Readers::Postgres(pool().connect_lazy_with(options), texts)
+            Readers::postgres(pool().connect_lazy_with(options), texts)
         }
         Server::MySql(options) => {
             let pool = pool().after_connect(|db, _| Box::pin(mysql::set(db)));
-            Readers::MySql(pool.connect_lazy_with(options.as_ref().clone()), texts)
+            Readers::mysql(pool.connect_lazy_with(options.as_ref().clone()), texts)
         }
     }
 }

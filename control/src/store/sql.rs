@@ -7,6 +7,8 @@
 //! What a statement may say is in [`text`]. Everything that depends on a backend is here and in the folders of
 //! the backends; the modules beside this one know values, rows, and one language.
 
+mod gone;
+mod readers;
 mod row;
 #[cfg(test)]
 mod rules;
@@ -14,7 +16,6 @@ mod text;
 mod value;
 
 use std::collections::HashMap;
-use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,12 +23,16 @@ use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
-use sqlx::{AssertSqlSafe, Error, MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
+use sqlx::{AssertSqlSafe, Error, MySql, Postgres, Sqlite};
 
+pub(super) use gone::is_gone;
+pub(crate) use readers::Reader;
+pub(super) use readers::Readers;
 pub use row::{Column, Place, Row};
 pub(super) use text::Dialect;
 pub use value::Value;
 
+use gone::{Silence, gone, is_of_the_connection};
 use row::Kind;
 use text::{Part, Statement};
 
@@ -40,6 +45,7 @@ const TEXTS_MAX: usize = 2048;
 pub(super) struct Texts {
     dialect: Dialect,
     known: RwLock<HashMap<Box<str>, Arc<Statement>>>,
+    silence: Silence,
 }
 
 impl Texts {
@@ -47,6 +53,7 @@ impl Texts {
         Arc::new(Self {
             dialect,
             known: RwLock::default(),
+            silence: Silence::default(),
         })
     }
 
@@ -137,7 +144,7 @@ impl Connection {
     /// waits for the answer any more.
     fn enter(&mut self) -> Result<(), Error> {
         if self.lost {
-            return Err(Error::Io(std::io::ErrorKind::NotConnected.into()));
+            return Err(gone("the connection was lost before".to_owned()));
         }
         self.lost = self.texts.dialect != Dialect::Sqlite;
         Ok(())
@@ -147,20 +154,13 @@ impl Connection {
         let is_remote = self.texts.dialect != Dialect::Sqlite;
         self.lost = is_remote && done.as_ref().is_err_and(is_of_the_connection);
         self.failed |= done.is_err();
-        done
-    }
-}
-
-/// Whether an error says that the server, or the way to it, is gone.
-fn is_of_the_connection(error: &Error) -> bool {
-    match error {
-        // PostgreSQL's class 57P is of a server that ends, 08 of connections, 25P03 of a transaction in which
-        // nothing was asked for too long.
-        Error::Database(error) => error.code().is_some_and(|code| {
-            code.starts_with("57P") || code.starts_with("08") || code == "25P03"
-        }),
-        Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed => true,
-        _ => false,
+        match done {
+            Err(error) if self.lost => Err(self.texts.silence.begins(&error)),
+            done => {
+                self.texts.silence.ends();
+                done
+            }
+        }
     }
 }
 
@@ -188,57 +188,6 @@ impl Session {
         if let Err(error) = closed {
             tracing::debug!(%error, "the connection to the store's server ended before it was closed");
         }
-    }
-}
-
-/// The connections of those who read.
-#[derive(Clone)]
-pub(super) enum Readers {
-    Sqlite(SqlitePool, Arc<Texts>),
-    Postgres(PgPool, Arc<Texts>),
-    MySql(MySqlPool, Arc<Texts>),
-}
-
-impl Readers {
-    /// The statements in the words of their backend.
-    pub(super) fn texts(&self) -> &Arc<Texts> {
-        match self {
-            Self::Sqlite(_, texts) | Self::Postgres(_, texts) | Self::MySql(_, texts) => texts,
-        }
-    }
-
-    pub(super) async fn acquire(&self) -> Result<Reader, Error> {
-        let session = match self {
-            Self::Sqlite(pool, _) => Session::SqliteReader(pool.acquire().await?),
-            Self::Postgres(pool, _) => Session::PostgresReader(pool.acquire().await?),
-            Self::MySql(pool, _) => Session::MySqlReader(pool.acquire().await?),
-        };
-        Ok(Reader(Connection::new(session, Arc::clone(self.texts()))))
-    }
-
-    pub(super) async fn close(self) {
-        match self {
-            Self::Sqlite(pool, _) => pool.close().await,
-            Self::Postgres(pool, _) => pool.close().await,
-            Self::MySql(pool, _) => pool.close().await,
-        }
-    }
-}
-
-/// A read-only connection; dropped, it goes back to the others.
-pub(crate) struct Reader(Connection);
-
-impl Deref for Reader {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        &self.0
-    }
-}
-
-impl DerefMut for Reader {
-    fn deref_mut(&mut self) -> &mut Connection {
-        &mut self.0
     }
 }
 

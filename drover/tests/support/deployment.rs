@@ -251,8 +251,15 @@ impl Deployment {
 
     /// What the API answers, as the admin of the first start.
     pub(crate) fn get(&self, path: &str) -> String {
+        let reply = self.reply(path);
+        let (_, body) = reply.split_once("\r\n\r\n").expect("an answer has a body");
+        body.to_owned()
+    }
+
+    /// The same with its status and headers.
+    pub(crate) fn reply(&self, path: &str) -> String {
         let token = std::fs::read_to_string(self.data_dir().join("admin.token")).expect("a token");
-        get(&self.addresses.api, path, token.trim())
+        reply(&self.addresses.api, path, token.trim())
     }
 
     /// A figure of `/metrics`, over all its labels.
@@ -273,8 +280,8 @@ impl Deployment {
     }
 }
 
-/// The body of a plain HTTP answer.
-fn get(api: &str, path: &str, token: &str) -> String {
+/// A plain HTTP answer.
+fn reply(api: &str, path: &str, token: &str) -> String {
     let address = api.strip_prefix("http://").expect("plain HTTP");
     let mut stream = TcpStream::connect(address).expect("the API listens");
     let request =
@@ -284,8 +291,7 @@ fn get(api: &str, path: &str, token: &str) -> String {
         .expect("it takes a request");
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expect("it answers");
-    let (_, body) = reply.split_once("\r\n\r\n").expect("an answer has a body");
-    body.to_owned()
+    reply
 }
 
 /// `drover` with nothing of the caller's environment that it would listen to.

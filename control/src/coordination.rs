@@ -18,6 +18,7 @@
 //! | `redis:` | keys that expire, renewed; releases are published | publish and subscribe |
 //! | `hazelcast:` | not built yet | not built yet |
 
+mod figures;
 mod hold;
 mod leases;
 mod local;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+pub use self::figures::{Figures, metrics};
 pub use self::hold::{Held, Hold};
 pub use self::local::LocalBus;
 pub use self::presence::Presence;
@@ -131,6 +133,11 @@ pub trait Locks: Send + Sync {
     /// # Errors
     /// It cannot, and why.
     fn check(&self) -> BoxFuture<'_, Result<String, CoordinationError>>;
+
+    /// What it counts, if it does.
+    fn figures(&self) -> Option<Arc<Figures>> {
+        None
+    }
 }
 
 impl dyn Locks {
@@ -162,6 +169,11 @@ pub trait Events: Send + Sync {
     /// # Errors
     /// It cannot, and why.
     fn check(&self) -> BoxFuture<'_, Result<String, CoordinationError>>;
+
+    /// What it counts, if it does.
+    fn figures(&self) -> Option<Arc<Figures>> {
+        None
+    }
 }
 
 /// The lock service that a URL names. A service that is away now is no error: it may come.

@@ -184,6 +184,7 @@ pub async fn start(
     let (webhooks, courier) = webhooks::new(&config.webhooks, store.clone())?;
     let services = services(&config, &store)?;
     let locks = services.locks.clone();
+    let told = coordination::metrics(locks.as_deref(), services.events.as_deref());
     let (front, servers) = Box::pin(servers::start(&store, ends, services)).await?;
     let (engine, recorded) = (front.engine, front.recorded);
     let signs = Arc::clone(&identity);
@@ -197,7 +198,7 @@ pub async fn start(
         events: recorded.clone(),
         identity,
         kinds: config.kinds,
-        metrics: with_own(config.metrics, config.gateways.as_ref(), own),
+        metrics: with_own(config.metrics, config.gateways.as_ref(), told, own),
         gateway: config.gateway,
         ready: with_company(config.ready, runs, &engine),
         telemetry: Arc::new(api::Telemetry::new()),
@@ -294,9 +295,11 @@ fn keep(
 fn with_own(
     mut metrics: Vec<MetricsSource>,
     several: Option<&Arc<Gateways>>,
+    services: MetricsSource,
     (enroller, webhooks, deaths): (&Enroller, &Webhooks, &Arc<Deaths>),
 ) -> Vec<MetricsSource> {
     metrics.extend(several.map(gateways::metrics));
+    metrics.push(services);
     let (enroller, webhooks, deaths) = (enroller.clone(), webhooks.clone(), Arc::clone(deaths));
     metrics.push(Arc::new(move |families: &mut Vec<Family>| {
         families.push(enroller.stats().family());

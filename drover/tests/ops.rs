@@ -7,7 +7,7 @@ mod deployment;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use deployment::{Deployment, command, said};
+use deployment::{Deployment, command, eventually, said};
 
 const DASHBOARD: &str = include_str!("../../docs/ops/grafana-dashboard.json");
 const ALERTS: &str = include_str!("../../docs/ops/alerts.yml");
@@ -114,12 +114,42 @@ fn expressions() -> Vec<String> {
     asked.chain(alerts).map(str::to_owned).collect()
 }
 
+/// What a server shows that has everything there can be: a replica, agent servers to be shared with others, a lock and
+/// an event service.
+fn page_of_everything() -> String {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().expect("a runtime");
+    let postgres = runtime.block_on(testkit::Postgres::start());
+    let postgres = postgres.unwrap_or_else(|error| panic!("{error}"));
+    let replica = runtime.block_on(postgres.replica());
+    let replica = replica.unwrap_or_else(|error| panic!("{error}"));
+    let store = runtime.block_on(postgres.database("drover"));
+    let store = store.unwrap_or_else(|error| panic!("{error}"));
+    let link = testkit::loopback(&testkit::free_ports(1).expect("a free port"));
+    let settings = [
+        format!("store={store}"),
+        format!("store_read_urls={}", replica.url_like(&store)),
+        format!("link.listen={link}"),
+        format!("link.connect={link}"),
+        "locks.url=local:".to_owned(),
+        "events.url=sql:".to_owned(),
+    ];
+    let flags = settings.iter().flat_map(|setting| ["--set", setting]);
+    let deployment = Deployment::start_with(&flags.collect::<Vec<_>>());
+    let mut page = String::new();
+    eventually("a replica that is young enough", || {
+        page = deployment.metrics();
+        page.contains("drover_replica_age_milliseconds{")
+    });
+    page
+}
+
 #[test]
 fn dashboard_and_alerts_name_only_metrics_that_are_served() {
     let deployment = Deployment::start();
     // Routes of the API have samples once they were asked for.
     deployment.metrics();
-    let page = deployment.metrics();
+    let page = format!("{}{}", deployment.metrics(), page_of_everything());
     let samples: Vec<&str> = page
         .lines()
         .filter(|line| !line.starts_with('#'))

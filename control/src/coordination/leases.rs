@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use uuid::Uuid;
 
+use super::figures::Figures;
 use super::hold::Keeper;
 use super::{CoordinationError, Held, Hold, Locks, Name, Subscription};
 use crate::clock;
@@ -67,6 +68,9 @@ pub(super) trait Leases: Send + Sync + 'static {
 
     /// How long a lock is kept without a renewal.
     fn lease(&self) -> Duration;
+
+    /// Where it counts what came of each call.
+    fn figures(&self) -> &Arc<Figures>;
 }
 
 /// The locks of such a service.
@@ -113,6 +117,10 @@ impl<L: Leases> Locks for Leased<L> {
 
     fn check(&self) -> BoxFuture<'_, Result<String, CoordinationError>> {
         self.0.check().boxed()
+    }
+
+    fn figures(&self) -> Option<Arc<Figures>> {
+        Some(Arc::clone(self.0.figures()))
     }
 }
 

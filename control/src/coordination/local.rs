@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use super::figures::Figures;
 use super::topics::Topics;
 use super::{CoordinationError, Events, Held, Locks, Name, Notice, PAYLOAD_MAX, Subscription};
 
@@ -22,43 +23,49 @@ pub struct LocalBus(Arc<Bus>);
 struct Bus {
     /// Locks that are held; changes wake whoever waits.
     held: watch::Sender<BTreeSet<Name>>,
-    hears: Mutex<BTreeMap<u64, Weak<Topics>>>,
+    hears: Mutex<Hears>,
 }
 
+/// Who hears events, and counts them.
+type Hears = BTreeMap<u64, (Weak<Topics>, Arc<Figures>)>;
+
 /// Locks of a bus.
-struct LocalLocks(Arc<Bus>);
+struct LocalLocks(Arc<Bus>, Arc<Figures>);
 
 /// One party's events of a bus.
 struct LocalEvents {
     bus: Arc<Bus>,
     number: u64,
     topics: Arc<Topics>,
+    figures: Arc<Figures>,
 }
 
 impl LocalBus {
     /// Its locks.
     pub fn locks(&self) -> Arc<dyn Locks> {
-        Arc::new(LocalLocks(Arc::clone(&self.0)))
+        Arc::new(LocalLocks(Arc::clone(&self.0), Figures::always_there()))
     }
 
     /// Its events, for one more party.
     pub fn events(&self) -> Arc<dyn Events> {
         let topics = Arc::new(Topics::default());
+        let figures = Figures::always_there();
         let mut hears = self.0.hears();
-        hears.retain(|_, topics| topics.strong_count() > 0);
+        hears.retain(|_, (topics, _)| topics.strong_count() > 0);
         let number = hears.keys().next_back().map_or(0, |last| last + 1);
-        hears.insert(number, Arc::downgrade(&topics));
+        hears.insert(number, (Arc::downgrade(&topics), Arc::clone(&figures)));
         drop(hears);
         Arc::new(LocalEvents {
             bus: Arc::clone(&self.0),
             number,
             topics,
+            figures,
         })
     }
 }
 
 impl Bus {
-    fn hears(&self) -> MutexGuard<'_, BTreeMap<u64, Weak<Topics>>> {
+    fn hears(&self) -> MutexGuard<'_, Hears> {
         self.hears.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,6 +112,10 @@ impl Locks for LocalLocks {
     fn check(&self) -> BoxFuture<'_, Result<String, CoordinationError>> {
         async { Ok(WORDS.to_owned()) }.boxed()
     }
+
+    fn figures(&self) -> Option<Arc<Figures>> {
+        Some(Arc::clone(&self.1))
+    }
 }
 
 impl Events for LocalEvents {
@@ -115,9 +126,12 @@ impl Events for LocalEvents {
         };
         let others = self.bus.hears();
         let others = others.iter().filter(|(number, _)| **number != self.number);
-        for other in others.filter_map(|(_, topics)| topics.upgrade()) {
+        let others = others.filter_map(|(_, (topics, figures))| Some((topics.upgrade()?, figures)));
+        for (other, figures) in others {
+            figures.heard();
             other.tell(topic, notice.clone());
         }
+        self.figures.sent();
     }
 
     fn subscribe(&self, topic: &Name) -> Subscription {
@@ -126,5 +140,9 @@ impl Events for LocalEvents {
 
     fn check(&self) -> BoxFuture<'_, Result<String, CoordinationError>> {
         async { Ok(WORDS.to_owned()) }.boxed()
+    }
+
+    fn figures(&self) -> Option<Arc<Figures>> {
+        Some(Arc::clone(&self.figures))
     }
 }

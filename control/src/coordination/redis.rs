@@ -29,6 +29,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::figures::Figures;
 use super::leases::Leased;
 use super::topics::{Notice, Subscription, Topics};
 use super::url::{RedisTarget, Secret, TlsFiles};
@@ -72,6 +73,7 @@ struct Shared {
     /// Why the last try to connect failed.
     trouble: Mutex<String>,
     read: Read,
+    figures: Arc<Figures>,
 }
 
 /// What came on a channel becomes a notice, or nothing.
@@ -88,6 +90,7 @@ impl Wire {
             wanted: Notify::new(),
             trouble: Mutex::new("not connected yet".to_owned()),
             read,
+            figures: Arc::default(),
         });
         let (connections, connection) = watch::channel(None);
         let end = CancellationToken::new();
@@ -174,6 +177,7 @@ impl Shared {
         if let (Some(topic), Ok(payload)) = (topic, payload)
             && let Some(notice) = (self.read)(&payload)
         {
+            self.figures.heard();
             self.topics.tell(&topic, notice);
         }
     }
@@ -201,6 +205,7 @@ impl Shared {
         let mut connection = connecting.await?;
         // Whoever hears that something was missed may ask at once.
         connections.send_replace(Some(connection.clone()));
+        self.figures.is_there(true);
         let mut heard = BTreeSet::new();
         self.hear(&mut connection, &mut heard).await?;
         // Whatever else happens: those who subscribe often must not keep it from being asked.
@@ -246,6 +251,7 @@ async fn keep(shared: Arc<Shared>, connections: watch::Sender<Option<Multiplexed
     loop {
         let Err(error) = shared.serve(&connections).await;
         let was_there = connections.send_replace(None).is_some();
+        shared.figures.is_there(false);
         if was_there {
             pause = PAUSE.0;
             tracing::warn!(place = shared.place, %error, "the connection to Redis is lost; the store's own heartbeats go on");

@@ -14,12 +14,13 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use super::figures::Figures;
 use super::leases::{Leased, Leases};
 use super::topics::{Notice, Subscription, Topics};
 use super::{CoordinationError, Events, Locks, Name};
 use crate::clock;
-use crate::store::Store;
 use crate::store::workers::{BEAT_EVERY, BEAT_EXPIRY};
+use crate::store::{Store, StoreError};
 
 /// What it is.
 pub(super) const WORDS: &str = "the store";
@@ -28,7 +29,10 @@ const GATHER: Duration = Duration::from_millis(50);
 
 /// Locks by a store.
 pub(super) fn locks(store: Store) -> impl Locks + use<> {
-    Leased::new(SqlLeases(store))
+    Leased::new(SqlLeases {
+        store,
+        figures: Arc::default(),
+    })
 }
 
 /// Events by a store.
@@ -46,26 +50,40 @@ pub(super) fn events(store: Store) -> impl Events + use<> {
     }
 }
 
-struct SqlLeases(Store);
+struct SqlLeases {
+    store: Store,
+    figures: Arc<Figures>,
+}
+
+impl SqlLeases {
+    /// The store has answered, or not.
+    fn asked<T>(&self, done: Result<T, StoreError>) -> Result<T, CoordinationError> {
+        self.figures.asked(&done);
+        Ok(done?)
+    }
+}
 
 impl Leases for SqlLeases {
     async fn take(&self, name: &Name, holder: Uuid) -> Result<bool, CoordinationError> {
         let now = clock::now();
         let until = now.plus(self.lease());
-        Ok(self.0.take_lock(name.as_str(), holder, now, until).await?)
+        let taken = self.store.take_lock(name.as_str(), holder, now, until);
+        self.asked(taken.await)
     }
 
     async fn renew(&self, name: &Name, holder: Uuid) -> Result<bool, CoordinationError> {
         let until = clock::now().plus(self.lease());
-        Ok(self.0.renew_lock(name.as_str(), holder, until).await?)
+        let kept = self.store.renew_lock(name.as_str(), holder, until);
+        self.asked(kept.await)
     }
 
     async fn give_back(&self, name: &Name, holder: Uuid) -> Result<(), CoordinationError> {
-        Ok(self.0.give_lock_back(name.as_str(), holder).await?)
+        self.asked(self.store.give_lock_back(name.as_str(), holder).await)
     }
 
     async fn remaining(&self, name: &Name) -> Result<Option<Duration>, CoordinationError> {
-        Ok(self.0.lock_remaining(name.as_str(), clock::now()).await?)
+        let left = self.store.lock_remaining(name.as_str(), clock::now());
+        self.asked(left.await)
     }
 
     fn released(&self, _: &Name) -> Option<Subscription> {
@@ -82,7 +100,11 @@ impl Leases for SqlLeases {
     }
 
     async fn check(&self) -> Result<String, CoordinationError> {
-        check(&self.0).await
+        check(&self.store).await
+    }
+
+    fn figures(&self) -> &Arc<Figures> {
+        &self.figures
     }
 }
 
@@ -103,6 +125,7 @@ struct Shared {
     /// What was published and is not written yet.
     published: Mutex<BTreeSet<Name>>,
     bell: Notify,
+    figures: Arc<Figures>,
 }
 
 impl Shared {
@@ -126,6 +149,10 @@ impl Events for SqlEvents {
     fn check(&self) -> BoxFuture<'_, Result<String, CoordinationError>> {
         check(&self.store).boxed()
     }
+
+    fn figures(&self) -> Option<Arc<Figures>> {
+        Some(Arc::clone(&self.shared.figures))
+    }
 }
 
 /// Writes what was published; what could not be written stays to be.
@@ -135,7 +162,12 @@ async fn write(shared: Arc<Shared>, store: Store) -> ! {
         sleep(GATHER).await;
         let published = std::mem::take(&mut *shared.published());
         for topic in published {
-            if let Err(error) = store.ring(topic.as_str()).await {
+            let rung = store.ring(topic.as_str()).await;
+            shared.figures.asked(&rung);
+            if rung.is_ok() {
+                shared.figures.sent();
+            }
+            if let Err(error) = rung {
                 tracing::debug!(%topic, %error, "an event was not written yet");
                 shared.published().insert(topic);
                 sleep(BEAT_EVERY).await;
@@ -151,12 +183,15 @@ async fn read(shared: Arc<Shared>, store: Store) -> ! {
     loop {
         let heard = shared.topics.names();
         if !heard.is_empty() {
-            match store.rings().await {
+            let read = store.rings().await;
+            shared.figures.asked(&read);
+            match read {
                 Ok(rings) => {
                     let rings = BTreeMap::from_iter(rings);
                     let new =
                         |topic: &&Name| rings.get(topic.as_str()) != known.get(topic.as_str());
                     for topic in heard.iter().filter(new) {
+                        shared.figures.heard();
                         shared.topics.tell(topic, Notice::Missed);
                     }
                     known = rings;

@@ -8,6 +8,7 @@
 mod node;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -15,9 +16,10 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
-use zookeeper_client::{Client, TlsOptions};
+use zookeeper_client::{Client, SessionState, StateWatcher, TlsOptions};
 
 use self::node::Node;
+use super::figures::Figures;
 use super::url::{TlsFiles, ZooKeeperTarget};
 use super::{CoordinationError, Held, Locks, Name};
 use crate::clock;
@@ -44,6 +46,7 @@ pub(super) struct ZooKeeper {
     private: bool,
     lease: Duration,
     session: Mutex<Session>,
+    figures: Arc<Figures>,
 }
 
 /// The session, while it lives.
@@ -82,6 +85,7 @@ impl ZooKeeper {
             private: target.user.is_some(),
             lease: target.lease,
             session: Mutex::default(),
+            figures: Arc::default(),
         })
     }
 
@@ -104,7 +108,10 @@ impl ZooKeeper {
             Err(_) => Err("no answer".to_owned()),
         };
         match connected {
-            Ok(client) => Ok(session.client.insert(client).clone()),
+            Ok(client) => {
+                tokio::spawn(follow(client.state_watcher(), Arc::clone(&self.figures)));
+                Ok(session.client.insert(client).clone())
+            }
             Err(detail) => {
                 let error = self.away(&detail);
                 session.failed = Some((clock::monotonic(), detail));
@@ -132,8 +139,10 @@ impl Locks for ZooKeeper {
         name: &'a Name,
     ) -> BoxFuture<'a, Result<Option<Held>, CoordinationError>> {
         async move {
+            let session = self.session().await;
+            self.figures.called(&session);
             let node = Node {
-                client: self.session().await?,
+                client: session?,
                 folder: self.folder.clone(),
                 path: self.path(name),
                 private: self.private,
@@ -143,6 +152,7 @@ impl Locks for ZooKeeper {
             let (tell, told) = oneshot::channel();
             tokio::spawn(node.take(tell));
             let taken = told.await.unwrap_or_else(|_| Err("it ended".to_owned()));
+            self.figures.called(&taken);
             taken.map_err(|error| self.away(&error))
         }
         .boxed()
@@ -152,8 +162,11 @@ impl Locks for ZooKeeper {
         async move {
             let path = self.path(name);
             loop {
-                let client = self.session().await?;
+                let session = self.session().await;
+                self.figures.called(&session);
+                let client = session?;
                 let watched = again(|| client.check_and_watch_stat(&path)).await;
+                self.figures.called(&watched);
                 match watched.map_err(|error| self.away(&error))? {
                     (None, _) => return Ok(()),
                     // It has changed, or the session is over: look again.
@@ -178,6 +191,20 @@ impl Locks for ZooKeeper {
         }
         .boxed()
     }
+
+    fn figures(&self) -> Option<Arc<Figures>> {
+        Some(Arc::clone(&self.figures))
+    }
+}
+
+/// Tells whether a session is connected, until it is over.
+async fn follow(mut states: StateWatcher, figures: Arc<Figures>) {
+    let mut state = states.state();
+    while !state.is_terminated() {
+        figures.is_there(state != SessionState::Disconnected);
+        state = states.changed().await;
+    }
+    figures.is_there(false);
 }
 
 /// Asks until there is an answer, within a time: a connection that was lost is made again by the client.

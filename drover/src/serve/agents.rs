@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::api::{AdminServer, ReadySource, Served};
-use control::coordination::{self, Presence};
+use control::coordination::{self, Locks, Presence};
 use control::downlink::{Ends, Wake};
 use control::gateways::LOCKS;
 use control::identity::{AgentServerIdentity, GatewaySecrets, GatewayTls};
@@ -80,7 +80,11 @@ impl AgentServer {
             .map_err(|error| Fault::new(chain(&error)))?;
         let mut server = Self::open_to_servers(config, data, identity)?;
         if let (Some(address), Some(watch)) = (config.api.admin_listen, &server.watch) {
-            let metrics = vec![figures::metrics(server.handle.clone()), watch.metrics()];
+            let metrics = vec![
+                figures::metrics(server.handle.clone()),
+                watch.metrics(),
+                coordination::metrics(watch.locks.as_deref(), None),
+            ];
             let started = AdminServer::start(address, metrics, watch.ready()).await;
             server.admin = Some(started.map_err(|error| api_fault(&error))?);
         }
@@ -105,6 +109,7 @@ impl AgentServer {
             gateway: handle.clone(),
             shared: Arc::clone(&shared),
             lease: Arc::clone(&lease),
+            locks: locks.clone(),
         };
         let place = AgentsPlace {
             shards: config.gateway.shards.unwrap_or_else(cores),
@@ -201,6 +206,7 @@ pub(super) struct Watch {
     gateway: Handle,
     shared: Arc<Shared>,
     lease: Arc<Lease>,
+    locks: Option<Arc<dyn Locks>>,
 }
 
 impl Watch {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::super::figures::Figures;
 use super::super::topics::{Notice, Subscription};
 use super::super::url::RedisTarget;
 use super::super::{CoordinationError, Events, Name, PAYLOAD_MAX};
@@ -85,6 +86,10 @@ impl Events for RedisEvents {
     fn check(&self) -> BoxFuture<'_, Result<String, CoordinationError>> {
         self.wire.check().boxed()
     }
+
+    fn figures(&self) -> Option<Arc<Figures>> {
+        Some(Arc::clone(&self.wire.shared.figures))
+    }
 }
 
 /// Publishes what waits, until nobody can publish any more.
@@ -121,14 +126,20 @@ async fn publish(
 
 /// Whether the service has taken it.
 async fn tell(wire: &Wire, topic: &Name, message: &[u8]) -> bool {
-    let Ok(mut connection) = wire.connection().await else {
-        return false;
+    let told = async {
+        let mut connection = wire.connection().await?;
+        let told = ::redis::cmd("PUBLISH")
+            .arg(wire.channel(topic))
+            .arg(message)
+            .exec_async(&mut connection)
+            .await;
+        told.map_err(|error| wire.shared.failed(&error))
     };
-    let told = ::redis::cmd("PUBLISH")
-        .arg(wire.channel(topic))
-        .arg(message)
-        .exec_async(&mut connection)
-        .await;
+    let told = told.await;
+    wire.shared.figures.called(&told);
+    if told.is_ok() {
+        wire.shared.figures.sent();
+    }
     told.is_ok()
 }
 

@@ -1,10 +1,12 @@
 //! Locks of a Redis: a key with a time to live, whose value is its holder.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{Script, ScriptInvocation};
 use uuid::Uuid;
 
+use super::super::figures::Figures;
 use super::super::leases::Leases;
 use super::super::topics::{Notice, Subscription};
 use super::super::url::RedisTarget;
@@ -54,10 +56,14 @@ impl RedisLeases {
     }
 
     async fn call(&self, call: &ScriptInvocation<'_>) -> Result<bool, CoordinationError> {
-        let mut connection = self.wire.connection().await?;
-        let answer = call.invoke_async::<i64>(&mut connection).await;
-        let answer = answer.map_err(|error| self.wire.shared.failed(&error))?;
-        Ok(answer == 1)
+        let asked = async {
+            let mut connection = self.wire.connection().await?;
+            let answer = call.invoke_async::<i64>(&mut connection).await;
+            answer.map_err(|error| self.wire.shared.failed(&error))
+        };
+        let answer = asked.await;
+        self.figures().called(&answer);
+        Ok(answer? == 1)
     }
 
     fn key(&self, name: &Name) -> String {
@@ -89,13 +95,17 @@ impl Leases for RedisLeases {
     }
 
     async fn remaining(&self, name: &Name) -> Result<Option<Duration>, CoordinationError> {
-        let mut connection = self.wire.connection().await?;
-        let left = ::redis::cmd("PTTL")
-            .arg(self.key(name))
-            .query_async::<i64>(&mut connection)
-            .await
-            .map_err(|error| self.wire.shared.failed(&error))?;
-        Ok(match left {
+        let asked = async {
+            let mut connection = self.wire.connection().await?;
+            let left = ::redis::cmd("PTTL")
+                .arg(self.key(name))
+                .query_async::<i64>(&mut connection)
+                .await;
+            left.map_err(|error| self.wire.shared.failed(&error))
+        };
+        let left = asked.await;
+        self.figures().called(&left);
+        Ok(match left? {
             // Written by somebody else, and for good.
             -1 => Some(self.lease),
             left => u64::try_from(left).ok().map(Duration::from_millis),
@@ -116,5 +126,9 @@ impl Leases for RedisLeases {
 
     fn lease(&self) -> Duration {
         self.lease
+    }
+
+    fn figures(&self) -> &Arc<Figures> {
+        &self.wire.shared.figures
     }
 }

@@ -84,7 +84,7 @@ impl Readers {
     }
 }
 
-// Derived, it would ask the backend's marker to be cloned.
+// Not derived: a kind of database need not be one.
 impl<DB: sqlx::Database> Clone for Remote<DB> {
     fn clone(&self) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! Servers on one database, two that have everything or two of each kind: one of each dies as the power does it, the
+//! Servers on one database, two that have everything, two of each kind, or two with half of it: one of each dies as the power does it, the
 //! others have all agents and all work, everything is done once, and whoever comes back is given its share again. And
 //! what would get into each other's way there is not started.
 
@@ -123,6 +123,47 @@ async fn one_of_each_kind_dies_of_two_agent_servers_two_process_servers_and_two_
     six.create().await;
     six.check().await;
     six.end().await;
+}
+
+/// Both have sessions, one of them the API and the other one the process server: whichever drains, its agents go to the
+/// other one with what they have to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_server_with_the_api_and_one_with_the_process_server_are_a_deployment() {
+    let database = Postgres::start().await.expect("PostgreSQL");
+    let store = database.database("halves").await.expect("a database");
+    let mut halves = Box::pin(Apart::start_halves(&store)).await;
+    halves.fleet.expect_losses(true);
+    halves.until_spread().await;
+    for server in [&halves.control, &halves.others[0]] {
+        // An API looks, and is no process server.
+        until_ready(&halves, server, "1 are here").await;
+        until_ready(&halves, server, "it holds").await;
+        let health = server.asks("/healthz");
+        assert!(health.starts_with("HTTP/1.0 200"), "{health}");
+        let figures = server.asks("/metrics");
+        assert!(figures.contains("drover_gateway_sessions"), "{figures}");
+    }
+    halves.create().await;
+    halves.check().await;
+    let claimed = |server: &Server| server.metric("drover_processes_claimed_total");
+    assert_eq!(claimed(&halves.control), 0);
+    assert!(claimed(&halves.others[0]) > 0);
+
+    for leaves in 0..2 {
+        let both = [&halves.control, &halves.others[0]];
+        let link = both[leaves].link();
+        halves.create().await;
+        halves.until_half_done().await;
+        halves.drover(&["servers", "drain", &link]);
+        let both = [&halves.control, &halves.others[0]];
+        let moved = || both[leaves].sessions() == 0 && both[1 - leaves].sessions() == AGENTS;
+        halves.until("all agents on the other one", moved).await;
+        halves.create().await;
+        halves.check().await;
+        halves.drover(&["servers", "undrain", &link]);
+        halves.until_spread().await;
+    }
+    halves.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

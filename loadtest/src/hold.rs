@@ -2,20 +2,17 @@
 //! effect is accounted for.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio_util::sync::CancellationToken;
 
-use crate::api::Api;
 use crate::clock;
 use crate::door::Door;
-use crate::fleet::{Fleet, FleetSpec};
-use crate::ledger::Ledger;
+use crate::fleet::FleetSpec;
 use crate::report::{self, ConnectMs, Fault, Raw, RoundTripUs, ServerUse, Summary};
-use crate::server::{Subject, Target, Usage, usage_of};
-use crate::workload::{self, Workload};
+use crate::server::{Target, Usage, usage_of};
+use crate::stand::Stand;
+use crate::workload::Workload;
 
 mod faults;
 
@@ -63,11 +60,7 @@ const PROCESS_DEADLINE: Duration = Duration::from_secs(600);
 
 struct Run {
     hold: Hold,
-    subject: Subject,
-    api: Api,
-    fleet: Fleet,
-    ledger: Arc<Ledger>,
-    watching: CancellationToken,
+    stand: Stand,
     bar: ProgressBar,
     samples: Vec<(f64, Usage)>,
     faults: Vec<Fault>,
@@ -90,16 +83,16 @@ impl Hold {
             "{prefix:>10} [{bar:40}] {pos}/{len} {msg}",
         )?);
         let mut run = Run::prepare(self, bar).await?;
-        let before = run.subject.usage();
+        let before = run.stand.subject.usage();
         let connected = run.connect().await?;
-        let up = run.subject.usage();
+        let up = run.stand.subject.usage();
         tokio::time::sleep(SETTLE).await;
-        let settled = run.subject.usage();
+        let settled = run.stand.subject.usage();
         run.rest().await;
-        let idle = run.subject.usage();
+        let idle = run.stand.subject.usage();
         let refused = run.work().await?;
         run.settle().await;
-        let loaded = run.subject.usage();
+        let loaded = run.stand.subject.usage();
         let duration = clock::now().duration_since(run.start);
         if let Some(why) = refused.first() {
             run.violations.push(format!(
@@ -113,16 +106,16 @@ impl Hold {
         report::print(&summary);
         if let Some(results) = &run.hold.results {
             let raw = Raw {
-                round_trips: &run.ledger.round_trips(),
-                connects: &run.fleet.connect_times(),
-                reconnects: &run.fleet.reconnect_times(),
+                round_trips: &run.stand.ledger.round_trips(),
+                connects: &run.stand.fleet.connect_times(),
+                reconnects: &run.stand.fleet.reconnect_times(),
                 samples: &run.samples,
                 duration,
             };
             let folder = report::write_folder(results, &run.hold.name, &summary, &raw)?;
             println!("  written to  {}", folder.display());
         }
-        run.finish().await?;
+        run.stand.finish().await?;
         Ok(summary)
     }
 }
@@ -131,37 +124,21 @@ impl Run {
     async fn prepare(hold: Hold, bar: ProgressBar) -> anyhow::Result<Self> {
         warn_of_small_buffers(hold.agents);
         let opened = hold.server.open().await?;
-        let api = Api::new(&opened.api, &opened.token)?;
-        let ledger = Arc::new(Ledger::default());
         let spec = FleetSpec {
             agents: hold.agents,
-            server: opened.agents,
+            server: opened.agents.clone(),
             work_dir: hold.work_dir.clone(),
             steering_hint: hold.steering_hint,
         };
         bar.set_prefix("enrolled");
         bar.set_length(hold.agents as u64);
-        let began = clock::now();
-        let fleet = Fleet::enrol(spec, &api, Arc::clone(&ledger), |n| {
-            bar.set_position(n as u64)
-        })
-        .await?;
-        let enrolled_in = clock::now().duration_since(began);
-        let shards = api.samples("drover_gateway_sessions").await?.len();
+        let joined = Stand::join(opened, spec, |n| bar.set_position(n as u64));
+        let (stand, enrolled_in) = joined.await?;
+        let shards = stand.api.samples("drover_gateway_sessions").await?.len();
         let door = Door::of(hold.server.arguments(), shards);
-        let watching = CancellationToken::new();
-        tokio::spawn(workload::watch(
-            api.clone(),
-            Arc::clone(&ledger),
-            watching.clone(),
-        ));
         Ok(Self {
             hold,
-            subject: opened.subject,
-            api,
-            fleet,
-            ledger,
-            watching,
+            stand,
             bar,
             samples: Vec::new(),
             faults: Vec::new(),
@@ -189,16 +166,16 @@ impl Run {
                 let kill_end = self.hold.kill_agents.min(self.hold.agents);
                 let end = if started < kill_end {
                     let end = due.min(kill_end);
-                    self.fleet.start_apart(started..end);
+                    self.stand.fleet.start_apart(started..end);
                     end
                 } else {
-                    self.fleet.start(started..due);
+                    self.stand.fleet.start(started..due);
                     due
                 };
                 started = end;
                 last_start = clock::now();
             }
-            let up = self.fleet.up();
+            let up = self.stand.fleet.up();
             self.bar.set_position(up as u64);
             self.sample();
             if up == self.hold.agents {
@@ -212,7 +189,7 @@ impl Run {
                 break;
             }
         }
-        Ok(self.fleet.up())
+        Ok(self.stand.fleet.up())
     }
 
     #[expect(
@@ -241,7 +218,7 @@ impl Run {
             .last()
             .is_none_or(|(last, _)| second - last >= 1.0)
         {
-            self.samples.push((second, self.subject.usage()));
+            self.samples.push((second, self.stand.subject.usage()));
         }
     }
 
@@ -264,11 +241,8 @@ impl Run {
             service_ms: self.hold.service_ms,
             deadline: PROCESS_DEADLINE,
         };
-        let running = (self.hold.rate > 0.0).then(|| {
-            let (api, ledger) = (self.api.clone(), Arc::clone(&self.ledger));
-            let (agents, seed) = (self.fleet.ids(), self.hold.seed);
-            tokio::spawn(async move { workload.run(api, ledger, agents, seed).await })
-        });
+        let seed = self.hold.seed;
+        let running = (self.hold.rate > 0.0).then(|| self.stand.begin_work(workload, seed));
         self.bar.set_prefix("ended");
         let mut kill_server = self.hold.kill_server;
         let mut kill_agents = (self.hold.kill_agents > 0).then(|| self.hold.duration / 2);
@@ -294,12 +268,12 @@ impl Run {
     }
 
     fn progress(&mut self) {
-        let totals = self.ledger.totals_quick();
+        let totals = self.stand.ledger.totals_quick();
         self.bar.set_length(totals.submitted.max(1));
         self.bar.set_position(totals.succeeded + totals.failed);
         self.bar.set_message(format!(
             "{} sessions, {} failed, {} s",
-            self.fleet.up(),
+            self.stand.fleet.up(),
             totals.failed,
             clock::now().duration_since(self.start).as_secs()
         ));
@@ -312,29 +286,25 @@ impl Run {
         let since = clock::now();
         let mut asked = since;
         let patience = self.patience();
-        while self.ledger.open_count() > 0 && clock::now().duration_since(since) < patience {
+        while self.stand.ledger.open_count() > 0 && clock::now().duration_since(since) < patience {
             tokio::time::sleep(Duration::from_millis(200)).await;
             self.progress();
             if clock::now().duration_since(asked) > SETTLE {
-                for process in self.ledger.open() {
-                    if let Ok(Some(end)) = self.api.end_of(process).await {
-                        self.ledger.ended(process, end, clock::now());
-                    }
-                }
+                self.stand.ask_for_ends().await;
                 asked = clock::now();
             }
         }
-        for process in self.ledger.open().into_iter().take(3) {
-            if let Ok(json) = self.api.process(process).await {
+        for process in self.stand.ledger.open().into_iter().take(3) {
+            if let Ok(json) = self.stand.api.process(process).await {
                 self.violations.push(format!("never ended: {json}"));
             }
         }
     }
 
     async fn judge(&mut self, server: ServerUse) -> Summary {
-        let totals = self.ledger.totals();
-        let sessions_up = self.fleet.up() as u64;
-        let sessions_lost = self.fleet.lost();
+        let totals = self.stand.ledger.totals();
+        let sessions_up = self.stand.fleet.up() as u64;
+        let sessions_lost = self.stand.fleet.lost();
         let mut violations = std::mem::take(&mut self.violations);
         let mut check = |held: bool, what: String| {
             if !held {
@@ -363,8 +333,8 @@ impl Run {
             processes: totals.into(),
             duplicate_effects: totals.duplicate_effects,
             enrol_seconds: self.enrolled_in.as_secs_f64(),
-            connect_ms: ConnectMs::of(&self.fleet.connect_times()),
-            rtt_us: RoundTripUs::of(&self.ledger.round_trips()),
+            connect_ms: ConnectMs::of(&self.stand.fleet.connect_times()),
+            rtt_us: RoundTripUs::of(&self.stand.ledger.round_trips()),
             server,
             fleet_rss_bytes: usage_of(std::process::id()).unwrap_or_default().rss_bytes,
             faults: std::mem::take(&mut self.faults),
@@ -374,19 +344,10 @@ impl Run {
     }
 
     async fn home_shard_ratio(&self) -> Option<f64> {
-        let sessions = self.api.metric("drover_gateway_sessions").await.ok()??;
-        let at_home = self
-            .api
-            .metric("drover_gateway_sessions_at_home")
-            .await
-            .ok()??;
+        let api = &self.stand.api;
+        let sessions = api.metric("drover_gateway_sessions").await.ok()??;
+        let at_home = api.metric("drover_gateway_sessions_at_home").await.ok()??;
         (sessions > 0.0).then(|| at_home / sessions)
-    }
-
-    async fn finish(self) -> anyhow::Result<()> {
-        self.watching.cancel();
-        self.fleet.stop().await;
-        self.subject.stop().await
     }
 }
 
@@ -412,7 +373,7 @@ fn server_use(
     [before, up, settled, idle, loaded]: [Usage; 5],
     connected: usize,
 ) -> ServerUse {
-    let totals = run.ledger.totals_quick();
+    let totals = run.stand.ledger.totals_quick();
     let processes = (totals.succeeded + totals.failed).max(1) as f64;
     let watched_idle = |spent: fn(&Usage) -> f64| {
         let rest = run.hold.idle;

@@ -497,8 +497,8 @@ impl Drop for WorkDir {
 
 impl ResultsArguments {
     /// Where a dated folder is to be.
-    fn folder(self) -> Option<PathBuf> {
-        (!self.no_results).then_some(self.results)
+    fn folder(&self) -> Option<PathBuf> {
+        (!self.no_results).then(|| self.results.clone())
     }
 }
 

@@ -2,7 +2,7 @@
 //! APIs in turn, everybody dies, and in the end every effect and every row is accounted for.
 //!
 //! ```text
-//!   Site (which processes, which services) ─▶ Stand (deployment, fleet, ledger) ◀── Workload (public API, open loop)
+//!   Setup:  a Site (processes, services) and a fleet ─▶ Stand (deployment, fleet, ledger) ◀── Workload (public API, open loop)
 //!   Drill:  each process dies twice by kind, one stands still, agents die ─▶ lost, doubled, leaked, the store's rows
 //!   Outage: a service is gone for a while                                 ─▶ sessions lost, how soon all is normal
 //!   Grow:   one process on SQLite becomes many on a database              ─▶ the same agents, nothing lost, downtime
@@ -12,11 +12,10 @@ mod audit;
 mod drill;
 mod grow;
 mod outage;
+mod setup;
 mod site;
 mod told;
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -25,53 +24,15 @@ pub use audit::Audit;
 pub use drill::{Drill, Drilled};
 pub use grow::{Downtime, Grew, Grow};
 pub use outage::{How, Outage, OutageFound};
+pub use setup::Setup;
 pub use site::{Service, Site};
 
 use crate::clock;
-use crate::fleet::{Fleet, FleetSpec};
-use crate::ledger::Ledger;
-use crate::report::{self, Processes, Raw};
-use crate::server::{Opened, Usage};
+use crate::report::Processes;
 use crate::stand::Stand;
 
 /// Each process is over after this long.
 const PROCESS_DEADLINE: Duration = Duration::from_secs(3600);
-
-/// Lets a fleet join a deployment; how long that took.
-async fn join(opened: Opened, agents: usize, work_dir: &Path) -> anyhow::Result<(Stand, Duration)> {
-    let spec = FleetSpec {
-        agents,
-        server: opened.agents.clone(),
-        work_dir: work_dir.to_owned(),
-        steering_hint: true,
-    };
-    let api = opened.client()?;
-    let ledger = Arc::new(Ledger::default());
-    let began = clock::now();
-    let fleet = Fleet::enrol(spec, &api, Arc::clone(&ledger), |_| ()).await?;
-    let took = clock::now().duration_since(began);
-    Ok((Stand::new(opened.subject, api, fleet, ledger), took))
-}
-
-/// Writes what was found into a dated folder, and beside it the raw material of the stand: with the server's usage
-/// each second, and how long it was, in seconds.
-fn write(
-    results: &Path,
-    name: &str,
-    found: &impl Serialize,
-    (stand, samples, seconds): (&Stand, &[(f64, Usage)], f64),
-) -> anyhow::Result<()> {
-    let raw = Raw {
-        round_trips: &stand.ledger.round_trips(),
-        connects: &stand.fleet.connect_times(),
-        reconnects: &stand.fleet.reconnect_times(),
-        samples,
-        duration: Duration::from_secs_f64(seconds),
-    };
-    let folder = report::write_folder(results, name, found, &raw)?;
-    println!("written: {}", folder.display());
-    Ok(())
-}
 
 /// What every scenario asks in the end.
 #[derive(Clone, Copy, Debug, Serialize)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
-use loadtest::scenario::{Drill, Grow, How, Outage, Service, Site};
+use loadtest::scenario::{Drill, Grow, How, Outage, Service, Setup, Site};
 
 use crate::{ResultsArguments, ServerArguments, WorkDir, duration, write_json};
 
@@ -51,16 +51,8 @@ pub(crate) struct ScenarioArguments {
     /// Agents that die, percent
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(..=100))]
     agents_die: u32,
-    /// Seed of the workload's choices
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Write what was found as JSON to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
     #[command(flatten)]
-    results: ResultsArguments,
-    #[command(flatten)]
-    server: ServerArguments,
+    more: MoreArguments,
 }
 
 #[derive(Args)]
@@ -77,6 +69,13 @@ pub(crate) struct GrowArguments {
     /// Service time of each operation, in milliseconds
     #[arg(long, default_value_t = 2000)]
     service_ms: u64,
+    #[command(flatten)]
+    more: MoreArguments,
+}
+
+/// What both have.
+#[derive(Args)]
+struct MoreArguments {
     /// Seed of the workload's choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -89,71 +88,85 @@ pub(crate) struct GrowArguments {
     server: ServerArguments,
 }
 
+impl MoreArguments {
+    fn work(&self) -> anyhow::Result<WorkDir> {
+        WorkDir::new(self.server.work_dir.clone())
+    }
+
+    fn setup(
+        &self,
+        work: &WorkDir,
+        site: Site,
+        agents: u32,
+        service_ms: u64,
+    ) -> anyhow::Result<Setup> {
+        Ok(Setup {
+            site,
+            agents: usize::try_from(agents)?,
+            service_ms,
+            seed: self.seed,
+            server: self.server.own("a scenario", work)?,
+            work_dir: work.path.clone(),
+            results: self.results.folder(),
+        })
+    }
+}
+
 /// Whether everything held.
 pub(crate) async fn grow(arguments: GrowArguments) -> anyhow::Result<bool> {
-    let work = WorkDir::new(arguments.server.work_dir.clone())?;
+    let (more, agents) = (arguments.more, arguments.agents);
+    let work = more.work()?;
     let grow = Grow {
-        to: arguments.to,
-        agents: usize::try_from(arguments.agents)?,
+        setup: more.setup(&work, arguments.to, agents, arguments.service_ms)?,
         rate: arguments.rate.max(1.0),
-        service_ms: arguments.service_ms,
-        seed: arguments.seed,
-        server: arguments.server.own("a scenario", &work)?,
-        work_dir: work.path.clone(),
-        results: arguments.results.folder(),
     };
     let found = grow.run().await?;
-    write_json(arguments.json, &found)?;
+    write_json(more.json, &found)?;
     Ok(found.passed)
 }
 
 /// Whether everything held.
 pub(crate) async fn run(arguments: ScenarioArguments) -> anyhow::Result<bool> {
+    let work = arguments.more.work()?;
+    let (site, agents) = (arguments.site, arguments.agents);
+    let setup = arguments
+        .more
+        .setup(&work, site, agents, arguments.service_ms)?;
     match arguments.outage {
-        Some(service) => outage(arguments, service).await,
-        None => drill(arguments).await,
+        Some(service) => outage(arguments, setup, service).await,
+        None => drill(arguments, setup).await,
     }
 }
 
-async fn drill(arguments: ScenarioArguments) -> anyhow::Result<bool> {
-    let work = WorkDir::new(arguments.server.work_dir.clone())?;
+async fn drill(arguments: ScenarioArguments, setup: Setup) -> anyhow::Result<bool> {
     let drill = Drill {
-        site: arguments.site,
-        agents: usize::try_from(arguments.agents)?,
+        setup,
         processes: arguments.processes,
-        service_ms: arguments.service_ms,
         every: some_time("--every", arguments.every)?,
         stays_dead: arguments.stays_dead,
         standstill: some_time("--standstill", arguments.standstill)?,
         agents_die_percent: usize::try_from(arguments.agents_die)?,
-        seed: arguments.seed,
-        server: arguments.server.own("a scenario", &work)?,
-        work_dir: work.path.clone(),
-        results: arguments.results.folder(),
     };
     let found = drill.run().await?;
-    write_json(arguments.json, &found)?;
+    write_json(arguments.more.json, &found)?;
     Ok(found.passed)
 }
 
-async fn outage(arguments: ScenarioArguments, service: Service) -> anyhow::Result<bool> {
-    let work = WorkDir::new(arguments.server.work_dir.clone())?;
+async fn outage(
+    arguments: ScenarioArguments,
+    setup: Setup,
+    service: Service,
+) -> anyhow::Result<bool> {
     let outage = Outage {
-        site: arguments.site,
+        setup,
         service,
         how: arguments.how,
         time: some_time("--for", arguments.time)?,
         calm: some_time("--calm", arguments.calm)?,
-        agents: usize::try_from(arguments.agents)?,
         rate: arguments.rate.max(1.0),
-        service_ms: arguments.service_ms,
-        seed: arguments.seed,
-        server: arguments.server.own("a scenario", &work)?,
-        work_dir: work.path.clone(),
-        results: arguments.results.folder(),
     };
     let found = outage.run().await?;
-    write_json(arguments.json, &found)?;
+    write_json(arguments.more.json, &found)?;
     Ok(found.passed)
 }
 

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::clock;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, FleetSpec};
 use crate::ledger::Ledger;
-use crate::server::Subject;
+use crate::server::{Opened, Subject};
 use crate::workload::{self, Workload};
 
 /// The fleet must be up within this.
@@ -47,6 +47,23 @@ impl Stand {
             ledger,
             watching,
         }
+    }
+
+    /// Lets a fleet join a deployment; how long that took. `progress` hears how many have.
+    ///
+    /// # Errors
+    /// As [`Fleet::enrol`].
+    pub(crate) async fn join(
+        opened: Opened,
+        fleet: FleetSpec,
+        progress: impl FnMut(usize),
+    ) -> anyhow::Result<(Self, Duration)> {
+        let api = opened.client()?;
+        let ledger = Arc::new(Ledger::default());
+        let began = clock::now();
+        let fleet = Fleet::enrol(fleet, &api, Arc::clone(&ledger), progress).await?;
+        let took = clock::now().duration_since(began);
+        Ok((Self::new(opened.subject, api, fleet, ledger), took))
     }
 
     /// Starts all agents, so many on a socket that dies with them; 0: none is to die.
@@ -97,15 +114,20 @@ impl Stand {
             }
             if now.duration_since(asked) > ASK_EVERY {
                 asked = now;
-                for process in self.ledger.open() {
-                    if let Ok(Some(end)) = self.api.end_of(process).await {
-                        self.ledger.ended(process, end, now);
-                    }
-                }
+                self.ask_for_ends().await;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         true
+    }
+
+    /// Asks the API about processes whose end the stream has not told.
+    pub(crate) async fn ask_for_ends(&self) {
+        for process in self.ledger.open() {
+            if let Ok(Some(end)) = self.api.end_of(process).await {
+                self.ledger.ended(process, end, clock::now());
+            }
+        }
     }
 
     /// A few of the processes that failed or did not end, as the API tells them.

@@ -39,7 +39,7 @@ const COMMANDS_PER_TURN: usize = 256;
 /// A batch of this size does not wait for its time.
 const GATHER_ENOUGH: usize = 256;
 /// A gateway without room is tried again after this.
-const LINK_RETRY: Duration = Duration::from_millis(2);
+pub(super) const LINK_RETRY: Duration = Duration::from_millis(2);
 
 type Refill = Result<Vec<Found>, StoreError>;
 

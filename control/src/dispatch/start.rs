@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::core::{Core, Moment, Recovered};
 use super::doors::{Door, Doors};
-use super::driver::Driver;
+use super::driver::{Driver, LINK_RETRY};
 use super::handle::{COMMANDS_MAX, ENROLMENTS_MAX, Engine, EngineError, EnrolmentAsked};
 use super::telemetry::Telemetry;
 use crate::clock;
@@ -24,9 +24,6 @@ use crate::store::agents::Admission;
 use crate::store::groups::Group;
 use crate::store::workers::Looked;
 use crate::store::{Store, StoreError};
-
-/// A gateway without room is tried again after this.
-const LINK_RETRY: Duration = Duration::from_millis(2);
 
 /// A gateway that takes nothing for so long does not work.
 const LINK_PATIENCE: Duration = Duration::from_secs(60);

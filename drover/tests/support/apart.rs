@@ -233,6 +233,31 @@ impl Apart {
         Self::assemble(folder, Vec::new(), first, vec![second]).await
     }
 
+    /// Two agent servers on the store at `store`, one with an API, which is the first, the other with a process server.
+    pub(crate) async fn start_halves(store: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let work = folder.path();
+        let ports = free_ports(4).expect("free ports");
+        let (gateways, links) = ports.split_at(2);
+        let flags = |n: usize, profile: &str| {
+            let own_first = [gateways[n], gateways[1 - n]];
+            let mut flags = ["--profile", profile, "--gateway-listen"]
+                .map(str::to_owned)
+                .to_vec();
+            flags.push(loopback(&own_first[..1]));
+            flags.extend(set("gateway.advertise", loopback(&own_first)));
+            flags.extend(set("link.listen", loopback(&links[n..=n])));
+            flags.extend(set("link.connect", loopback(links)));
+            flags.extend(set("store", store));
+            flags
+        };
+        let api = Server::start_with_api("api", flags(0, "agent-server,api-server"), work);
+        copy_identity(work, "api", "processes");
+        let processes = flags(1, "agent-server,process-server");
+        let processes = Server::start("processes", processes, work);
+        Self::assemble(folder, Vec::new(), api, vec![processes]).await
+    }
+
     /// Two servers of each profile on the store at `store`, with these settings. The first is an API server, those
     /// behind it are the other one and two process servers.
     pub(crate) async fn start_distributed(store: &str, settings: &[(&str, String)]) -> Self {

@@ -12,7 +12,7 @@ use super::Failover;
 use super::watch::Watch;
 use crate::api::{Api, GroupState, Item, NewProcess};
 use crate::clock;
-use crate::fleet::{Fleet, FleetSpec};
+use crate::fleet::FleetSpec;
 use crate::ledger::Ledger;
 use crate::server::{ApartSpec, Role, Server};
 use crate::stand::Stand;
@@ -68,22 +68,20 @@ impl Scene {
             grown: None,
         };
         let opened = spec.open().await?;
-        let api = opened.client()?;
-        let mut subject = opened.subject;
-        let links = subject.servers_mut().iter().filter_map(link_of).collect();
-        let ledger = Arc::new(Ledger::default());
-        let fleet_spec = FleetSpec {
+        let fleet = FleetSpec {
             agents: failover.agents,
-            server: opened.agents,
+            server: opened.agents.clone(),
             work_dir: folder,
             steering_hint: true,
         };
-        let fleet = Fleet::enrol(fleet_spec, &api, Arc::clone(&ledger), |_| ()).await?;
-        fleet.expect_losses(true);
-        let watch = Watch::new(fleet.groups());
-        fleet.watch_commands(Arc::clone(&watch) as _);
+        let (mut stand, _) = Stand::join(opened, fleet, |_| ()).await?;
+        let servers = stand.subject.servers_mut().iter();
+        let links = servers.filter_map(link_of).collect();
+        stand.fleet.expect_losses(true);
+        let watch = Watch::new(stand.fleet.groups());
+        stand.fleet.watch_commands(Arc::clone(&watch) as _);
         let scene = Self {
-            stand: Stand::new(subject, api, fleet, ledger),
+            stand,
             watch,
             links,
             stop: CancellationToken::new(),

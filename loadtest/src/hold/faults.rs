@@ -22,8 +22,8 @@ impl Run {
     /// Kills the server, starts it again and waits for the whole fleet.
     pub(super) async fn kill_server(&mut self) -> anyhow::Result<()> {
         let at_s = self.seconds();
-        self.fleet.expect_losses(true);
-        let Subject::Ours(server) = &mut self.subject else {
+        self.stand.fleet.expect_losses(true);
+        let Subject::Ours(server) = &mut self.stand.subject else {
             anyhow::bail!("--kill-server needs a server that this test started");
         };
         self.bar.println("SIGKILL to the server");
@@ -49,7 +49,7 @@ impl Run {
             all_back_s,
             came_back: Some(came_back),
         });
-        self.fleet.expect_losses(false);
+        self.stand.fleet.expect_losses(false);
         Ok(())
     }
 
@@ -58,9 +58,9 @@ impl Run {
         let at_s = self.seconds();
         let count = self.hold.kill_agents.min(self.hold.agents);
         self.bar.println(format!("killing {count} agents"));
-        self.fleet.kill(0..count).await;
+        self.stand.fleet.kill(0..count).await;
         tokio::time::sleep(OUTAGE).await;
-        self.fleet.start_apart(0..count);
+        self.stand.fleet.start_apart(0..count);
         let all_back_s = self.wait_back(false, BACK_WITHIN * 2).await;
         let what = format!("{count} agents killed, started again from their journals after 5 s");
         if all_back_s.is_none_or(|s| s > BACK_WITHIN.as_secs_f64()) {
@@ -83,7 +83,8 @@ impl Run {
         loop {
             let waited = clock::now().duration_since(restarted);
             // A session that has not noticed the outage yet still counts itself as up.
-            if self.fleet.up() == self.hold.agents && (!renewed || self.fleet.renewed()) {
+            if self.stand.fleet.up() == self.hold.agents && (!renewed || self.stand.fleet.renewed())
+            {
                 return Some(waited.as_secs_f64());
             }
             if waited > patience {
@@ -97,7 +98,7 @@ impl Run {
     /// CPU time of the server and of this process, which is the fleet.
     fn used(&self) -> [f64; 2] {
         let fleet: Usage = usage_of(std::process::id()).unwrap_or_default();
-        [self.subject.usage().cpu_seconds, fleet.cpu_seconds]
+        [self.stand.subject.usage().cpu_seconds, fleet.cpu_seconds]
     }
 }
 

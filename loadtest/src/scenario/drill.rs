@@ -1,18 +1,16 @@
 //! Everybody dies: each kind of process twice at least, a share of the agents, and one process stands still.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Account, PROCESS_DEADLINE, Site, join, say, told, write};
+use super::{Account, Setup, say, told};
 use crate::clock;
 use crate::report::{ConnectMs, RoundTripUs};
-use crate::server::{Role, ServerSpec, Usage};
+use crate::server::{Role, Usage};
 use crate::stand::Stand;
 use crate::stand::deaths::{Deaths, TOGETHER, Turn};
-use crate::workload::Workload;
 
 /// Processes of one profile that are killed at least.
 const DEATHS_MIN: usize = 2;
@@ -22,14 +20,10 @@ const RESTART: Duration = Duration::from_secs(2);
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Drill {
-    /// The shape of the deployment.
-    pub site: Site,
-    /// Agents.
-    pub agents: usize,
+    /// On what.
+    pub setup: Setup,
     /// Processes in all, evenly spread over the time.
     pub processes: u64,
-    /// Service time of each operation, milliseconds.
-    pub service_ms: u64,
     /// From one death to the next.
     pub every: Duration,
     /// Of each kind of process the first that is killed comes back at once, and the others after so long: long enough
@@ -39,14 +33,6 @@ pub struct Drill {
     pub standstill: Duration,
     /// Agents that are killed, percent of all.
     pub agents_die_percent: usize,
-    /// Of the workload's choices.
-    pub seed: u64,
-    /// How to start the processes.
-    pub server: ServerSpec,
-    /// Journals go here.
-    pub work_dir: PathBuf,
-    /// Write a dated folder under this one.
-    pub results: Option<PathBuf>,
 }
 
 /// What was found.
@@ -92,14 +78,10 @@ impl Drill {
     /// When it could not be carried out; one that was, and found violations, returns them.
     pub async fn run(&self) -> anyhow::Result<Drilled> {
         let began = clock::now();
-        let services = self.site.services().await?;
-        let target = self.site.target(&services, self.server.clone()).await?;
-        let opened = target.open().await?;
+        let services = self.setup.site.services().await?;
+        let opened = self.setup.open(&services).await?;
         say(began, "all processes are ready");
-        let (mut stand, enrolled_in) = join(opened, self.agents, &self.work_dir).await?;
-        stand.fleet.expect_losses(true);
-        stand.start_fleet(TOGETHER);
-        stand.wait_up().await?;
+        let (mut stand, enrolled_in) = self.setup.people(opened, TOGETHER).await?;
         say(began, "all agents have a session");
         let found = self.drill(&mut stand, began, enrolled_in).await?;
         stand.finish().await?;
@@ -131,14 +113,14 @@ impl Drill {
         tracing::debug!(?up, "the fleet after the drill");
         let account = Account::close(stand, refused).await?;
         let ended = clock::now();
-        let mut violations = account.violations(self.agents);
+        let mut violations = account.violations(self.setup.agents);
         violations.extend(self.unharmed(&deaths));
         let rtt = stand.ledger.round_trips();
         let reconnects = stand.fleet.reconnect_times();
         let found = Drilled {
             scenario: "drill",
-            site: self.site.name(),
-            agents: self.agents,
+            site: self.setup.site.name(),
+            agents: self.setup.agents,
             deaths: deaths.servers,
             standstills: deaths.pauses,
             agent_deaths: deaths.agents,
@@ -161,18 +143,13 @@ impl Drill {
         #[expect(clippy::cast_precision_loss, reason = "a count well below 2^53")]
         let processes = self.processes as f64;
         let duration = self.takes(turns);
-        let workload = Workload {
-            rate: processes / duration.as_secs_f64(),
-            duration,
-            service_ms: self.service_ms,
-            deadline: PROCESS_DEADLINE,
-        };
-        stand.begin_work(workload, self.seed)
+        let rate = processes / duration.as_secs_f64();
+        self.setup.work(stand, rate, duration)
     }
 
     /// Who dies when: kind by kind, with agents in between and the standstill in the middle.
     fn schedule(&self) -> Vec<Turn> {
-        let roles = self.site.roles();
+        let roles = self.setup.site.roles();
         let mut kinds: Vec<Vec<usize>> = Vec::new();
         for (place, role) in roles.iter().enumerate() {
             match kinds.iter_mut().find(|kind| roles[kind[0]] == *role) {
@@ -196,7 +173,7 @@ impl Drill {
         let standing = roles.iter().position(|role| role.has_sessions());
         let still = Turn::ServerPauses(standing.unwrap_or(0), self.standstill);
         servers.insert(servers.len() / 2, still);
-        let groups = self.agents.div_ceil(TOGETHER);
+        let groups = self.setup.agents.div_ceil(TOGETHER);
         let dying = (groups * self.agents_die_percent).div_ceil(100);
         let mut turns = Vec::new();
         let mut dead = 0;
@@ -222,7 +199,7 @@ impl Drill {
 
     /// A turn in words.
     fn told(&self, turn: Turn) -> String {
-        let name = |place: usize| self.site.roles()[place].profile();
+        let name = |place: usize| self.setup.site.roles()[place].profile();
         match turn {
             Turn::ServerDies(place, dead) => {
                 let back = match dead.is_zero() {
@@ -243,7 +220,7 @@ impl Drill {
     /// Whoever was to die and did not.
     fn unharmed(&self, deaths: &Deaths) -> Vec<String> {
         let mut violations: Vec<String> = Vec::new();
-        let mut roles: Vec<Role> = self.site.roles().to_vec();
+        let mut roles: Vec<Role> = self.setup.site.roles().to_vec();
         roles.dedup();
         for role in roles {
             let count = deaths.servers.get(role.profile()).copied().unwrap_or(0);
@@ -259,38 +236,26 @@ impl Drill {
 
     fn tell(&self, found: &Drilled, stand: &Stand, samples: &[(f64, Usage)]) -> anyhow::Result<()> {
         told::print(&told::drill(found), &found.violations, &found.examples);
-        if let Some(results) = &self.results {
-            let name = format!("scenario-{}", self.site.name());
-            write(results, &name, found, (stand, samples, found.seconds))?;
-        }
-        Ok(())
+        let raw = (stand, samples, found.seconds);
+        self.setup.write("scenario", found, raw)
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::Site;
+    use super::super::setup::tests::setup;
     use super::super::tests::account;
     use super::*;
 
     fn drill(site: Site) -> Drill {
         Drill {
-            site,
-            agents: 500,
+            setup: setup(site),
             processes: 5000,
-            service_ms: 1000,
             every: Duration::from_secs(5),
             stays_dead: Duration::from_secs(15),
             standstill: Duration::from_secs(25),
             agents_die_percent: 20,
-            seed: 1,
-            server: ServerSpec {
-                binary: "drover".into(),
-                data_dir: "work/server".into(),
-                arguments: Vec::new(),
-                log: "work/server.log".into(),
-            },
-            work_dir: "work".into(),
-            results: None,
         }
     }
 

@@ -2,7 +2,6 @@
 //! configuration, as docs/OPERATIONS.md has it.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -11,12 +10,11 @@ use testkit::{free_ports, loopback};
 use tokio::process::Command;
 
 use super::site::Services;
-use super::{Account, PROCESS_DEADLINE, Site, join, say, told, write};
+use super::{Account, Setup, Site, say, told};
 use crate::clock;
 use crate::report::{ConnectMs, RoundTripUs};
 use crate::server::{Grown, ServerSpec, Subject, Target};
 use crate::stand::Stand;
-use crate::workload::Workload;
 
 /// The work goes on undisturbed for so long before each step, and after the last.
 const CALM: Duration = Duration::from_secs(20);
@@ -29,22 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Grow {
-    /// What it becomes; not one process.
-    pub to: Site,
-    /// Agents.
-    pub agents: usize,
+    /// On what; its site, which it becomes, is not one process.
+    pub setup: Setup,
     /// Processes a second.
     pub rate: f64,
-    /// Service time of each operation, milliseconds: so much is in hand at every moment.
-    pub service_ms: u64,
-    /// Of the workload's choices.
-    pub seed: u64,
-    /// How to start the processes.
-    pub server: ServerSpec,
-    /// Journals go here.
-    pub work_dir: PathBuf,
-    /// Write a dated folder under this one.
-    pub results: Option<PathBuf>,
 }
 
 /// How long what took, seconds from the moment at which the one process was asked to stop.
@@ -105,22 +91,20 @@ impl Grow {
     /// When a step fails or the site is one process; a run that was carried out and found violations returns them.
     pub async fn run(&self) -> anyhow::Result<Grew> {
         let began = clock::now();
-        let services = self.to.services().await?;
+        let services = self.setup.site.services().await?;
         ensure!(
-            self.to != Site::Single,
+            self.setup.site != Site::Single,
             "one process is what it grows from: choose another --to, such as control"
         );
-        let opened = Target::Start(self.server.clone()).open().await?;
-        let (mut stand, _) = join(opened, self.agents, &self.work_dir).await?;
-        stand.fleet.expect_losses(true);
-        stand.start_fleet(0);
-        stand.wait_up().await?;
+        let opened = Target::Start(self.setup.server.clone()).open().await?;
+        let (mut stand, _) = self.setup.people(opened, 0).await?;
         say(began, "one process has all agents; the work begins");
         stand.ledger.trace();
         let first = clock::now();
-        let working = self.work(&stand);
+        // All the time.
+        let working = self.setup.work(&stand, self.rate, CALM * 3 + STEPS);
         tokio::time::sleep(CALM).await;
-        let gateways = free_ports(self.gateways())?;
+        let gateways = free_ports(self.setup.site.with_sessions())?;
         let announced = announce(&mut stand, &gateways).await?;
         say(began, "it was restarted, and agents know the new addresses");
         tokio::time::sleep(CALM).await;
@@ -139,23 +123,6 @@ impl Grow {
         self.tell(&found, &stand)?;
         stand.finish().await?;
         Ok(found)
-    }
-
-    /// Agent servers in the end.
-    fn gateways(&self) -> usize {
-        let roles = self.to.roles().iter();
-        roles.filter(|role| role.has_sessions()).count()
-    }
-
-    /// Makes processes at a fixed rate, all the time; what the API refused for good.
-    fn work(&self, stand: &Stand) -> tokio::task::JoinHandle<Vec<String>> {
-        let workload = Workload {
-            rate: self.rate,
-            duration: CALM * 3 + STEPS,
-            service_ms: self.service_ms,
-            deadline: PROCESS_DEADLINE,
-        };
-        stand.begin_work(workload, self.seed)
     }
 
     /// Stops the one process, copies its store and starts the others.
@@ -177,13 +144,14 @@ impl Grow {
         };
         server.end().await?;
         downtime.stopped_s = since();
-        let mut spec = self.to.apart(services, self.server.clone()).await?;
+        let single = &self.setup.server;
+        let mut spec = self.setup.site.apart(services, single.clone()).await?;
         let url = spec.store.clone().context("the site has no database")?;
-        copy_store(&self.server, &url).await?;
+        copy_store(single, &url).await?;
         downtime.copied_s = since();
         say(began, "its store is copied");
         spec.grown = Some(Grown {
-            data_dir: self.server.data_dir.clone(),
+            data_dir: single.data_dir.clone(),
             api: server.ready().api.replace("http://", ""),
             gateways,
         });
@@ -214,8 +182,8 @@ impl Grow {
         let known: HashSet<_> = stand.api.agents().await?.into_iter().collect();
         Ok(Grew {
             scenario: "grow",
-            site: self.to.name(),
-            agents: self.agents,
+            site: self.setup.site.name(),
+            agents: self.setup.agents,
             agents_known: known.intersection(&joined).count(),
             strangers: known.difference(&joined).count(),
             announced_s: 0.0,
@@ -233,11 +201,7 @@ impl Grow {
 
     fn tell(&self, found: &Grew, stand: &Stand) -> anyhow::Result<()> {
         told::print(&told::grow(found), &found.violations, &found.examples);
-        if let Some(results) = &self.results {
-            let name = format!("grow-{}", self.to.name());
-            write(results, &name, found, (stand, &[], found.seconds))?;
-        }
-        Ok(())
+        self.setup.write("grow", found, (stand, &[], found.seconds))
     }
 }
 

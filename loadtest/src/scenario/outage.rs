@@ -1,19 +1,17 @@
 //! A service is gone for a while: the store, the locks or the events. Sessions stay, nothing accepted is lost, and soon
 //! after it is back everything is as it was.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use testkit::Server;
 
-use super::{Account, PROCESS_DEADLINE, Service, Site, join, say, told, write};
+use super::{Account, PROCESS_DEADLINE, Service, Setup, say, told};
 use crate::clock;
 use crate::ledger::{self, Traced};
 use crate::report::RoundTripUs;
-use crate::server::{ServerSpec, Usage};
+use crate::server::Usage;
 use crate::stand::Stand;
-use crate::workload::Workload;
 
 /// Everything must be normal so long after the service is back.
 const NORMAL_WITHIN: Duration = Duration::from_secs(30);
@@ -47,8 +45,8 @@ pub enum How {
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Outage {
-    /// The shape of the deployment.
-    pub site: Site,
+    /// On what.
+    pub setup: Setup,
     /// Which service is gone.
     pub service: Service,
     /// How.
@@ -57,20 +55,8 @@ pub struct Outage {
     pub time: Duration,
     /// Before that, everything is watched for so long.
     pub calm: Duration,
-    /// Agents.
-    pub agents: usize,
     /// Processes a second.
     pub rate: f64,
-    /// Service time of each operation, milliseconds.
-    pub service_ms: u64,
-    /// Of the workload's choices.
-    pub seed: u64,
-    /// How to start the processes.
-    pub server: ServerSpec,
-    /// Journals go here.
-    pub work_dir: PathBuf,
-    /// Write a dated folder under this one.
-    pub results: Option<PathBuf>,
 }
 
 /// What was found.
@@ -135,18 +121,13 @@ impl Outage {
     /// returns them.
     pub async fn run(&self) -> anyhow::Result<OutageFound> {
         let began = clock::now();
-        let services = self.site.services().await?;
+        let services = self.setup.site.services().await?;
         let server = services.server_of(self.service)?;
-        let target = self.site.target(&services, self.server.clone()).await?;
-        let opened = target.open().await?;
+        let opened = self.setup.open(&services).await?;
         say(began, "all processes are ready");
-        let (stand, _) = join(opened, self.agents, &self.work_dir).await?;
+        let (stand, _) = self.setup.people(opened, 0).await?;
         // In the beginning groups move to their agent servers, and sessions with them.
-        stand.fleet.expect_losses(true);
-        stand.start_fleet(0);
-        stand.wait_up().await?;
-        let with_sessions = self.site.roles().iter().filter(|role| role.has_sessions());
-        if with_sessions.count() > 1 {
+        if self.setup.site.with_sessions() > 1 {
             say(began, "all agents have a session; groups are spread");
             tokio::time::sleep(SPREAD).await;
         }
@@ -217,13 +198,8 @@ impl Outage {
 
     /// Makes processes at a fixed rate from now on until everything was watched; what the API refused for good.
     fn work(&self, stand: &Stand) -> tokio::task::JoinHandle<Vec<String>> {
-        let workload = Workload {
-            rate: self.rate,
-            duration: self.calm + self.time + WATCHED,
-            service_ms: self.service_ms,
-            deadline: PROCESS_DEADLINE,
-        };
-        stand.begin_work(workload, self.seed)
+        let duration = self.calm + self.time + WATCHED;
+        self.setup.work(stand, self.rate, duration)
     }
 
     async fn judge(
@@ -237,7 +213,7 @@ impl Outage {
         let before = before(&traced, times);
         let normal = normal(&traced, times, self.rate);
         let after = normal.map(|normal| round_trips(&traced, times.back + normal, times.over));
-        let mut violations = account.violations(self.agents);
+        let mut violations = account.violations(self.setup.agents);
         if sessions_lost > 0 {
             violations.push(format!("{sessions_lost} sessions lost"));
         }
@@ -246,11 +222,11 @@ impl Outage {
         }
         OutageFound {
             scenario: "outage",
-            site: self.site.name(),
+            site: self.setup.site.name(),
             service: self.service.name(),
             how: self.how.name(),
             outage_s: times.back.duration_since(times.gone).as_secs_f64(),
-            agents: self.agents,
+            agents: self.setup.agents,
             rate: self.rate,
             sessions_lost,
             account,
@@ -272,11 +248,9 @@ impl Outage {
         samples: &[(f64, Usage)],
     ) -> anyhow::Result<()> {
         told::print(&told::outage(found), &found.violations, &found.examples);
-        if let Some(results) = &self.results {
-            let name = format!("outage-{}-{}", self.service.name(), self.site.name());
-            write(results, &name, found, (stand, samples, found.seconds))?;
-        }
-        Ok(())
+        let raw = (stand, samples, found.seconds);
+        let what = format!("outage-{}", self.service.name());
+        self.setup.write(&what, found, raw)
     }
 }
 

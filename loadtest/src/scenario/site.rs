@@ -74,6 +74,12 @@ impl Site {
         }
     }
 
+    /// How many of the processes have agents' sessions.
+    pub(super) fn with_sessions(self) -> usize {
+        let roles = self.roles().iter();
+        roles.filter(|role| role.has_sessions()).count()
+    }
+
     /// Starts its services.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 
 mod lane;
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use protocol::agent::{AgentMessage, GatewayMessage};
@@ -20,11 +21,14 @@ use protocol::limits;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 
 pub(crate) use lane::LaneEvent;
 use lane::{INBOX_MAX, LaneItem};
 
+use crate::clock;
 use crate::session::{Lane, Link};
+use crate::silence::Silence;
 use crate::transport::{self, DialError};
 
 /// Control bytes that wait for the gateway; above, results are held back and the gateway's messages
@@ -33,6 +37,8 @@ const CONTROL_BACKLOG_MAX: usize = 128 << 10;
 /// From the first packet to an open connection. Longer than the gateway's handshake deadline: a
 /// flooded gateway drops silently, and QUIC repeats its first packet after 1, 3 and 7 s.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Whether the gateway is silent is looked at so often. A gateway that is there sends a PING after 10 s.
+const LISTEN_EVERY: Duration = Duration::from_secs(5);
 
 /// What a connection says next.
 #[derive(Debug)]
@@ -71,6 +77,9 @@ pub(crate) struct Wire {
     lanes: JoinSet<()>,
     inboxes: Vec<(u64, mpsc::Sender<LaneItem>)>,
     events: mpsc::Sender<Box<LaneEvent>>,
+    silence: Silence,
+    /// The next look at it.
+    look: Pin<Box<Sleep>>,
 }
 
 impl Wire {
@@ -92,6 +101,8 @@ impl Wire {
             lanes: JoinSet::new(),
             inboxes: Vec::new(),
             events,
+            silence: Silence::new(clock::now(), LISTEN_EVERY),
+            look: Box::pin(tokio::time::sleep(LISTEN_EVERY)),
         }
     }
 
@@ -187,8 +198,20 @@ impl Wire {
                     Ok((send, receive)) => self.open_lane(send, receive),
                     Err(error) => return WireEvent::Closed(error),
                 },
+                () = self.look.as_mut() => if self.is_deserted() {
+                    return WireEvent::Closed(ConnectionError::TimedOut);
+                },
             }
         }
+    }
+
+    /// Whether nothing has come for so long that the gateway is gone. QUIC itself would wait for up to 16 s more: from
+    /// this side's PING on.
+    fn is_deserted(&mut self) -> bool {
+        let now = clock::now();
+        self.look.as_mut().reset((now + LISTEN_EVERY).into());
+        let packets = self.connection.stats().udp_rx.datagrams;
+        self.silence.lasts(packets, now) >= limits::IDLE_TIMEOUT
     }
 
     fn next_message(&mut self) -> Result<Option<GatewayMessage>, DecodeError> {

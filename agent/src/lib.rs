@@ -24,6 +24,7 @@ pub mod journal;
 pub mod reconnect;
 mod run;
 pub mod session;
+pub mod silence;
 mod tls;
 pub mod transport;
 

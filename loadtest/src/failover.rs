@@ -295,6 +295,7 @@ impl Failover {
         let (stale, refused) = (scene.watch.stale_count(), scene.watch.refused_count());
         for time in 0..self.pauses {
             scene.until_spread(2).await?;
+            scene.until_still().await?;
             let victim = scene.busiest().await?;
             let fenced = scene.fenced(victim).await?;
             let load = scene.load(self.rate, STANDSTILL + AFTERWARDS);

@@ -20,6 +20,8 @@ use crate::workload::{self, Workload};
 const UP_WITHIN: Duration = Duration::from_secs(120);
 /// All processes must have ended so long after the load has.
 const SETTLE_WITHIN: Duration = Duration::from_secs(300);
+/// An agent that is on its way from one agent server to another is asked again for so long.
+const TELLS_WITHIN: Duration = Duration::from_secs(60);
 /// Of each sort of failure.
 const EXAMPLES: usize = 3;
 /// Ends that the stream has not told are asked for this often.
@@ -165,8 +167,14 @@ impl Stand {
     /// Permits that gateways count although nothing runs, and of how many agents that is known.
     pub(crate) async fn leaked_permits(&self) -> (u64, usize) {
         let (mut leaked, mut known) = (0, 0);
+        let until = clock::now() + TELLS_WITHIN;
         for agent in self.fleet.ids().iter() {
-            if let Some(permits) = self.api.permits_of(*agent).await {
+            let mut told = self.api.permits_of(*agent).await;
+            while told.is_none() && clock::now() < until {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                told = self.api.permits_of(*agent).await;
+            }
+            if let Some(permits) = told {
                 leaked += permits.iter().sum::<u64>();
                 known += 1;
             }

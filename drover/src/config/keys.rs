@@ -322,7 +322,8 @@ pub(super) static KEYS: [Key<Config>; 59] = [
     },
     Key {
         name: "link.listen",
-        doc: "Profile agent-server: address that process servers connect to (UDP, mutual TLS).",
+        doc: "Address where an agent server lets process servers in (UDP, mutual TLS): every profile with one; `all` with \
+              link.connect.",
         set: |config, text| value::listen(text).map(|address| config.link.listen = address),
         show: |config| value::quote(&config.link.listen.to_string()),
     },

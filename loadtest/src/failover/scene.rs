@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Sessions of each agent server may differ from their even share by so much.
 pub(super) const UNEVEN: f64 = 0.10;
+/// Groups that have not moved for so long are where they are to be: while some are not, two move each second.
+const STILL: Duration = Duration::from_secs(4);
 /// An operation's work, milliseconds.
 const SERVICE_MS: u64 = 20;
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -157,6 +159,16 @@ impl Scene {
             )?;
             tokio::time::sleep(LOOK_EVERY * 4).await;
         }
+    }
+
+    /// Waits until no group changes hands any more.
+    pub(super) async fn until_still(&self) -> anyhow::Result<()> {
+        let since = clock::now();
+        while self.watch.still_for(clock::now()) < STILL {
+            patient(since, "groups to stay where they are")?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     /// Waits until an agent server has no group; how many seconds since `went` that was.

@@ -29,6 +29,8 @@ pub(super) struct Watch {
 struct Seen {
     /// The highest epoch of each group that the store was seen to have.
     epochs: HashMap<GroupId, Epoch>,
+    /// When one of them has risen last.
+    moved: Option<Instant>,
     /// Since when an agent server has had none, by its link.
     empty_since: HashMap<String, Instant>,
     owners: Vec<Option<String>>,
@@ -61,9 +63,13 @@ impl Watch {
 
     fn looked(&self, groups: &[GroupState], links: &[String], now: Instant) {
         let mut seen = self.seen();
+        let seen = &mut *seen;
         for group in groups {
             let known = seen.epochs.entry(GroupId(group.id)).or_default();
-            *known = (*known).max(Epoch(group.epoch));
+            if *known < Epoch(group.epoch) {
+                *known = Epoch(group.epoch);
+                seen.moved = Some(now);
+            }
         }
         seen.owners = groups.iter().map(|one| one.agent_server.clone()).collect();
         for link in links {
@@ -83,6 +89,12 @@ impl Watch {
         empty.map_or(f64::INFINITY, |at| {
             at.saturating_duration_since(since).as_secs_f64()
         })
+    }
+
+    /// For how long no group has changed hands, as far as was seen.
+    pub(super) fn still_for(&self, now: Instant) -> Duration {
+        let moved = self.seen().moved;
+        moved.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }
 
     /// Operations that were taken under a stale epoch so far.
@@ -153,6 +165,8 @@ mod tests {
         watch.accepted(agent, operation, Epoch(3));
         assert_eq!(watch.stale_count(), 1);
         assert!((watch.owned_elsewhere_s("a", began) - 3.0).abs() < 1e-6);
+        let at = |seconds| began + Duration::from_secs(seconds);
+        assert_eq!(watch.still_for(at(7)), Duration::from_secs(4));
         watch.refused(&Refusal::Stopping);
         watch.refused(&Refusal::StaleEpoch { seen: Epoch(4) });
         assert_eq!(watch.refused_count(), 1);

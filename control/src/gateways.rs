@@ -14,6 +14,8 @@
 //! has stopped before its groups are another's, also where it stood still in between. Where a lock service says that one
 //! is gone, both times are shorter: watch.rs.
 //!
+//! One that is told to stop says so when it asks, and waits until its groups are others': leaving.rs.
+//!
 //! A group is given away by compare-and-set on its epoch, never otherwise, and every process server tells every
 //! gateway what the store says. Nothing is lost or done twice where two of them see it differently: a dispatch carries the epoch,
 //! agents refuse a lower one than they have seen, and what was on its way is asked for by its operation id.
@@ -21,6 +23,7 @@
 mod balance;
 mod figures;
 mod keeper;
+mod leaving;
 mod switch;
 mod watch;
 
@@ -37,6 +40,7 @@ pub(crate) use self::balance::{Field, Gift, Taker, elsewhere, even};
 use self::figures::Figures;
 pub(crate) use self::figures::metrics;
 pub(crate) use self::keeper::{keep, watch};
+use self::leaving::Leaving;
 pub use self::switch::{AddError, Switch, Way};
 use crate::clock::{self, UnixMs};
 use crate::store::groups::Group;
@@ -137,6 +141,8 @@ struct Inner {
     asked: Vec<(GatewayId, Answer)>,
     /// Runs that have ended in order, and that the store does not know of yet.
     ended: Vec<GatewayId>,
+    /// Those that are told to stop, and wait for others to be given their groups.
+    leaving: BTreeMap<GatewayId, Leaving>,
     /// Runs of which a lock service says that they are gone.
     doubted: BTreeSet<GatewayId>,
 }
@@ -216,6 +222,7 @@ impl Gateways {
     pub fn ended(&self, run: GatewayId) {
         let mut inner = self.lock();
         inner.reached.remove(&run);
+        inner.leaving.remove(&run);
         inner.ended.push(run);
         drop(inner);
         self.changed.notify_one();
@@ -294,7 +301,9 @@ impl Gateways {
         let alive = servers.iter().filter(|one| one.alive);
         let alive: Vec<GatewayId> = alive.map(|one| one.server.run).collect();
         let leaving = servers.iter().filter(|one| one.draining);
-        let leaving: Vec<GatewayId> = leaving.map(|one| one.server.run).collect();
+        let mut leaving: Vec<GatewayId> = leaving.map(|one| one.server.run).collect();
+        let hurried = self.told_to_stop();
+        leaving.extend(&hurried);
         // Nothing is given to one that could not be told, or that drains.
         let reached = self.reached().into_iter();
         let takers = reached.filter(|one| !leaving.contains(&one.run));
@@ -302,8 +311,10 @@ impl Gateways {
             servers: takers.map(|one| (one.run, Taker::from(one))).collect(),
             alive,
             leaving,
+            hurried,
         };
         self.figures.loaded(&field, &groups);
+        let pace = self.hurry(pace, &groups, clock::monotonic());
         let plan = balance::plan(&field, &groups, pace);
         let groups = match plan.is_empty() {
             true => groups,
@@ -313,6 +324,7 @@ impl Gateways {
                 store.placed_groups(now).await?
             }
         };
+        self.judge(&field, &groups);
         self.know(servers, &groups);
         Ok(groups)
     }
@@ -363,6 +375,7 @@ impl Drop for Reached {
             *connections -= 1;
             if *connections == 0 {
                 inner.reached.remove(&self.run);
+                inner.leaving.remove(&self.run);
             }
         }
         drop(inner);

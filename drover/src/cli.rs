@@ -224,7 +224,7 @@ pub(crate) async fn run(global: Global, command: Command) -> Result<Exit, Fault>
         Command::Batches(command) => batches::run(&client()?, output, command).await,
         Command::DeadLetters(command) => dead_letters::run(&client()?, output, command).await,
         Command::Webhooks(command) => webhooks::run(&client()?, output, command).await,
-        Command::Health => health::run(&client()?, output).await,
+        Command::Health => health::run(&locate::health(&global)?, output).await,
         Command::Top(arguments) => top::run(client()?, output, &arguments).await,
         Command::Serve(_) | Command::Completions { .. } => {
             Err(Fault::usage("this command has no client side"))

@@ -3,6 +3,7 @@
 //! [`hub`](shared) says whose is what. Between machines the hub is the agent server's, and process servers
 //! [come](listener) to it from [elsewhere](remote) over [QUIC](wire).
 
+mod departure;
 mod lease;
 mod listener;
 mod remote;
@@ -16,6 +17,7 @@ use gateway::{Handle, SendError};
 use protocol::ids::{GatewayId, ServerId};
 use protocol::link::{Event, Request};
 
+pub(crate) use self::departure::Departure;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::listener::{AgentsPlace, Door, ListenError, Listener};
 pub(crate) use self::remote::Remote;

@@ -4,7 +4,7 @@
 //! ```text
 //!   lock data dir ─▶ identity ─▶ store ─▶ gateway ─▶ control ─▶ ready.json, banner
 //!                                                                  │ SIGTERM
-//!   API takes nothing new ─▶ nothing new is claimed ─▶ store closed ─▶ sessions closed ─▶ 0
+//!   groups go to others ─▶ API takes nothing new ─▶ nothing new is claimed ─▶ store closed ─▶ sessions closed ─▶ 0
 //! ```
 //!
 //! A profile without agent server leaves out what is the gateway's, and is led to those elsewhere; the profile

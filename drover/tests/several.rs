@@ -150,3 +150,65 @@ async fn a_drained_agent_server_gives_its_groups_away_and_can_be_stopped() {
     apart.until_spread().await;
     apart.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_told_to_stop_gives_its_groups_away_before_it_goes() {
+    let mut apart = Box::pin(Apart::start(2, 1)).await;
+    apart.fleet.expect_losses(true);
+    apart.until_spread().await;
+    apart.create().await;
+    apart.check().await;
+
+    apart.create().await;
+    apart.agents[0].running.signal(Signal::TERM);
+    let other = |apart: &Apart| apart.agents[1].sessions();
+    apart
+        .until("its groups with the other one", || {
+            let servers = apart.drover(&["servers", "ls"]);
+            let servers = servers.as_array().expect("a list").clone();
+            servers.iter().any(|one| one["draining"] == true) || other(&apart) == AGENTS
+        })
+        .await;
+    // Each has a session there before it ends the one here.
+    while !apart.agents[0].running.has_ended() {
+        assert!(apart.fleet.up() >= AGENTS, "{}", apart.fleet.up());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!((other(&apart), apart.fleet.up()), (AGENTS, AGENTS));
+    assert!(apart.agents[0].running.wait().success());
+    assert!(!apart.log(&apart.agents[0]).contains("do not have all"));
+    apart.check().await;
+
+    // What was so ends with the run.
+    let work = apart.work.clone();
+    apart.agents[0].start_again(&work);
+    let servers = apart.drover(&["servers", "ls"]);
+    let draining = |one: &serde_json::Value| one["draining"] == true;
+    assert!(
+        !servers.as_array().expect("a list").iter().any(draining),
+        "{servers}"
+    );
+    apart.until_spread().await;
+
+    // Told twice, it goes at once; the last one has nobody to wait for.
+    apart.agents[0].running.signal(Signal::TERM);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    apart.agents[0].running.signal(Signal::TERM);
+    assert_eq!(apart.agents[0].running.wait().code(), Some(128 + 15));
+    apart
+        .until("all agents on the other one", || other(&apart) == AGENTS)
+        .await;
+    let began = monotonic();
+    apart.agents[1].running.signal(Signal::TERM);
+    assert!(apart.agents[1].running.wait().success());
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    apart.agents[0].start_again(&work);
+    apart.agents[1].start_again(&work);
+    apart.create().await;
+    apart.check().await;
+    apart.end().await;
+}

@@ -14,7 +14,7 @@ mod joining;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use self::joining::{ALPN_LINK, GatewayWord, LINK_SUPPORTED, ServerWord};
+pub use self::joining::{ALPN_LINK, GatewayWord, LINK_SUPPORTED, Leave, ServerWord};
 use crate::close::CloseCode;
 use crate::enrol::{EnrolReply, EnrolRequest};
 use crate::flow::lending::{Lease, Report};

@@ -42,6 +42,8 @@ pub(crate) struct Field {
     pub(crate) alive: Vec<GatewayId>,
     /// These give theirs away.
     pub(crate) leaving: Vec<GatewayId>,
+    /// Those of them that are about to stop.
+    pub(crate) hurried: Vec<GatewayId>,
 }
 
 /// How many groups whose owner is alive may change hands at once.
@@ -51,6 +53,8 @@ pub(super) struct Pace {
     pub(super) asked: usize,
     /// For any reason.
     pub(super) all: usize,
+    /// Because their owner is about to stop.
+    pub(super) hurried: usize,
 }
 
 /// Who owns what, as far as it may be given groups, while a plan is made.
@@ -207,6 +211,7 @@ impl Field {
     fn may_go(&self, placed: &Placed, owner: GatewayId, pace: Pace) -> usize {
         let asked = placed.pin.as_ref().is_some_and(|pin| pin.until.is_some());
         match self.pinned(placed) {
+            _ if self.hurried.contains(&owner) => pace.hurried,
             Some(pinned) if pinned != owner && asked => pace.asked,
             Some(pinned) if pinned != owner => pace.all,
             _ if self.leaving.contains(&owner) => pace.all,

@@ -119,6 +119,7 @@ impl Keeper {
             self.store.forget_agent_servers(ended).await?;
         }
         self.renew().await?;
+        self.gateways.mark(&self.store).await?;
         let pace = self.pace(now);
         self.give_up(now).await?;
         let placed = self.gateways.place(&self.store, pace).await?;
@@ -138,6 +139,8 @@ impl Keeper {
         Pace {
             asked: MOVES_AT_ONCE,
             all: if settled { MOVES_AT_ONCE } else { 0 },
+            // Whoever is about to stop does not wait until others have settled; how many there are is not known here.
+            hurried: MOVES_AT_ONCE,
         }
     }
 

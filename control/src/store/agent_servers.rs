@@ -121,6 +121,26 @@ impl Store {
         .await
     }
 
+    /// Lets these runs give their groups away, until they are over.
+    ///
+    /// # Errors
+    /// The store failed; nothing was written.
+    pub(crate) async fn drain_runs(&self, runs: Vec<GatewayId>) -> Result<(), StoreError> {
+        self.write(move |db| {
+            Box::pin(async move {
+                for run in runs {
+                    sql::query("UPDATE agent_server SET draining = $2 WHERE run = $1")
+                        .bind(run.to_bytes().to_vec())
+                        .bind(true)
+                        .execute(&mut *db)
+                        .await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
     /// All groups with their owners and the pins that hold at `now`, by name.
     ///
     /// # Errors

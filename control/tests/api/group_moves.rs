@@ -87,6 +87,15 @@ async fn a_group_goes_where_it_is_assigned_and_stays_for_a_while() {
     assert!(detail(&error).contains("undrain"), "{error}");
     let drain = format!("{group}/drain");
     assert_eq!(plane.post(&drain, json!({})).await.0, 409);
+    let (status, error) = plane
+        .post(&format!("/v1/agent-servers/{A}/drain"), json!({}))
+        .await;
+    assert_eq!(status, 409);
+    assert!(detail(&error).contains("No other agent server"), "{error}");
+    let (status, again) = plane
+        .post(&format!("/v1/agent-servers/{B}/drain"), json!({}))
+        .await;
+    assert_eq!((status, &again["draining"]), (200, &json!(true)));
     plane
         .post(&format!("/v1/agent-servers/{B}/undrain"), json!({}))
         .await;

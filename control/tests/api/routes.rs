@@ -97,17 +97,18 @@ async fn agent_servers_are_listed_and_drained_until_they_are_started_again() {
         .post("/v1/agent-servers/a.example:7444/drain", json!({}))
         .await;
     assert_eq!(status, 404);
-    let server = |run: u8| control::gateways::AgentServer {
+    let server = |run: u8, name: &str| control::gateways::AgentServer {
         run: protocol::ids::GatewayId::from_bytes([run; 16]),
-        link: "a.example:7444".to_owned(),
-        addresses: vec!["a.example:7443".to_owned()],
+        link: format!("{name}.example:7444"),
+        addresses: vec![format!("{name}.example:7443")],
         shards: 2,
         capacity: 10_000,
     };
     let renew = async |run| {
+        let other = server(9, "b");
         let renewed = plane
             .store
-            .renew_agent_servers(vec![server(run)], control::clock::now());
+            .renew_agent_servers(vec![server(run, "a"), other], control::clock::now());
         renewed.await.unwrap();
     };
     renew(1).await;

@@ -285,9 +285,11 @@ impl Client {
                         what.push_str(&format!("; {}: {}", error.field, error.detail));
                     }
                 }
+                let (what, advice) = in_commands(&what);
                 Fault {
                     field,
-                    ..Fault::new(in_commands(&what))
+                    advice,
+                    ..Fault::new(what)
                 }
             }
             Err(_) => Fault::new(format_args!(
@@ -298,7 +300,8 @@ impl Client {
         };
         match status {
             StatusCode::UNAUTHORIZED if self.token.is_none() => fault.exit(Exit::Denied).advise(
-                "give a token with --token or DROVER_TOKEN, or name the server's --data-dir",
+                "give a token with --token or DROVER_TOKEN, or name the server's --data-dir; of several servers the \
+                 first one has an admin token, and there `drover api-tokens create NAME --role ROLE` makes more",
             ),
             StatusCode::UNAUTHORIZED => fault
                 .exit(Exit::Denied)
@@ -332,7 +335,7 @@ impl Client {
 
 /// What the server says to people who use its API, for people who use this program: where the API lists a
 /// thing, a command does.
-fn in_commands(text: &str) -> String {
+fn in_commands(text: &str) -> (String, Option<String>) {
     const LISTS: [&str; 10] = [
         "agents",
         "api-tokens",
@@ -345,12 +348,55 @@ fn in_commands(text: &str) -> String {
         "tokens",
         "webhooks",
     ];
-    LISTS.iter().fold(text.to_owned(), |text, things| {
+    let mut text = LISTS.iter().fold(text.to_owned(), |text, things| {
         text.replace(
             &format!("GET /v1/{things} lists"),
             &format!("`drover {things} list` lists"),
         )
-    })
+    });
+    let mut advice = Vec::new();
+    while let Some((before, inner, after)) = call(&text) {
+        advice.extend(command_of(inner));
+        text = format!("{before}{after}");
+    }
+    if let Some((what, clause)) = text.split_once("; GET /v1/agent-servers ") {
+        let (clause, end) = match clause.strip_suffix('.') {
+            Some(clause) => (clause, "."),
+            None => (clause, ""),
+        };
+        advice.push(format!("`drover servers ls` {clause}"));
+        if clause == "lists them" {
+            advice.push("`drover servers undrain HOST:PORT` ends a drain".to_owned());
+        }
+        text = format!("{what}{end}");
+    }
+    (text, (!advice.is_empty()).then(|| advice.join("; ")))
+}
+
+/// The first request of the API that stands in brackets, and what is around it.
+fn call(text: &str) -> Option<(&str, &str, &str)> {
+    let starts = ["POST", "PUT", "DELETE"].map(|method| text.find(&format!(" ({method} /v1/")));
+    let start = starts.into_iter().flatten().min()?;
+    let (inner, after) = text[start + 2..].split_once(')')?;
+    Some((&text[..start], inner, after))
+}
+
+/// The command that makes such a request.
+fn command_of(request: &str) -> Option<String> {
+    let (method, path) = request.split_once(' ')?;
+    let parts: Vec<&str> = path.split('/').skip(2).collect();
+    match (method, &parts[..]) {
+        ("POST", ["agent-servers", link, "undrain"]) => {
+            Some(format!("`drover servers undrain {link}` ends the drain"))
+        }
+        ("PUT", ["groups", id, "pin"]) => Some(format!(
+            "`drover groups pin {id} HOST:PORT` pins it elsewhere"
+        )),
+        ("DELETE", ["groups", id, "pin"]) => {
+            Some(format!("`drover groups unpin {id}` removes the pin"))
+        }
+        _ => None,
+    }
 }
 
 /// The innermost cause: "connection refused" instead of three layers of "error sending request".
@@ -422,11 +468,41 @@ mod tests {
         // Each of them is a command.
         let command = <crate::cli::Cli as clap::CommandFactory>::command();
         for things in ["agents", "api-tokens", "limits", "tokens", "webhooks"] {
-            let said = in_commands(&format!("GET /v1/{things} lists"));
+            let (said, _) = in_commands(&format!("GET /v1/{things} lists"));
             assert_eq!(said, format!("`drover {things} list` lists"));
             let of = command.find_subcommand(things).unwrap();
             assert!(of.find_subcommand("list").is_some(), "{things}");
         }
+    }
+
+    #[test]
+    fn requests_that_are_named_become_commands_to_try() {
+        for (said, what, advice) in [
+            (
+                "No other one: there is only one; GET /v1/agent-servers lists them.",
+                "No other one: there is only one.",
+                "`drover servers ls` lists them; `drover servers undrain HOST:PORT` ends a drain",
+            ),
+            (
+                "there is no agent server `x`; GET /v1/agent-servers lists those that there are",
+                "there is no agent server `x`",
+                "`drover servers ls` lists those that there are",
+            ),
+            (
+                "`a.example:7444` drains; end that first (POST /v1/agent-servers/a.example:7444/undrain), or not",
+                "`a.example:7444` drains; end that first, or not",
+                "`drover servers undrain a.example:7444` ends the drain",
+            ),
+            (
+                "Pin it elsewhere (PUT /v1/groups/7/pin), or remove the pin first (DELETE /v1/groups/7/pin).",
+                "Pin it elsewhere, or remove the pin first.",
+                "`drover groups pin 7 HOST:PORT` pins it elsewhere; `drover groups unpin 7` removes the pin",
+            ),
+        ] {
+            let expected = (what.to_owned(), Some(advice.to_owned()));
+            assert_eq!(in_commands(said), expected);
+        }
+        assert_eq!(in_commands("no (more) words").1, None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::fault::{Exit, Fault};
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// List groups: the named ones, then the automatic ones that have agents
+    #[command(alias = "ls")]
     List {
         /// Empty automatic groups too; JSON always has them
         #[arg(long)]
@@ -170,7 +171,15 @@ fn arrange(groups: &mut Vec<Group>, all: bool) -> usize {
 
 fn list(groups: &[Group], hidden: usize) -> String {
     let mut text = print::table(
-        ["NAME", "SLOT", "EPOCH", "CONNECTED", "KIND", "ID"],
+        [
+            "NAME",
+            "SLOT",
+            "EPOCH",
+            "CONNECTED",
+            "KIND",
+            "AGENT SERVER",
+            "ID",
+        ],
         groups.iter().map(|group| {
             [
                 group.name.clone(),
@@ -178,6 +187,7 @@ fn list(groups: &[Group], hidden: usize) -> String {
                 group.epoch.to_string(),
                 format!("{}/{}", group.connected, group.agents),
                 kind(group).to_owned(),
+                print::or_dash(group.agent_server.as_ref()),
                 group.id.to_string(),
             ]
         }),

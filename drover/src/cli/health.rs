@@ -23,9 +23,14 @@ pub(super) async fn run(client: &Client, output: Output) -> Result<Exit, Fault> 
     })?;
     print::value(output, &health, |health| {
         let mut text = format!("{}\n", health.status);
+        let width = health.checks.iter().map(|check| check.name.len()).max();
+        let width = width.unwrap_or_default();
         for check in &health.checks {
             let mark = if check.ok { "ok" } else { "failed" };
-            text.push_str(&format!("  {:12} {mark:7} {}\n", check.name, check.detail));
+            text.push_str(&format!(
+                "  {:width$} {mark:7} {}\n",
+                check.name, check.detail
+            ));
         }
         text
     })?;

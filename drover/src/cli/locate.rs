@@ -11,9 +11,10 @@ pub(crate) fn client(global: &Global) -> Result<Client, Fault> {
     let directory = data_dir::path(global.data_dir.as_deref());
     let ready = data_dir::read_ready(&directory);
     let local = ready.as_ref().and_then(|ready| ready.api.clone());
-    let url = match (global.api.clone(), local) {
-        (Some(url), _) | (None, Some(url)) => url,
-        (None, None) => {
+    let url = match (global.api.clone(), local, &ready) {
+        (Some(url), _, _) | (None, Some(url), _) => url,
+        (None, None, Some(ready)) => return Err(no_api(ready)),
+        (None, None, None) => {
             return Err(Fault::new(format_args!(
                 "no server was named, and {} shows none on this machine",
                 directory.display()
@@ -27,6 +28,29 @@ pub(crate) fn client(global: &Global) -> Result<Client, Fault> {
         None => local_token(ready.as_ref(), &url),
     };
     Client::new(&url, token, &trust(global, ready.as_ref(), &url))
+}
+
+/// The same for whoever only asks how it is: a server without an API tells that as well.
+pub(crate) fn health(global: &Global) -> Result<Client, Fault> {
+    let ready = data_dir::read_ready(&data_dir::path(global.data_dir.as_deref()));
+    let admin = ready.filter(|ready| global.api.is_none() && ready.api.is_none());
+    match admin.and_then(|ready| ready.admin) {
+        Some(url) => Client::new(&url, None, &Trust::Authorities(None)),
+        None => client(global),
+    }
+}
+
+/// A server that others order about.
+fn no_api(ready: &Ready) -> Fault {
+    Fault::new(format_args!(
+        "the server of {} has no API: its profile is {}",
+        ready.data_dir.display(),
+        ready.profile
+    ))
+    .advise(
+        "name one that has: --api URL --token TOKEN; `drover health` works here where admin.listen is set",
+    )
+    .exit(Exit::Unreachable)
 }
 
 /// The server on this machine is known by its certificate; another one must be vouched for.
@@ -66,6 +90,22 @@ mod tests {
         let fault = client(&global(directory.path())).unwrap_err();
         assert_eq!(fault.exit, Exit::Unreachable);
         assert!(fault.advice.unwrap().contains("drover serve"));
+    }
+
+    #[test]
+    fn a_server_without_api_says_how_it_is_and_is_not_taken_for_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = data_dir::DataDir::open(&directory.path().join("data")).unwrap();
+        let ready = Ready {
+            api: None,
+            profile: "agent-server".to_owned(),
+            ..Ready::example()
+        };
+        data.write_ready(&ready).unwrap();
+        let global = global(data.path());
+        let fault = client(&global).unwrap_err();
+        assert!(fault.what.contains("has no API"), "{fault:?}");
+        assert_eq!(health(&global).unwrap().address(), "127.0.0.1:7441");
     }
 
     #[test]

@@ -72,7 +72,8 @@ fn list(servers: &[AgentServer]) -> String {
                 server.run.to_string(),
             ]
         }),
-        "no agent server on a machine of its own is one of several",
+        "no agent server is listed: those that process servers reach over a link are, and this deployment has none, or \
+         none was reached yet\n",
     )
 }
 

@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Part;
+use super::departure::Departure;
 use super::lease::Lease;
 use super::shared::{HubLink, RETRY, Shared};
 use super::wire::{self, Broken, Frames, PIECE_BYTES, TlsError};
@@ -71,6 +72,8 @@ pub(crate) struct AgentsPlace {
     pub(crate) addresses: Vec<String>,
     /// For how long it may dispatch.
     pub(crate) lease: Arc<Lease>,
+    /// Whether it is told to stop.
+    pub(crate) departure: Arc<Departure>,
 }
 
 /// Process servers come here.
@@ -210,8 +213,8 @@ async fn serve(
         Part::Observes => tracing::info!(%from, number = %server, "an API server has joined"),
     }
     tokio::select! {
-        heard = hear(frames, &port, &place.lease) => heard,
-        said = speak(stream, &port, &wake, &place.lease) => said,
+        heard = hear(frames, &port, place) => heard,
+        said = speak(stream, &port, &wake, place) => said,
         () = cut_off.cancelled() => Err(Broken::CutOff),
     }
 }
@@ -251,7 +254,8 @@ async fn greet(connection: &Connection) -> Result<Greeted, Broken> {
 }
 
 /// Passes on what a process server says, until it has said all.
-async fn hear(mut frames: Frames, port: &HubLink, lease: &Lease) -> Result<(), Broken> {
+async fn hear(mut frames: Frames, port: &HubLink, place: &AgentsPlace) -> Result<(), Broken> {
+    let lease = &place.lease;
     let mut began = false;
     while let Some(bytes) = frames.next().await? {
         match frame::decode_request(&bytes) {
@@ -273,8 +277,9 @@ async fn hear(mut frames: Frames, port: &HubLink, lease: &Lease) -> Result<(), B
                     port.come();
                 }
                 ServerWord::Draining => port.drain(),
-                ServerWord::Renewed { ticket } => {
+                ServerWord::Renewed { ticket, leave } => {
                     lease.renewed(ticket).map_err(|_| Broken::Unexpected)?;
+                    place.departure.told(leave);
                 }
                 ServerWord::Hello { .. } => return Err(Broken::Unexpected),
             },
@@ -300,9 +305,12 @@ async fn speak(
     mut stream: SendStream,
     port: &HubLink,
     wake: &Wake,
-    lease: &Lease,
+    place: &AgentsPlace,
 ) -> Result<(), Broken> {
-    let mut leads = false;
+    let AgentsPlace {
+        lease, departure, ..
+    } = place;
+    let (mut leads, mut leaves) = (false, false);
     let mut renew_at = Instant::now();
     let mut piece = Vec::new();
     let mut events = Vec::with_capacity(EVENTS_PER_TURN);
@@ -312,10 +320,16 @@ async fn speak(
             leads = leads_now;
             frame::encode_gateway_word(&GatewayWord::Leads { leads }, &mut piece)?;
         }
-        if Instant::now() >= renew_at {
-            renew_at = Instant::now() + lease.renew_every();
-            let ticket = lease.ticket();
-            frame::encode_gateway_word(&GatewayWord::Renew { ticket }, &mut piece)?;
+        let leaving = departure.leaves_in();
+        let anew = !std::mem::replace(&mut leaves, leaving.is_some()) && leaves;
+        if anew || Instant::now() >= renew_at {
+            let every = leaving.map_or(lease.renew_every(), |(_, every)| every);
+            renew_at = Instant::now() + every;
+            let word = GatewayWord::Renew {
+                ticket: lease.ticket(),
+                leaves_in: leaving.map(|(left, _)| left),
+            };
+            frame::encode_gateway_word(&word, &mut piece)?;
         }
         while piece.len() < PIECE_BYTES && port.take(&mut events, EVENTS_PER_TURN) > 0 {
             for event in events.drain(..) {
@@ -326,6 +340,7 @@ async fn speak(
             tokio::select! {
                 () = wake.rung() => {}
                 () = sleep_until(renew_at) => {}
+                () = departure.begun(), if !leaves => {}
             }
             continue;
         }

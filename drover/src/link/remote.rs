@@ -33,7 +33,9 @@ use protocol::close::CloseCode;
 use protocol::frame::{self, DecodeError, EncodeError};
 use protocol::ids::{GatewayId, ServerId};
 use protocol::limits::HANDSHAKE_DEADLINE;
-use protocol::link::{Event, GatewayWord, LINK_SUPPORTED, NotDelivered, Request, ServerWord};
+use protocol::link::{
+    Event, GatewayWord, LINK_SUPPORTED, Leave, NotDelivered, Request, ServerWord,
+};
 use quinn::{Connection, ConnectionError, Endpoint, SendStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -50,6 +52,8 @@ const INBOX_MAX: usize = 4096;
 const INBOX_BYTES_MAX: usize = 8 << 20;
 /// How often the agent server is told that this process server comes to read.
 const CAME_EVERY: Duration = Duration::from_secs(1);
+/// One that stays away is complained of this often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Before the second attempt to reach the agent server; it doubles with each.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 /// Between two attempts, at most.
@@ -185,16 +189,27 @@ impl Remote {
     /// Waits until an agent server can be reached and lets a process server in, whose wake is `wake`.
     async fn reach(&self, address: &str, wake: &Wake) -> Way {
         let mut pause = PAUSE_FIRST;
+        let mut complained: Option<Instant> = None;
         loop {
-            match self.try_reach(address, wake).await {
+            let error = match self.try_reach(address, wake).await {
                 Ok(way) => {
-                    tracing::info!(server = address, number = %way.number, "joined the agent server");
+                    let back = complained.is_some();
+                    tracing::info!(server = address, number = %way.number, back, "joined the agent server");
                     return way;
                 }
-                Err(error) => tracing::warn!(
-                    server = address, %error, again_in = ?pause,
-                    "the agent server cannot be reached; is it running, and is link.connect its link.listen?"
-                ),
+                Err(error) => error,
+            };
+            let now = clock::monotonic();
+            let since = complained.map(|at| now.saturating_duration_since(at));
+            if since.is_none_or(|since| since >= COMPLAIN_EVERY) {
+                complained = Some(now);
+                tracing::warn!(
+                    server = address, %error,
+                    "the agent server cannot be reached; is it running, and is link.connect its link.listen? It is \
+                     tried again and again"
+                );
+            } else {
+                tracing::debug!(server = address, %error, again_in = ?pause, "it is still away");
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_LAST);
@@ -356,8 +371,8 @@ struct Inbox {
 enum Heard {
     Event(Event),
     Leads(bool),
-    /// To be answered when the lease has been prolonged.
-    Renew(u64),
+    /// A ticket, to be answered when the lease has been prolonged; and how soon the agent server leaves, if it does.
+    Renew(u64, Option<Duration>),
 }
 
 impl Inbox {
@@ -473,7 +488,7 @@ impl Link for RemoteLink {
                 Heard::Event(event) => out.push(event),
                 Heard::Leads(leads) => self.pipe.leads.store(leads, Ordering::Relaxed),
                 // It never waits here.
-                Heard::Renew(_) => {}
+                Heard::Renew(..) => {}
             }
         }
         drop(inbox);
@@ -542,14 +557,17 @@ impl Life {
                 wire::close(&connection, CloseCode::Normal);
             }
             Err(broken) => {
-                if !self.pipe.left.is_cancelled() {
+                let in_order = has_said_farewell(&connection);
+                if in_order {
+                    tracing::info!(server = %self.address, "the agent server has stopped in order; it is joined again when it is back");
+                } else if !self.pipe.left.is_cancelled() {
                     tracing::error!(
                         server = %self.address, error = %broken,
                         "the agent server is gone; it is joined again when it can be reached"
                     );
                 }
                 if let Some((gateways, run)) = &self.several
-                    && has_said_farewell(&connection)
+                    && in_order
                 {
                     gateways.ended(*run);
                 }
@@ -611,16 +629,22 @@ impl Life {
 
     /// Answers when the lease is prolonged. An agent server that is the only one is nobody's rival: it has none in
     /// the store, and no other is given its groups. An observer is no reason for it to hold: nobody would send anything.
-    fn renew(&self, ticket: u64) {
+    fn renew(&self, ticket: u64, leaves_in: Option<Duration>) {
         if self.part == Part::Observes {
             return;
         }
         let pipe = Arc::clone(&self.pipe);
-        let answer = move || pipe.say(&ServerWord::Renewed { ticket });
-        match &self.several {
-            Some((gateways, run)) => gateways.ask_lease(*run, Box::new(answer)),
-            None => answer(),
+        let answer = move |leave| pipe.say(&ServerWord::Renewed { ticket, leave });
+        let Some((gateways, run)) = &self.several else {
+            let alone = leaves_in.map(|_| Leave::Alone);
+            return answer(alone.unwrap_or_default());
+        };
+        if let Some(left) = leaves_in {
+            gateways.leaves(*run, left);
         }
+        let (known, run) = (Arc::clone(gateways), *run);
+        let answer = move || answer(known.may_leave(run));
+        gateways.ask_lease(run, Box::new(answer));
     }
 
     /// Takes what the agent server says, until the connection is gone.
@@ -632,7 +656,7 @@ impl Life {
                 Err(broken) => Err(broken),
             };
             match heard {
-                Ok((Heard::Renew(ticket), _)) => self.renew(ticket),
+                Ok((Heard::Renew(ticket, leaves_in), _)) => self.renew(ticket, leaves_in),
                 Ok((heard, bytes)) => {
                     // An offer is of use only with the next process.
                     let idle = matches!(heard, Heard::Event(Event::Offered { .. }));
@@ -663,7 +687,7 @@ fn read(bytes: &[u8]) -> Result<Heard, Broken> {
         Ok(event) => Ok(Heard::Event(event)),
         Err(DecodeError::Identifier { .. }) => match frame::decode_gateway_word(bytes)? {
             GatewayWord::Leads { leads } => Ok(Heard::Leads(leads)),
-            GatewayWord::Renew { ticket } => Ok(Heard::Renew(ticket)),
+            GatewayWord::Renew { ticket, leaves_in } => Ok(Heard::Renew(ticket, leaves_in)),
             GatewayWord::Welcome { .. } => Err(Broken::Unexpected),
         },
         Err(error) => Err(error.into()),

@@ -10,10 +10,11 @@ use control::downlink::{Ends, Wake};
 use control::gateways::LOCKS;
 use control::identity::{AgentServerIdentity, GatewaySecrets, GatewayTls};
 use control::telemetry::metrics::MetricsSource;
+use gateway::telemetry::Level;
 use gateway::{Gateway, Handle, Secrets, TlsMaterial};
 use protocol::ids::GatewayId;
 use protocol::limits::SHARDS_MAX;
-use protocol::link::Request;
+use protocol::link::{Leave, Request};
 use tokio::task::JoinHandle;
 
 use super::build::{LOOK_EVERY, api_fault, cannot_listen};
@@ -21,7 +22,9 @@ use super::figures;
 use crate::config::Config;
 use crate::data_dir::{DataDir, IDENTITY};
 use crate::fault::{Fault, chain};
-use crate::link::{self, AgentsPlace, Door, Lease, ListenError, Listener, Opens, Shared};
+use crate::link::{
+    self, AgentsPlace, Departure, Door, Lease, ListenError, Listener, Opens, Shared,
+};
 
 /// Agents' sessions are closed in order within this, before the threads stop.
 const DEPARTURE: Duration = Duration::from_millis(500);
@@ -109,6 +112,7 @@ impl AgentServer {
             gateway: handle.clone(),
             shared: Arc::clone(&shared),
             lease: Arc::clone(&lease),
+            departure: Arc::new(Departure::new()),
             locks: locks.clone(),
         };
         let place = AgentsPlace {
@@ -116,6 +120,7 @@ impl AgentServer {
             port: gateway.local_addr().port(),
             addresses: config.gateway.advertise.clone(),
             lease,
+            departure: Arc::clone(&watch.departure),
         };
         let listener = door.open(Arc::clone(&shared), place);
         let presence = locks.map(|locks| Presence::start(locks, LOCKS, run.0));
@@ -170,11 +175,46 @@ impl AgentServer {
         "the agent server"
     }
 
-    /// Says farewell to process servers, closes agents' sessions, joins the threads.
-    pub(super) async fn stop(self) -> Result<(), Fault> {
+    /// Gives its groups to other agent servers before it stops, as far as there are any, and waits until its agents have
+    /// gone there; not longer than `within`.
+    pub(super) async fn leave(&self, within: Duration) {
         if let Some(admin) = &self.admin {
             admin.draining();
         }
+        let Some(watch) = &self.watch else {
+            return;
+        };
+        watch.departure.begin(within);
+        let left = async {
+            tokio::select! {
+                leave = watch.departure.may_leave() => if leave == Leave::Empty {
+                    self.until_empty().await;
+                },
+                () = watch.until_alone() => {}
+            }
+        };
+        if tokio::time::timeout(within, left).await.is_err() {
+            tracing::warn!(
+                sessions = self.sessions(),
+                ?within,
+                "others do not have all agents of this agent server yet; the rest of them are cut off and come back by themselves"
+            );
+        }
+    }
+
+    /// Waits until no agent has a session here.
+    async fn until_empty(&self) {
+        while self.sessions() > 0 && !self.handle.is_stopped() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn sessions(&self) -> u64 {
+        self.handle.telemetry().total().level(Level::Sessions)
+    }
+
+    /// Says farewell to process servers, closes agents' sessions, joins the threads.
+    pub(super) async fn stop(self) -> Result<(), Fault> {
         if let Some(listener) = self.listener {
             listener.stop().await;
         }
@@ -206,10 +246,18 @@ pub(super) struct Watch {
     gateway: Handle,
     shared: Arc<Shared>,
     lease: Arc<Lease>,
+    departure: Arc<Departure>,
     locks: Option<Arc<dyn Locks>>,
 }
 
 impl Watch {
+    /// Waits until no process server is here: nobody could give its groups away.
+    async fn until_alone(&self) {
+        while self.shared.servers() > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Whether it can do its work.
     pub(super) fn ready(&self) -> ReadySource {
         let (gateway, shared) = (self.gateway.clone(), Arc::clone(&self.shared));

@@ -62,7 +62,16 @@ pub(super) fn text(ready: &Ready, config: &Config) -> String {
     }
     let token = ready.admin_token_file.as_ref();
     let token = token.map(|file| file.display().to_string());
-    place("admin token", token.as_deref(), "");
+    match (&token, &ready.api) {
+        (None, Some(_)) => place(
+            "admin token",
+            Some(
+                "none here; on the first server of this deployment: drover api-tokens create NAME",
+            ),
+            "",
+        ),
+        _ => place("admin token", token.as_deref(), ""),
+    }
     place("data", Some(&ready.data_dir.display().to_string()), "");
     text.push('\n');
     text.push_str(&next(ready, config, &flag));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use control::Control;
 use control::api::{ADMIN_TOKEN_FILE, ApiConfig, ApiServer, Served};
+use control::clock;
 use control::downlink::Ends;
 use control::enrol::EnrolConfig;
 use control::identity::Identity;
@@ -127,7 +128,10 @@ impl Servers {
             admin: admin.map(banner::url),
             agents: agents.map(|agents| here(agents.agents_addr())),
             link: agents.and_then(AgentServer::link_addr).map(here),
-            admin_token_file: api.map(|_| data.path().join(ADMIN_TOKEN_FILE)),
+            // Of several servers on a store, the first has made it.
+            admin_token_file: api
+                .map(|_| data.path().join(ADMIN_TOKEN_FILE))
+                .filter(|file| file.exists()),
             data_dir: data.path().to_owned(),
             pid: std::process::id(),
             profile: config.profile.name().to_owned(),
@@ -175,11 +179,21 @@ impl Servers {
             .advise("the log says why; nothing accepted is lost, start the server again")
     }
 
-    /// Takes everything down in order: nothing new from the API, nothing new claimed, what has
-    /// arrived stored, agents' sessions closed, threads joined.
+    /// Takes everything down in order: the agent server's groups given to others, nothing new from the API, nothing
+    /// new claimed, what has arrived stored, agents' sessions closed, threads joined.
     pub(super) async fn drain(self, deadline: Duration) -> Result<(), Fault> {
+        let began = clock::monotonic();
+        if let Some(agents) = &self.agents {
+            // What is left is for whoever works on the store here.
+            let within = match self.control {
+                Some(_) => deadline / 2,
+                None => deadline,
+            };
+            agents.leave(within).await;
+        }
         if let Some(control) = self.control {
-            control.drain(deadline).await;
+            let left = deadline.saturating_sub(began.elapsed());
+            control.drain(left).await;
         }
         if let Some(remote) = self.remote {
             remote.farewell().await;

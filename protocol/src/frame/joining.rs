@@ -1,5 +1,7 @@
 //! Frames about the connection between a process server and an agent server.
 
+use std::time::Duration;
+
 use flatbuffers::{UnionWIPOffset, WIPOffset};
 
 use super::check::{self, Fault};
@@ -9,7 +11,7 @@ use super::{DecodeError, EncodeError};
 use crate::generated::link as fb;
 use crate::ids::{GatewayId, ServerId};
 use crate::limits::{NAME_BYTES_MAX, SHARDS_MAX, WORD_FRAME_BYTES_MAX};
-use crate::link::{GatewayWord, ServerWord};
+use crate::link::{GatewayWord, Leave, ServerWord};
 use crate::version::VersionRange;
 
 const SERVER: Kind = Kind {
@@ -69,8 +71,11 @@ fn write_server_body(
             let draining = fb::Draining::create(b, &fb::DrainingArgs {});
             (Body::Draining, draining.as_union_value())
         }
-        ServerWord::Renewed { ticket } => {
-            let args = fb::RenewedArgs { ticket: *ticket };
+        ServerWord::Renewed { ticket, leave } => {
+            let args = fb::RenewedArgs {
+                ticket: *ticket,
+                leave: write_leave(*leave),
+            };
             let renewed = fb::Renewed::create(b, &args);
             (Body::Renewed, renewed.as_union_value())
         }
@@ -101,14 +106,34 @@ pub fn decode_server_word(frame: &[u8]) -> Result<ServerWord, DecodeError> {
         }
         fb::ServerWordBody::Came => ServerWord::Came,
         fb::ServerWordBody::Draining => ServerWord::Draining,
-        fb::ServerWordBody::Renewed => ServerWord::Renewed {
-            ticket: root
+        fb::ServerWordBody::Renewed => {
+            let renewed = root
                 .body_as_renewed()
-                .ok_or_else(|| Fault::missing("body"))?
-                .ticket(),
-        },
+                .ok_or_else(|| Fault::missing("body"))?;
+            ServerWord::Renewed {
+                ticket: renewed.ticket(),
+                leave: read_leave(renewed.leave())?,
+            }
+        }
         _ => return Err(Fault::unknown("body").into()),
     })
+}
+
+fn write_leave(leave: Leave) -> u8 {
+    match leave {
+        Leave::NotYet => 0,
+        Leave::Empty => 1,
+        Leave::Alone => 2,
+    }
+}
+
+fn read_leave(leave: u8) -> Result<Leave, Fault> {
+    match leave {
+        0 => Ok(Leave::NotYet),
+        1 => Ok(Leave::Empty),
+        2 => Ok(Leave::Alone),
+        _ => Err(Fault::unknown("renewed.leave")),
+    }
 }
 
 /// Appends the frame, size prefix first.
@@ -156,8 +181,14 @@ fn write_gateway_body(
             let leads = fb::Leads::create(b, &fb::LeadsArgs { leads: *leads });
             (Body::Leads, leads.as_union_value())
         }
-        GatewayWord::Renew { ticket } => {
-            let renew = fb::Renew::create(b, &fb::RenewArgs { ticket: *ticket });
+        GatewayWord::Renew { ticket, leaves_in } => {
+            // Also whoever leaves now says so: 0 is to stay.
+            let leaves_in = leaves_in.map(|left| left.as_millis().max(1));
+            let args = fb::RenewArgs {
+                ticket: *ticket,
+                leaves_in_ms: leaves_in.map_or(0, |ms| u32::try_from(ms).unwrap_or(u32::MAX)),
+            };
+            let renew = fb::Renew::create(b, &args);
             (Body::Renew, renew.as_union_value())
         }
     })
@@ -198,9 +229,14 @@ pub fn decode_gateway_word(frame: &[u8]) -> Result<GatewayWord, DecodeError> {
         fb::GatewayWordBody::Leads => GatewayWord::Leads {
             leads: root.body_as_leads().ok_or_else(missing)?.leads(),
         },
-        fb::GatewayWordBody::Renew => GatewayWord::Renew {
-            ticket: root.body_as_renew().ok_or_else(missing)?.ticket(),
-        },
+        fb::GatewayWordBody::Renew => {
+            let renew = root.body_as_renew().ok_or_else(missing)?;
+            let ms = u64::from(renew.leaves_in_ms());
+            GatewayWord::Renew {
+                ticket: renew.ticket(),
+                leaves_in: (ms > 0).then(|| Duration::from_millis(ms)),
+            }
+        }
         _ => return Err(Fault::unknown("body").into()),
     })
 }

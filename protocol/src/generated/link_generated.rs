@@ -13120,6 +13120,7 @@ impl<'a> ::flatbuffers::Follow<'a> for Renewed<'a> {
 
 impl<'a> Renewed<'a> {
   pub const VT_TICKET: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LEAVE: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -13132,6 +13133,7 @@ impl<'a> Renewed<'a> {
   ) -> ::flatbuffers::WIPOffset<Renewed<'bldr>> {
     let mut builder = RenewedBuilder::new(_fbb);
     builder.add_ticket(args.ticket);
+    builder.add_leave(args.leave);
     builder.finish()
   }
 
@@ -13143,6 +13145,13 @@ impl<'a> Renewed<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Renewed::VT_TICKET, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn leave(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Renewed::VT_LEAVE, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Renewed<'_> {
@@ -13152,18 +13161,21 @@ impl ::flatbuffers::Verifiable for Renewed<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<u64>("ticket", Self::VT_TICKET, false)?
+     .visit_field::<u8>("leave", Self::VT_LEAVE, false)?
      .finish();
     Ok(())
   }
 }
 pub struct RenewedArgs {
     pub ticket: u64,
+    pub leave: u8,
 }
 impl<'a> Default for RenewedArgs {
   #[inline]
   fn default() -> Self {
     RenewedArgs {
       ticket: 0,
+      leave: 0,
     }
   }
 }
@@ -13176,6 +13188,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RenewedBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_ticket(&mut self, ticket: u64) {
     self.fbb_.push_slot::<u64>(Renewed::VT_TICKET, ticket, 0);
+  }
+  #[inline]
+  pub fn add_leave(&mut self, leave: u8) {
+    self.fbb_.push_slot::<u8>(Renewed::VT_LEAVE, leave, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RenewedBuilder<'a, 'b, A> {
@@ -13196,6 +13212,7 @@ impl ::core::fmt::Debug for Renewed<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Renewed");
       ds.field("ticket", &self.ticket());
+      ds.field("leave", &self.leave());
       ds.finish()
   }
 }
@@ -13704,6 +13721,7 @@ impl<'a> ::flatbuffers::Follow<'a> for Renew<'a> {
 
 impl<'a> Renew<'a> {
   pub const VT_TICKET: ::flatbuffers::VOffsetT = 4;
+  pub const VT_LEAVES_IN_MS: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -13716,6 +13734,7 @@ impl<'a> Renew<'a> {
   ) -> ::flatbuffers::WIPOffset<Renew<'bldr>> {
     let mut builder = RenewBuilder::new(_fbb);
     builder.add_ticket(args.ticket);
+    builder.add_leaves_in_ms(args.leaves_in_ms);
     builder.finish()
   }
 
@@ -13727,6 +13746,13 @@ impl<'a> Renew<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Renew::VT_TICKET, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn leaves_in_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Renew::VT_LEAVES_IN_MS, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Renew<'_> {
@@ -13736,18 +13762,21 @@ impl ::flatbuffers::Verifiable for Renew<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<u64>("ticket", Self::VT_TICKET, false)?
+     .visit_field::<u32>("leaves_in_ms", Self::VT_LEAVES_IN_MS, false)?
      .finish();
     Ok(())
   }
 }
 pub struct RenewArgs {
     pub ticket: u64,
+    pub leaves_in_ms: u32,
 }
 impl<'a> Default for RenewArgs {
   #[inline]
   fn default() -> Self {
     RenewArgs {
       ticket: 0,
+      leaves_in_ms: 0,
     }
   }
 }
@@ -13760,6 +13789,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RenewBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_ticket(&mut self, ticket: u64) {
     self.fbb_.push_slot::<u64>(Renew::VT_TICKET, ticket, 0);
+  }
+  #[inline]
+  pub fn add_leaves_in_ms(&mut self, leaves_in_ms: u32) {
+    self.fbb_.push_slot::<u32>(Renew::VT_LEAVES_IN_MS, leaves_in_ms, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RenewBuilder<'a, 'b, A> {
@@ -13780,6 +13813,7 @@ impl ::core::fmt::Debug for Renew<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Renew");
       ds.field("ticket", &self.ticket());
+      ds.field("leaves_in_ms", &self.leaves_in_ms());
       ds.finish()
   }
 }

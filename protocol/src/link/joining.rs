@@ -10,12 +10,16 @@
 //!                                ◀─────────────────  Event …, Leads{…} whenever that changes
 //!                                ◀─────────────────  Renew{ticket}, every five seconds
 //!     Renewed{ticket}            ─────────────────▶  it may dispatch for ten seconds from its question on
+//!                                ◀─────────────────  Renew{ticket, leaves_in}, twice a second: it is told to stop
+//!     Renewed{ticket, leave}     ─────────────────▶  stops when others have its groups, or there is nobody else
 //!     Draining, end of stream    ─────────────────▶  it has left
 //! ```
 //!
 //! All of it travels on one bidirectional stream, which the process server opens, so what is said
 //! first is heard first. A refusal is the close of the connection, with a
 //! [`CloseCode`](crate::close::CloseCode) and a reason for people.
+
+use std::time::Duration;
 
 use crate::ids::{GatewayId, ServerId};
 use crate::version::VersionRange;
@@ -57,7 +61,21 @@ pub enum ServerWord {
     Renewed {
         /// From the question.
         ticket: u64,
+        /// Whether an agent server that has said that it leaves may do so.
+        leave: Leave,
     },
+}
+
+/// What an agent server that is told to stop hears of its groups.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Leave {
+    /// Others are given its groups, or nobody has heard yet that it leaves.
+    #[default]
+    NotYet,
+    /// It owns none any more.
+    Empty,
+    /// It is the last one: nobody could be given its groups.
+    Alone,
 }
 
 /// From an agent server.
@@ -92,5 +110,8 @@ pub enum GatewayWord {
     Renew {
         /// Comes back in the answer.
         ticket: u64,
+        /// It is told to stop, and waits for so long, in whole milliseconds, for others to be given its groups;
+        /// `None`: it stays.
+        leaves_in: Option<Duration>,
     },
 }

@@ -1,9 +1,11 @@
 //! What process servers and agent servers say of their connection.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use protocol::ids::{GatewayId, ServerId};
 use protocol::limits::SHARDS_MAX;
-use protocol::link::{GatewayWord, ServerWord};
+use protocol::link::{GatewayWord, Leave, ServerWord};
 use protocol::version::VersionRange;
 
 use super::{addresses, name};
@@ -16,7 +18,9 @@ pub(crate) fn server_word() -> impl Strategy<Value = ServerWord> {
         software,
         observes,
     });
-    let renewed = any::<u64>().prop_map(|ticket| ServerWord::Renewed { ticket });
+    let leave = prop_oneof![Just(Leave::NotYet), Just(Leave::Empty), Just(Leave::Alone)];
+    let renewed = (any::<u64>(), leave);
+    let renewed = renewed.prop_map(|(ticket, leave)| ServerWord::Renewed { ticket, leave });
     prop_oneof![
         hello,
         Just(ServerWord::Came),
@@ -37,6 +41,9 @@ pub(crate) fn gateway_word() -> impl Strategy<Value = GatewayWord> {
         addresses: place.2,
     });
     let leads = any::<bool>().prop_map(|leads| GatewayWord::Leads { leads });
-    let renew = any::<u64>().prop_map(|ticket| GatewayWord::Renew { ticket });
+    let renew = (any::<u64>(), any::<u32>()).prop_map(|(ticket, ms)| GatewayWord::Renew {
+        ticket,
+        leaves_in: (ms > 0).then(|| Duration::from_millis(u64::from(ms))),
+    });
     prop_oneof![welcome, leads, renew]
 }

@@ -14,6 +14,7 @@ use crate::api::model::{Page, Timestamp};
 use crate::api::page::{self, PageParams};
 use crate::api::problem::{ApiError, ApiResult};
 use crate::clock;
+use crate::gateways::Registered;
 
 /// List agent servers
 ///
@@ -54,6 +55,7 @@ pub(super) async fn list(
     responses(
         (status = 200, description = "It drains.", body = AgentServer),
         (status = 404, description = "There is no such agent server."),
+        (status = 409, description = "No other agent server can be given its groups."),
     )
 )]
 pub(super) async fn drain(
@@ -94,6 +96,16 @@ async fn set(
 ) -> ApiResult<AgentServer> {
     let Path(link) = path.map_err(|_| ApiError::field("link", "is not valid UTF-8"))?;
     let unknown = || ApiError::not_found("agent server", &clip(&link), "/v1/agent-servers");
+    if draining {
+        let servers = api.store.agent_servers(clock::now()).await?;
+        let is_it = |one: &Registered| one.server.link == link;
+        let takes = |one: &Registered| one.alive && !one.draining && !is_it(one);
+        // What drains already goes on.
+        let new = servers.iter().any(|one| is_it(one) && !one.draining);
+        if new && !servers.iter().any(takes) {
+            return Err(super::group_moves::alone());
+        }
+    }
     if !api.store.drain_agent_server(link.clone(), draining).await? {
         return Err(unknown());
     }

@@ -191,6 +191,7 @@ impl Deployment {
             servers: takers.map(taker).collect(),
             alive: alive().map(|one| one.server.run).collect(),
             leaving: Vec::new(),
+            hurried: Vec::new(),
         }
     }
 }
@@ -236,7 +237,7 @@ fn not_pinned(placed: &Placed) -> ApiResult<()> {
 }
 
 /// There is nowhere to go.
-fn alone() -> ApiError {
+pub(super) fn alone() -> ApiError {
     ApiError::new(
         Kind::Conflict,
         "No other agent server can be given groups: all others are gone or drain, or there is only one; \

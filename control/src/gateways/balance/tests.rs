@@ -37,6 +37,7 @@ fn field(numbers: &[u8]) -> Field {
         servers: numbers.iter().copied().map(server).collect(),
         alive: numbers.iter().copied().map(run).collect(),
         leaving: Vec::new(),
+        hurried: Vec::new(),
     }
 }
 
@@ -45,6 +46,7 @@ fn moving(moves: usize) -> Pace {
     Pace {
         asked: moves,
         all: moves,
+        hurried: 0,
     }
 }
 
@@ -135,7 +137,7 @@ fn who_is_alive_and_may_own_no_more_keeps_what_it_has() {
     let mut field = Field {
         servers: BTreeMap::from([server(1)]),
         alive: vec![run(1), run(2)],
-        leaving: Vec::new(),
+        ..Field::default()
     };
     let gifts = brief(&plan(&field, &groups, moving(9)));
     assert_eq!(gifts, [(3, run(1))]);
@@ -143,6 +145,13 @@ fn who_is_alive_and_may_own_no_more_keeps_what_it_has() {
     field.leaving = vec![run(2)];
     let given = |moves| plan(&field, &groups, moving(moves)).len();
     assert_eq!((given(0), given(1)), (1, 2));
+    // One that is about to stop does not wait for those.
+    field.hurried = vec![run(2)];
+    let hurried = Pace {
+        hurried: 1,
+        ..Pace::default()
+    };
+    assert_eq!(plan(&field, &groups, hurried).len(), 2);
 }
 
 #[test]
@@ -187,7 +196,10 @@ fn what_somebody_has_asked_for_now_does_not_wait_until_servers_have_settled() {
     let mut groups = vec![placed(1, Some(1), 100), placed(2, Some(1), 100)];
     groups[0].pin = Some(pin(2, Some(UnixMs(9))));
     groups[1].pin = Some(pin(2, None));
-    let pace = Pace { asked: 2, all: 0 };
+    let pace = Pace {
+        asked: 2,
+        ..Pace::default()
+    };
     assert_eq!(brief(&plan(&field(&[1, 2]), &groups, pace)), [(1, run(2))]);
 }
 

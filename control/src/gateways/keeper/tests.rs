@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use protocol::link::Leave;
 
 use super::super::{AgentServer, Reached};
 use super::*;
@@ -190,4 +191,30 @@ async fn groups_move_two_a_second_however_often_it_looks() {
     assert_eq!(looks(250).await, 2);
     assert_eq!(looks(749).await, 2);
     assert_eq!(looks(1).await, 4);
+}
+
+#[tokio::test]
+async fn one_that_is_told_to_stop_gives_all_away_in_time_and_may_stop_then() {
+    let mut scene = Scene::begin().await;
+    let gateways = Arc::clone(&scene.keeper.gateways);
+    let within = Duration::from_secs(20);
+    assert_eq!(gateways.may_leave(server(1).run), Leave::NotYet);
+    gateways.leaves(server(1).run, within);
+    let mut looks = 0;
+    while scene.looks(1000).await > 0 {
+        assert_eq!(gateways.may_leave(server(1).run), Leave::NotYet);
+        looks += 1;
+        assert!(looks < within.as_secs(), "it takes too long");
+    }
+    assert_eq!(gateways.may_leave(server(1).run), Leave::Empty);
+    assert!(looks > 2, "not all at once");
+
+    // People see it, and it is given nothing more.
+    let registered = scene.keeper.store.agent_servers(clock::now()).await;
+    let draining: Vec<bool> = registered.unwrap().iter().map(|one| one.draining).collect();
+    assert_eq!(draining, [true, false]);
+    // The next one is the last.
+    gateways.leaves(server(2).run, within);
+    assert_eq!(scene.looks(1000).await, 0);
+    assert_eq!(gateways.may_leave(server(2).run), Leave::Alone);
 }

@@ -33,6 +33,7 @@ pub mod queries;
 pub(crate) mod recovery;
 mod remote;
 pub(crate) mod replicas;
+mod server_clock;
 pub mod sql;
 mod sqlite;
 mod stored;
@@ -297,6 +298,8 @@ struct Shared {
     tally: tally::Tally,
     timers: timers::Timers,
     budgets: budgets::RetryBudgets,
+    /// How far this machine's clock is from the database's.
+    server_clock: Arc<server_clock::ServerClock>,
     writer_task: Mutex<Option<JoinHandle<pen::Pen>>>,
     /// Held exclusively by this process; the operating system lets go of it even after SIGKILL.
     lock: Mutex<Option<std::fs::File>>,
@@ -313,15 +316,15 @@ impl Store {
     /// [`OpenError`] says what is in the way. Nothing has been changed then.
     pub async fn open(url: &str, data_dir: &Path) -> Result<Self, OpenError> {
         let instance = Uuid::new_v4();
-        let (mut pen, readers, lock) = match remote::is_remote(url) {
+        let (mut pen, readers, server_clock, lock) = match remote::is_remote(url) {
             true => {
                 let opened = remote::open(url, instance).await?;
-                (opened.pen, opened.readers, None)
+                (opened.pen, opened.readers, opened.clock, None)
             }
             false => {
                 let opened = sqlite::open(url, data_dir).await?;
                 let pen = pen::Pen::embedded(opened.writer);
-                (pen, opened.readers, Some(opened.lock))
+                (pen, opened.readers, Arc::default(), Some(opened.lock))
             }
         };
         let marked = copy::is_unfinished(pen.connection().map_err(|_| half_copied(url))?).await;
@@ -343,6 +346,7 @@ impl Store {
                 tally: tally::Tally::default(),
                 timers: timers::Timers::default(),
                 budgets: budgets::RetryBudgets::default(),
+                server_clock,
                 writer_task: Mutex::new(Some(task)),
                 lock: Mutex::new(lock),
             }),
@@ -461,7 +465,10 @@ impl Store {
 
     /// The store's figures.
     pub fn stats(&self) -> StoreStats {
-        self.telemetry.snapshot()
+        StoreStats {
+            clock_offset_ms: self.clock_offset(),
+            ..self.telemetry.snapshot()
+        }
     }
 
     /// Waits for the writes that were handed in, writes the log back into the main file and closes

@@ -28,7 +28,7 @@ pub(super) fn of_work(of: &Store, by: &Engine) -> impl Iterator<Item = Family> +
     store(of.stats()).into_iter().chain(engine(by.stats()))
 }
 
-fn store(stats: StoreStats) -> [Family; 5] {
+fn store(stats: StoreStats) -> [Family; 6] {
     let counter = |name, help, count| Family::number(Kind::Counter, name, help, count);
     [
         counter(
@@ -56,7 +56,21 @@ fn store(stats: StoreStats) -> [Family; 5] {
             "From the begin of a transaction to the end of its commit.",
             stats.commit,
         ),
+        clocks(stats.clock_offset_ms),
     ]
+}
+
+/// `offset`: how much later it is by the database.
+fn clocks(offset: i64) -> Family {
+    let way = |way: &str| vec![("way", way.to_owned())];
+    let (behind, ahead) = (offset.max(0), offset.min(0));
+    Family::new(
+        Kind::Gauge,
+        "drover_store_clock_offset_milliseconds",
+        "How far this machine's clock is `ahead` of the database's, or `behind` it; 0 with SQLite.",
+    )
+    .with(way("ahead"), Value::Number(ahead.unsigned_abs()))
+    .with(way("behind"), Value::Number(behind.unsigned_abs()))
 }
 
 fn of_replicas(stats: &ReplicasStats) -> [Family; 4] {

@@ -1,4 +1,5 @@
-//! Locks and events by the store. Each statement is one compare-and-set or one read.
+//! Locks and events by the store. Each statement is one compare-and-set or one read. Until when a lock is held is in the
+//! database's time (`server_clock.rs`).
 //!
 //! None of it counts as something written ([`Store::writes`]): nobody has to look at it.
 
@@ -19,6 +20,7 @@ impl Store {
         until: UnixMs,
     ) -> Result<bool, StoreError> {
         let name = name.to_owned();
+        let (now, until) = (self.in_common(now), self.in_common(until));
         self.writer
             .write(move |db| {
                 Box::pin(async move {
@@ -58,6 +60,7 @@ impl Store {
         until: UnixMs,
     ) -> Result<bool, StoreError> {
         let name = name.to_owned();
+        let until = self.in_common(until);
         self.writer
             .write(move |db| {
                 Box::pin(async move {
@@ -103,6 +106,7 @@ impl Store {
             .bind(name.to_owned())
             .fetch_optional(&mut reader)
             .await?;
+        let now = self.in_common(now);
         let left = until.map(|until| now.until(UnixMs::from_sql(until)));
         Ok(left.filter(|left| !left.is_zero()))
     }

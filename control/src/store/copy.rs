@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 
+use super::server_clock::database_time;
 use super::sql::{self, Connection, Dialect, Row, Session, Texts, Value};
 use super::workers::BEAT_EXPIRY;
 use super::{OpenError, StoreError, remote, sqlite, to_sql};
@@ -341,8 +342,9 @@ impl Side {
         if self.dialect == Dialect::Sqlite {
             return Ok(());
         }
+        let now = database_time(&mut self.db).await?;
         let servers: i64 = sql::query_scalar("SELECT count(*) FROM worker WHERE beat_at > $1")
-            .bind(clock::now().minus(BEAT_EXPIRY).to_sql())
+            .bind(now.minus(BEAT_EXPIRY).to_sql())
             .fetch_one(&mut self.db)
             .await?;
         if servers > 0 {

@@ -54,6 +54,7 @@ impl Store {
         if !self.is_open_to_others() {
             return Ok(Neighbours::Nobody);
         }
+        self.compare_clocks().await;
         let first = self.look_around(clock::now()).await?;
         if first.beats.is_empty() {
             return Ok(Neighbours::Nobody);
@@ -86,7 +87,7 @@ impl Store {
     async fn look_around(&self, now: UnixMs) -> Result<Seen, StoreError> {
         let mut reader = self.reader().await?;
         let rows = sql::query("SELECT id, beat_at FROM worker WHERE beat_at > $1")
-            .bind(now.minus(BEAT_EXPIRY).to_sql())
+            .bind(self.in_common(now).minus(BEAT_EXPIRY).to_sql())
             .fetch_all(&mut reader)
             .await?;
         let beats = rows.iter().map(|row| {

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::remote::Server;
+use super::server_clock::ServerClock;
 use super::sql::{self, Connection, Session, Texts};
 use super::{StoreError, from_sql, sqlite};
 use crate::clock;
@@ -52,6 +53,7 @@ struct Remote {
     server: Server,
     texts: Arc<Texts>,
     instance: Uuid,
+    clock: Arc<ServerClock>,
     /// Transactions that this writer has committed.
     count: i64,
     /// Not before this.
@@ -76,12 +78,15 @@ impl Pen {
         mut connection: Connection,
         server: Server,
         instance: Uuid,
+        clock: Arc<ServerClock>,
     ) -> Result<Self, sqlx::Error> {
         let count = announce(&mut connection, instance).await?;
+        clock.measure(&mut connection).await?;
         let remote = Remote {
             server,
             texts: connection.texts(),
             instance,
+            clock,
             count,
             next_try: Instant::now(),
             pause: PAUSES[0],
@@ -276,7 +281,10 @@ impl Pen {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, async {
             let session = remote.server.connect().await?;
             let mut db = Connection::new(session, Arc::clone(&remote.texts));
-            announce(&mut db, remote.instance).await.map(|_| db)
+            announce(&mut db, remote.instance).await?;
+            // It may be another server now, with another clock.
+            remote.clock.measure(&mut db).await?;
+            Ok::<_, sqlx::Error>(db)
         });
         match connected.await {
             Ok(Ok(db)) => {

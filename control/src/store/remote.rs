@@ -19,10 +19,10 @@ use std::time::Duration;
 use sqlx::migrate::MigrateError;
 use sqlx::pool::PoolOptions;
 
+use super::server_clock::{ServerClock, database_time};
 use super::sql::{self, Connection, Dialect, Readers, Session, Texts};
 use super::workers::BEAT_EXPIRY;
 use super::{OpenError, from_sql, pen};
-use crate::clock;
 
 /// Connections for the API's lists and the watchers.
 const READERS: u32 = 8;
@@ -205,6 +205,7 @@ impl Server {
 pub(super) struct Opened {
     pub(super) pen: pen::Pen,
     pub(super) readers: Readers,
+    pub(super) clock: Arc<ServerClock>,
 }
 
 /// Opens `url`; see [`super::Store::open`].
@@ -216,10 +217,13 @@ pub(super) async fn open(url: &str, instance: uuid::Uuid) -> Result<Opened, Open
     let connection = Connection::new(session, Arc::clone(&texts));
     let readers = readers(&address, texts);
     let fail = |source| address.fail(source);
-    let pen = pen::Pen::remote(connection, address.server.clone(), instance);
+    let clock = Arc::<ServerClock>::default();
+    let server = address.server.clone();
+    let pen = pen::Pen::remote(connection, server, instance, Arc::clone(&clock));
     Ok(Opened {
         pen: pen.await.map_err(fail)?,
         readers,
+        clock,
     })
 }
 
@@ -401,7 +405,7 @@ pub async fn inspect_server(url: &str) -> Result<Option<ServerInspection>, OpenE
 
 /// Process servers that are alive, and agents that may come in.
 async fn figures(db: &mut Connection) -> Result<(u64, u64), sqlx::Error> {
-    let alive = clock::now().minus(BEAT_EXPIRY).to_sql();
+    let alive = database_time(db).await?.minus(BEAT_EXPIRY).to_sql();
     let servers = sql::query_scalar("SELECT count(*) FROM worker WHERE beat_at > $1")
         .bind(alive)
         .fetch_one(db)

@@ -28,6 +28,8 @@ pub struct StoreStats {
     pub reads: u64,
     /// From BEGIN to the end of COMMIT.
     pub commit: Times,
+    /// How much later it is by the database than by this machine, in milliseconds; below zero: earlier.
+    pub clock_offset_ms: i64,
 }
 
 impl Telemetry {
@@ -66,6 +68,7 @@ impl Telemetry {
             jobs: self.jobs.load(Ordering::Relaxed),
             reads: self.reads.load(Ordering::Relaxed),
             commit: commit.clone(),
+            clock_offset_ms: 0,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::clock::UnixMs;
 use crate::store::sql;
 
+mod clocks;
 pub(in crate::store) mod conformance;
 mod everything;
 mod shared;

@@ -8,6 +8,8 @@
 //!   while limits that span homes are set: one server has the duty to lend them, until it is gone
 //! ```
 //!
+//! When a server has beaten is in the database's time, whatever its own clock says (`server_clock.rs`).
+//!
 //! One row a server, never one a process. A server that was only slow and comes back goes on: what
 //! it still believes to be its own is decided by fences, as everything is. The row of one that is gone is kept
 //! for a while: what it had on its way to the store may be committed after its claims were taken over.
@@ -122,6 +124,8 @@ impl Store {
     pub(crate) async fn begin_worker(&self, worker: Uuid, now: UnixMs) -> Result<(), StoreError> {
         let instance = self.instance();
         let alone = !self.is_open_to_others();
+        self.compare_clocks().await;
+        let beat_at = self.in_common(now);
         self.write(move |db| {
             Box::pin(async move {
                 if alone {
@@ -131,7 +135,7 @@ impl Store {
                         .execute(&mut *db)
                         .await?;
                 }
-                enter(db, worker, instance, now).await
+                enter(db, worker, instance, beat_at).await
             })
         })
         .await?;
@@ -142,7 +146,7 @@ impl Store {
                 .write_and(
                     move |db| {
                         Box::pin(async move {
-                            let gone = gone_with_claims(db, now).await?;
+                            let gone = gone_with_claims(db, beat_at).await?;
                             take_over(db, worker, &gone, now).await
                         })
                     },
@@ -177,15 +181,17 @@ impl Store {
             suspects,
         } = asks;
         let committed = self.clone();
+        self.compare_clocks().await;
+        let beat_at = self.in_common(now);
         let mut beat: Beat = self
             .writer
             .write_and(
                 move |db| {
                     Box::pin(async move {
-                        enter(db, worker, instance, now).await?;
-                        let mut beat = sweep(db, worker, now, &suspects).await?;
+                        enter(db, worker, instance, beat_at).await?;
+                        let mut beat = sweep(db, worker, beat_at, now, &suspects).await?;
                         if lends {
-                            beat.lends = take_lending(db, worker, now).await?;
+                            beat.lends = take_lending(db, worker, beat_at).await?;
                         }
                         Ok::<_, StoreError>(beat)
                     })
@@ -214,8 +220,9 @@ impl Store {
         now: UnixMs,
         looked: Looked,
     ) -> Result<Beat, StoreError> {
+        self.compare_clocks().await;
         let live = sql::query_scalar("SELECT count(*) FROM worker WHERE beat_at > $1")
-            .bind(now.minus(BEAT_EXPIRY).to_sql())
+            .bind(self.in_common(now).minus(BEAT_EXPIRY).to_sql())
             .fetch_one(&mut *self.reader().await?)
             .await?;
         let beat = Beat {
@@ -337,6 +344,7 @@ impl Store {
     /// since it was forgotten; nobody would look for that otherwise.
     pub(crate) async fn end_worker(&self, worker: Uuid, now: UnixMs) -> Result<(), StoreError> {
         let instance = self.instance();
+        let now = self.in_common(now);
         self.write(move |db| {
             Box::pin(async move {
                 // As if it had been silent for so long: it is mourned like any other.
@@ -379,10 +387,12 @@ async fn enter(
     Ok(())
 }
 
+/// `now` is the database's time, in which beats are; what happens to processes happens at `at`.
 async fn sweep(
     db: &mut Connection,
     worker: Uuid,
     now: UnixMs,
+    at: UnixMs,
     suspects: &BTreeSet<Uuid>,
 ) -> Result<Beat, StoreError> {
     let rows = sql::query("SELECT id, beat_at FROM worker ORDER BY id")
@@ -416,7 +426,7 @@ async fn sweep(
     beat.sweeps = take_duty(db, worker, now, &gone).await?;
     if beat.sweeps {
         beat.bereft = bereft;
-        let taken = take_over(db, worker, &gone, now).await?;
+        let taken = take_over(db, worker, &gone, at).await?;
         (beat.adopted, beat.applied, beat.more) = (taken.leases, taken.applied, taken.more);
         forget(db, now).await?;
     }

@@ -33,6 +33,7 @@ async fn health_readiness_and_metrics_answer() {
         "drover_processes_created_total 0",
         "drover_enrolments_total{result=\"used_token\"} 0",
         "# TYPE drover_store_commit_seconds histogram",
+        "drover_store_clock_offset_milliseconds{way=\"ahead\"} 0",
         "drover_store_commit_seconds_bucket{le=\"+Inf\"} ",
         "drover_command_queue_seconds_count 0",
         "drover_process_total_seconds_sum 0.000000",

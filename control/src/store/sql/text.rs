@@ -25,6 +25,7 @@
 //! | `GREATEST`, `LEAST`, `hex`, `unhex`, `IS NOT DISTINCT FROM` | as their names say |
 //! | `hex_list(a)` | of a group: the bytes in hex, behind commas |
 //! | `json_text(a, 'name')` | a member of a JSON object as text |
+//! | `unix_ms()` | what time it is where the store is, in milliseconds since the epoch |
 //!
 //! Several statements with `;` between them are one text. SQLite takes it as a whole; the others take one
 //! after the other, but for those whose list is empty, which would do nothing.
@@ -406,7 +407,7 @@ impl Writer {
         use Dialect::{MySql, Postgres, Sqlite};
         let named = matches!(
             tokens[at],
-            "GREATEST" | "LEAST" | "hex" | "unhex" | "hex_list" | "json_text"
+            "GREATEST" | "LEAST" | "hex" | "unhex" | "hex_list" | "json_text" | "unix_ms"
         );
         let (args, end) = named.then(|| inside(tokens, at + 1)).flatten()?;
         let (before, after) = match (self.dialect, tokens[at]) {
@@ -418,6 +419,16 @@ impl Writer {
             (Sqlite, "hex_list") => ("group_concat(hex(", "), ',')"),
             (MySql, "hex_list") => ("group_concat(hex(", "))"),
             (_, "json_text") => return self.json_text(args, end),
+            // None of these depends on time zones, nor on when a transaction began.
+            (Sqlite, "unix_ms") => (
+                "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER",
+                ")",
+            ),
+            (Postgres, "unix_ms") => ("(extract(epoch FROM clock_timestamp()) * 1000)::bigint", ""),
+            (MySql, "unix_ms") => (
+                "CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000 AS SIGNED",
+                ")",
+            ),
             _ => return None,
         };
         self.text.push_str(before);
@@ -644,6 +655,23 @@ mod tests {
                 (
                     MySql,
                     "INSERT INTO t (a, b) VALUES (?, ?) ON DUPLICATE KEY UPDATE b = GREATEST(t.b, VALUES(b))",
+                ),
+            ],
+        );
+        assert_told(
+            "SELECT unix_ms()",
+            [
+                (
+                    Sqlite,
+                    "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+                ),
+                (
+                    Postgres,
+                    "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+                ),
+                (
+                    MySql,
+                    "SELECT CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000 AS SIGNED)",
                 ),
             ],
         );

@@ -42,6 +42,7 @@ pub(in crate::store) use suite;
 const ALL: &[Suite] = &[
     super::SUITE,
     super::everything::SUITE,
+    crate::store::agent_servers::tests::SUITE,
     crate::store::processes::tests::SUITE,
     crate::store::tally::tests::SUITE,
     crate::store::webhooks::tests::SUITE,
@@ -53,7 +54,7 @@ const ALL: &[Suite] = &[
 ];
 
 /// What holds besides where several processes may write.
-const SHARED: &[Suite] = &[super::shared::SUITE];
+const SHARED: &[Suite] = &[super::shared::SUITE, super::clocks::SUITE];
 
 /// Opens the store of a directory: its file, or on this thread's server a database of the directory's name.
 pub(super) async fn open(directory: &Path) -> Result<Store, OpenError> {

@@ -5,7 +5,7 @@
 #[path = "support/deployment.rs"]
 mod deployment;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deployment::{Deployment, eventually, said};
 use rustix::process::Signal;
@@ -136,7 +136,7 @@ fn a_server_that_may_lose_work_is_refused_unless_the_url_takes_it() {
 /// A read while the database does not answer: told as such, and soon enough.
 #[track_caller]
 fn is_unavailable(deployment: &Deployment, within: Duration) {
-    let asked = Instant::now();
+    let asked = control::clock::monotonic();
     let reply = deployment.reply("/v1/agents");
     let took = asked.elapsed();
     let head = reply.to_lowercase();

@@ -151,7 +151,7 @@ async fn agent_servers_are_listed_and_drained_until_they_are_started_again() {
         let put = plane.request(Method::PUT, &pin).json(&body);
         read(put.send().await.unwrap()).await
     };
-    let (status, error) = put("b.example:7444").await;
+    let (status, error) = put("c.example:7444").await;
     assert_eq!(status, 422, "{error}");
     let (status, group) = put("a.example:7444").await;
     assert_eq!((status, &group["pin"]), (200, &json!("a.example:7444")));

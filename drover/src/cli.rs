@@ -150,7 +150,7 @@ pub(crate) enum Command {
     Top(top::TopArguments),
     /// Look at all that a server needs, say what to do, and change nothing
     Doctor(Box<doctor::DoctorArguments>),
-    /// Look after the store's file, without a server
+    /// Look after the store, be it a file or a database, without a server
     #[command(subcommand)]
     Store(store::Command),
     /// Make identities for servers on other machines

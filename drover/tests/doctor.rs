@@ -290,6 +290,123 @@ fn slips_are_told_with_what_was_meant() {
     assert_eq!(asked.expect("drover runs").status.code(), Some(2));
 }
 
+/// `doctor` of a server that was never started in `parent`, with flags of its own.
+fn doctor_in(parent: &Path, flags: &[&str]) -> Found {
+    let any = [
+        "doctor",
+        "--output=json",
+        "--api-listen=127.0.0.1:0",
+        "--gateway-listen=127.0.0.1:0",
+        "--set=admin.listen=off",
+        "--set=link.listen=127.0.0.1:0",
+    ];
+    let output = command(parent).args(any).args(flags).output();
+    Found::of(&output.expect("drover runs"))
+}
+
+#[test]
+fn what_serve_refuses_doctor_does_not_call_sound() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let found = doctor_in(parent.path(), &["--profile=api-server"]);
+    assert_eq!(
+        found.failures(),
+        ["configuration.link", "configuration"],
+        "{}",
+        found.report
+    );
+    let words = found.check("configuration")["found"].to_string();
+    assert!(words.contains("SQLite"), "{words}");
+
+    let found = doctor_in(parent.path(), &["--profile=agent-server"]);
+    let locks = found.check("locks")["found"].to_string();
+    assert!(locks.contains("within 20 s"), "{}", found.report);
+
+    let file = parent.path().join("drover.toml");
+    std::fs::write(&file, "[events]\nurl = \"redis://:secret@127.0.0.1:1\"\n").expect("ours");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("ours");
+    let found = doctor_in(parent.path(), &[]);
+    assert_eq!(
+        found.status("configuration.file"),
+        "warning",
+        "{}",
+        found.report
+    );
+    assert!(!found.report.to_string().contains("secret"));
+}
+
+/// A database at `url`, as others have left it. `execute` lets its administrator say something; `id` writes an id.
+fn before_a_start_on_a_database(url: &str, id: &str, execute: impl Fn(&str)) {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let file = parent.path().join("drover.toml");
+    std::fs::write(&file, format!("store = \"{url}\"\n")).expect("it is ours");
+    let store = |words: &[&str]| {
+        let output = command(parent.path()).arg("store").args(words).output();
+        output.expect("drover runs")
+    };
+    assert_eq!(doctor_in(parent.path(), &[]).failures(), Vec::<&str>::new());
+    let migrated = store(&["migrate"]);
+    assert!(migrated.status.success(), "{}", said(&migrated));
+    let found = doctor_in(parent.path(), &["--deep"]);
+    assert_eq!(found.failures(), Vec::<&str>::new(), "{}", found.report);
+    assert_eq!(found.status("clock.store"), "ok", "{}", found.report);
+    assert_eq!(found.status("store.pages"), "warning", "{}", found.report);
+    let deep = store(&["check", "--deep"]);
+    assert!(said(&deep).contains("--deep does nothing here"));
+
+    // Another deployment's server has a group, and beats until the year 2100.
+    execute(&format!(
+        "INSERT INTO agent_group (id, name, slot, automatic, admitted, created_at) VALUES ({id}, 'g', 1, 0, 0, 0);
+         INSERT INTO group_owner (group_id, epoch, owner_id, lease_until) VALUES ({id}, 1, {id}, 0);
+         INSERT INTO worker (id, instance, epoch, started_at, beat_at) VALUES ({id}, {id}, 1, 0, 4102444800000)"
+    ));
+    let found = doctor_in(parent.path(), &[]);
+    assert_eq!(
+        found.failures(),
+        ["configuration.link", "identity"],
+        "{}",
+        found.report
+    );
+
+    execute("INSERT INTO worker_duty (name, epoch, until) VALUES ('copy', 0, 0)");
+    let half = store(&["check"]);
+    assert_eq!(half.status.code(), Some(1), "{}", said(&half));
+    assert!(said(&half).contains("half a copy"), "{}", said(&half));
+    assert_eq!(doctor_in(parent.path(), &[]).failures(), ["store"]);
+}
+
+/// A runtime for a database server that lives as long as the test.
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn before_a_start_on_postgres() {
+    let runtime = runtime();
+    let server = runtime.block_on(testkit::Postgres::start());
+    let server = server.unwrap_or_else(|error| panic!("{error}"));
+    let id = "decode('0102030405060708090a0b0c0d0e0f10', 'hex')";
+    before_a_start_on_a_database(&server.url(), id, |sql| {
+        let done = runtime.block_on(server.execute(sql));
+        done.unwrap_or_else(|error| panic!("{error}"));
+    });
+}
+
+#[test]
+fn before_a_start_on_mariadb() {
+    let runtime = runtime();
+    let server = runtime.block_on(testkit::MariaDb::start());
+    let server = server.unwrap_or_else(|error| panic!("{error}"));
+    let url = runtime.block_on(server.database("drover"));
+    let url = url.unwrap_or_else(|error| panic!("{error}"));
+    let (_, name) = url.rsplit_once('/').expect("a database");
+    let id = "unhex('0102030405060708090a0b0c0d0e0f10')";
+    before_a_start_on_a_database(&url, id, |sql| {
+        let done = runtime.block_on(server.execute(&format!("USE {name}; {sql}")));
+        done.unwrap_or_else(|error| panic!("{error}"));
+    });
+}
+
 /// docs/OPERATIONS.md, Backup: a copy of a stopped server's directory is a backup, and restoring it is putting
 /// it back.
 #[test]

@@ -38,7 +38,7 @@ const OTHERS_ON_MYSQL: &str =
     "SELECT count(*) FROM information_schema.processlist WHERE db = database()
      AND id <> connection_id()";
 /// The duty that marks a target that is not whole.
-const MARK: &str = "copy";
+pub(super) const MARK: &str = "copy";
 
 /// A table, in the order in which rows may refer to each other.
 struct Table {

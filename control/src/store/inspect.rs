@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
-use super::{OpenError, from_sql, sqlite};
+use super::{OpenError, copy, from_sql, half_copied, sqlite};
 use crate::clock::UnixMs;
 
 /// Kinds of damage that are told at most: the first ones say enough.
@@ -80,15 +80,25 @@ pub async fn inspect(
     if before.bytes + before.log_bytes == 0 {
         return Ok(None);
     }
-    let looked = look(&path, &before, depth).await;
+    let mut looked = look(&path, &before, depth).await;
     if before.are_still() {
         let after = Files::of(&path)?;
         if after != before {
             // Somebody began to write under a reader that takes no locks.
-            return look(&path, &after, depth).await.map(Some);
+            looked = look(&path, &after, depth).await;
         }
     }
-    looked.map(Some)
+    match looked? {
+        Looked::HalfCopied => Err(half_copied(url)),
+        Looked::Store(found) => Ok(Some(found)),
+    }
+}
+
+/// What is in a file.
+enum Looked {
+    Store(Inspection),
+    /// A copy into it is not through.
+    HalfCopied,
 }
 
 /// The files of a store, from outside.
@@ -149,7 +159,7 @@ fn unreadable(path: &Path, error: io::Error) -> OpenError {
     }
 }
 
-async fn look(path: &Path, files: &Files, depth: Depth) -> Result<Inspection, OpenError> {
+async fn look(path: &Path, files: &Files, depth: Depth) -> Result<Looked, OpenError> {
     let fail = |source| sqlite::describe(path, source);
     let still = files.are_still();
     // Before SQLite has the file open: closing it would let go of SQLite's own locks on it.
@@ -174,12 +184,18 @@ async fn look(path: &Path, files: &Files, depth: Depth) -> Result<Inspection, Op
     let damage = damage(&mut db, depth).await.map_err(fail)?;
     let known_schema = sqlite::known_schema();
     let schema = schema(&mut db, path).await?;
-    let (agents, newest) = match schema == known_schema {
+    let is_known = schema == known_schema;
+    let half = is_known && is_unfinished(&mut db).await.map_err(fail)?;
+    let (agents, newest) = match is_known && !half {
         true => figures(&mut db).await.map_err(fail)?,
         false => (0, None),
     };
     db.close().await.map_err(fail)?;
-    Ok(Inspection {
+    // Damage is the worse news: the copy cannot go on then.
+    if half && damage.is_empty() {
+        return Ok(Looked::HalfCopied);
+    }
+    Ok(Looked::Store(Inspection {
         path: path.to_owned(),
         in_use: files.in_use,
         bytes: files.bytes,
@@ -190,7 +206,16 @@ async fn look(path: &Path, files: &Files, depth: Depth) -> Result<Inspection, Op
         damage,
         agents,
         newest,
-    })
+    }))
+}
+
+/// As [`copy::is_unfinished`], of a file that is only read.
+async fn is_unfinished(db: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let marks: i64 = sqlx::query_scalar("SELECT count(*) FROM worker_duty WHERE name = $1")
+        .bind(copy::MARK)
+        .fetch_one(db)
+        .await?;
+    Ok(marks > 0)
 }
 
 /// What the file says of itself; an empty one says nothing against it.
@@ -412,6 +437,19 @@ mod tests {
         .await;
         let newer = quick(directory.path()).await.unwrap_err();
         assert!(matches!(newer, OpenError::NewerSchema { found: 9000, .. }));
+    }
+
+    #[tokio::test]
+    async fn half_a_copy_is_refused_as_an_opening_would() {
+        let directory = tempfile::tempdir().unwrap();
+        store(directory.path(), 1).await.close().await;
+        spoil(
+            directory.path(),
+            "INSERT INTO worker_duty (name, epoch, until) VALUES ('copy', 0, 0)",
+        )
+        .await;
+        let refused = quick(directory.path()).await.unwrap_err();
+        assert!(matches!(refused, OpenError::HalfCopied { .. }), "{refused}");
     }
 
     #[tokio::test]

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::server_clock::database_time;
 use super::workers::{BEAT_EXPIRY, SUSPECT_EXPIRY};
-use super::{Store, StoreError, id_bytes};
+use super::{Connection, Store, StoreError, id_bytes};
 use crate::clock::{self, UnixMs};
 use crate::store::sql;
 
@@ -95,18 +96,38 @@ impl Store {
             Ok((id, row.try_get(1)?))
         });
         let beats = beats.collect::<Result<_, StoreError>>()?;
-        let owned: i64 =
-            sql::query_scalar("SELECT count(*) FROM group_owner WHERE owner_id IS NOT NULL")
-                .fetch_one(&mut reader)
-                .await?;
-        let registered: i64 = sql::query_scalar(
-            "SELECT count(*) FROM group_owner WHERE owner_id IN (SELECT run FROM agent_server)",
-        )
-        .fetch_one(&mut reader)
-        .await?;
         Ok(Seen {
             beats,
-            unregistered: owned > 0 && registered == 0,
+            unregistered: is_unregistered(&mut reader).await?,
         })
     }
+}
+
+/// What one look tells of who else works on the store of `db`, for whoever does not wait: one that died within the
+/// last five seconds counts as alive.
+pub(super) async fn at_a_glance(db: &mut Connection) -> Result<Neighbours, sqlx::Error> {
+    let lately = database_time(db).await?.minus(SUSPECT_EXPIRY).to_sql();
+    let alive: i64 = sql::query_scalar("SELECT count(*) FROM worker WHERE beat_at > $1")
+        .bind(lately)
+        .fetch_one(&mut *db)
+        .await?;
+    Ok(match alive {
+        0 => Neighbours::Nobody,
+        _ if is_unregistered(db).await? => Neighbours::OfTheirOwn,
+        _ => Neighbours::OfRegistered,
+    })
+}
+
+/// Whether groups have owners, and none of those is registered.
+async fn is_unregistered(db: &mut Connection) -> Result<bool, sqlx::Error> {
+    let owned: i64 =
+        sql::query_scalar("SELECT count(*) FROM group_owner WHERE owner_id IS NOT NULL")
+            .fetch_one(&mut *db)
+            .await?;
+    let registered: i64 = sql::query_scalar(
+        "SELECT count(*) FROM group_owner WHERE owner_id IN (SELECT run FROM agent_server)",
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(owned > 0 && registered == 0)
 }

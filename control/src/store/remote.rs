@@ -19,10 +19,12 @@ use std::time::Duration;
 use sqlx::migrate::MigrateError;
 use sqlx::pool::PoolOptions;
 
+use super::neighbours::{self, Neighbours};
 use super::server_clock::{ServerClock, database_time};
 use super::sql::{self, Connection, Dialect, Readers, Session, Texts};
 use super::workers::BEAT_EXPIRY;
-use super::{OpenError, from_sql, pen};
+use super::{OpenError, copy, from_sql, half_copied, pen};
+use crate::clock::{self, UnixMs};
 
 /// Connections for the API's lists and the watchers.
 const READERS: u32 = 8;
@@ -363,6 +365,12 @@ pub struct ServerInspection {
     pub servers: u64,
     /// Agents that may come in; 0 where the schema is an older one.
     pub agents: u64,
+    /// A deployment has begun on it, whose identity every server must have.
+    pub is_of_a_deployment: bool,
+    /// Who else works on it, at a glance; nobody where the schema is an older one.
+    pub neighbours: Neighbours,
+    /// By how many milliseconds the server's clock is before this machine's at least; negative: behind it.
+    pub clock_ahead: i64,
 }
 
 /// Looks at the store on a server that `url` names, and changes nothing. `None`: it names a file.
@@ -384,9 +392,13 @@ pub async fn inspect_server(url: &str) -> Result<Option<ServerInspection>, OpenE
         return Err(address.describe_migration(newer, known_schema));
     }
     let mut db = Connection::new(session, Texts::new(address.dialect()));
-    let (servers, agents) = match schema == known_schema {
-        true => figures(&mut db).await.map_err(fail)?,
-        false => (0, 0),
+    let clock_ahead = clock_ahead(&mut db).await.map_err(fail)?;
+    let found = match schema {
+        0 => Figures::default(),
+        _ if copy::is_unfinished(&mut db).await.map_err(fail)? => return Err(half_copied(url)),
+        _ => figures(&mut db, schema == known_schema)
+            .await
+            .map_err(fail)?,
     };
     db.into_session().close().await;
     Ok(Some(ServerInspection {
@@ -398,22 +410,64 @@ pub async fn inspect_server(url: &str) -> Result<Option<ServerInspection>, OpenE
         unsafe_will_do: address.unsafe_will_do,
         schema,
         known_schema,
-        servers,
-        agents,
+        servers: from_sql(found.servers),
+        agents: from_sql(found.agents),
+        is_of_a_deployment: found.groups > 0,
+        neighbours: found.neighbours.unwrap_or(Neighbours::Nobody),
+        clock_ahead,
     }))
 }
 
-/// Process servers that are alive, and agents that may come in.
-async fn figures(db: &mut Connection) -> Result<(u64, u64), sqlx::Error> {
+/// What a store holds, as far as it matters before a start.
+#[derive(Default)]
+struct Figures {
+    /// Process servers that are alive.
+    servers: i64,
+    /// Agents that may come in.
+    agents: i64,
+    groups: i64,
+    neighbours: Option<Neighbours>,
+}
+
+/// `is_known`: the schema is this build's. Of an older one only what every store on a server has is looked at.
+async fn figures(db: &mut Connection, is_known: bool) -> Result<Figures, sqlx::Error> {
+    let groups = sql::query_scalar("SELECT count(*) FROM group_owner")
+        .fetch_one(&mut *db)
+        .await?;
+    if !is_known {
+        return Ok(Figures {
+            groups,
+            ..Figures::default()
+        });
+    }
     let alive = database_time(db).await?.minus(BEAT_EXPIRY).to_sql();
     let servers = sql::query_scalar("SELECT count(*) FROM worker WHERE beat_at > $1")
         .bind(alive)
-        .fetch_one(db)
+        .fetch_one(&mut *db)
         .await?;
     let agents = sql::query_scalar("SELECT count(*) FROM agent WHERE revoked_at IS NULL")
-        .fetch_one(db)
+        .fetch_one(&mut *db)
         .await?;
-    Ok((from_sql(servers), from_sql(agents)))
+    Ok(Figures {
+        servers,
+        agents,
+        groups,
+        neighbours: Some(neighbours::at_a_glance(db).await?),
+    })
+}
+
+/// By how many milliseconds the server's clock is before ours, or, below 0, behind it.
+async fn clock_ahead(db: &mut Connection) -> Result<i64, sqlx::Error> {
+    let asked = clock::now();
+    let shown = database_time(db).await?.to_sql();
+    Ok(ahead(shown, asked, clock::now()))
+}
+
+/// The least difference there can be, whenever between `asked` and `answered` the clock was read: a slow way to the
+/// server is no wrong clock.
+fn ahead(shown: i64, asked: UnixMs, answered: UnixMs) -> i64 {
+    let (first, last) = (asked.to_sql(), answered.to_sql());
+    shown - shown.clamp(first, last.max(first))
 }
 
 /// Connections are made when somebody reads.
@@ -492,6 +546,53 @@ mod tests {
             ),
         ] {
             assert_eq!(without_own_words(url), (plain.to_owned(), is_unsafe));
+        }
+    }
+
+    #[test]
+    fn a_clock_differs_by_what_no_slow_answer_explains() {
+        let ahead = |shown| ahead(shown, UnixMs(1000), UnixMs(3000));
+        for (shown, expected) in [(1000, 0), (2500, 0), (3000, 0), (9000, 6000), (0, -1000)] {
+            assert_eq!(ahead(shown), expected, "{shown}");
+        }
+        // Ours was set back meanwhile.
+        assert_eq!(super::ahead(3000, UnixMs(3000), UnixMs(1000)), 0);
+    }
+
+    /// Words of a step that older builds on the same store would not survive; remarks aside.
+    fn takes_away(sql: &str) -> bool {
+        let said = |line: &str| {
+            let line = line.split_once("--").map_or(line, |(before, _)| before);
+            line.to_uppercase()
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .any(|word| matches!(word, "DROP" | "RENAME"))
+        };
+        sql.lines().any(said)
+    }
+
+    /// `store migrate` may run while servers of the build before are at work: what they know stays.
+    #[test]
+    fn steps_of_the_schema_after_the_eleventh_only_add() {
+        assert!(takes_away("ALTER TABLE a\n  RENAME TO b;") && takes_away("drop index c;"));
+        assert!(!takes_away(
+            "-- DROP it never\nALTER TABLE a ADD dropped BIGINT;"
+        ));
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        for backend in ["", "postgres", "mysql"] {
+            let mut steps = 0;
+            for entry in std::fs::read_dir(folder.join(backend)).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                let Some((version, _)) = name.split_once('_') else {
+                    continue;
+                };
+                steps += 1;
+                if version.parse::<u32>().unwrap() > 11 {
+                    let sql = std::fs::read_to_string(&path).unwrap();
+                    assert!(!takes_away(&sql), "{}", path.display());
+                }
+            }
+            assert_ne!(steps, 0, "{backend}");
         }
     }
 

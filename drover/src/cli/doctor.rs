@@ -1,7 +1,7 @@
 //! `drover doctor`: looks at everything that a server needs, says what to do, and changes nothing.
 //!
 //! ```text
-//!   configuration, as `serve` reads it
+//!   configuration.rs  as `serve` reads it, and what `serve` would refuse of it
 //!     ├─ data.rs      the directory: owner, modes, file system, room     ─┐
 //!     ├─ store.rs     damage, schema, log (read beside a running server)  │
 //!     ├─ replicas.rs  whether its replicas answer, and how far they are   │
@@ -17,6 +17,7 @@
 
 pub(super) mod check;
 mod clock;
+mod configuration;
 mod coordination;
 mod data;
 mod identity;
@@ -26,8 +27,6 @@ mod link;
 mod ports;
 pub(super) mod replicas;
 pub(super) mod store;
-
-use std::fs::File;
 
 use clap::Args;
 use control::store::{Depth, Inspection};
@@ -101,7 +100,7 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
     let since = place
         .server()
         .and_then(|_| data_dir::ready_since(&place.path));
-    let mut checks = configuration(loaded);
+    let mut checks = configuration::checks(loaded);
     let mut fleet = 0;
     if config.profile.has_store() {
         checks.extend(link::checks(config).await);
@@ -113,24 +112,30 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
             None => control::store::inspect(&config.store, &config.data_dir, depth).await,
         };
         let found = looked.as_ref().ok().and_then(Option::as_ref);
-        fleet = match &server {
-            Some(server) => server.as_ref().map_or(0, |server| server.agents),
-            None => store::agents(&looked),
-        };
+        let database = server.as_ref().and_then(|server| server.as_ref().ok());
+        fleet = database.map_or_else(|| store::agents(&looked), |server| server.agents);
         let file = found.map(|store| (store.path.as_path(), store.bytes));
         checks.extend(data::checks(&place, file));
         match &server {
-            Some(server) => checks.extend(store::server_checks(server)),
+            Some(server) => checks.extend(store::server_checks(server, depth)),
             None => checks.extend(store::checks(&looked, depth)),
         }
         checks.extend(replicas::checks(config).await);
         checks.extend(found.and_then(|store| user(store, &place)));
+        let others = database.filter(|_| !place.is_in_use());
+        checks.extend(others.and_then(|server| link::beside_others(config, server)));
         checks.extend(coordination::checks(config).await);
-        let authorities = identity::checks(&place.path, &config.domain, fleet, since, now);
+        let known = identity::Known {
+            agents: fleet,
+            is_elsewhere: database.is_some_and(|server| server.is_of_a_deployment),
+        };
+        let authorities = identity::checks(&place.path, &config.domain, known, since, now);
         checks.extend(authorities);
         checks.extend(clock::checks(found, since.is_some(), now));
+        checks.extend(database.map(clock::against_server));
     } else {
         checks.extend(data::checks(&place, None));
+        checks.push(coordination::of_agent_server(config).await);
         checks.push(identity::of_agent_server(&place.path, &config.domain, now));
         checks.extend(clock::checks(None, since.is_some(), now));
     }
@@ -173,60 +178,4 @@ fn machine(config: &Config, place: &Place, fleet: u64) -> Vec<Check> {
     }
     checks.extend(limits::checks(&needs));
     checks
-}
-
-/// What was read, and what of it should not stay so.
-fn configuration(loaded: &Loaded) -> Vec<Check> {
-    let found = match &loaded.file {
-        Some(file) => format!("valid; {} was read", file.display()),
-        None => "valid; no file was read".to_owned(),
-    };
-    let mut checks = vec![Check::ok("configuration", found)];
-    checks.extend(loaded.warnings.iter().map(|warning| {
-        let advice = "unset it, or name the key that was meant";
-        Check::warning("configuration.variables", warning.as_str(), advice)
-    }));
-    checks.extend(for_tests(&loaded.config));
-    if let Some(path) = &loaded.config.webhooks.ca_file
-        && let Err(error) = File::open(path)
-    {
-        checks.push(Check::failure(
-            "configuration.webhooks",
-            format!(
-                "webhooks.ca_file: {} cannot be read: {error}",
-                path.display()
-            ),
-            "name a PEM file that the server's user can read, or leave the key out",
-        ));
-    }
-    checks
-}
-
-/// Keys that are for tests and labs.
-fn for_tests(config: &Config) -> Vec<Check> {
-    let name = "configuration.tests";
-    let mut checks = Vec::new();
-    if config.faults != config::FaultSettings::default() {
-        let found = "faults.… has process servers hang or die on purpose";
-        checks.push(Check::warning(name, found, "remove the section [faults]"));
-    }
-    if config.webhooks.allow_insecure {
-        let found = "webhooks.allow_insecure lets webhooks reach whatever the server can reach";
-        checks.push(Check::warning(name, found, "set it to false"));
-    }
-    checks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_that_are_for_tests_are_warned_of() {
-        let mut config = Config::default();
-        assert_eq!(for_tests(&config), Vec::new());
-        config.webhooks.allow_insecure = true;
-        config.faults.die_every = Some(std::time::Duration::from_secs(5));
-        assert_eq!(for_tests(&config).len(), 2);
-    }
 }

@@ -15,16 +15,18 @@ use crate::serve::ServeArguments;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
-    /// Look for damage, and change nothing; also beside a running server. Exit code 1 when there is some
+    /// Look for what is wrong, and change nothing; also beside a running server. Exit code 1 when there is damage, or a
+    /// database that cannot be the store
     Check {
-        /// Look at every index and reference too: several times as long
+        /// Look at every index and reference too: several times as long. Of SQLite: a database is not read through
         #[arg(long)]
         deep: bool,
         /// Configuration file [default: ./drover.toml where it exists]
         #[arg(long, env = "DROVER_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Bring the schema up to this build's, as its first start would. The store must not be in use
+    /// Bring the schema up to this build's, as its first start would. SQLite: while no server runs. A database: also while
+    /// servers of the build before run, as ahead of a rolling upgrade, since steps only add; save it first
     Migrate {
         /// Configuration file [default: ./drover.toml where it exists]
         #[arg(long, env = "DROVER_CONFIG", value_name = "FILE")]
@@ -64,7 +66,7 @@ async fn check(global: &Global, deep: bool, config: Option<PathBuf>) -> Result<E
         .await
         .transpose()
     {
-        let mut checks = doctor::store::server_checks(&looked);
+        let mut checks = doctor::store::server_checks(&looked, doctor::depth(deep));
         checks.extend(doctor::replicas::checks(&config).await);
         return doctor::tell(global, &checks);
     }

@@ -44,7 +44,9 @@ impl Servers {
                 remote: None,
             });
         }
-        check(config)?;
+        if let Some((_, fault)) = refusals(config).into_iter().next() {
+            return Err(fault);
+        }
         let (identity, store) = deployment(config, data).await?;
         if config.profile.runs(Server::Agent) {
             neighbours::check(config, &store).await?;
@@ -205,27 +207,32 @@ impl Servers {
     }
 }
 
-/// Refuses what one key alone does not show.
-fn check(config: &Config) -> Result<(), Fault> {
-    faults::check(config)?;
+/// What a server with a store refuses that one key alone does not show: each with the key, or the section, to mend.
+pub(crate) fn refusals(config: &Config) -> Vec<(&'static str, Fault)> {
+    let mut refused = Vec::new();
+    if let Err(fault) = faults::check(config) {
+        refused.push(("faults", fault));
+    }
     let (profile, name) = (config.profile, config.profile.name());
     if profile.is_part() && config.link.connect.is_empty() {
-        return Err(Fault::usage(format_args!(
+        let fault = Fault::usage(format_args!(
             "the profile {name} works with servers elsewhere, and link.connect does not say where the agent servers are"
         ))
-        .advise("set link.connect to HOST:PORT of each agent server's link.listen"));
+        .advise("set link.connect to HOST:PORT of each agent server's link.listen");
+        refused.push(("link.connect", fault));
     }
     let alone = profile.runs(Server::Api) && profile.runs(Server::Process);
     if !alone && config.store.starts_with("sqlite:") {
-        return Err(Fault::usage(format_args!(
+        let fault = Fault::usage(format_args!(
             "the profile {name} shares its store with servers elsewhere, and one process opens an SQLite store"
         ))
         .advise(
             "set store to the URL of a PostgreSQL or MariaDB database, or run API and process servers in one \
              process: --profile api-server,process-server",
-        ));
+        );
+        refused.push(("store", fault));
     }
-    Ok(())
+    refused
 }
 
 /// The way to the agent servers that are named.

@@ -14,7 +14,8 @@ pub(super) async fn check(config: &Config, store: &Store) -> Result<(), Fault> {
     judge(found, config.link.connect.is_empty())
 }
 
-fn judge(found: Neighbours, alone: bool) -> Result<(), Fault> {
+/// Whether a server may start beside those that were found. `alone`: it names no others in `link.connect`.
+pub(crate) fn judge(found: Neighbours, alone: bool) -> Result<(), Fault> {
     match (found, alone) {
         (Neighbours::Nobody, _) | (Neighbours::OfRegistered, false) => Ok(()),
         (Neighbours::OfRegistered | Neighbours::OfTheirOwn, true) => Err(Fault::usage(

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use control::clock::UnixMs;
-use control::store::Inspection;
+use control::store::{Inspection, ServerInspection};
 
 use super::check::Check;
 use crate::cli::top::format::span;
@@ -13,6 +13,10 @@ use crate::cli::top::format::span;
 const AHEAD: Duration = Duration::from_secs(2);
 /// A clock further behind than this makes people wait: backoffs, leases and deadlines count by it.
 const AHEAD_MAX: Duration = Duration::from_secs(60);
+/// A database's clock that differs by more shows that nobody sets one of the two.
+const APART: Duration = Duration::from_secs(1);
+/// By so much, servers take each other for dead: after five seconds without a beat one is given up.
+const APART_MAX: Duration = Duration::from_secs(5);
 /// A process server writes every two seconds; without a beat for so long it hangs, or time has jumped.
 const BEHIND_MAX: Duration = Duration::from_secs(60);
 
@@ -48,6 +52,34 @@ fn synchronised(answer: Option<&str>) -> Check {
             "whether the clock is synchronised cannot be told here: there is no timedatectl that answers",
             "look where the clock is set: on the container's host, or `chronyc tracking`",
         ),
+    }
+}
+
+/// This machine's clock beside that of the store's server. Every server of a deployment that goes by the database's
+/// time goes by the others' too.
+pub(super) fn against_server(server: &ServerInspection) -> Check {
+    let name = "clock.store";
+    let apart = Duration::from_millis(server.clock_ahead.unsigned_abs());
+    let way = match server.clock_ahead < 0 {
+        true => "behind",
+        false => "ahead of",
+    };
+    if apart <= APART {
+        return Check::ok(
+            name,
+            "the database's clock and this machine's differ by 1 s at most",
+        );
+    }
+    let found = format!(
+        "the database's clock is {}.{} s {way} this machine's",
+        apart.as_secs(),
+        apart.subsec_millis() / 100
+    );
+    let advice = "synchronise both machines by NTP (timedatectl set-ntp true, or run chrony), and those of the other \
+                  servers: they tell by the time who is alive";
+    match apart > APART_MAX {
+        true => Check::failure(name, found, advice),
+        false => Check::warning(name, found, advice),
     }
 }
 
@@ -96,6 +128,29 @@ mod tests {
         let unknown = synchronised(None);
         assert_eq!(unknown.status, Status::Warning);
         assert!(unknown.found.contains("cannot be told"));
+    }
+
+    #[test]
+    fn a_database_with_another_time_is_told() {
+        let at = |clock_ahead| {
+            against_server(&ServerInspection {
+                clock_ahead,
+                ..super::super::store::tests::server()
+            })
+        };
+        for (ahead, status) in [
+            (0, Status::Ok),
+            (1000, Status::Ok),
+            (-1001, Status::Warning),
+            (5000, Status::Warning),
+            (5001, Status::Failure),
+            (-3_600_000, Status::Failure),
+        ] {
+            assert_eq!(at(ahead).status, status, "{ahead}");
+        }
+        let behind = at(-2300);
+        assert!(behind.found.contains("2.3 s behind"), "{behind:?}");
+        assert!(behind.advice.unwrap().contains("NTP"));
     }
 
     #[test]

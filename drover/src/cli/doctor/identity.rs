@@ -17,12 +17,20 @@ use crate::fault::chain;
 /// A server whose certificate has less than this left should be restarted: it makes a new one then.
 const RESTART_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// What there is to say of the identity in `directory`. `agents`: how many the store knows. `since`: since
-/// when a server has been ready.
+/// What a store knows of the identity of its deployment.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Known {
+    /// How many agents have certificates of it.
+    pub(super) agents: u64,
+    /// Other servers have it: on this store no other one may be made.
+    pub(super) is_elsewhere: bool,
+}
+
+/// What there is to say of the identity in `directory`. `since`: since when a server has been ready.
 pub(super) fn checks(
     directory: &Path,
     domain: &str,
-    agents: u64,
+    known: Known,
     since: Option<SystemTime>,
     now: UnixMs,
 ) -> Vec<Check> {
@@ -30,7 +38,7 @@ pub(super) fn checks(
     let running = since.is_some();
     let mut checks = match identity::inspect(&place, domain, now) {
         Err(error) => vec![Check::failure("identity", chain(&error), advice(&error))],
-        Ok(None) => vec![none(agents)],
+        Ok(None) => vec![none(known)],
         Ok(Some(all)) => all.iter().map(|one| authority(one, running, now)).collect(),
     };
     checks.extend(since.map(|since| of_server(since, now)));
@@ -60,7 +68,15 @@ fn ends(name: &'static str, left: Duration) -> Check {
     }
 }
 
-fn none(agents: u64) -> Check {
+fn none(known: Known) -> Check {
+    let agents = known.agents;
+    if known.is_elsewhere {
+        return Check::failure(
+            "identity",
+            "there is none, and the store is in use by a deployment that has one",
+            "copy the folder `identity` from the data directory of one of its servers, or from a backup",
+        );
+    }
     if agents == 0 {
         return Check::ok("identity", "none yet: the first start makes it");
     }
@@ -219,11 +235,23 @@ mod tests {
     #[test]
     fn a_lost_identity_is_told_from_one_that_never_was() {
         let directory = tempfile::tempdir().unwrap();
-        let look = |agents| checks(directory.path(), "drover.internal", agents, None, NOW);
+        let known = |known| checks(directory.path(), "drover.internal", known, None, NOW);
+        let look = |agents| {
+            known(Known {
+                agents,
+                is_elsewhere: false,
+            })
+        };
         assert_eq!(worst(&look(0)), Status::Ok);
         let lost = look(1200);
         assert_eq!(worst(&lost), Status::Failure);
         assert!(lost[0].found.contains("1,200 agents"), "{lost:?}");
+        let elsewhere = known(Known {
+            agents: 0,
+            is_elsewhere: true,
+        });
+        assert_eq!(worst(&elsewhere), Status::Failure);
+        assert!(elsewhere[0].advice.as_ref().unwrap().contains("copy"));
         assert!(!directory.path().join("identity").exists());
     }
 
@@ -233,9 +261,21 @@ mod tests {
         let place = directory.path().join("identity");
         identity::Identity::open_or_create(&place, "cloud.example").unwrap();
         let now = control::clock::now();
-        let found = checks(directory.path(), "cloud.example", 0, None, now);
+        let found = checks(
+            directory.path(),
+            "cloud.example",
+            Known::default(),
+            None,
+            now,
+        );
         assert_eq!((found.len(), worst(&found)), (4, Status::Ok), "{found:?}");
-        let found = checks(directory.path(), "other.example", 0, None, now);
+        let found = checks(
+            directory.path(),
+            "other.example",
+            Known::default(),
+            None,
+            now,
+        );
         let advice = found[0].advice.as_deref();
         assert_eq!(advice, Some("set domain = \"cloud.example\""));
     }

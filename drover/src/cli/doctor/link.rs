@@ -1,23 +1,18 @@
 //! The way to agent servers, where not the only one is in this process.
 
+use control::store::ServerInspection;
+
 use super::check::Check;
 use crate::config::Config;
+use crate::profile::Server;
+use crate::serve;
 
-const NAME: &str = "configuration.link";
+/// The check's name.
+pub(super) const NAME: &str = "configuration.link";
 
-/// Whether it is said where agent servers are, and whether those names are known here. Nobody is called: an agent
-/// server that is away is waited for, so it is no failure.
+/// Whether names of agent servers are known here. Nobody is called: an agent server that is away is waited for, so it
+/// is no failure. That a profile must name some and does not is a refusal of `serve`.
 pub(super) async fn checks(config: &Config) -> Vec<Check> {
-    if config.connects_to().is_empty() {
-        if !config.profile.is_part() || !config.profile.has_store() {
-            return Vec::new();
-        }
-        return vec![Check::failure(
-            NAME,
-            "this profile works with servers elsewhere, and link.connect does not say where the agent servers are",
-            "set link.connect to HOST:PORT of each agent server's link.listen",
-        )];
-    }
     let mut checks = Vec::new();
     for address in config.connects_to() {
         let found = tokio::net::lookup_host(address).await;
@@ -31,6 +26,16 @@ pub(super) async fn checks(config: &Config) -> Vec<Check> {
     checks
 }
 
+/// Whether a server that has an agent server may start beside the others on its store. To be asked where none runs
+/// on the data directory: it would be one of them.
+pub(super) fn beside_others(config: &Config, found: &ServerInspection) -> Option<Check> {
+    if !config.profile.runs(Server::Agent) {
+        return None;
+    }
+    let judged = serve::judge_neighbours(found.neighbours, config.link.connect.is_empty());
+    Some(Check::of_fault(NAME, &judged.err()?))
+}
+
 fn unknown(address: &str, why: &str) -> Check {
     Check::warning(
         NAME,
@@ -41,20 +46,43 @@ fn unknown(address: &str, why: &str) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use control::store::Neighbours;
+
     use super::super::check::Status;
+    use super::super::store::tests::server;
     use super::*;
     use crate::profile::Profile;
 
+    #[test]
+    fn who_would_take_groups_from_others_is_told_before_the_start() {
+        let mut config = Config::default();
+        let beside = |config: &Config, neighbours| {
+            let found = ServerInspection {
+                neighbours,
+                ..server()
+            };
+            beside_others(config, &found)
+        };
+        assert_eq!(beside(&config, Neighbours::Nobody), None);
+        let refused = beside(&config, Neighbours::OfRegistered).unwrap();
+        assert_eq!((refused.name, refused.status), (NAME, Status::Failure));
+        assert!(refused.advice.unwrap().contains("link.connect"));
+        config.link.connect = vec!["127.0.0.1:7444".to_owned()];
+        assert_eq!(beside(&config, Neighbours::OfRegistered), None);
+        assert!(beside(&config, Neighbours::OfTheirOwn).is_some());
+        // A part without agent server takes no groups.
+        config.profile = Profile::parse("api-server,process-server").unwrap();
+        assert_eq!(beside(&config, Neighbours::OfTheirOwn), None);
+    }
+
     #[tokio::test]
-    async fn only_a_profile_without_agent_server_must_know_where_one_is() {
+    async fn names_of_agent_servers_are_looked_up() {
         let mut config = Config::default();
         assert_eq!(checks(&config).await, []);
-        config.profile = Profile::parse("api-server,process-server").unwrap();
         let statuses = async |config: &Config| -> Vec<_> {
             let checks = checks(config).await;
             checks.iter().map(|check| check.status).collect()
         };
-        assert_eq!(statuses(&config).await, [Status::Failure]);
         config.link.connect = vec!["127.0.0.1:7444".to_owned(), "no such host:7444".to_owned()];
         for profile in ["api-server,process-server", "all"] {
             config.profile = Profile::parse(profile).unwrap();

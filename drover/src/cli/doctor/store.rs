@@ -1,5 +1,7 @@
 //! What is to be said of a store, for `drover doctor` and `drover store check`.
 
+use std::path::Path;
+
 use control::store::{Depth, Inspection, OpenError, ServerInspection};
 
 use super::check::Check;
@@ -119,15 +121,27 @@ fn durability(store: &Inspection) -> Check {
 }
 
 /// Everything about a store on a server.
-pub(in crate::cli) fn server_checks(looked: &Result<ServerInspection, OpenError>) -> Vec<Check> {
-    match looked {
-        Err(error) => vec![Check::failure("store", chain(error), advice(error))],
-        Ok(server) => vec![
-            server_place(server),
-            server_durability(server),
-            server_schema(server),
-        ],
+pub(in crate::cli) fn server_checks(
+    looked: &Result<ServerInspection, OpenError>,
+    depth: Depth,
+) -> Vec<Check> {
+    let server = match looked {
+        Err(error) => return vec![Check::failure("store", chain(error), advice(error))],
+        Ok(server) => server,
+    };
+    let mut checks = vec![
+        server_place(server),
+        server_durability(server),
+        server_schema(server),
+    ];
+    if depth == Depth::Deep {
+        checks.push(Check::warning(
+            "store.pages",
+            "--deep does nothing here: it reads the file of an SQLite store, and a database's files are its server's",
+            "let the server look: pg_amcheck DATABASE (PostgreSQL), or mariadb-check DATABASE",
+        ));
     }
+    checks
 }
 
 fn server_place(server: &ServerInspection) -> Check {
@@ -221,11 +235,21 @@ pub(super) fn advice(error: &OpenError) -> String {
             "begin with a new data directory, or restore a backup".to_owned()
         }
         OpenError::Locked { path } => format!("end what holds it: `fuser -v {}`", path.display()),
-        OpenError::NotWritable { path, .. } | OpenError::Sql { path, .. } => format!(
-            "run this as the owner of the data directory, and look at the file: `ls -l {}`",
-            path.display()
-        ),
+        OpenError::NotWritable { path, .. } | OpenError::Sql { path, .. } => about(path),
     }
+}
+
+/// What to do about a store that says no to what is asked of it: a file, or a database by its URL.
+fn about(store: &Path) -> String {
+    if store.to_string_lossy().contains("://") {
+        return "let the user in `store` do everything in its database (GRANT ALL; of PostgreSQL, own it), and look \
+                into the database server's log (docs/STORES.md)"
+            .to_owned();
+    }
+    format!(
+        "run this as the owner of the data directory, and look at the file: `ls -l {}`",
+        store.display()
+    )
 }
 
 /// How many agents the store lets in; 0 where nobody knows.
@@ -245,9 +269,48 @@ pub(super) fn of_agents(agents: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use control::store::Neighbours;
+
     use super::super::check::{Status, worst};
     use super::*;
+
+    /// A store on a server with nothing to say against it.
+    pub(in crate::cli::doctor) fn server() -> ServerInspection {
+        ServerInspection {
+            url: "postgres://db/drover".to_owned(),
+            software: "PostgreSQL 15.9".to_owned(),
+            too_old: None,
+            read_only: false,
+            weaknesses: Vec::new(),
+            unsafe_will_do: false,
+            schema: 8,
+            known_schema: 8,
+            servers: 0,
+            agents: 3,
+            is_of_a_deployment: true,
+            neighbours: Neighbours::Nobody,
+            clock_ahead: 0,
+        }
+    }
+
+    #[test]
+    fn a_deep_look_at_a_database_is_told_to_be_none() {
+        assert_eq!(
+            worst(&server_checks(&Ok(server()), Depth::Quick)),
+            Status::Ok
+        );
+        let deep = server_checks(&Ok(server()), Depth::Deep);
+        assert_eq!(worst(&deep), Status::Warning);
+        assert!(deep.iter().any(|check| check.found.contains("--deep")));
+    }
+
+    #[test]
+    fn advice_on_a_database_is_about_the_database() {
+        let database = about(Path::new("mysql://drover@db/drover"));
+        assert!(database.contains("GRANT") && !database.contains("ls -l"));
+        assert!(about(Path::new("/d/drover.db")).contains("ls -l /d/drover.db"));
+    }
 
     fn store() -> Inspection {
         Inspection {

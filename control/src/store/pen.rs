@@ -17,6 +17,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -46,6 +47,8 @@ pub(super) struct Pen {
     /// `None`: it was lost.
     connection: Option<Connection>,
     remote: Option<Remote>,
+    /// Whether a commit has happened is being found out.
+    doubt: watch::Sender<bool>,
 }
 
 /// What it takes to connect anew.
@@ -67,6 +70,7 @@ impl Pen {
         Self {
             connection: Some(connection),
             remote: None,
+            doubt: watch::Sender::new(false),
         }
     }
 
@@ -94,7 +98,13 @@ impl Pen {
         Ok(Self {
             connection: Some(connection),
             remote: Some(remote),
+            doubt: watch::Sender::new(false),
         })
+    }
+
+    /// Whether it is found out just now if a commit has happened, which may take as long as the server is away.
+    pub(super) fn doubt(&self) -> watch::Receiver<bool> {
+        self.doubt.subscribe()
     }
 
     /// The connection of the transaction that has begun.
@@ -135,6 +145,7 @@ impl Pen {
         let Self {
             connection: Some(db),
             remote: Some(remote),
+            ..
         } = self
         else {
             return Err(StoreError::Unreachable);
@@ -198,7 +209,10 @@ impl Pen {
             return Err(error);
         }
         tracing::warn!(%error, "the store's answer to a commit was lost; looking whether it has happened");
-        match tokio::time::timeout(DOUBT_MAX, self.find_out()).await {
+        self.doubt.send_replace(true);
+        let found = tokio::time::timeout(DOUBT_MAX, self.find_out()).await;
+        self.doubt.send_replace(false);
+        match found {
             Ok(true) => Ok(()),
             Ok(false) => Err(error),
             Err(_) => {

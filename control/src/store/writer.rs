@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -171,11 +171,32 @@ async fn run(
         }
         let jobs = group.len();
         let started = clock::monotonic();
-        let result = commit_group(&mut pen, &mut group).await;
+        let doubt = pen.doubt();
+        // What it takes to write to three kinds of servers is large.
+        let committing = Box::pin(commit_group(&mut pen, &mut group));
+        let result = refusing_in_doubt(committing, doubt, &mut queue).await;
         if let Err(error) = &result {
             tracing::error!(%error, jobs, "a commit failed; nothing of it was written");
         }
         telemetry.committed(jobs, started.elapsed(), result.is_ok());
+    }
+}
+
+/// Waits for a commit. While it is found out whether it has happened, which ends when the server is back, whoever
+/// comes is told that the server is away, and does not wait.
+async fn refusing_in_doubt<T>(
+    mut committing: impl Future<Output = T> + Unpin,
+    mut doubt: watch::Receiver<bool>,
+    queue: &mut mpsc::Receiver<Box<dyn Job>>,
+) -> T {
+    loop {
+        let doubts = *doubt.borrow_and_update();
+        tokio::select! {
+            biased;
+            done = &mut committing => return done,
+            Ok(()) = doubt.changed() => {}
+            Some(job) = queue.recv(), if doubts => job.refuse(StoreError::Unreachable),
+        }
     }
 }
 

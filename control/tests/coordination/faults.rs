@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use control::coordination::{Hold, Notice, Presence};
+use control::coordination::{self, Events, Hold, Locks, Notice, Presence};
+use control::telemetry::metrics::Value;
 use testkit::{ClientTls, Redis, Server, ZooKeeper};
 use tokio::time::timeout;
 
@@ -232,6 +233,24 @@ async fn the_service_is_away(server: &Server, url: &str) {
         }
     };
     soon("the lock once more", again).await;
+    let figure = |name| figure(Some(&*locks), None, name);
+    assert_eq!(figure("drover_coordination_connected"), 1);
+    assert!(figure("drover_coordination_losses_total") > 0);
+    assert!(figure("drover_coordination_failed_calls_total") > 0);
+}
+
+/// A figure of the one service that is given, as `/metrics` has it.
+fn figure(locks: Option<&dyn Locks>, events: Option<&dyn Events>, name: &str) -> u64 {
+    let mut families = Vec::new();
+    coordination::metrics(locks, events)(&mut families);
+    let family = families.into_iter().find(|family| family.name == name);
+    match family.unwrap().samples[..] {
+        [ref sample] => match sample.value {
+            Value::Number(number) => number,
+            Value::Times(_) => panic!("{name} is a number"),
+        },
+        ref samples => panic!("{samples:?}"),
+    }
 }
 
 #[tokio::test]
@@ -268,6 +287,12 @@ async fn what_is_published_while_redis_is_away_is_known_to_be_missed() {
     assert!(rest.is_err() || rest == Ok(Notice::Missed));
     ann.publish(&topic, b"heard");
     hears(&mut hearer, b"heard").await;
+    let of = |events, name| figure(None, Some(events), name);
+    // The gap, and the message.
+    assert!(of(&*bob, "drover_events_heard_total") >= 2);
+    assert!(of(&*ann, "drover_events_sent_total") >= 2);
+    assert_eq!(of(&*ann, "drover_coordination_losses_total"), 1);
+    assert_eq!(of(&*ann, "drover_coordination_connected"), 1);
 }
 
 #[tokio::test]

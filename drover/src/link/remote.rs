@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use agent::DialError;
+use agent::silence::Silence;
 use agent::transport;
 use control::clock;
 use control::downlink::{End, Link, LinkFull, Wake};
@@ -506,33 +507,6 @@ impl Drop for RemoteLink {
     }
 }
 
-/// For how long nothing has come.
-struct Silence {
-    packets: u64,
-    since: Instant,
-    looked: Instant,
-}
-
-impl Silence {
-    fn new(now: Instant) -> Self {
-        Self {
-            packets: 0,
-            since: now,
-            looked: now,
-        }
-    }
-
-    /// So many packets have come by now. Whoever stood still in between could not hear, and begins anew.
-    fn lasts(&mut self, packets: u64, now: Instant) -> Duration {
-        let stood = now.saturating_duration_since(self.looked) >= 3 * LISTEN_EVERY;
-        if stood || packets != self.packets {
-            (self.packets, self.since) = (packets, now);
-        }
-        self.looked = now;
-        now.saturating_duration_since(self.since)
-    }
-}
-
 /// A connection, as long as it lives.
 struct Life {
     pipe: Arc<Pipe>,
@@ -584,7 +558,7 @@ impl Life {
         let Some((gateways, run)) = &self.several else {
             return std::future::pending().await;
         };
-        let mut silence = Silence::new(clock::monotonic());
+        let mut silence = Silence::new(clock::monotonic(), LISTEN_EVERY);
         loop {
             tokio::time::sleep(LISTEN_EVERY).await;
             let packets = connection.stats().udp_rx.datagrams;

@@ -171,7 +171,7 @@ fn what_is_said_to_a_gateway_that_is_gone_goes_nowhere() {
 #[test]
 fn silence_begins_with_the_last_packet_and_anew_for_whoever_stood_still() {
     let began = clock::monotonic();
-    let mut silence = Silence::new(began);
+    let mut silence = Silence::new(began, LISTEN_EVERY);
     let mut lasts = |ms, packets| {
         let now = began + Duration::from_millis(ms);
         silence.lasts(packets, now).as_millis()

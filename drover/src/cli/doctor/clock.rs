@@ -15,7 +15,8 @@ const AHEAD: Duration = Duration::from_secs(2);
 const AHEAD_MAX: Duration = Duration::from_secs(60);
 /// A database's clock that differs by more shows that nobody sets one of the two.
 const APART: Duration = Duration::from_secs(1);
-/// By so much, servers take each other for dead: after five seconds without a beat one is given up.
+/// By so much, deadlines, retries and the ends of tokens are not what people have set. Who is alive goes by the
+/// database's clock alone.
 const APART_MAX: Duration = Duration::from_secs(5);
 /// A process server writes every two seconds; without a beat for so long it hangs, or time has jumped.
 const BEHIND_MAX: Duration = Duration::from_secs(60);
@@ -55,8 +56,7 @@ fn synchronised(answer: Option<&str>) -> Check {
     }
 }
 
-/// This machine's clock beside that of the store's server. Every server of a deployment that goes by the database's
-/// time goes by the others' too.
+/// This machine's clock beside that of the store's server.
 pub(super) fn against_server(server: &ServerInspection) -> Check {
     let name = "clock.store";
     let apart = Duration::from_millis(server.clock_ahead.unsigned_abs());
@@ -76,7 +76,7 @@ pub(super) fn against_server(server: &ServerInspection) -> Check {
         apart.subsec_millis() / 100
     );
     let advice = "synchronise both machines by NTP (timedatectl set-ntp true, or run chrony), and those of the other \
-                  servers: they tell by the time who is alive";
+                  servers: deadlines, retries and tokens go by their clocks";
     match apart > APART_MAX {
         true => Check::failure(name, found, advice),
         false => Check::warning(name, found, advice),

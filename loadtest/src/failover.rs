@@ -147,7 +147,7 @@ enum Running {
 }
 
 impl LockService {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Sql => "sql",
             Self::Zookeeper => "zookeeper",

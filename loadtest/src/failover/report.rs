@@ -157,7 +157,8 @@ pub(super) fn write_folder(failover: &Failover, found: &Found) -> anyhow::Result
         return Ok(());
     };
     let stamp = clock::stamp(clock::unix_seconds());
-    let folder = results.join(format!("{stamp}-failover"));
+    let locks: Vec<&str> = failover.locks.iter().map(|locks| locks.name()).collect();
+    let folder = results.join(format!("{stamp}-failover-{}", locks.join("-")));
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
     let json = serde_json::to_vec_pretty(found)?;

@@ -254,7 +254,8 @@ pub(super) struct Output<'a> {
 impl<'a> Output<'a> {
     /// Names a folder with the time at which the run began, where one is asked for; nothing is made yet.
     pub(super) fn new(options: &'a Options) -> Self {
-        let name = format!("{}-flow-real", clock::stamp(clock::unix_seconds()));
+        let stamp = clock::stamp(clock::unix_seconds());
+        let name = format!("{stamp}-flow-real-{}", options.site.name());
         let folder = options.results.as_ref().map(|results| results.join(name));
         Self { options, folder }
     }

@@ -20,6 +20,16 @@ pub enum Site {
 }
 
 impl Site {
+    /// What folders of results call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Apart => "apart",
+            Self::Postgres => "postgres",
+            Self::Mariadb => "mariadb",
+        }
+    }
+
     /// Process servers in each process that has some, where there are so many in all.
     pub(super) fn servers_in_each(self, servers: usize) -> usize {
         match self {

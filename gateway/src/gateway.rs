@@ -15,6 +15,7 @@ use protocol::limits::MAILBOX_MAX;
 use protocol::link::{Event, Request, Route};
 
 use crate::config::Config;
+use crate::lease::Lease;
 use crate::runtime::clock;
 use crate::runtime::launch::{LaunchConfig, LaunchError, Launched, ShardFailure, StopFlag, launch};
 use crate::runtime::mailbox::Sender;
@@ -74,6 +75,20 @@ pub struct Handle {
 /// # Errors
 /// [`StartError`]; then nothing runs and nothing is bound.
 pub fn start(config: Config, wake_control: Wake) -> Result<Gateway, StartError> {
+    start_under(config, None, wake_control)
+}
+
+/// As [`start`], for a gateway that sends commands only while `lease` holds. What is on its way through it when the
+/// lease runs out is told as [`NotOwner`](protocol::link::NotDelivered::NotOwner); what may have reached its agent, as
+/// uncertain.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_under(
+    config: Config,
+    lease: Option<Arc<dyn Lease>>,
+    wake_control: Wake,
+) -> Result<Gateway, StartError> {
     let server = Arc::new(tls::server_config(
         &config.tls,
         &config.secrets,
@@ -114,6 +129,7 @@ pub fn start(config: Config, wake_control: Wake) -> Result<Gateway, StartError> 
                 adaptive_limits: config.adaptive_limits,
                 sessions: Arc::clone(&sessions),
                 afloat: Arc::clone(&afloat),
+                lease: lease.clone(),
             },
             uplink: Uplink::new(
                 Arc::clone(&uplinks[usize::from(shard.0)]),

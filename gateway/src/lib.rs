@@ -20,6 +20,7 @@ pub mod flow;
 mod gateway;
 mod group;
 pub mod hub;
+mod lease;
 pub mod model;
 mod runtime;
 mod session;
@@ -29,7 +30,8 @@ mod tls;
 mod uplink;
 
 pub use config::{AdmissionConfig, Config, Secrets, TlsMaterial};
-pub use gateway::{Gateway, Handle, SendError, StartError, start};
+pub use gateway::{Gateway, Handle, SendError, StartError, start, start_under};
+pub use lease::{LAPSE, Lease};
 pub use runtime::launch::{LaunchError, Machine, Rings, ShardFailure, probe};
 pub use runtime::{DatapathKind, DatapathStats, ParkKind};
 pub use tls::TlsError;

@@ -151,6 +151,10 @@ pub(crate) trait Datapath {
     /// How many datagrams one train may have: 1 where segmentation offload does not work.
     fn max_segments(&self) -> usize;
 
+    /// Drops what is queued and not submitted yet, as a network might; of what was submitted before and is not done
+    /// it may drop some, too. For what must not leave any more.
+    fn discard(&mut self);
+
     /// Submits what is queued; call it once a turn, after the transmits.
     ///
     /// # Errors

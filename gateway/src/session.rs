@@ -28,6 +28,7 @@ use quinn_proto::{Dir, StreamEvent, StreamId};
 
 use crate::endpoint::identity::Identity;
 use crate::group::{Admission, Directory, OperationEvent, SessionCommand};
+use crate::lease::Lease;
 
 pub(crate) mod enrolment;
 #[cfg(test)]
@@ -282,7 +283,8 @@ impl Session {
             StreamEvent::Writable { .. }
             | StreamEvent::Available { .. }
             | StreamEvent::Stopped { .. } => self.write(streams, out),
-            StreamEvent::Opened { .. } | StreamEvent::Finished { .. } => {}
+            StreamEvent::Finished { id } => self.flights.mark_arrived(id),
+            StreamEvent::Opened { .. } => {}
         }
     }
 
@@ -338,6 +340,30 @@ impl Session {
             }
         }
         self.write(streams, out);
+    }
+
+    /// Whether a command is on its way that the agent may not have yet.
+    pub(crate) fn has_commands_under_way(&self) -> bool {
+        self.flights.are_under_way()
+    }
+
+    /// Right before packets are made, for a gateway under a lease: while that holds, what is written may leave. If not,
+    /// no byte of a command does, not even again: all that have not arrived are taken back.
+    pub(crate) fn fence(
+        &mut self,
+        lease: &dyn Lease,
+        streams: &mut impl Streams,
+        out: &mut Vec<Output>,
+    ) {
+        if !self.flights.are_under_way() {
+            return;
+        }
+        if lease.holds() {
+            return self.flights.let_go();
+        }
+        for _ in 0..self.flights.take_back_all(streams, out) {
+            lease.fenced();
+        }
     }
 
     fn say_held(&mut self, out: &mut Vec<Output>) {

@@ -24,6 +24,7 @@ use quinn_proto::{EndpointConfig, ServerConfig};
 use crate::config::AdmissionConfig;
 use crate::endpoint::{Endpoint, Panicked, TokenBucket, fleet_spread};
 use crate::group::{Directory, Home, HomeConfig, HomeOutput, Location, SessionCommand};
+use crate::lease::Lease;
 use crate::runtime::launch::{self, Seat};
 use crate::runtime::mailbox::Receiver;
 use crate::runtime::{Datagram, Datapath, Park, clock};
@@ -32,6 +33,7 @@ use crate::telemetry::{Counter, Level, Measure, Recorder};
 use crate::uplink::Uplink;
 
 mod drain;
+mod fencing;
 pub(crate) mod message;
 mod outputs;
 mod requests;
@@ -72,6 +74,8 @@ pub(crate) struct ShardConfig {
     pub sessions: Arc<AtomicU64>,
     /// Bytes about operations on their way to each shard.
     pub afloat: Arc<[AtomicUsize]>,
+    /// Commands leave only while it holds. `None`: the groups can be nobody else's.
+    pub lease: Option<Arc<dyn Lease>>,
 }
 
 /// The work of one shard before it sits on its thread.
@@ -143,6 +147,8 @@ pub(crate) struct Worker {
     held_back: bool,
     enrolments_pending: usize,
     drain: Option<Drain>,
+    /// The lease did not hold when that was looked at last.
+    lapsed: bool,
 }
 
 impl Worker {
@@ -188,6 +194,7 @@ impl Worker {
             held_back: false,
             enrolments_pending: 0,
             drain: None,
+            lapsed: true,
         }
     }
 
@@ -198,6 +205,7 @@ impl Worker {
         datapath: &mut impl Datapath,
     ) -> io::Result<Option<Instant>> {
         self.held_back = false;
+        self.follow_lease();
         let full = self.take_datagrams(now, datapath)?;
         self.outbound.flush();
         if self.outbound.is_stuck() {
@@ -218,6 +226,7 @@ impl Worker {
             // Accepted ones answer in this turn, not after a sleep.
             self.serve(now, datapath)?;
         }
+        self.discard_late(datapath);
         datapath.flush()?;
         self.uplink.flush();
         let busy = full || newcomers || self.endpoint.dirty_len() > 0;
@@ -354,6 +363,11 @@ impl Worker {
         }
         self.count_frames(index);
         self.pump_home(now);
+        // Nothing comes between this and the packets.
+        if self.fence(now, index).is_err() {
+            self.bury(now, index);
+            return Ok(());
+        }
         let sent = self.endpoint.transmit(now, index, datapath)?;
         if sent
             .and_then(|()| self.endpoint.finish(now, index))

@@ -89,6 +89,7 @@ impl Line {
             adaptive_limits: true,
             sessions: Arc::new(AtomicU64::new(1)),
             afloat: Arc::clone(&afloat),
+            lease: None,
         };
         let events = Arc::new(UplinkQueue::new());
         let uplink = Uplink::new(Arc::clone(&events), Arc::new(|| ()));
@@ -371,6 +372,10 @@ impl Datapath for MemoryDatapath {
 
     fn max_segments(&self) -> usize {
         10
+    }
+
+    fn discard(&mut self) {
+        self.outgoing.clear();
     }
 
     fn flush(&mut self) -> io::Result<()> {

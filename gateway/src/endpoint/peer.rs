@@ -17,6 +17,7 @@ use quinn_proto::{Connection, ConnectionError, Event, TransportErrorCode, VarInt
 
 use super::budget::Budget;
 use crate::group::SessionCommand;
+use crate::lease::Lease;
 use crate::session::enrolment::Enrolment;
 use crate::session::{Output, Session, Surroundings, Violation};
 use crate::tls::{PeerFacts, Purpose};
@@ -144,6 +145,18 @@ impl Peer {
             }
             _ => {}
         }
+    }
+
+    /// Before packets are made: see [`Session::fence`].
+    pub(crate) fn fence(&mut self, lease: &dyn Lease, out: &mut Vec<Output>) {
+        if let Stage::Session(session) = &mut self.stage {
+            session.fence(lease, &mut self.connection, out);
+        }
+    }
+
+    /// Whether a command is on its way that its agent may not have yet.
+    pub(crate) fn has_commands_under_way(&self) -> bool {
+        matches!(&self.stage, Stage::Session(session) if session.has_commands_under_way())
     }
 
     /// A handler panicked: ends the session in order. `false`: there is nothing left to end.

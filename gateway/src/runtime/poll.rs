@@ -341,6 +341,14 @@ impl Datapath for PollDatapath {
         self.max_segments
     }
 
+    fn discard(&mut self) {
+        // All else has left at once.
+        if let Some(transmit) = self.waiting.take() {
+            let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
+            self.stats.dropped_out += transmit.size.div_ceil(segment) as u64;
+        }
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         self.send_waiting()
     }

@@ -22,7 +22,7 @@ use quinn_proto::StreamId;
 
 use super::outbox::COMMAND_BYTES_MAX;
 use super::streams::{Read, Streams, Written};
-use super::{Output, READ_CHUNK_BYTES, Violation};
+use super::{Output, READ_CHUNK_BYTES, Violation, not_delivered};
 use crate::group::OperationEvent;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +39,10 @@ struct Flight {
     since: Instant,
     stage: Stage,
     readable: bool,
+    /// Under a lease: a packet with a part of it may have left since it was written.
+    left: bool,
+    /// The agent has acknowledged all of it: nothing of it is sent again.
+    arrived: bool,
     stream: Option<StreamId>,
     /// What of the command is not written yet.
     unwritten: Bytes,
@@ -75,6 +79,8 @@ impl Flights {
             since: now,
             stage: Stage::Queued,
             readable: false,
+            left: false,
+            arrived: false,
             stream: None,
             unwritten: frame,
             input: FrameBuffer::default(),
@@ -127,6 +133,51 @@ impl Flights {
             }
         }
         self.sweep();
+    }
+
+    /// Whether there is a command of which something is still to be sent, or may have to be sent again.
+    pub(super) fn are_under_way(&self) -> bool {
+        self.flights.iter().any(Flight::is_under_way)
+    }
+
+    /// Packets are made of what is written.
+    pub(super) fn let_go(&mut self) {
+        for flight in &mut self.flights {
+            flight.left |= flight.stage == Stage::Sent;
+        }
+    }
+
+    /// Takes back all that are [under way](Self::are_under_way), whether QUIC has them or not; answers how many of
+    /// them certainly never left.
+    pub(super) fn take_back_all(
+        &mut self,
+        streams: &mut impl Streams,
+        out: &mut Vec<Output>,
+    ) -> usize {
+        let mut kept = 0;
+        let under_way = self.flights.iter_mut();
+        for flight in under_way.filter(|flight| flight.is_under_way()) {
+            let (operation, fence) = (flight.operation, flight.fence);
+            if flight.stage == Stage::Sent && flight.left {
+                out.push(flight.lost());
+                // The agent may have it, and then goes on with it.
+                flight.give_up(streams, DONE_STREAM);
+            } else {
+                kept += 1;
+                out.push(not_delivered(operation, fence, NotDelivered::NotOwner));
+                flight.abandon(streams);
+            }
+        }
+        self.sweep();
+        kept
+    }
+
+    /// The agent has acknowledged all that was written to a stream.
+    pub(super) fn mark_arrived(&mut self, stream: StreamId) {
+        let mut flights = self.flights.iter_mut();
+        if let Some(flight) = flights.find(|flight| flight.stream == Some(stream)) {
+            flight.arrived = true;
+        }
     }
 
     /// Bytes, an end or a reset arrived on a stream.
@@ -184,6 +235,15 @@ impl Flight {
         self.stage != Stage::Queued && self.stream.is_none()
     }
 
+    /// Whether something of it is still to be sent, or may have to be sent again.
+    fn is_under_way(&self) -> bool {
+        match self.stage {
+            Stage::Queued => true,
+            Stage::Sent => !self.arrived,
+            Stage::Accepted => false,
+        }
+    }
+
     fn lost(&self) -> Output {
         let Self {
             operation, fence, ..
@@ -200,8 +260,13 @@ impl Flight {
 
     /// Gives the stream up before the command was whole.
     fn abandon(&mut self, streams: &mut impl Streams) {
+        self.give_up(streams, CANCEL_STREAM);
+    }
+
+    /// Gives the stream up: a reset with `code` in the place of what is not acknowledged.
+    fn give_up(&mut self, streams: &mut impl Streams, code: u64) {
         if let Some(stream) = self.stream.take() {
-            streams.reset(stream, CANCEL_STREAM);
+            streams.reset(stream, code);
             streams.stop(stream, DONE_STREAM);
         }
         self.stage = Stage::Sent;

@@ -1,7 +1,7 @@
 //! A session's rules, without QUIC.
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,9 +27,11 @@ use super::streams::Read;
 use super::{LINGER, Output, Session, Surroundings};
 use crate::endpoint::identity::Identity;
 use crate::group::{Directory, OperationEvent, SessionCommand};
+use crate::lease::Lease;
 use crate::runtime::clock;
 
 mod fates;
+mod fencing;
 
 /// An idle session must stay small: there are a hundred thousand of them.
 const _: () = assert!(size_of::<Session>() <= 300);
@@ -115,6 +117,22 @@ fn finished(n: u128) -> AgentMessage {
     }
 }
 
+/// A lease that holds if it is told so.
+struct Told {
+    holds: bool,
+    fenced: AtomicUsize,
+}
+
+impl Lease for Told {
+    fn holds(&self) -> bool {
+        self.holds
+    }
+
+    fn fenced(&self) {
+        self.fenced.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Harness {
     fn new() -> Self {
         let now = clock::now();
@@ -171,6 +189,16 @@ impl Harness {
     fn command(&mut self, command: SessionCommand) {
         self.session
             .handle_command(self.now, command, &mut self.streams, &mut self.out);
+    }
+
+    /// Packets are about to be made, under a lease that holds, or not. Answers how many commands that kept back.
+    fn fence(&mut self, holds: bool) -> usize {
+        let lease = Told {
+            holds,
+            fenced: AtomicUsize::new(0),
+        };
+        self.session.fence(&lease, &mut self.streams, &mut self.out);
+        lease.fenced.into_inner()
     }
 
     fn read(&mut self) {

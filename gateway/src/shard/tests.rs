@@ -12,6 +12,7 @@ use crate::tls::PANIC_SERVER_NAME;
 
 #[path = "../../tests/gateway/support/authority.rs"]
 mod authority;
+mod fencing;
 mod network;
 
 use network::{Network, hello};

@@ -22,6 +22,7 @@ every_combination! {
     more_sends_than_slots_all_arrive,
     a_train_that_offload_cannot_send_goes_one_by_one,
     a_refused_destination_harms_nobody,
+    what_is_discarded_leaves_only_if_it_has_left_already,
 }
 
 fn echo(datapath: DatapathKind, park: ParkKind, listen: &'static str) -> Stage {
@@ -61,6 +62,30 @@ fn datagrams_come_back_over_ipv6_and_dual_stack(datapath: DatapathKind, park: Pa
         client.send(address.as_bytes()).unwrap();
         assert_eq!(receive(&client), address.as_bytes());
     }
+    stage.end();
+}
+
+fn what_is_discarded_leaves_only_if_it_has_left_already(datapath: DatapathKind, park: ParkKind) {
+    let stage = Play::new(datapath, park).start().unwrap();
+    let client = client(stage.launched.local_addr());
+    let to = client.local_addr().unwrap();
+    // More than there are slots, so that one which is not free again would be missed.
+    let (count, gone) = match datapath {
+        DatapathKind::Poll => (1, 1),
+        _ => (5000, 0),
+    };
+    stage.tell(Word::Discard(to, count));
+    stage.tell(Word::Send(Train::one(to, b"good".to_vec())));
+    for _ in 0..gone {
+        assert_eq!(receive(&client), b"late");
+    }
+    assert_eq!(receive(&client), b"good");
+    let stats = stage.stats().datapath;
+    let refused = u64::from(count) - gone;
+    assert_eq!(
+        (stats.datagrams_out, stats.dropped_out),
+        (gone + 1, refused)
+    );
     stage.end();
 }
 

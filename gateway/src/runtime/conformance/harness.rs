@@ -50,6 +50,8 @@ pub(super) enum Word {
     Burst(SocketAddr, u32),
     /// Park no longer than until then; answer with `Event::Woke` when it is past.
     Deadline(Instant),
+    /// So many times: hand in four bytes and discard them before they are submitted.
+    Discard(SocketAddr, u32),
     /// Enter the kernel again and again without receiving, until the other end hangs up.
     Stall(Receiver<()>),
     /// Answer with `Event::Stats`.
@@ -128,6 +130,24 @@ impl Puppet {
             }
             Word::Deadline(deadline) => {
                 state.deadline = Some(deadline);
+                None
+            }
+            Word::Discard(to, count) => {
+                for _ in 0..count {
+                    let sent = datapath.transmit(&mut |buffer| {
+                        buffer.extend_from_slice(b"late");
+                        Some(Transmit {
+                            destination: to,
+                            ecn: None,
+                            size: 4,
+                            segment_size: None,
+                            src_ip: None,
+                        })
+                    })?;
+                    assert_eq!(sent, Sent::Done);
+                    datapath.discard();
+                    datapath.flush()?;
+                }
                 None
             }
             Word::Stall(end) => {

@@ -481,6 +481,10 @@ impl Datapath for UringDatapath {
         self.max_segments
     }
 
+    fn discard(&mut self) {
+        self.slots.address_nobody();
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         if !self.receiving {
             self.arm_receive()?;

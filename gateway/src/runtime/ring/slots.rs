@@ -162,6 +162,15 @@ impl Slots {
         &raw const slot.header
     }
 
+    /// Takes the address off every message: the kernel refuses those that it has not read yet, and the completion frees
+    /// the slot. Those that it has read keep theirs.
+    pub(super) fn address_nobody(&mut self) {
+        for slot in &mut self.slots {
+            slot.header.msg_name = std::ptr::null_mut();
+            slot.header.msg_namelen = 0;
+        }
+    }
+
     /// Decides what follows from the completion of slot `id` with `result`.
     pub(super) fn settle(&mut self, id: u16, result: i32) -> Settled {
         let Some(slot) = self.slots.get_mut(usize::from(id)) else {

@@ -17,6 +17,10 @@ enum Step {
     Room(usize),
     Credit(u64),
     Garbage(u64, Vec<u8>),
+    /// The agent has acknowledged all of a command.
+    Arrived(u64),
+    /// Packets are about to be made, under a lease that holds, or not.
+    Fence(bool),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +46,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..8u64).prop_map(Step::Credit),
         1 => (0..40u64, prop::collection::vec(any::<u8>(), 1..40))
             .prop_map(|(stream, bytes)| Step::Garbage(stream, bytes)),
+        2 => (0..40u64).prop_map(Step::Arrived),
+        4 => prop::bool::weighted(0.8).prop_map(Step::Fence),
     ]
 }
 
@@ -121,6 +127,13 @@ fn take_step(harness: &mut Harness, step: Step, given: &mut Vec<u128>) {
             harness.streams.credit = credit;
             harness.stream_event(StreamEvent::Available { dir: Dir::Bi });
         }
+        Step::Arrived(stream) => {
+            let id = FakeStreams::opened(stream);
+            harness.stream_event(StreamEvent::Finished { id });
+        }
+        Step::Fence(holds) => {
+            harness.fence(holds);
+        }
         Step::Garbage(stream, bytes) => {
             let id = FakeStreams::opened(stream);
             if harness.streams.streams.contains_key(&id) {
@@ -175,6 +188,8 @@ proptest! {
             .streams
             .keys()
             .filter(|id| **id != harness.control)
+            // Those that were taken back before they left.
+            .filter(|id| harness.streams.streams[id].reset != Some(CANCEL_STREAM))
             .filter_map(|id| operation_of(&harness, *id))
             .collect();
         for output in harness.take() {

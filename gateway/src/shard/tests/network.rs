@@ -7,13 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use protocol::agent::{ALPN_SESSION, AgentMessage, GatewayMessage, Hello};
+use protocol::flow::Demand;
 use protocol::frame::{FrameBuffer, decode_gateway_message, encode_agent_message};
 use protocol::identity::GATEWAY_SERVER_NAME;
-use protocol::ids::{AgentId, Epoch, Fence, GroupId, OperationId, ProcessId, ShardId, Slot};
+use protocol::ids::{
+    AgentId, Epoch, Fence, GroupId, OperationId, ProcessId, ServerId, ShardId, Slot,
+};
 use protocol::limits::FRAME_BYTES_MAX;
 use protocol::link::{Event, Request, Target};
+use protocol::operation::Command;
 use protocol::steering::CONNECTION_ID_BYTES;
 use protocol::version::SUPPORTED;
 use quinn_proto::crypto::rustls::QuicClientConfig;
@@ -27,6 +31,7 @@ use rustls::RootCertStore;
 
 use super::authority::{Authority, Credentials, DOMAIN};
 use crate::config::{AdmissionConfig, Secrets, TlsMaterial};
+use crate::lease::Lease;
 use crate::runtime::mailbox::{Sender, Waker, channel};
 use crate::runtime::steering::ConnectionIds;
 use crate::runtime::{Datagram, Datapath, DatapathStats, Sent, clock};
@@ -106,6 +111,10 @@ impl Datapath for MemoryDatapath {
         10
     }
 
+    fn discard(&mut self) {
+        self.outgoing.clear();
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -166,6 +175,11 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn new() -> Self {
+        Self::under(None)
+    }
+
+    /// The same for a shard of a gateway under a lease.
+    pub(super) fn under(lease: Option<Arc<dyn Lease>>) -> Self {
         let authority = Authority::new();
         let now = clock::now();
         let own = authority.gateway();
@@ -189,6 +203,7 @@ impl Network {
             adaptive_limits: false,
             sessions: Arc::new(AtomicU64::new(1)),
             afloat: Arc::from([AtomicUsize::new(0)]),
+            lease,
         };
         let events = Arc::new(UplinkQueue::new());
         let uplink = Uplink::new(Arc::clone(&events), Arc::new(|| ()));
@@ -298,6 +313,11 @@ impl Network {
         self.agents[place].cut = true;
     }
 
+    /// After [`cut`](Self::cut): from now on all goes through again.
+    pub(super) fn join(&mut self, place: usize) {
+        self.agents[place].cut = false;
+    }
+
     pub(super) fn close_code(&self, place: usize) -> Option<u64> {
         match &self.agents[place].end {
             Some(ConnectionError::ApplicationClosed(close)) => Some(close.error_code.into_inner()),
@@ -308,6 +328,54 @@ impl Network {
     pub(super) fn request(&self, request: Request) {
         let message = ShardMessage::Request(Box::new(request), self.now);
         self.mailbox.try_send(message).unwrap();
+    }
+
+    /// Has the shard send a command to agent `n`, with the next turn.
+    pub(super) fn dispatch(&mut self, n: u8) {
+        self.request(Request::Demand {
+            target: target(n),
+            server: ServerId(1),
+            lines: vec![Demand::of("exec", 1)],
+        });
+        self.run(STEP);
+        let granted = self
+            .take_events()
+            .into_iter()
+            .find_map(|event| match event {
+                Event::Granted { grant, .. } => Some(grant),
+                _ => None,
+            });
+        self.request(Request::Dispatch {
+            target: target(n),
+            grant: granted.unwrap(),
+            epoch: Epoch(1),
+            command: Box::new(Command {
+                operation: OperationId::new(ProcessId::from_bytes([n; 16]), 0),
+                fence: Fence(1),
+                kind: "exec".to_owned(),
+                input: Bytes::from_static(b"\"true\""),
+                deadline_ms: 60_000,
+            }),
+        });
+    }
+
+    /// How many commands the agent has got since last asked.
+    pub(super) fn commands(&mut self, place: usize) -> usize {
+        let connection = &mut self.agents[place].connection;
+        let mut count = 0;
+        while let Some(stream) = connection.streams().accept(Dir::Bi) {
+            let mut stream = connection.recv_stream(stream);
+            let Ok(mut chunks) = stream.read(true) else {
+                continue;
+            };
+            let mut input = FrameBuffer::default();
+            while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
+                input.push(&chunk.bytes);
+            }
+            let _more = chunks.finalize().should_transmit();
+            count += usize::from(input.next_frame(FRAME_BYTES_MAX).unwrap().is_some());
+        }
+        count
     }
 
     pub(super) fn query(&self, n: u8) {

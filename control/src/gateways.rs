@@ -12,7 +12,7 @@
 //! reaches any more loses its groups, whatever it thinks itself, and one that some process servers do not reach keeps them. It asks for that
 //! every five seconds, and sends nothing on to agents once its last question that was answered is ten seconds old: so it
 //! has stopped before its groups are another's, also where it stood still in between. Where a lock service says that one
-//! is gone, both times are shorter: watch.rs.
+//! is gone, both times are shorter: watch.rs. Where the store was away for a while, leases say nothing yet: grace.rs.
 //!
 //! One that is told to stop says so when it asks, and waits until its groups are others': leaving.rs.
 //!
@@ -22,6 +22,7 @@
 
 mod balance;
 mod figures;
+mod grace;
 mod keeper;
 mod leaving;
 mod switch;
@@ -29,9 +30,9 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use protocol::ids::{GatewayId, GroupId, ServerId};
+use protocol::ids::{Epoch, GatewayId, GroupId, ServerId};
 use protocol::limits::LINK_LEASE;
 use tokio::sync::Notify;
 
@@ -39,6 +40,7 @@ use self::balance::Pace;
 pub(crate) use self::balance::{Field, Gift, Taker, elsewhere, even};
 use self::figures::Figures;
 pub(crate) use self::figures::metrics;
+use self::grace::Grace;
 pub(crate) use self::keeper::{keep, watch};
 use self::leaving::Leaving;
 pub use self::switch::{AddError, Switch, Way};
@@ -118,7 +120,10 @@ pub struct Placed {
 #[derive(Default)]
 pub struct Gateways {
     inner: Mutex<Inner>,
+    /// There is something to look after.
     changed: Notify,
+    /// An agent server is reached no longer: that waits for nothing.
+    gone: Notify,
     figures: Figures,
 }
 
@@ -128,7 +133,8 @@ struct Inner {
     reached: BTreeMap<GatewayId, (AgentServer, usize)>,
     /// How often one has been.
     reaches: u64,
-    owners: BTreeMap<GroupId, GatewayId>,
+    /// What the store said of each group when its epoch was highest.
+    owners: BTreeMap<GroupId, Owned>,
     /// How often that has changed.
     moves: u64,
     /// Where agents reach the owners, by what the store says.
@@ -145,7 +151,11 @@ struct Inner {
     leaving: BTreeMap<GatewayId, Leaving>,
     /// Runs of which a lock service says that they are gone.
     doubted: BTreeSet<GatewayId>,
+    grace: Grace,
 }
+
+/// The run of a gateway that owns a group, and since which epoch at least: each epoch has one owner.
+type Owned = (GatewayId, Epoch);
 
 /// Tells an agent server that its lease has been prolonged.
 pub type Answer = Box<dyn FnOnce() + Send>;
@@ -225,7 +235,7 @@ impl Gateways {
         inner.leaving.remove(&run);
         inner.ended.push(run);
         drop(inner);
-        self.changed.notify_one();
+        self.gone.notify_one();
     }
 
     /// The runs that have ended in order since it was asked last.
@@ -244,7 +254,16 @@ impl Gateways {
 
     /// The owner of a group, as far as is known.
     pub fn owner(&self, group: GroupId) -> Option<GatewayId> {
+        self.owned(group).map(|(owner, _)| owner)
+    }
+
+    fn owned(&self, group: GroupId) -> Option<Owned> {
         self.lock().owners.get(&group).copied()
+    }
+
+    /// Somebody knows more of a group than is known here: whoever looks after the groups is to read it soon.
+    fn look_again(&self) {
+        self.changed.notify_one();
     }
 
     /// How often groups have changed hands.
@@ -289,17 +308,22 @@ impl Gateways {
         store
             .renew_agent_servers(self.reached(), clock::now())
             .await?;
-        self.place(store, Pace::default()).await
+        self.place(store, Pace::default(), clock::monotonic()).await
     }
 
     /// Gives groups away: those that nobody owns who is alive, and so many others that are to be elsewhere. Returns all
-    /// groups and their owners, which are known here from now on.
-    async fn place(&self, store: &Store, pace: Pace) -> Result<Vec<Placed>, StoreError> {
-        let now = clock::now();
+    /// groups and their owners, which are known here from now on. `since`: when it begins.
+    async fn place(
+        &self,
+        store: &Store,
+        pace: Pace,
+        since: Instant,
+    ) -> Result<Vec<Placed>, StoreError> {
+        let (began, now) = (clock::monotonic(), clock::now());
         let servers = store.agent_servers(now).await?;
         let groups = store.placed_groups(now).await?;
-        let alive = servers.iter().filter(|one| one.alive);
-        let alive: Vec<GatewayId> = alive.map(|one| one.server.run).collect();
+        // A store that does not answer is away.
+        let alive = self.living(&servers, since + began.elapsed());
         let leaving = servers.iter().filter(|one| one.draining);
         let mut leaving: Vec<GatewayId> = leaving.map(|one| one.server.run).collect();
         let hurried = self.told_to_stop();
@@ -337,17 +361,32 @@ impl Gateways {
         Ok(())
     }
 
-    /// What the store says, which is known here from now on.
+    /// Those that keep what they own, by what the store has just said: it had said it at `now`.
+    fn living(&self, servers: &[Registered], now: Instant) -> Vec<GatewayId> {
+        self.lock().grace.living(servers, now)
+    }
+
+    /// The lease of an agent server was ended, since it is gone.
+    fn give_up(&self, run: GatewayId) {
+        self.lock().grace.give_up(run);
+        self.figures.given_up();
+    }
+
+    /// What the store says, which is known here from now on. Of what was read twice at the same time the older may come
+    /// last: it changes nothing.
     fn know(&self, servers: Vec<Registered>, groups: &[Placed]) {
         let mut inner = self.lock();
-        let owners = groups
-            .iter()
-            .filter_map(|placed| Some((placed.group.id, placed.owner?)))
-            .collect();
-        if inner.owners != owners {
-            inner.owners = owners;
-            inner.moves += 1;
+        let mut moved = false;
+        for placed in groups {
+            let Some(owner) = placed.owner else { continue };
+            let (group, owned) = (placed.group.id, (owner, placed.group.epoch));
+            let before = inner.owners.get(&group);
+            if before.is_none_or(|before| before.1 <= owned.1 && *before != owned) {
+                inner.owners.insert(group, owned);
+                moved = true;
+            }
         }
+        inner.moves += u64::from(moved);
         inner.addresses = servers
             .into_iter()
             .map(|one| (one.server.run, one.server.addresses))
@@ -379,6 +418,6 @@ impl Drop for Reached {
             }
         }
         drop(inner);
-        self.gateways.changed.notify_one();
+        self.gateways.gone.notify_one();
     }
 }

@@ -37,6 +37,8 @@ use crate::downlink::{End, Ends, Join};
 use crate::store::Store;
 use crate::telemetry::metrics::{Family, Kind, Value};
 
+/// A gateway elsewhere that is there answers within this. Without one the rest of the control plane does what it can.
+const FIRST_WITHIN: Duration = Duration::from_secs(5);
 /// Before another one takes the place of the first that has ended.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// Before another one takes the place of one that keeps ending.
@@ -141,7 +143,7 @@ enum Over {
     CrashedForGood,
 }
 
-/// Starts them one after the other.
+/// Starts them one after the other. Where the gateway is elsewhere and cannot be reached soon, they begin when it can.
 ///
 /// # Errors
 /// One did not start: those before it are stopped.
@@ -151,8 +153,11 @@ pub(crate) async fn start(
     services: Services,
 ) -> Result<(Front, Servers), StartError> {
     let (first, others, join) = match ends {
-        Ends::One(end) => (end, 0, None),
-        Ends::Several { servers, join } => (join().await, servers.saturating_sub(1), Some(join)),
+        Ends::One(end) => (Some(end), 0, None),
+        Ends::Several { servers, join } => {
+            let first = timeout(FIRST_WITHIN, join()).await.ok();
+            (first, servers.saturating_sub(1), Some(join))
+        }
     };
     let (enrolments, enrolment_queue) = mpsc::channel(ENROLMENTS_MAX);
     let (recorded, recorded_watch) = watch::channel(0);
@@ -172,13 +177,15 @@ pub(crate) async fn start(
         ending: Ending::default(),
         deaths: Arc::default(),
     };
-    let mut lives = vec![common.begin(first).await?];
-    for _ in 0..others {
-        if let Some(join) = &join {
-            let life = common.begin(join().await).await;
-            lives.push(life.inspect_err(|_| common.ending.stop.cancel())?);
+    let lives = match first {
+        Some(first) => common.begin_all(first, others, join.as_ref()).await?,
+        None => {
+            tracing::warn!(
+                "no agent server can be reached: what needs one waits until one is there, the rest begins"
+            );
+            (0..=others).map(|_| None).collect()
         }
-    }
+    };
     let (mishaps, victims) = Mishaps::of(lives.len());
     let keepers = lives.into_iter().zip(victims).map(|(life, victim)| {
         let keeper = Keeper {
@@ -225,6 +232,23 @@ impl Servers {
 }
 
 impl Common {
+    /// Starts the first, and so many others.
+    async fn begin_all(
+        &self,
+        first: End,
+        others: u32,
+        join: Option<&Join>,
+    ) -> Result<Vec<Option<Life>>, StartError> {
+        let mut lives = vec![Some(self.begin(first).await?)];
+        for _ in 0..others {
+            if let Some(join) = join {
+                let life = self.begin(join().await).await;
+                lives.push(Some(life.inspect_err(|_| self.ending.stop.cancel())?));
+            }
+        }
+        Ok(lives)
+    }
+
     /// Starts one, and opens its door.
     async fn begin(&self, end: End) -> Result<Life, StartError> {
         let (number, cut_off) = (end.server.0, end.link.cut_off());
@@ -278,9 +302,22 @@ impl Common {
 }
 
 impl Keeper {
-    async fn keep(mut self, mut life: Life) {
-        let mut pause = PAUSE_FIRST;
+    /// `begun`: the first, where it could be started with the others.
+    async fn keep(mut self, begun: Option<Life>) {
+        let mut pause = match begun {
+            Some(_) => PAUSE_FIRST,
+            None => Duration::ZERO,
+        };
+        let mut next = begun;
         loop {
+            let mut life = match (next.take(), &self.join) {
+                (Some(life), _) => life,
+                (None, Some(join)) => match self.follow(join, &mut pause).await {
+                    Some(life) => life,
+                    None => return,
+                },
+                (None, None) => return,
+            };
             let began = clock::monotonic();
             let over = self.live(&mut life).await;
             self.common.engine.close(life.started.worker);
@@ -291,13 +328,8 @@ impl Keeper {
                 Over::Died if lived < LIVED => {}
                 Over::Died | Over::Crashed => pause = PAUSE_FIRST,
             }
-            let Some(join) = self.join.clone() else {
-                return;
-            };
-            self.bury(life);
-            match self.follow(&join, &mut pause).await {
-                Some(next) => life = next,
-                None => return,
+            if self.join.is_some() {
+                self.bury(life);
             }
         }
     }
@@ -373,7 +405,7 @@ impl Keeper {
                 begun = begin => begun,
                 () = self.common.ending() => return None,
             };
-            *pause = (*pause * 2).min(PAUSE_LAST);
+            *pause = (*pause * 2).clamp(PAUSE_FIRST, PAUSE_LAST);
             match begun {
                 Ok(life) => {
                     tracing::info!(number = life.number, "a process server has taken its place");

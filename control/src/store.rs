@@ -18,6 +18,7 @@ mod budgets;
 mod coordination;
 mod copy;
 pub mod dead_letters;
+mod deployment;
 pub mod groups;
 mod inspect;
 pub mod limits;

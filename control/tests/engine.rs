@@ -12,6 +12,8 @@
 mod fleet;
 #[path = "engine/hints.rs"]
 mod hints;
+#[path = "engine/outage.rs"]
+mod outage;
 #[path = "engine/servers.rs"]
 mod servers;
 #[path = "engine/services.rs"]

@@ -84,6 +84,37 @@ async fn the_same_with_several_process_servers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_control_side_begins_without_an_agent_server_and_says_that_it_waits() {
+    let mut apart = Box::pin(Apart::start(1, 2)).await;
+    let work = apart.work.clone();
+    apart.create().await;
+    apart.check().await;
+    apart.fleet.expect_losses(true);
+    apart.agents[0].running.kill();
+    apart.control.running.kill();
+    apart.control.start_again(&work);
+    let health = apart.control.asks("/healthz");
+    assert!(health.starts_with("HTTP/1.0 200"), "{health}");
+    let ready = apart.control.asks("/readyz");
+    assert!(
+        ready.starts_with("HTTP/1.0 503") && ready.contains("waits for an agent server"),
+        "{ready}"
+    );
+    let page = apart.drover(&["processes", "list"]);
+    assert!(
+        page.to_string().contains("succeeded"),
+        "what the store has is told: {page}"
+    );
+
+    apart.agents[0].start_again(&work);
+    apart.create().await;
+    apart.check().await;
+    let ready = apart.control.asks("/readyz");
+    assert!(ready.starts_with("HTTP/1.0 200"), "{ready}");
+    apart.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_was_revoked_while_the_agent_server_could_not_be_told_is_out() {
     let mut apart = Box::pin(Apart::start(1, 1)).await;
     let work = apart.work.clone();

@@ -2,11 +2,16 @@
 //! configuration is one, and the units fit it.
 
 #[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/apart.rs"]
+mod apart;
+#[expect(dead_code, reason = "other tests use the rest")]
 #[path = "support/deployment.rs"]
 mod deployment;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
+use apart::Apart;
 use deployment::{Deployment, command, eventually, said};
 
 const DASHBOARD: &str = include_str!("../../docs/ops/grafana-dashboard.json");
@@ -18,12 +23,21 @@ const CONTROL: &str = include_str!("../../docs/ops/distributed-control.toml");
 const PROCESS_SERVER: &str = include_str!("../../docs/ops/distributed-process-server.toml");
 const API_SERVER: &str = include_str!("../../docs/ops/distributed-api-server.toml");
 const AGENT_SERVER: &str = include_str!("../../docs/ops/distributed-agent-server.toml");
+const EXAMPLES: [&str; 6] = [
+    CONFIGURATION,
+    REDUNDANT,
+    CONTROL,
+    PROCESS_SERVER,
+    API_SERVER,
+    AGENT_SERVER,
+];
+const PAGE: &str = include_str!("../../docs/ops/README.md");
 const SERVER_UNIT: &str = include_str!("../../docs/ops/drover.service");
 const TEMPLATE_UNIT: &str = include_str!("../../docs/ops/drover@.service");
 const AGENT_UNIT: &str = include_str!("../../docs/ops/drover-agent.service");
 
-/// Has samples only once a peer was refused.
-const REFUSALS: &str = "drover_security_events_total";
+/// How the words end that are said of a figure which every server has of all of them together.
+const OF_ALL: &str = ", of the whole deployment.";
 /// Labels that Prometheus adds.
 const ADDED: [&str; 2] = ["job", "instance"];
 
@@ -43,9 +57,9 @@ fn missing<'a>(asked: &BTreeSet<&'a str>, served: &BTreeSet<&str>) -> Vec<&'a st
     names.copied().collect()
 }
 
-/// What a page of metrics has. No value of ours holds a quote, a comma or a brace that is not a pair.
+/// What a page of metrics has. No value of ours holds a quote or a brace that is not a pair.
 fn labels(page: &str) -> Labels<'_> {
-    let mut served = Labels::from([(REFUSALS, BTreeMap::from([("kind", BTreeSet::new())]))]);
+    let mut served = Labels::new();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let (sample, _) = line.rsplit_once(' ').expect("a sample has a value");
         let (name, told) = sample.split_once('{').unwrap_or((sample, ""));
@@ -98,6 +112,55 @@ fn wrong_labels(expression: &str, served: &Labels<'_>) -> Vec<String> {
     wrong
 }
 
+/// Names of figures that every server has of the whole deployment, by what a page says of them.
+fn of_all(page: &str) -> BTreeSet<&str> {
+    let told = page.lines().filter_map(|line| line.strip_prefix("# HELP "));
+    let of_all = told.filter(|told| told.ends_with(OF_ALL));
+    of_all.filter_map(|told| told.split(' ').next()).collect()
+}
+
+/// Whether an expression takes what every server has of the whole deployment for what each has of its own: it adds it
+/// up, or looks at it server by server.
+fn counts_again(expression: &str, of_all: &BTreeSet<&str>) -> bool {
+    let asked = names(expression);
+    let once = ["max(", "max by (job) ("];
+    let again = ["sum", "avg", "count", "by (instance"];
+    let has = |words: &[&str]| words.iter().any(|word| expression.contains(word));
+    !asked.is_disjoint(of_all) && (has(&again) || !has(&once))
+}
+
+/// What the dashboard's variables ask for: their names and questions.
+fn variables(dashboard: &serde_json::Value) -> Vec<(String, String)> {
+    let variables = dashboard["templating"]["list"].as_array();
+    let asked = variables.expect("variables").iter();
+    let asked = asked.filter(|variable| variable["type"] == "query");
+    let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
+    let told = asked.map(|variable| {
+        let question = text(&variable["query"]["query"]);
+        assert_eq!(question, text(&variable["definition"]));
+        // Also without a single value, as in the moment of the import, everything is shown.
+        assert_eq!(variable["allValue"], ".*", "{question}");
+        (text(&variable["name"]), question)
+    });
+    told.collect()
+}
+
+/// A page must have what the dashboard finds its server by.
+#[track_caller]
+fn assert_is_found(page: &str) {
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("JSON");
+    let served = labels(page);
+    let variables = variables(&dashboard);
+    let known: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(known, ["job", "instance"]);
+    for (_, question) in &variables {
+        let asked = names(question);
+        assert_eq!(asked.len(), 1, "{question}");
+        let is_served = |name: &&str| served.contains_key(*name);
+        assert!(asked.iter().all(is_served), "{question}: {page}");
+    }
+}
+
 /// Every expression of both files.
 fn expressions() -> Vec<String> {
     let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("JSON");
@@ -114,8 +177,21 @@ fn expressions() -> Vec<String> {
     asked.chain(alerts).map(str::to_owned).collect()
 }
 
+/// A new certificate and its key, as settings of the listener `public`.
+fn public_tls(dir: &Path) -> [String; 2] {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]);
+    let certificate = params.expect("a name").self_signed(&key);
+    let certificate = certificate.expect("a certificate").pem();
+    [("certificate", certificate), ("key", key.serialize_pem())].map(|(name, pem)| {
+        let file = dir.join(name);
+        std::fs::write(&file, pem).expect("it can be written");
+        format!("api.public.{name}={}", file.display())
+    })
+}
+
 /// What a server shows that has everything there can be: a replica, agent servers to be shared with others, a lock and
-/// an event service.
+/// an event service, a listener with TLS.
 fn page_of_everything() -> String {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build().expect("a runtime");
@@ -126,7 +202,12 @@ fn page_of_everything() -> String {
     let store = runtime.block_on(postgres.database("drover"));
     let store = store.unwrap_or_else(|error| panic!("{error}"));
     let link = testkit::loopback(&testkit::free_ports(1).expect("a free port"));
+    let certificates = tempfile::tempdir().expect("a temporary directory");
+    let [certificate, key] = public_tls(certificates.path());
     let settings = [
+        certificate,
+        key,
+        "api.public.listen=127.0.0.1:0".to_owned(),
         format!("store={store}"),
         format!("store_read_urls={}", replica.url_like(&store)),
         format!("link.listen={link}"),
@@ -150,20 +231,21 @@ fn dashboard_and_alerts_name_only_metrics_that_are_served() {
     // Routes of the API have samples once they were asked for.
     deployment.metrics();
     let page = format!("{}{}", deployment.metrics(), page_of_everything());
-    let samples: Vec<&str> = page
+    let served: BTreeSet<&str> = page
         .lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split([' ', '{']).next())
         .collect();
-    let mut served: BTreeSet<&str> = samples.into_iter().collect();
-    assert!(page.contains(&format!("# TYPE {REFUSALS} counter")));
-    served.insert(REFUSALS);
     for (file, text) in [("dashboard", DASHBOARD), ("alerts", ALERTS)] {
         let asked = names(text);
         assert!(asked.len() > 8, "{file} asks for {asked:?}");
         assert_eq!(missing(&asked, &served), Vec::<&str>::new(), "{file}");
     }
-    let labels = labels(&page);
+    assert_is_found(&page);
+    let (labels, of_all) = (labels(&page), of_all(&page));
+    for name in ["drover_agents_connected", "drover_processes_ready"] {
+        assert!(of_all.contains(name), "{of_all:?}");
+    }
     let expressions = expressions();
     assert!(expressions.len() > 30, "{expressions:#?}");
     for expression in expressions {
@@ -172,7 +254,34 @@ fn dashboard_and_alerts_name_only_metrics_that_are_served() {
             Vec::<String>::new(),
             "{expression}"
         );
+        assert!(!counts_again(&expression, &of_all), "{expression}");
     }
+}
+
+/// Where servers are apart the dashboard finds each of them, also those that have no API and no store.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_finds_servers_of_every_profile() {
+    let database = testkit::Postgres::start().await.expect("PostgreSQL");
+    let store = database.database("apart").await.expect("a database");
+    let apart = Box::pin(Apart::start_distributed(&store, &[])).await;
+    let mut found = BTreeSet::new();
+    let with_store = [&apart.control].into_iter().chain(&apart.others);
+    for server in with_store.chain(&apart.agents) {
+        let answer = server.asks("/metrics");
+        let (head, page) = answer.split_once("\r\n\r\n").expect("an answer");
+        assert!(head.contains(" 200 "), "{answer}");
+        assert_is_found(page);
+        let labels = labels(page);
+        let profiles = labels["drover_build_info"]["profile"].iter();
+        found.extend(profiles.map(|profile| (*profile).to_owned()));
+        let certificate = "drover_agent_server_certificate_expiry_timestamp_seconds";
+        let has = |name: &str| labels.contains_key(name);
+        let has_agents = has("drover_gateway_sessions");
+        assert_eq!(has(certificate), has_agents, "{}", server.name);
+    }
+    let profiles = ["agent-server", "api-server", "process-server"];
+    assert_eq!(found, BTreeSet::from(profiles.map(str::to_owned)));
+    apart.end().await;
 }
 
 /// What an alert says of its labels is what its expression leaves of them.
@@ -248,7 +357,28 @@ fn a_label_that_is_not_served_is_found() {
         ["drover_a: x=1|3", "drover_a: z=1"]
     );
     assert_eq!(wrong("sum by (z) (drover_a)"), ["drover_a by z"]);
-    assert_eq!(wrong("sum by (kind) (drover_security_events_total)"), none);
+}
+
+#[test]
+fn a_figure_of_the_whole_deployment_that_is_added_up_is_found() {
+    let page = "# HELP drover_a Things, of the whole deployment.\n# HELP drover_b Things here.\n";
+    let of_all = of_all(page);
+    assert_eq!(of_all, BTreeSet::from(["drover_a"]));
+    for wrong in [
+        "sum(drover_a)",
+        "max by (instance) (drover_a)",
+        "min_over_time(drover_a[15m]) > 3",
+        "sum by (job) (drover_b) < drover_a",
+    ] {
+        assert!(counts_again(wrong, &of_all), "{wrong}");
+    }
+    for right in [
+        "max(drover_a{job=~\"$job\",instance=~\"$instance\"})",
+        "max by (job) (min_over_time(drover_a[15m])) > 3",
+        "sum by (instance) (drover_b)",
+    ] {
+        assert!(!counts_again(right, &of_all), "{right}");
+    }
 }
 
 /// `Key=value` of a unit; a key that stands there twice is a mistake here.
@@ -280,30 +410,24 @@ fn asked(start: &str, configuration: &str, more: &[&str]) -> std::process::Outpu
     program.output().expect("drover runs")
 }
 
+/// How many keys a table has, with those of the tables in it.
+fn keys(table: &toml::Table) -> usize {
+    let of = |value: &toml::Value| value.as_table().map_or(1, keys);
+    table.values().map(of).sum()
+}
+
 #[test]
 fn the_example_configuration_is_read_by_what_the_unit_starts() {
     let server = unit(SERVER_UNIT);
     let home = format!("/var/lib/{}", server["StateDirectory"]);
-    for configuration in [
-        CONFIGURATION,
-        REDUNDANT,
-        CONTROL,
-        PROCESS_SERVER,
-        API_SERVER,
-        AGENT_SERVER,
-    ] {
+    for configuration in EXAMPLES {
         let output = asked(server["ExecStart"], configuration, &["--print-config"]);
         assert!(output.status.success(), "{}", said(&output));
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(!printed.contains("secret@"), "{printed}");
         let written: toml::Table = configuration.parse().expect("TOML");
-        let mut keys = 0;
-        for (key, value) in &written {
-            keys += value.as_table().map_or(1, toml::Table::len);
-            assert!(printed.contains(key.as_str()), "{key}");
-        }
         let from_file = printed.matches("(drover.toml line ").count();
-        assert_eq!(from_file, keys, "every key counts: {printed}");
+        assert_eq!(from_file, keys(&written), "every key counts: {printed}");
         assert_eq!(written["data_dir"].as_str(), Some(home.as_str()));
     }
     let written: toml::Table = CONFIGURATION.parse().expect("TOML");
@@ -311,6 +435,33 @@ fn the_example_configuration_is_read_by_what_the_unit_starts() {
     let drain = written["drain"]["deadline"].as_str().expect("a duration");
     // What follows the drain takes 6 s at most.
     assert!(seconds(server["TimeoutStopSec"]) > seconds(drain) + 6);
+}
+
+/// What an operator finds out too late otherwise: whoever scrapes from elsewhere reaches them, and nothing renews
+/// agents' certificates.
+#[test]
+fn the_examples_can_be_scraped_and_let_agents_certificates_live_for_a_year() {
+    let mut scraped = BTreeSet::new();
+    for configuration in EXAMPLES {
+        let written: toml::Table = configuration.parse().expect("TOML");
+        let text = |section: &str, key: &str| written.get(section)?.get(key)?.as_str();
+        let profile = written.get("profile").map(toml::Value::as_str);
+        let profile = profile.map_or("all", |profile| profile.expect("a text"));
+        // Whoever runs process servers makes the certificates.
+        let life = text("agents", "certificate_life");
+        let makes = profile == "all" || profile.contains("process-server");
+        assert_eq!(life, makes.then_some("8760h"), "{configuration}");
+        let Some(listen) = text("admin", "listen") else {
+            continue;
+        };
+        let listen: std::net::SocketAddr = listen.parse().expect("an address");
+        assert!(!listen.ip().is_loopback(), "{configuration}");
+        assert!(PAGE.contains(&format!("\"{listen}\"")), "{listen}");
+        scraped.insert(profile.to_owned());
+    }
+    for apart in ["agent-server", "process-server", "api-server"] {
+        assert!(scraped.contains(apart), "{scraped:?}");
+    }
 }
 
 #[test]
@@ -367,6 +518,14 @@ fn the_units_give_what_the_programs_need_and_no_more() {
     assert_eq!(agent["KillMode"], "mixed");
     assert!(seconds(agent["TimeoutStopSec"]) > 30);
     assert!(!agent.contains_key("NoNewPrivileges") && !agent.contains_key("SystemCallFilter"));
+    // Nothing stands between them and /dev or the file system. ProtectClock does: it implies DeviceAllow, and with that
+    // only the devices that are named can be opened, so no /dev/kvm, /dev/net/tun, /dev/mapper.
+    for shut in ["Private", "Protect", "Device", "Inaccessible", "ReadOnly"] {
+        let mut keys = agent.keys();
+        assert!(!keys.any(|key| key.starts_with(shut)), "{shut}: {agent:?}");
+    }
+    let forbidden = agent.get("CapabilityBoundingSet");
+    assert_eq!(forbidden, Some(&"~CAP_SYS_TIME CAP_WAKE_ALARM"));
     let output = asked(agent["ExecStart"], CONFIGURATION, &["--help"]);
     assert!(output.status.success(), "{}", said(&output));
 }

@@ -171,7 +171,7 @@ async fn whoever_would_take_all_groups_from_another_one_is_not_started() {
     let database = Postgres::start().await.expect("PostgreSQL");
     let store = database.database("lone").await.expect("a database");
     let work = tempfile::tempdir().expect("a folder");
-    let start = |name: &str, more: &[&str]| {
+    let start_on = |store: &str, name: &str, more: &[&str]| {
         let mut command = command(work.path());
         command
             .args(["serve", "--output", "json", "--shards", "1", "--data-dir"])
@@ -184,6 +184,7 @@ async fn whoever_would_take_all_groups_from_another_one_is_not_started() {
             .args(more);
         command
     };
+    let start = |name: &str, more: &[&str]| start_on(&store, name, more);
     let among_others = ["--set", "link.connect=127.0.0.1:9"];
     let first = apart::started(start("first", &[]));
     for (more, advice) in [
@@ -204,6 +205,13 @@ async fn whoever_would_take_all_groups_from_another_one_is_not_started() {
         );
         std::fs::remove_dir_all(work.path().join("second")).expect("it is ours");
     }
+    // One whose identity is that of another deployment.
+    drop(apart::started(start_on("sqlite:", "strange", &[])));
+    let refused = start("strange", &among_others).output();
+    let refused = refused.expect("drover runs");
+    assert_eq!(refused.status.code(), Some(2));
+    let words = said(&refused);
+    assert!(words.contains("another identity"), "{words}");
     // It goes on, and whoever follows a dead one waits until nobody beats any more.
     drop(first);
     drop(apart::started(start("first", &[])));

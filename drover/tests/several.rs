@@ -86,11 +86,6 @@ async fn whoever_goes(goes: Goes, process_servers: u32, locks: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_agent_servers_dies_and_all_processes_are_done_once() {
-    whoever_goes(Goes::Dies, 1, "sql:").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_with_several_process_servers() {
     whoever_goes(Goes::Dies, 2, "sql:").await;
 }
 

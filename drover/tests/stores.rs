@@ -7,7 +7,7 @@ mod deployment;
 
 use std::time::Duration;
 
-use deployment::{Deployment, eventually, said};
+use deployment::{Deployment, command, eventually, said};
 use rustix::process::Signal;
 
 /// A runtime for a database server that lives as long as the test.
@@ -42,18 +42,14 @@ fn moves_to(url: &str) {
     assert_eq!(run(&deployment), 1);
     let copy = ["store", "copy", "--from", "sqlite:", "--to", url];
     let refused = deployment.drover(&copy);
-    assert!(said(&refused).contains("is locked"), "{}", said(&refused));
+    is_told(&refused, "is locked", "try: end what holds it");
     stop(&mut deployment);
 
     let copied = deployment.drover(&copy);
     assert!(copied.status.success(), "{}", said(&copied));
     assert!(said(&copied).contains("process: 1 the same on both sides"));
     let again = deployment.drover(&copy);
-    assert!(
-        said(&again).contains("holds a store already"),
-        "{}",
-        said(&again)
-    );
+    is_told(&again, "holds a store already", "set `store` to it");
 
     std::fs::write(
         deployment.path("drover.toml"),
@@ -79,6 +75,75 @@ fn moves_to(url: &str) {
     stop(&mut deployment);
     let migrated = deployment.drover(&["store", "migrate"]);
     assert!(migrated.status.success(), "{}", said(&migrated));
+    goes_back_from(url, &mut deployment);
+}
+
+/// The way back of docs/OPERATIONS.md, with the old file still where it was.
+fn goes_back_from(url: &str, deployment: &mut Deployment) {
+    let copy = ["store", "copy", "--from", url, "--to", "sqlite:"];
+    // The server that was killed counts as alive until its last heartbeat is 10 s old.
+    eventually("the end of the heartbeats", || {
+        let refused = deployment.drover(&copy);
+        !said(&refused).contains("process servers use")
+    });
+    let refused = deployment.drover(&copy);
+    is_told(&refused, "holds a store already", "drover.db.before`");
+    let old = deployment.data_dir().join("drover.db");
+    std::fs::rename(&old, old.with_extension("db.before")).expect("it is there");
+    let copied = deployment.drover(&copy);
+    assert!(copied.status.success(), "{}", said(&copied));
+    std::fs::remove_file(deployment.path("drover.toml")).expect("it is ours");
+    deployment.start_again();
+    back(deployment);
+    assert_eq!(run(deployment), 4, "it has what was done on the database");
+    stop(deployment);
+}
+
+/// A command failed, and says in one line what and in the next what to do.
+#[track_caller]
+fn is_told(output: &std::process::Output, what: &str, advice: &str) {
+    assert_eq!(output.status.code(), Some(1), "{}", said(output));
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = text.lines().collect();
+    let [.., first, second] = lines.as_slice() else {
+        panic!("{}", said(output));
+    };
+    assert!(
+        first.starts_with("error: ") && first.contains(what),
+        "{}",
+        said(output)
+    );
+    assert!(
+        second.starts_with("  try: ") && second.contains(advice),
+        "{}",
+        said(output)
+    );
+}
+
+#[test]
+fn a_copy_that_cannot_be_made_says_what_to_do_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).expect("it is not there");
+    let copy = |from: &str, to: &str| {
+        let mut command = command(folder.path());
+        command.arg("--data-dir").arg(&data);
+        command.args(["store", "copy", "--from", from, "--to", to]);
+        command.output().expect("drover runs")
+    };
+    let typo = copy("sqlite:typo.db", "sqlite:new.db");
+    is_told(&typo, "data/typo.db", "mend --from");
+    let elsewhere = copy("sqlite:", "sqlite:new.db");
+    is_told(&elsewhere, "data/drover.db", "--data-dir");
+    // Nobody listens there.
+    let unreachable = copy("postgres://drover@127.0.0.1:1/drover", "sqlite:new.db");
+    is_told(
+        &unreachable,
+        "cannot reach the store",
+        "start the database server",
+    );
+    let left = std::fs::read_dir(&data).expect("it is a folder").count();
+    assert_eq!(left, 0);
 }
 
 #[test]

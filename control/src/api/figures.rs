@@ -217,26 +217,27 @@ fn counters(stats: &EngineStats) -> [Figure; 13] {
     ]
 }
 
+/// What each server says alike ends with `of the whole deployment`, for whoever might add it up.
 fn gauges(stats: &EngineStats) -> [Figure; 5] {
     [
         (
             "drover_agents_connected",
-            "Agents that have a session.",
+            "Agents that have a session, of the whole deployment.",
             stats.connected,
         ),
         (
             "drover_processes_ready",
-            "Processes ready, in the store.",
+            "Processes ready, of the whole deployment.",
             stats.ready,
         ),
         (
             "drover_operations_active",
-            "Operations claimed or running.",
+            "Operations claimed or running, of the process servers here.",
             stats.active,
         ),
         (
             "drover_process_servers",
-            "Process servers on the store that are alive.",
+            "Process servers on the store that are alive, of the whole deployment.",
             stats.servers,
         ),
         (

@@ -27,7 +27,7 @@ use super::problem::PROBLEM_JSON;
                        by page with `page_token`.\n\nWhere the store has replicas, reads may show what was so a \
                        few seconds ago, and the answer to a write has the header `Drover-Position`: who sends it \
                        back with a read reads what was written. `Drover-Position: latest` reads what is so now, as \
-                       after an event.",
+                       after an event; an answer has it where nobody could say how far the store was.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     components(schemas(Problem, FieldProblem)),

@@ -1,7 +1,7 @@
 //! Where what people and programs are shown is read: on a replica of the store, or on the primary.
 //!
 //! ```text
-//!   write ─▶ handler ─▶ answer, with `Drover-Position`: how far the store was after it
+//!   write ─▶ handler ─▶ answer, with `Drover-Position`: how far the store was after it, or `latest`: nobody knows
 //!   read, with that position ─▶ a replica that is so far ─▶ handler ─▶ answer
 //!                                 none in 0.1 s, or it fails or dies meanwhile ─▶ primary ─▶ the same handler
 //! ```
@@ -23,6 +23,7 @@ use super::Api;
 use super::extract::header_text;
 use super::model::{POSITION, POSITION_LATEST};
 use super::problem::{ApiError, ApiResult};
+use crate::store::StoreError;
 use crate::store::position::Position;
 use crate::store::replicas::{Fallback, Hold, Replicas};
 
@@ -144,16 +145,22 @@ async fn written(api: &Api, mut response: Response) -> Response {
     if response.status().is_server_error() {
         return response;
     }
-    match api.store.position().await {
-        Ok(position) => {
-            if let Ok(value) = HeaderValue::try_from(position.to_string()) {
-                response.headers_mut().insert(POSITION, value);
-            }
-        }
-        // What was written is written; its client may read it late.
-        Err(error) => tracing::debug!(%error, "an answer has no position"),
-    }
+    let position = position_for(api.store.position().await);
+    response.headers_mut().insert(POSITION, position);
     response
+}
+
+/// What a client that has written sends back. Where nobody could say how far the store is, the primary answers it: what
+/// was written is written, and a replica may not have it yet.
+fn position_for(position: Result<Position, StoreError>) -> HeaderValue {
+    let text = position.map(|position| position.to_string());
+    match text.as_deref().map(HeaderValue::try_from) {
+        Ok(Ok(value)) => value,
+        why => {
+            tracing::debug!(?why, "an answer sends its client to the primary");
+            HeaderValue::from_static(POSITION_LATEST)
+        }
+    }
 }
 
 /// What a request says that its client has seen.
@@ -174,4 +181,24 @@ fn foreign() -> ApiError {
         "is of another deployment, or of a store that this one was copied from; leave it out, or send back what an \
          answer from here had",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client has seen that sends back what it was told.
+    fn seen_by(position: Result<Position, StoreError>) -> Seen {
+        let told = HeaderMap::from_iter([(POSITION.parse().unwrap(), position_for(position))]);
+        seen(&told).unwrap_or_else(|_| panic!("{told:?} is refused"))
+    }
+
+    #[test]
+    fn whoever_wrote_when_nobody_knew_how_far_the_store_was_reads_on_the_primary() {
+        let position: Position = "AQAAAZqwPkAAAAAAAAAAABs".parse().unwrap();
+        assert_eq!(seen_by(Ok(position)), Seen::Until(position));
+        for error in [StoreError::Unreachable, StoreError::Busy] {
+            assert_eq!(seen_by(Err(error)), Seen::Latest);
+        }
+    }
 }

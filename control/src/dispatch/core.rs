@@ -61,6 +61,8 @@ const OUTBOX_BYTES_MAX: usize = 16 << 20;
 const SWEEP: u32 = 1024;
 /// Agents whose queues are refilled at once.
 const REFILL_MAX: usize = 64;
+/// After a refill that failed, the next one waits so long.
+const REFILL_AGAIN: Duration = Duration::from_millis(500);
 /// Inventories that gather before the oldest is dropped: they are for people.
 const INVENTORIES_MAX: usize = 16_384;
 /// Notes that are written at once: they share the writer with everybody else.
@@ -93,6 +95,14 @@ struct Claim {
     /// The permit was offered, not asked for.
     on_offer: bool,
     taken: Taken,
+}
+
+/// What the store is being asked for.
+struct Refilling {
+    /// Under the pauses of this version.
+    pauses_version: u64,
+    /// Whose queues.
+    agents: Vec<AgentId>,
 }
 
 /// What gathers for one batch, and who waits for it.
@@ -129,7 +139,7 @@ pub(super) struct Core {
     asked: Asked,
     /// Until then nobody takes our claims for a dead server's.
     believed_until: Instant,
-    /// It is later than that: nothing is claimed.
+    /// It is later than that: nothing is claimed, or asked for.
     overdue: bool,
     /// Others may suspect us before our beats are missed for long.
     watched: bool,
@@ -146,8 +156,9 @@ pub(super) struct Core {
     restless: BTreeSet<AgentId>,
     /// Agents whose queues have run out; see [`Fleet::wants_refill`].
     hungry: BTreeSet<AgentId>,
-    /// The store is being asked for them, under the pauses of this version.
-    refilling: Option<u64>,
+    refilling: Option<Refilling>,
+    /// The store is not asked for queues before this: it has just failed to answer.
+    refill_at: Option<Instant>,
     forget: BTreeMap<AgentId, Vec<OperationId>>,
     inventories: VecDeque<Inventory>,
     last_seen: BTreeMap<AgentId, UnixMs>,
@@ -228,6 +239,7 @@ impl Core {
             restless: BTreeSet::new(),
             hungry: BTreeSet::new(),
             refilling: None,
+            refill_at: None,
             forget: BTreeMap::new(),
             inventories: VecDeque::new(),
             last_seen: BTreeMap::new(),
@@ -402,9 +414,11 @@ impl Core {
         self.outbox.push_front(request);
     }
 
-    /// What is to be read of agents' ready processes. Answer with [`Core::handle_refill`].
-    pub(super) fn poll_refill(&mut self) -> Option<Vec<Want>> {
-        if self.refilling.is_some() || self.hungry.is_empty() {
+    /// What is to be read of agents' ready processes. Answer with [`Core::handle_refill`], or with
+    /// [`Core::refill_failed`].
+    pub(super) fn poll_refill(&mut self, now: Moment) -> Option<Vec<Want>> {
+        let waits = self.refill_at.is_some_and(|at| now.mono < at);
+        if waits || self.refilling.is_some() || self.hungry.is_empty() {
             return None;
         }
         let mut wants = Vec::new();
@@ -418,14 +432,33 @@ impl Core {
         if wants.is_empty() {
             return None;
         }
-        self.refilling = Some(self.pauses_version);
+        self.refilling = Some(Refilling {
+            pauses_version: self.pauses_version,
+            agents: wants.iter().map(|want| want.agent).collect(),
+        });
         Some(wants)
     }
 
-    /// Takes what the store has found. Nothing, where it failed: the next look at these agents tries
-    /// again.
+    /// When the store may be asked for queues again that it did not read; nothing while none is to be read.
+    pub(super) fn refill_due(&self) -> Option<Instant> {
+        let waits = self.refilling.is_none() && !self.hungry.is_empty();
+        self.refill_at.filter(|_| waits)
+    }
+
+    /// The store did not answer. Its agents are asked for again: nothing else would look at them until
+    /// [`DEMAND_AGAIN`] is over.
+    pub(super) fn refill_failed(&mut self, now: Moment) {
+        if let Some(asked) = self.refilling.take() {
+            self.hungry.extend(asked.agents);
+        }
+        self.refill_at = Some(now.mono + REFILL_AGAIN);
+    }
+
+    /// Takes what the store has found.
     pub(super) fn handle_refill(&mut self, found: Vec<Found>) {
-        let current = self.refilling.take() == Some(self.pauses_version);
+        let asked = self.refilling.take();
+        let current = asked.is_some_and(|asked| asked.pauses_version == self.pauses_version);
+        self.refill_at = None;
         for mut found in found {
             let agent = found.agent;
             // What was found under other pauses may be what is not to be started.
@@ -586,11 +619,14 @@ impl Core {
         while self.outbox.len() < OUTBOX_MAX
             && let Some(agent) = self.restless.pop_first()
         {
-            if let Some(request) = self.fleet.demand(agent) {
+            // While nothing may be claimed, permits would only go to and fro.
+            if let Some(request) = self.fleet.demand(agent, !self.overdue) {
                 self.send(request);
             }
             // After the demand, or the gateway would offer the same place again.
-            if let Some((target, grant)) = self.fleet.useless_offer(agent) {
+            if !self.overdue
+                && let Some((target, grant)) = self.fleet.useless_offer(agent)
+            {
                 self.give_back(target, grant, 1);
             }
         }

@@ -38,6 +38,9 @@ const EVENTS_PER_TURN: usize = 1024;
 const COMMANDS_PER_TURN: usize = 256;
 /// A batch of this size does not wait for its time.
 const GATHER_ENOUGH: usize = 256;
+/// While the store's server does not answer, it is asked this often by a beat whether it is back. As each process
+/// server beats, somebody always waits for the writer, and it need not connect by itself.
+const BEAT_AGAIN: Duration = Duration::from_millis(500);
 /// A gateway without room is tried again after this.
 pub(super) const LINK_RETRY: Duration = Duration::from_millis(2);
 
@@ -83,6 +86,8 @@ struct Waits {
     notes: Option<BoxFuture<'static, Result<(), StoreError>>>,
     raise: Option<BoxFuture<'static, Result<Vec<Group>, StoreError>>>,
     beat: Option<BoxFuture<'static, Beaten>>,
+    /// Beats that have failed since the last one that was written.
+    missed: u32,
 }
 
 impl Driver {
@@ -137,7 +142,7 @@ impl Driver {
                 }
                 (began, beat) = wait(&mut waits.beat) => {
                     waits.beat = None;
-                    self.take_beat(began, beat, &mut beats);
+                    self.take_beat(began, beat, &mut beats, &mut waits.missed);
                 }
                 () = hint(&mut self.presence, &mut self.nudges) => beats.reset_immediately(),
                 _ = beats.tick(), if waits.beat.is_none() => {
@@ -258,7 +263,7 @@ impl Driver {
 
     fn start_reads(&mut self, waits: &mut Waits) {
         if waits.refill.is_none()
-            && let Some(wants) = self.core.poll_refill()
+            && let Some(wants) = self.core.poll_refill(moment())
         {
             let (store, pauses) = (self.store.clone(), self.core.pauses().clone());
             waits.refill = Some(async move { store.ready_of(&wants, &pauses).await }.boxed());
@@ -299,11 +304,13 @@ impl Driver {
     }
 
     fn take_refill(&mut self, found: Refill) {
-        let found = found.unwrap_or_else(|error| {
-            tracing::warn!(%error, "ready processes could not be read");
-            Vec::new()
-        });
-        self.core.handle_refill(found);
+        match found {
+            Ok(found) => self.core.handle_refill(found),
+            Err(error) => {
+                tracing::debug!(%error, "ready processes could not be read; it is tried again");
+                self.core.refill_failed(moment());
+            }
+        }
     }
 
     fn take_raised(&mut self, raised: Result<Vec<Group>, StoreError>) {
@@ -315,10 +322,20 @@ impl Driver {
     }
 
     /// Takes what a beat has found; the next one may be due before its time.
-    fn take_beat(&mut self, began: Moment, beat: Result<Beat, StoreError>, beats: &mut Interval) {
+    fn take_beat(
+        &mut self,
+        began: Moment,
+        beat: Result<Beat, StoreError>,
+        beats: &mut Interval,
+        missed: &mut u32,
+    ) {
         match beat {
             // What it allows counts from when it was asked.
             Ok(mut beat) => {
+                let missed = std::mem::take(missed);
+                if missed > 0 {
+                    tracing::info!(missed, "the process server's beats are written again");
+                }
                 self.looked = beat.looked;
                 if let Some(presence) = &self.presence {
                     presence.set_peers(std::mem::take(&mut beat.peers));
@@ -330,7 +347,17 @@ impl Driver {
                 }
                 self.core.handle_beat(began, beat);
             }
-            Err(error) => tracing::warn!(%error, "the process server's beat was not written"),
+            Err(error) => {
+                if matches!(error, StoreError::Unreachable) {
+                    beats.reset_after(BEAT_AGAIN);
+                }
+                // The log says so once, and not twice a second.
+                match *missed {
+                    0 => tracing::warn!(%error, "the process server's beat was not written"),
+                    _ => tracing::debug!(%error, "the process server's beat was not written"),
+                }
+                *missed = missed.saturating_add(1);
+            }
         }
     }
 
@@ -348,6 +375,9 @@ impl Driver {
         let mut alarm = now.mono + TICK;
         if blocked {
             alarm = alarm.min(now.mono + LINK_RETRY);
+        }
+        if let Some(at) = self.core.refill_due() {
+            alarm = alarm.min(at);
         }
         if writing {
             return alarm;

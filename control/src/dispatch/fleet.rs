@@ -402,11 +402,13 @@ impl Fleet {
         });
     }
 
-    /// What the gateway must be told about an agent's demand now, if anything.
-    pub(super) fn demand(&mut self, agent: AgentId) -> Option<Request> {
+    /// What the gateway must be told about an agent's demand now, if anything; `claims`: what is not claimed yet
+    /// may be.
+    pub(super) fn demand(&mut self, agent: AgentId, claims: bool) -> Option<Request> {
         self.get(agent)?.session.as_ref()?;
         let (target, wanted) = self.change(agent, |member, _| {
-            Some((member.target, member.queues.demand(!member.paused)?))
+            let ready = claims && !member.paused;
+            Some((member.target, member.queues.demand(ready)?))
         })??;
         let lines = wanted.into_iter().map(|wanted| Demand {
             number: wanted.id.0,
@@ -433,6 +435,13 @@ impl Fleet {
             .values()
             .filter(|member| member.session.is_some() && member.ready_stored > 0)
             .map(|member| member.target.agent)
+    }
+
+    /// Agents whose gateways know of something that waits.
+    pub(super) fn stated_agents(&self) -> impl Iterator<Item = AgentId> {
+        let members = self.members.values();
+        let stated = members.filter(|member| member.session.is_some() && member.queues.is_told());
+        stated.map(|member| member.target.agent)
     }
 
     /// Whether gateways mean this process server by it.

@@ -455,7 +455,8 @@ impl Engine {
         })
     }
 
-    /// Takes a new group and tells the gateway that it owns it.
+    /// Takes a new group and tells the gateway that it owns it. Of several it is taken for the one that was the first
+    /// when the process server began, and who has heard from the store whose it is tells all of them.
     ///
     /// # Errors
     /// The gateway was not told; calling again is harmless.

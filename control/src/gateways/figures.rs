@@ -56,13 +56,13 @@ impl Figures {
             family(
                 Kind::Gauge,
                 "drover_agent_servers_agents",
-                "Agents in all groups that may come in.",
+                "Agents in all groups that may come in, of the whole deployment.",
                 &self.agents,
             ),
             family(
                 Kind::Gauge,
                 "drover_agent_servers_capacity",
-                "Agents that those agent servers should have at most that may be given groups.",
+                "Agents that agent servers which may be given groups should have at most, of the whole deployment.",
                 &self.capacity,
             ),
             family(

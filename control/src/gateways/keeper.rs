@@ -18,6 +18,9 @@ use crate::store::{Store, StoreError};
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So long it leaves between two looks, each of which is a write and some reads, however many agent servers ask for
+/// their lease. Their time for an answer is some seconds.
+const LOOKS_APART: Duration = Duration::from_millis(250);
 /// The same while a lock service says that somebody is gone.
 const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
 /// Groups of living owners change hands this often …
@@ -55,18 +58,7 @@ pub(crate) async fn keep(
     gateways: Arc<Gateways>,
     locks: Option<Arc<dyn Locks>>,
 ) {
-    let mut keeper = Keeper {
-        store,
-        engine,
-        gateways: Arc::clone(&gateways),
-        told: Told::new(),
-        renewed: false,
-        watch: locks.map(Watch::new),
-        reached: Vec::new(),
-        since: clock::monotonic(),
-        reaches: 0,
-        moved: None,
-    };
+    let mut keeper = Keeper::new(store, engine, Arc::clone(&gateways), locks.map(Watch::new));
     loop {
         if let Err(error) = keeper.look(clock::monotonic()).await {
             tracing::warn!(%error, "the groups of agent servers could not be looked after; it is tried again");
@@ -76,23 +68,37 @@ pub(crate) async fn keep(
             false => LOOK_CLOSELY_EVERY,
         };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = gateways.changed.notified() => {}
+            () = due(&gateways, LOOKS_APART, pause) => {}
             () = changed(&mut keeper.watch) => {}
         }
     }
 }
 
 /// Hears who owns which group, for ever: for one that gives none away.
+#[expect(
+    clippy::infinite_loop,
+    reason = "its task is of the same type as the other one's"
+)]
 pub(crate) async fn watch(store: Store, gateways: Arc<Gateways>) {
     loop {
         if let Err(error) = gateways.learn(&store).await {
             tracing::warn!(%error, "who owns which group was not read; it is tried again");
         }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = gateways.changed.notified() => {}
-        }
+        due(&gateways, LOOKS_APART, LOOK_EVERY).await;
+    }
+}
+
+/// Waits until it is time for another look, which is after `pause`; after `apart` if there is something to look after,
+/// and at once if an agent server is gone.
+async fn due(gateways: &Gateways, apart: Duration, pause: Duration) {
+    let changed = async {
+        tokio::time::sleep(apart).await;
+        gateways.changed.notified().await;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = changed => {}
+        () = gateways.gone.notified() => {}
     }
 }
 
@@ -105,6 +111,21 @@ async fn changed(watch: &mut Option<Watch>) {
 }
 
 impl Keeper {
+    fn new(store: Store, engine: Engine, gateways: Arc<Gateways>, watch: Option<Watch>) -> Self {
+        Self {
+            store,
+            engine,
+            gateways,
+            told: Told::new(),
+            renewed: false,
+            watch,
+            reached: Vec::new(),
+            since: clock::monotonic(),
+            reaches: 0,
+            moved: None,
+        }
+    }
+
     /// Those of whom the lock service says that they are gone.
     fn suspects(&self) -> BTreeSet<GatewayId> {
         let watch = self.watch.as_ref();
@@ -112,6 +133,7 @@ impl Keeper {
     }
 
     async fn look(&mut self, now: Instant) -> Result<(), StoreError> {
+        let began = clock::monotonic();
         self.gateways.doubt(self.suspects());
         self.see_who_is_reached(now);
         let ended = self.gateways.take_ended();
@@ -121,8 +143,9 @@ impl Keeper {
         self.renew().await?;
         self.gateways.mark(&self.store).await?;
         let pace = self.pace(now);
-        self.give_up(now).await?;
-        let placed = self.gateways.place(&self.store, pace).await?;
+        self.give_up(now, began).await?;
+        let since = now + began.elapsed();
+        let placed = self.gateways.place(&self.store, pace, since).await?;
         self.tell(placed);
         Ok(())
     }
@@ -182,12 +205,16 @@ impl Keeper {
         written
     }
 
-    /// Ends the leases of those that are gone by everything that is known of them.
-    async fn give_up(&mut self, now: Instant) -> Result<(), StoreError> {
+    /// Ends the leases of those that are gone by everything that is known of them. `began`: what the clock said when the
+    /// look began, which is `now`.
+    async fn give_up(&mut self, now: Instant, began: Instant) -> Result<(), StoreError> {
         let Some(watch) = &mut self.watch else {
             return Ok(());
         };
-        let servers = self.store.agent_servers(clock::now()).await?;
+        let mut servers = self.store.agent_servers(clock::now()).await?;
+        // Also of those whose lease nobody could prolong.
+        let living = self.gateways.living(&servers, now + began.elapsed());
+        servers.retain(|one| living.contains(&one.server.run));
         let over = watch.given_up(&servers, &self.reached, now);
         if over.is_empty() {
             return Ok(());
@@ -197,7 +224,7 @@ impl Keeper {
                 %run,
                 "an agent server is given up: its lock is free, nobody reaches it, and nobody has prolonged its lease"
             );
-            self.gateways.figures.given_up();
+            self.gateways.give_up(run);
         }
         Ok(())
     }

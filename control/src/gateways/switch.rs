@@ -10,7 +10,7 @@
 //! heard.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +31,8 @@ const NUMBER_SHIFT: u32 = 48;
 /// The same in the number of a session, which people see: each gateway counts its own, so the end of a session at one
 /// must not be taken for the end of the next session at another.
 const SESSION_SHIFT: u32 = 40;
+/// No run of a gateway.
+const NOBODY: GatewayId = GatewayId(Uuid::nil());
 
 /// The way to one gateway.
 pub struct Way {
@@ -185,20 +187,31 @@ impl Switch {
         }
     }
 
-    /// Says to the owner that it owns the group, and to all others who does.
+    /// Says to the owner that it owns the group, and to all others who does, as the store said it last: gateways believe
+    /// the first word of an epoch. Of an epoch that it has not said here nobody hears before whoever looks after the
+    /// groups has read whose it is.
     fn assign(&self, inner: &Inner, request: Request) -> Result<(), LinkFull> {
-        let Request::AssignGroup { group, epoch, .. } = &request else {
+        let Request::AssignGroup { group, slot, epoch } = &request else {
             return to_all(inner, request);
         };
-        let owner = self.owner_of(inner, *group);
+        let owned = self.gateways.owned(*group);
+        let Some((owner, known)) = owned.filter(|(_, known)| known >= epoch) else {
+            self.gateways.look_again();
+            return Ok(());
+        };
+        let assign = Request::AssignGroup {
+            group: *group,
+            slot: *slot,
+            epoch: known,
+        };
         let release = Request::ReleaseGroup {
             group: *group,
-            epoch: *epoch,
+            epoch: known,
             addresses: self.gateways.addresses(owner),
         };
         for live in &inner.ways {
             let said = match live.way.server.run == owner {
-                true => live.way.link.send(request.clone()),
+                true => live.way.link.send(assign.clone()),
                 false => live.way.link.send(release.clone()),
             };
             if said.is_err() {
@@ -208,15 +221,9 @@ impl Switch {
         Ok(())
     }
 
-    /// A group that nobody is known to own was just made: it is the first one's.
-    fn owner_of(&self, inner: &Inner, group: GroupId) -> GatewayId {
-        let owner = self.gateways.owner(group);
-        owner.unwrap_or_else(|| first(inner))
-    }
-
     /// Says to the gateway of an agent what is about that agent.
     fn to_owner(&self, inner: &mut Inner, request: Request) -> Result<(), LinkFull> {
-        let owner = group_of(&request).map(|group| self.owner_of(inner, group));
+        let owner = group_of(&request).and_then(|group| self.gateways.owner(group));
         let live = inner
             .ways
             .iter()
@@ -350,8 +357,9 @@ impl Link for Switch {
         Some(&self.gateways)
     }
 
+    /// Nobody's where that is not known.
     fn owner(&self, group: GroupId) -> GatewayId {
-        self.owner_of(&self.lock(), group)
+        self.gateways.owner(group).unwrap_or(NOBODY)
     }
 
     /// Whoever speaks for all at the first of them: of the others all hear the same.
@@ -418,7 +426,7 @@ impl Drop for Switch {
 
 fn first(inner: &Inner) -> GatewayId {
     let first = inner.ways.first();
-    first.map_or(GatewayId(Uuid::nil()), |live| live.way.server.run)
+    first.map_or(NOBODY, |live| live.way.server.run)
 }
 
 /// The first shard of each, numbered through, and how many there are.

@@ -55,18 +55,19 @@ impl Watch {
         self.presence.changed().await;
     }
 
-    /// Those that are to be given up, with their leases as they are. `servers`: as the store has them now.
+    /// Those that are to be given up, with their leases as they are. `living`: those that count as alive, as the store has
+    /// them now.
     pub(super) fn given_up(
         &mut self,
-        servers: &[Registered],
+        living: &[Registered],
         reached: &[GatewayId],
         now: Instant,
     ) -> Vec<(GatewayId, UnixMs)> {
-        let alive = servers.iter().filter(|one| one.alive);
-        let alive: Vec<_> = alive.map(|one| (one.server.run, one.renewed_at)).collect();
-        let runs = alive.iter().map(|(run, _)| run.0);
+        let leases = living.iter();
+        let leases: Vec<_> = leases.map(|one| (one.server.run, one.renewed_at)).collect();
+        let runs = leases.iter().map(|(run, _)| run.0);
         self.presence.set_peers(runs.collect());
-        let quiet = self.renewals.quiet(&alive, now);
+        let quiet = self.renewals.quiet(&leases, now);
         let suspects = self.suspects();
         let gone = quiet.into_iter();
         gone.filter(|(run, _)| suspects.contains(run) && !reached.contains(run))
@@ -76,10 +77,10 @@ impl Watch {
 
 impl Renewals {
     /// Those whose lease has been the same for long.
-    fn quiet(&mut self, alive: &[(GatewayId, UnixMs)], now: Instant) -> Vec<(GatewayId, UnixMs)> {
+    fn quiet(&mut self, leases: &[(GatewayId, UnixMs)], now: Instant) -> Vec<(GatewayId, UnixMs)> {
         let before = std::mem::take(&mut self.0);
         let mut quiet = Vec::new();
-        for (run, renewed_at) in alive {
+        for (run, renewed_at) in leases {
             let same = before.get(run).filter(|(then, _)| then == renewed_at);
             let since = same.map_or(now, |(_, since)| *since);
             self.0.insert(*run, (*renewed_at, since));

@@ -62,8 +62,8 @@ pub enum IdentityError {
     },
     /// Nothing is there.
     #[error(
-        "there is no deployment's identity in {}: it is made by the first start of `drover serve` with the \
-         profile all, or api-server,process-server",
+        "there is no deployment's identity in {}: it is made by the deployment's first start of `drover serve` \
+         with any profile but agent-server; its other servers with a store have a copy",
         .0.display()
     )]
     Missing(PathBuf),

@@ -131,6 +131,34 @@ async fn whoever_crashes_is_followed_under_a_new_number_and_the_door_leads_to_th
 }
 
 #[tokio::test]
+async fn without_a_gateway_the_rest_begins_and_they_follow_when_it_is_there() {
+    let gateway = Gateway::default();
+    let there = CancellationToken::new();
+    let (far, comes) = (gateway.clone(), there.clone());
+    let join: Join = Arc::new(move || {
+        let (far, comes) = (far.clone(), comes.clone());
+        Box::pin(async move {
+            comes.cancelled().await;
+            far.join()
+        })
+    });
+    let world = World::new(Ends::Several { servers: 2, join }).await;
+    assert!(!world.answers().await, "nobody is there to answer");
+    assert_eq!((gateway.joined().len(), world.deaths()), (0, (0, 0)));
+    there.cancel();
+    eventually("both", || world.servers.mishaps.living() == 2).await;
+    assert!(world.answers().await);
+    world.drain().await;
+}
+
+#[tokio::test]
+async fn whoever_still_waits_for_a_gateway_ends_when_it_is_told() {
+    let join: Join = Arc::new(|| Box::pin(std::future::pending()));
+    let world = World::new(Ends::Several { servers: 2, join }).await;
+    world.drain().await;
+}
+
+#[tokio::test]
 async fn what_one_leaves_is_taken_over_step_after_step_without_a_pause() {
     let world = World::new(Gateway::default().several(1)).await;
     let dead = Uuid::from_u128(7);

@@ -163,11 +163,16 @@ impl Store {
         rows.iter().map(read_placed).collect()
     }
 
-    /// Pins groups, each to the agent server at a link. Replaces.
+    /// Pins groups, each to the agent server at a link. Replaces. A pin that ends by itself ends by this machine's clock
+    /// as it is now, and is written in the time in which all judge it.
     ///
     /// # Errors
     /// The store failed; nothing was written.
-    pub async fn pin_groups(&self, pins: Vec<(GroupId, Pin)>) -> Result<(), StoreError> {
+    pub async fn pin_groups(&self, mut pins: Vec<(GroupId, Pin)>) -> Result<(), StoreError> {
+        self.compare_clocks().await;
+        for (_, pin) in &mut pins {
+            pin.until = pin.until.map(|until| self.in_common(until));
+        }
         self.write(move |db| {
             Box::pin(async move {
                 for (group, pin) in pins {

@@ -5,8 +5,11 @@
 //!   then both are read once more: rows and their checksums must be the same
 //! ```
 //!
-//! While it is not through, the target holds a mark and is no store: opening it says so. A copy that was
-//! interrupted goes on behind the last row that the target has of each table.
+//! Nothing of the source changes, its schema neither: it must be this build's. While the copy is not through, the
+//! target holds a mark and is no store: opening it says so. A copy that was interrupted goes on behind the last row that
+//! the target has of each table.
+
+mod tables;
 
 use std::fs::File;
 use std::path::Path;
@@ -15,10 +18,11 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 
+use self::tables::{TABLES, Table};
 use super::server_clock::database_time;
 use super::sql::{self, Connection, Dialect, Row, Session, Texts, Value};
 use super::workers::BEAT_EXPIRY;
-use super::{OpenError, StoreError, remote, sqlite, to_sql};
+use super::{Depth, OpenError, StoreError, inspect, remote, sqlite, to_sql};
 use crate::clock;
 
 /// Rows that are read at once.
@@ -40,160 +44,38 @@ const OTHERS_ON_MYSQL: &str =
 /// The duty that marks a target that is not whole.
 pub(super) const MARK: &str = "copy";
 
-/// A table, in the order in which rows may refer to each other.
-struct Table {
-    name: &'static str,
-    /// Its key is its first so many columns.
-    keys: usize,
-    /// Every column as [`sql`]'s lists have them.
-    columns: &'static str,
-}
-
-/// Everything that a store holds, but for who writes at the moment.
-const TABLES: &[Table] = &[
-    Table {
-        name: "agent_group",
-        keys: 1,
-        columns: "id hex, name text, slot int, automatic int, admitted int, created_at int",
-    },
-    Table {
-        name: "group_owner",
-        keys: 1,
-        columns: "group_id hex, epoch int, owner_id hex, lease_until int",
-    },
-    Table {
-        name: "agent",
-        keys: 1,
-        columns: "id hex, group_id hex, hostname text, software text, kinds text, labels text, created_at int, revoked_at int, last_seen_at int",
-    },
-    Table {
-        name: "agent_key",
-        keys: 1,
-        columns: "key_hash hex, agent_id hex, pinned_at int",
-    },
-    Table {
-        name: "join_token",
-        keys: 1,
-        columns: "id hex, secret_hash hex, group_id hex, agent_id hex, created_at int, expires_at int, used_at int, used_by hex, used_from text",
-    },
-    Table {
-        name: "api_token",
-        keys: 1,
-        columns: "id hex, name text, role text, secret_hash hex, created_at int, expires_at int, last_used_at int",
-    },
-    Table {
-        name: "process",
-        keys: 1,
-        columns: "id hex, kind text, tenant text, target_id hex, class int, resource text, state text, due_at int, ready_at int, deadline_at int, life int, attempt int, counted_fence int, max_attempts int, busy_count int, fence int, progress_next int, progress_rows int, progress_bytes int, progress_dropped int, created_at int, started_at int, finished_at int, schema_version int, steps int, undo int, step int, fate text, hold text, needs_attention int, unsettled int",
-    },
-    Table {
-        name: "process_payload",
-        keys: 1,
-        columns: "process_id hex, input text, outcome text",
-    },
-    Table {
-        name: "process_plan",
-        keys: 2,
-        columns: "process_id hex, step int, name text, operation text, input text, timeout int, class text, resources text, attempts int, finished_at int, outcome text",
-    },
-    Table {
-        name: "process_ready",
-        keys: 4,
-        columns: "target_id hex, line text, ready_at int, process_id hex, deadline_at int, tenant text, kind text",
-    },
-    Table {
-        name: "process_timer",
-        keys: 2,
-        columns: "due_at int, process_id hex",
-    },
-    Table {
-        name: "process_lease",
-        keys: 1,
-        columns: "process_id hex, target_id hex, fence int, grant_id int, claimed_at int, worker_id hex",
-    },
-    Table {
-        name: "process_resource",
-        keys: 1,
-        columns: "resource text, process_id hex",
-    },
-    Table {
-        name: "process_blocked",
-        keys: 2,
-        columns: "resource text, process_id hex",
-    },
-    Table {
-        name: "idempotency",
-        keys: 2,
-        columns: "scope text, idem_key text, fingerprint hex, process_id hex, expires_at int",
-    },
-    Table {
-        name: "process_event",
-        keys: 1,
-        columns: "seq int, at int, type text, process_id hex, agent_id hex, data text",
-    },
-    Table {
-        name: "pause",
-        keys: 2,
-        columns: "scope text, key text, paused_by text, reason text, at int",
-    },
-    Table {
-        name: "limit_def",
-        keys: 2,
-        columns: "scope text, key text, min int, max int, pin int, weight int, set_by text, reason text, at int",
-    },
-    Table {
-        name: "worker",
-        keys: 1,
-        columns: "id hex, instance hex, epoch int, started_at int, beat_at int",
-    },
-    Table {
-        name: "worker_duty",
-        keys: 1,
-        columns: "name text, worker_id hex, epoch int, until int",
-    },
-    Table {
-        name: "lock_lease",
-        keys: 1,
-        columns: "name text, holder hex, until int",
-    },
-    Table {
-        name: "event_ring",
-        keys: 1,
-        columns: "topic text, rings int",
-    },
-    Table {
-        name: "agent_server",
-        keys: 1,
-        columns: "run hex, link text, addresses text, shards int, renewed_at int, draining int, capacity int",
-    },
-    Table {
-        name: "group_pin",
-        keys: 1,
-        columns: "group_id hex, link text, ends_at int",
-    },
-    Table {
-        name: "webhook",
-        keys: 1,
-        columns: "id hex, url text, events text, agent_id hex, kind text, tenant text, description text, secret hex, old_secret hex, old_until int, disabled_at int, disabled_why text, generation int, cursor int, missed int, failing_since int, created_at int",
-    },
-    Table {
-        name: "webhook_delivery",
-        keys: 2,
-        columns: "webhook_id hex, seq int, type text, body text, state text, attempts int, status int, took_ms int, error text, first_at int, last_at int, next_at int",
-    },
-    Table {
-        name: "batch",
-        keys: 1,
-        columns: "id hex, action text, step int, filter text, state text, cursor hex, last hex, max int, rate int, matched int, done int, failed int, trouble text, reason text, by text, created_at int, finished_at int",
-    },
-];
-
 /// Why a store was not copied. The source is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// One of the two cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The source is not there, or nothing of a store is in it.
+    #[error("there is no store at {place}; name the one that is to be copied")]
+    NoStore {
+        /// Its file, or its URL without the password.
+        place: String,
+    },
+    /// The source has the tables of a store, and no deployment.
+    #[error(
+        "the store at {place} is empty: no server has ever started on it; name the one that is to be copied"
+    )]
+    NeverUsed {
+        /// Its file, or its URL without the password.
+        place: String,
+    },
+    /// The source would have to be changed first.
+    #[error(
+        "{place} has schema version {found}, this build's is {known}, and a copy changes nothing of its source; bring it up first, or copy with the drover that ran it"
+    )]
+    OlderSchema {
+        /// Its file, or its URL without the password.
+        place: String,
+        /// What the source has.
+        found: i64,
+        /// What this build has.
+        known: i64,
+    },
     /// Servers use it.
     #[error(
         "{servers} process servers use {url}; stop all servers on it, wait 10 s, and copy again"
@@ -215,10 +97,12 @@ pub enum CopyError {
         connections: u64,
     },
     /// The target holds something else.
-    #[error("{url} holds a store already; copy into an empty database")]
+    #[error(
+        "{place} holds a store already; copy into an empty database, or a file that is not there"
+    )]
     NotEmpty {
-        /// The target.
-        url: String,
+        /// The target: its file, or its URL without the password.
+        place: String,
     },
     /// The target is not what the source is.
     #[error(
@@ -266,20 +150,35 @@ pub enum CopyStep {
 /// verifies that it is the same. `told` hears of every step. Answers how many rows there are.
 ///
 /// # Errors
-/// [`CopyError`]. The target is no store until a copy is through.
+/// [`CopyError`]. The target is no store until a copy is through; where the source is refused it is not even made.
 pub async fn copy(
     from: &str,
     to: &str,
     data_dir: &Path,
+    told: impl FnMut(CopyStep),
+) -> Result<u64, CopyError> {
+    let mut source = Side::source(from, data_dir).await?;
+    let copied = match Side::target(to, data_dir).await {
+        Err(error) => Err(error),
+        Ok(mut target) => {
+            let copied = copy_all(&mut source, &mut target, told).await;
+            // Whatever came of it: a log that is left would be taken for that of the next file of its name.
+            target.close().await;
+            copied
+        }
+    };
+    source.close().await;
+    copied
+}
+
+async fn copy_all(
+    source: &mut Side,
+    target: &mut Side,
     mut told: impl FnMut(CopyStep),
 ) -> Result<u64, CopyError> {
-    let mut source = Side::open(from, data_dir).await?;
-    let mut target = Side::open(to, data_dir).await?;
-    source.refuse_live().await?;
-    target.refuse_live().await?;
     target.mark().await?;
     for table in TABLES {
-        let rows = copy_table(&mut source, &mut target, table).await?;
+        let rows = copy_table(source, target, table).await?;
         told(CopyStep::Copied {
             table: table.name,
             rows,
@@ -287,7 +186,7 @@ pub async fn copy(
     }
     let mut all = 0;
     for table in TABLES {
-        let rows = verify(&mut source, &mut target, table).await?;
+        let rows = verify(source, target, table).await?;
         all += rows;
         told(CopyStep::Verified {
             table: table.name,
@@ -295,8 +194,6 @@ pub async fn copy(
         });
     }
     target.finish().await?;
-    source.close().await;
-    target.close().await;
     Ok(all)
 }
 
@@ -309,32 +206,93 @@ pub(super) async fn is_unfinished(db: &mut Connection) -> Result<bool, sqlx::Err
     Ok(marks > 0)
 }
 
+/// Where a store is, for people.
+fn place_of(url: &str, data_dir: &Path) -> Result<String, OpenError> {
+    Ok(match remote::is_remote(url) {
+        true => remote::shown(url),
+        false => sqlite::file_of(url, data_dir)?.display().to_string(),
+    })
+}
+
+/// Refuses what is no store of this build's schema, and makes and changes nothing.
+async fn look(url: &str, data_dir: &Path) -> Result<(), CopyError> {
+    let place = place_of(url, data_dir)?;
+    let (found, known) = match Box::pin(remote::inspect_server(url)).await? {
+        Some(server) => (server.schema, server.known_schema),
+        None => match Box::pin(inspect(url, data_dir, Depth::Quick)).await? {
+            None => (0, 0),
+            Some(file) => match (file.path, file.damage.into_iter().next()) {
+                (path, Some(detail)) => return Err(OpenError::Corrupt { path, detail }.into()),
+                (_, None) => (file.schema, file.known_schema),
+            },
+        },
+    };
+    match found {
+        0 => Err(CopyError::NoStore { place }),
+        // A newer one was refused by the look itself.
+        _ if found < known => Err(CopyError::OlderSchema {
+            place,
+            found,
+            known,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// One of the two stores.
 struct Side {
     db: Connection,
-    shown: String,
+    /// For people.
+    place: String,
     dialect: Dialect,
     /// Of the embedded store: nobody else opens it meanwhile.
     _lock: Option<File>,
 }
 
 impl Side {
-    async fn open(url: &str, data_dir: &Path) -> Result<Self, CopyError> {
+    /// What is to be copied: a deployment's store that nobody uses. It stays as it is.
+    async fn source(url: &str, data_dir: &Path) -> Result<Self, CopyError> {
+        look(url, data_dir).await?;
+        let mut side = Self::open(url, data_dir, true).await?;
+        // The first start makes some, and they cannot be removed.
+        let groups: i64 = sql::query_scalar("SELECT count(*) FROM agent_group")
+            .fetch_one(&mut side.db)
+            .await?;
+        if groups > 0 {
+            return Ok(side);
+        }
+        let place = side.place.clone();
+        side.close().await;
+        Err(CopyError::NeverUsed { place })
+    }
+
+    /// Where it is to go: made if it is not there, and brought up to this build's schema. Nobody uses it.
+    async fn target(url: &str, data_dir: &Path) -> Result<Self, CopyError> {
+        Self::open(url, data_dir, false).await
+    }
+
+    async fn open(url: &str, data_dir: &Path, as_it_is: bool) -> Result<Self, CopyError> {
         let (db, dialect, lock) = if remote::is_remote(url) {
+            // Of a source there is nothing to bring up: its schema was looked at.
             let (session, dialect) = remote::open_alone(url).await?;
             let db = Connection::new(session, Texts::new(dialect));
             (db, dialect, None)
+        } else if as_it_is {
+            let (db, lock) = sqlite::open_as_it_is(url, data_dir).await?;
+            (db, Dialect::Sqlite, Some(lock))
         } else {
             let opened = sqlite::open(url, data_dir).await?;
             opened.readers.close().await;
             (opened.writer, Dialect::Sqlite, Some(opened.lock))
         };
-        Ok(Self {
+        let mut side = Self {
             db,
-            shown: remote::shown(url),
+            place: place_of(url, data_dir)?,
             dialect,
             _lock: lock,
-        })
+        };
+        side.refuse_live().await?;
+        Ok(side)
     }
 
     async fn refuse_live(&mut self) -> Result<(), CopyError> {
@@ -349,7 +307,7 @@ impl Side {
             .await?;
         if servers > 0 {
             return Err(CopyError::Live {
-                url: self.shown.clone(),
+                url: self.place.clone(),
                 servers: super::from_sql(servers),
             });
         }
@@ -372,7 +330,7 @@ impl Side {
             // A server takes a moment to end one that was closed.
             if began.elapsed() > CLOSED_WITHIN {
                 return Err(CopyError::InUse {
-                    url: self.shown.clone(),
+                    url: self.place.clone(),
                     connections: super::from_sql(connections),
                 });
             }
@@ -386,7 +344,7 @@ impl Side {
             for table in TABLES.iter().filter(|table| table.name != "worker_duty") {
                 if last_key(&mut self.db, table).await?.is_some() {
                     return Err(CopyError::NotEmpty {
-                        url: self.shown.clone(),
+                        place: self.place.clone(),
                     });
                 }
             }
@@ -424,76 +382,6 @@ impl Side {
         match self.db.into_session() {
             Session::Sqlite(db) => sqlite::close(db).await,
             session => session.close().await,
-        }
-    }
-}
-
-impl Table {
-    /// Names and kinds.
-    fn columns(&self) -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
-        let columns = self.columns.split(", ");
-        columns.filter_map(|column| column.split_once(' '))
-    }
-
-    /// Names between commas, as SQL has them.
-    fn names(&self, count: usize) -> String {
-        let names = self.columns().take(count);
-        let names: Vec<String> = names.map(|(name, _)| format!("\"{name}\"")).collect();
-        names.join(", ")
-    }
-
-    fn all_names(&self) -> String {
-        self.names(usize::MAX)
-    }
-
-    /// The rows behind a key, by key. Not a comparison of rows: not every backend looks that up by an index.
-    fn page(&self, has_key: bool) -> String {
-        let (all, key) = (self.all_names(), self.names(self.keys));
-        let behind = match has_key {
-            true => {
-                let keys: Vec<&str> = self
-                    .columns()
-                    .take(self.keys)
-                    .map(|(name, _)| name)
-                    .collect();
-                let first = keys.first().copied().unwrap_or_default();
-                format!(" AND \"{first}\" >= $1 AND NOT ({})", up_to(&keys, 1))
-            }
-            false => String::new(),
-        };
-        // The mark of a copy is no row of the store.
-        let ours = match self.name {
-            "worker_duty" => "name <> 'copy'",
-            _ => "1 = 1",
-        };
-        let limit = self.keys + 1;
-        let name = self.name;
-        format!("SELECT {all} FROM {name} WHERE {ours}{behind} ORDER BY {key} LIMIT ${limit}")
-    }
-
-    fn insert(&self) -> String {
-        let (all, key) = (self.all_names(), self.names(self.keys));
-        let values: Vec<String> = self
-            .columns()
-            .map(|(name, _)| format!("j.{name}"))
-            .collect();
-        format!(
-            "INSERT INTO {} ({all}) SELECT {} FROM LIST($1: {}) AS j WHERE true ON CONFLICT ({key}) DO NOTHING",
-            self.name,
-            values.join(", "),
-            self.columns
-        )
-    }
-}
-
-/// Whether a row's key is that of the page's beginning or before it, of those with the same first column.
-fn up_to(keys: &[&str], at: usize) -> String {
-    match keys {
-        [] => "1 = 1".to_owned(),
-        [last] => format!("\"{last}\" <= ${at}"),
-        [first, rest @ ..] => {
-            let rest = up_to(rest, at + 1);
-            format!("\"{first}\" < ${at} OR \"{first}\" = ${at} AND ({rest})")
         }
     }
 }

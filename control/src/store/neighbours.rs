@@ -77,14 +77,6 @@ impl Store {
         Ok(Neighbours::Nobody)
     }
 
-    /// Whether a deployment has begun on this store, which must know its identity, and other programs may work on it.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn is_of_a_deployment(&self) -> Result<bool, StoreError> {
-        Ok(self.is_open_to_others() && !self.placed_groups(clock::now()).await?.is_empty())
-    }
-
     async fn look_around(&self, now: UnixMs) -> Result<Seen, StoreError> {
         let mut reader = self.reader().await?;
         let rows = sql::query("SELECT id, beat_at FROM worker WHERE beat_at > $1")

@@ -31,8 +31,13 @@ use crate::clock;
 pub(super) const EVERYBODY: [u8; 16] = [0; 16];
 /// The row that counts changes of what operators set.
 const ORDERS: [u8; 16] = [0xff; 16];
-/// Between attempts to reach a server, at first and at most.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+/// Between attempts to reach a server, at first and at most: whoever waits for it goes on within that when it is back.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+/// At most where nothing has answered: such an attempt has held up for [`CONNECT_TIMEOUT`] all who write, and during the
+/// pause they are told at once.
+const PAUSE_AFTER_SILENCE: Duration = Duration::from_secs(2);
+/// That a server does not answer is said so often.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// How long one attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the answer to a `BEGIN` may take, which waits for nobody; without one the connection is lost.
@@ -61,7 +66,10 @@ struct Remote {
     count: i64,
     /// Not before this.
     next_try: Instant,
-    pause: Duration,
+    /// Attempts in vain since the server has answered.
+    tries: u32,
+    /// When that was said.
+    said: Option<Instant>,
 }
 
 impl Pen {
@@ -93,7 +101,8 @@ impl Pen {
             clock,
             count,
             next_try: Instant::now(),
-            pause: PAUSES[0],
+            tries: 0,
+            said: None,
         };
         Ok(Self {
             connection: Some(connection),
@@ -302,19 +311,18 @@ impl Pen {
         });
         match connected.await {
             Ok(Ok(db)) => {
-                tracing::info!("the store's server answers again");
-                remote.pause = PAUSES[0];
+                tracing::info!(tries = remote.tries, "the store's server answers again");
+                (remote.tries, remote.said) = (0, None);
                 self.connection = Some(db);
                 Ok(())
             }
-            failed => {
-                remote.next_try = Instant::now() + remote.pause;
-                remote.pause = (remote.pause * 2).min(PAUSES[1]);
-                let error = match failed {
-                    Ok(Err(error)) => error.to_string(),
-                    _ => format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
-                };
-                tracing::warn!(error, again_in = ?remote.pause, "the store's server does not answer");
+            Ok(Err(error)) => {
+                remote.failed(PAUSES[1], &error.to_string());
+                Err(StoreError::Unreachable)
+            }
+            Err(_) => {
+                let words = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+                remote.failed(PAUSE_AFTER_SILENCE, &words);
                 Err(StoreError::Unreachable)
             }
         }
@@ -339,6 +347,28 @@ impl Pen {
             session => session.close().await,
         }
     }
+}
+
+impl Remote {
+    /// An attempt to connect has come to nothing: the next one is made after a pause, of `most` at most.
+    fn failed(&mut self, most: Duration, why: &str) {
+        let now = Instant::now();
+        self.next_try = now + pause(self.tries, most);
+        self.tries = self.tries.saturating_add(1);
+        if self.said.is_none_or(|said| now - said >= SAY_EVERY) {
+            self.said = Some(now);
+            tracing::warn!(
+                why,
+                tries = self.tries,
+                "the store's server does not answer; it is tried again and again"
+            );
+        }
+    }
+}
+
+/// How long it is waited after so many attempts in vain, and one more.
+fn pause(tries: u32, most: Duration) -> Duration {
+    PAUSES[0].saturating_mul(1 << tries.min(10)).min(most)
 }
 
 /// Operators have set something: other processes look at it with their next beat.
@@ -391,4 +421,17 @@ async fn announce(db: &mut Connection, instance: Uuid) -> Result<i64, sqlx::Erro
         .bind(&instance.as_bytes()[..])
         .fetch_one(db)
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_refuses_is_tried_twice_a_second_and_one_that_is_silent_less_often() {
+        let pauses = |most| [0, 1, 2, 3, 4, 5, 1000].map(|tries| pause(tries, most).as_millis());
+        assert_eq!(pauses(PAUSES[1]), [100, 200, 400, 500, 500, 500, 500]);
+        let silent = pauses(PAUSE_AFTER_SILENCE);
+        assert_eq!(silent, [100, 200, 400, 800, 1600, 2000, 2000]);
+    }
 }

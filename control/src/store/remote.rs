@@ -23,7 +23,7 @@ use super::neighbours::{self, Neighbours};
 use super::server_clock::{ServerClock, database_time};
 use super::sql::{self, Connection, Dialect, Readers, Session, Texts};
 use super::workers::BEAT_EXPIRY;
-use super::{OpenError, copy, from_sql, half_copied, pen};
+use super::{OpenError, copy, deployment, from_sql, half_copied, pen};
 use crate::clock::{self, UnixMs};
 
 /// Connections for the API's lists and the watchers.
@@ -412,7 +412,7 @@ pub async fn inspect_server(url: &str) -> Result<Option<ServerInspection>, OpenE
         known_schema,
         servers: from_sql(found.servers),
         agents: from_sql(found.agents),
-        is_of_a_deployment: found.groups > 0,
+        is_of_a_deployment: found.is_of_a_deployment,
         neighbours: found.neighbours.unwrap_or(Neighbours::Nobody),
         clock_ahead,
     }))
@@ -425,18 +425,15 @@ struct Figures {
     servers: i64,
     /// Agents that may come in.
     agents: i64,
-    groups: i64,
+    is_of_a_deployment: bool,
     neighbours: Option<Neighbours>,
 }
 
 /// `is_known`: the schema is this build's. Of an older one only what every store on a server has is looked at.
 async fn figures(db: &mut Connection, is_known: bool) -> Result<Figures, sqlx::Error> {
-    let groups = sql::query_scalar("SELECT count(*) FROM group_owner")
-        .fetch_one(&mut *db)
-        .await?;
     if !is_known {
         return Ok(Figures {
-            groups,
+            is_of_a_deployment: deployment::has_groups(db).await?,
             ..Figures::default()
         });
     }
@@ -451,7 +448,7 @@ async fn figures(db: &mut Connection, is_known: bool) -> Result<Figures, sqlx::E
     Ok(Figures {
         servers,
         agents,
-        groups,
+        is_of_a_deployment: deployment::has_begun(db).await?,
         neighbours: Some(neighbours::at_a_glance(db).await?),
     })
 }

@@ -81,6 +81,28 @@ pub(super) async fn open(url: &str, data_dir: &Path) -> Result<Opened, OpenError
     })
 }
 
+/// Opens the file that is there, and has it, to read it alone: nothing is made but the lock beside it, and neither a row
+/// nor its schema can be changed.
+pub(super) async fn open_as_it_is(
+    url: &str,
+    data_dir: &Path,
+) -> Result<(Connection, File), OpenError> {
+    let path = file_of(url, data_dir)?;
+    let lock = lock(&path)?;
+    let options = SqliteConnectOptions::new()
+        .filename(&path)
+        .busy_timeout(BUSY_TIMEOUT)
+        // Not `read_only`: whoever opens it so leaves a log and its index behind.
+        .pragma("query_only", "ON")
+        .row_buffer_size(ROW_BUFFER)
+        .statement_cache_capacity(STATEMENTS)
+        .disable_statement_logging();
+    let opened = options.connect().await;
+    let opened = opened.map_err(|source| describe(&path, source))?;
+    let texts = Texts::new(Dialect::Sqlite);
+    Ok((Connection::new(Session::Sqlite(opened), texts), lock))
+}
+
 /// Folds the write-ahead log into the main file and closes it.
 pub(super) async fn close(mut connection: SqliteConnection) {
     let folded = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")

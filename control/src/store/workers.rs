@@ -5,6 +5,7 @@
 //!   the sweeper  looks at timers that are due; takes over what servers that are gone had claimed
 //!   after 10 s   without a beat a server is gone, at once if its end was seen
 //!                (5 s, if a lock service says so too: it cannot say so of one that beats)
+//!                both count from when the store is back, if it was away: nobody could beat (`workers/living.rs`)
 //!   while limits that span homes are set: one server has the duty to lend them, until it is gone
 //! ```
 //!
@@ -14,6 +15,8 @@
 //! it still believes to be its own is decided by fences, as everything is. The row of one that is gone is kept
 //! for a while: what it had on its way to the store may be committed after its claims were taken over.
 
+mod living;
+
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +25,7 @@ use protocol::ids::{AgentId, Fence, ProcessId};
 use serde_json::Value;
 use uuid::Uuid;
 
+use self::living::{ENDED, Living};
 use super::limits::LimitTable;
 use super::pauses::PauseTable;
 use super::pen;
@@ -53,9 +57,10 @@ pub(crate) const BELIEVED_MAX: usize = 4096;
 /// What a beat has found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Beat {
-    /// Process servers that are alive, this one among them.
+    /// Process servers that may be alive, this one among them.
     pub(crate) live: u32,
-    /// Others that have beaten lately, also if they are suspected and taken for gone: locks of these are watched.
+    /// Others that may be alive by their beats, also if they are suspected and taken for gone: locks of these are
+    /// watched.
     pub(crate) peers: BTreeSet<Uuid>,
     /// One of these is suspected, and is gone if it does not beat within this: the next beat is due then.
     pub(crate) look_in: Option<Duration>,
@@ -121,6 +126,9 @@ pub(crate) type Believed = (AgentId, ProcessId, Fence);
 impl Store {
     /// A process server begins: those of earlier processes on this store are gone. It takes over what servers
     /// that are gone had claimed, as the sweeper would ([`Store::beat`]); its agents are to be asked for all of it.
+    ///
+    /// On a store that is open to others nobody is missed before [`BEAT_EXPIRY`] is over where none has beaten
+    /// lately: it cannot be told whether they have died or the store was away.
     pub(crate) async fn begin_worker(&self, worker: Uuid, now: UnixMs) -> Result<(), StoreError> {
         let instance = self.instance();
         let alone = !self.is_open_to_others();
@@ -135,7 +143,8 @@ impl Store {
                         .execute(&mut *db)
                         .await?;
                 }
-                enter(db, worker, instance, beat_at).await
+                enter(db, worker, instance, beat_at).await?;
+                Ok::<_, StoreError>(())
             })
         })
         .await?;
@@ -146,7 +155,8 @@ impl Store {
                 .write_and(
                     move |db| {
                         Box::pin(async move {
-                            let gone = gone_with_claims(db, beat_at).await?;
+                            let living = Living::read(db, beat_at).await?;
+                            let gone = gone_with_claims(db, &living).await?;
                             take_over(db, worker, &gone, now).await
                         })
                     },
@@ -188,10 +198,11 @@ impl Store {
             .write_and(
                 move |db| {
                     Box::pin(async move {
-                        enter(db, worker, instance, beat_at).await?;
-                        let mut beat = sweep(db, worker, beat_at, now, &suspects).await?;
+                        let living = enter(db, worker, instance, beat_at).await?;
+                        let mut beat =
+                            sweep(db, worker, &living, (beat_at, now), &suspects).await?;
                         if lends {
-                            beat.lends = take_lending(db, worker, beat_at).await?;
+                            beat.lends = take_lending(db, worker, &living, beat_at).await?;
                         }
                         Ok::<_, StoreError>(beat)
                     })
@@ -350,12 +361,14 @@ impl Store {
                 // As if it had been silent for so long: it is mourned like any other.
                 sql::query(
                     "INSERT INTO worker (id, instance, epoch, started_at, beat_at)
-                     VALUES ($1, $2, 1, 0, $3)
-                     ON CONFLICT (id) DO UPDATE SET beat_at = LEAST(worker.beat_at, excluded.beat_at)",
+                     VALUES ($1, $2, 1, $4, $3)
+                     ON CONFLICT (id) DO UPDATE SET started_at = excluded.started_at,
+                        beat_at = LEAST(worker.beat_at, excluded.beat_at)",
                 )
                 .bind(worker.into_bytes().to_vec())
                 .bind(instance.into_bytes().to_vec())
                 .bind(now.minus(BEAT_EXPIRY).to_sql())
+                .bind(ENDED)
                 .execute(&mut *db)
                 .await?;
                 Ok(())
@@ -365,62 +378,64 @@ impl Store {
     }
 }
 
-/// Writes the beat. A server that was taken for gone gets a later epoch.
+/// Writes the beat, and says who is known besides. A server that was taken for gone gets a later epoch. What is
+/// called `started_at` is since when the server knows that the store was there.
 async fn enter(
     db: &mut Connection,
     worker: Uuid,
     instance: Uuid,
     now: UnixMs,
-) -> Result<(), StoreError> {
+) -> Result<Living, StoreError> {
+    let mut living = Living::read(&mut *db, now).await?;
     sql::query(
-        "INSERT INTO worker (id, instance, epoch, started_at, beat_at) VALUES ($1, $2, 1, $3, $3)
+        "INSERT INTO worker (id, instance, epoch, started_at, beat_at) VALUES ($1, $2, 1, $5, $3)
          ON CONFLICT (id) DO UPDATE SET
             epoch = worker.epoch + CASE WHEN worker.beat_at <= $4 THEN 1 ELSE 0 END,
+            started_at = excluded.started_at,
             beat_at = excluded.beat_at",
     )
     .bind(worker.into_bytes().to_vec())
     .bind(instance.into_bytes().to_vec())
     .bind(now.to_sql())
     .bind(now.minus(BEAT_EXPIRY).to_sql())
-    .execute(&mut *db)
+    .bind(living.up_since().to_sql())
+    .execute(db)
     .await?;
-    Ok(())
+    living.beats(worker);
+    Ok(living)
 }
 
 /// `now` is the database's time, in which beats are; what happens to processes happens at `at`.
 async fn sweep(
     db: &mut Connection,
     worker: Uuid,
-    now: UnixMs,
-    at: UnixMs,
+    living: &Living,
+    (now, at): (UnixMs, UnixMs),
     suspects: &BTreeSet<Uuid>,
 ) -> Result<Beat, StoreError> {
-    let rows = sql::query("SELECT id, beat_at FROM worker ORDER BY id")
-        .fetch_all(&mut *db)
-        .await?;
-    let lately = now.minus(BEAT_EXPIRY + BEREFT).to_sql();
+    let lately = now.minus(BEAT_EXPIRY + BEREFT);
     let (mut beat, mut gone, mut bereft) = (Beat::default(), Vec::new(), false);
-    for row in &rows {
-        let id = Uuid::from_bytes(id_bytes(row.try_get(0)?)?);
-        let beat_at: i64 = row.try_get(1)?;
+    for row in living.rows() {
+        let (id, heard_at) = (row.id, living.heard_at(row));
         let suspected = suspects.contains(&id);
+        // A lock service may have been away as well: it is believed no sooner after an outage than ever.
         let expiry = if suspected {
             SUSPECT_EXPIRY
         } else {
             BEAT_EXPIRY
         };
-        if id != worker && beat_at > now.minus(BEAT_EXPIRY).to_sql() {
+        if id != worker && living.lives(id) {
             beat.peers.insert(id);
         }
-        if beat_at > now.minus(expiry).to_sql() {
+        if heard_at > now.minus(expiry) {
             beat.live += 1;
             if suspected {
-                let left = now.until(UnixMs::from_sql(beat_at).plus(expiry));
+                let left = now.until(heard_at.plus(expiry));
                 beat.look_in = Some(beat.look_in.map_or(left, |known| known.min(left)));
             }
         } else {
             gone.push(Some(id));
-            bereft |= beat_at > lately;
+            bereft |= heard_at > lately;
         }
     }
     beat.sweeps = take_duty(db, worker, now, &gone).await?;
@@ -428,7 +443,9 @@ async fn sweep(
         beat.bereft = bereft;
         let taken = take_over(db, worker, &gone, at).await?;
         (beat.adopted, beat.applied, beat.more) = (taken.leases, taken.applied, taken.more);
-        forget(db, now).await?;
+        if !living.spares() {
+            forget(db, now).await?;
+        }
     }
     Ok(beat)
 }
@@ -467,10 +484,12 @@ async fn take_duty(
 }
 
 /// Takes the duty to lend, or keeps it: its term. Whoever has it keeps it while it lives, so that it moves
-/// as seldom as can be: each move costs all homes the time of a lease.
+/// as seldom as can be: each move costs all homes the time of a lease. After an outage of the store its holder has as
+/// long as anybody to come back to it.
 async fn take_lending(
     db: &mut Connection,
     worker: Uuid,
+    living: &Living,
     now: UnixMs,
 ) -> Result<Option<u32>, StoreError> {
     // Whoever is first has term 1.
@@ -480,19 +499,18 @@ async fn take_lending(
     )
     .execute(db)
     .await?;
-    let free = sql::query(
-        "SELECT epoch, worker_id FROM worker_duty WHERE name = 'lend'
-           AND (worker_id IS NULL OR worker_id = $1 OR until <= $2
-                OR worker_id NOT IN (SELECT id FROM worker WHERE beat_at > $3))",
-    )
-    .bind(worker.into_bytes().to_vec())
-    .bind(now.to_sql())
-    .bind(now.minus(BEAT_EXPIRY).to_sql())
-    .fetch_optional(db)
-    .await?;
-    let Some(free) = free else { return Ok(None) };
-    let (epoch, owner): (i64, Option<&[u8]>) = (free.try_get(0)?, free.try_get(1)?);
-    let term = epoch + i64::from(owner != Some(worker.as_bytes()));
+    let duty = sql::query("SELECT epoch, worker_id, until FROM worker_duty WHERE name = 'lend'")
+        .fetch_one(db)
+        .await?;
+    let (epoch, owner): (i64, Option<&[u8]>) = (duty.try_get(0)?, duty.try_get(1)?);
+    let owner = owner.map(id_bytes).transpose()?.map(Uuid::from_bytes);
+    let over = UnixMs::from_sql(duty.try_get(2)?) <= now;
+    let others = owner.filter(|owner| *owner != worker);
+    let kept = |owner| living.lives(owner) && (!over || living.is_spared(owner));
+    if others.is_some_and(kept) {
+        return Ok(None);
+    }
+    let term = epoch + i64::from(owner != Some(worker));
     let taken = sql::query(
         "UPDATE worker_duty SET worker_id = $1, epoch = $2, until = $3
          WHERE name = 'lend' AND epoch = $4",
@@ -520,21 +538,19 @@ struct TakenOver {
 /// Claims of no living server: whose they were. `None`: nobody's.
 async fn gone_with_claims(
     db: &mut Connection,
-    now: UnixMs,
+    living: &Living,
 ) -> Result<Vec<Option<Uuid>>, StoreError> {
-    let rows = sql::query(
-        "SELECT DISTINCT worker_id FROM process_lease
-         WHERE worker_id IS NULL OR worker_id NOT IN (SELECT id FROM worker WHERE beat_at > $1)",
-    )
-    .bind(now.minus(BEAT_EXPIRY).to_sql())
-    .fetch_all(&mut *db)
-    .await?;
+    let rows = sql::query("SELECT DISTINCT worker_id FROM process_lease")
+        .fetch_all(&mut *db)
+        .await?;
     let owners = rows.iter().map(|row| {
         let owner: Option<&[u8]> = row.try_get(0)?;
         let owner = owner.map(id_bytes).transpose()?;
         Ok(owner.map(Uuid::from_bytes))
     });
-    owners.collect()
+    let mut owners = owners.collect::<Result<Vec<_>, StoreError>>()?;
+    owners.retain(|owner| owner.is_none_or(|owner| !living.lives(owner)));
+    Ok(owners)
 }
 
 /// Takes over what servers that are gone had claimed: never sent again, always asked for.

@@ -1,10 +1,14 @@
 //! The event stream: resuming, filters, and what is no longer there.
 
+use std::time::Duration;
+
+use control::clock;
+use control::store::Store;
 use futures_util::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::plane::{Plane, plane, plane_in, read};
+use crate::plane::{Plane, plane, plane_in, plane_of, read};
 
 /// Reads events until `wanted` of them have come.
 async fn watch(plane: &Plane, query: &str, after: Option<u64>, wanted: usize) -> Vec<Value> {
@@ -89,7 +93,7 @@ async fn a_stream_without_an_id_begins_now_and_filters() {
                 let body = json!({ "agent": agent, "kind": "exec" });
                 plane.start(&format!("{agent}{n}"), body).await;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let events = tokio::select! {
@@ -97,6 +101,49 @@ async fn a_stream_without_an_id_begins_now_and_filters() {
         () = acting => unreachable!("goes on for ever"),
     };
     assert!(events.iter().all(|event| event["agent"] == two.to_string()));
+}
+
+/// A process that writes nothing itself, and another one on the same store, of which nothing is heard: here the event
+/// service reaches no further than the process.
+async fn a_stream_tells_what_another_process_has_written(url: String) {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = Store::open(&url, here.path()).await.unwrap();
+    let plane = plane_of(here, store).await;
+    let other = Store::open(&url, there.path()).await.unwrap();
+    let watching = watch(&plane, "?type=made.elsewhere", None, 2);
+    let writing = async {
+        for number in 0..2 {
+            // More than a sweep: the stream has found nothing before.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let data = json!({ "number": number });
+            other
+                .record_event(clock::now(), "made.elsewhere", None, data)
+                .await
+                .unwrap();
+        }
+        // Two sweeps.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    };
+    let told = tokio::select! {
+        told = watching => told,
+        () = writing => panic!("the stream stands still"),
+    };
+    let numbers: Vec<_> = told.iter().map(|event| &event["data"]["number"]).collect();
+    assert_eq!(numbers, [0, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_tells_what_another_process_has_written_to_postgres() {
+    let server = testkit::Postgres::start().await.unwrap();
+    let url = server.database("drover").await.unwrap();
+    Box::pin(a_stream_tells_what_another_process_has_written(url)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_tells_what_another_process_has_written_to_mariadb() {
+    let server = testkit::MariaDb::start().await.unwrap();
+    let url = server.database("drover").await.unwrap();
+    Box::pin(a_stream_tells_what_another_process_has_written(url)).await;
 }
 
 /// As on a database server after a transaction that failed: its numbers are nobody's.
@@ -135,7 +182,7 @@ async fn ids_that_are_not_there_are_gone() {
         events: 1,
         ..Default::default()
     };
-    let now = control::clock::now();
+    let now = clock::now();
     while plane.store.trim(retention, now).await.unwrap() {}
     let (status, problem) = plane.get("/v1/events?after=0").await;
     assert_eq!(status, 410, "{problem}");
@@ -153,9 +200,6 @@ async fn streams_end_when_the_server_drains() {
         .await
         .unwrap();
     let reading = tokio::spawn(response.bytes());
-    plane
-        .control
-        .drain(std::time::Duration::from_secs(20))
-        .await;
+    plane.control.drain(Duration::from_secs(20)).await;
     assert!(reading.await.unwrap().is_ok(), "an orderly end");
 }

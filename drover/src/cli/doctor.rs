@@ -34,6 +34,7 @@ use serde::Serialize;
 
 use self::check::{Check, Status, worst};
 use self::data::Place;
+use self::limits::Fleet;
 use super::{Global, print};
 use crate::config::{self, Config, Loaded};
 use crate::data_dir;
@@ -101,7 +102,7 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
         .server()
         .and_then(|_| data_dir::ready_since(&place.path));
     let mut checks = configuration::checks(loaded);
-    let mut fleet = 0;
+    let mut fleet = Fleet::AtMost(u64::from(config.link.agents_per_server));
     if config.profile.has_store() {
         checks.extend(link::checks(config).await);
         let server = control::store::inspect_server(&config.store)
@@ -113,7 +114,8 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
         };
         let found = looked.as_ref().ok().and_then(Option::as_ref);
         let database = server.as_ref().and_then(|server| server.as_ref().ok());
-        fleet = database.map_or_else(|| store::agents(&looked), |server| server.agents);
+        let agents = database.map_or_else(|| store::agents(&looked), |server| server.agents);
+        fleet = Fleet::Known(agents);
         let file = found.map(|store| (store.path.as_path(), store.bytes));
         checks.extend(data::checks(&place, file));
         match &server {
@@ -126,7 +128,7 @@ async fn examine(loaded: &Loaded, depth: Depth) -> Vec<Check> {
         checks.extend(others.and_then(|server| link::beside_others(config, server)));
         checks.extend(coordination::checks(config).await);
         let known = identity::Known {
-            agents: fleet,
+            agents,
             is_elsewhere: database.is_some_and(|server| server.is_of_a_deployment),
         };
         let authorities = identity::checks(&place.path, &config.domain, known, since, now);
@@ -155,14 +157,14 @@ fn user(store: &Inspection, place: &Place) -> Option<Check> {
     })
 }
 
-/// What kernel and system give. `fleet`: how many agents the store lets in.
-fn machine(config: &Config, place: &Place, fleet: u64) -> Vec<Check> {
+/// What kernel and system give.
+fn machine(config: &Config, place: &Place, fleet: Fleet) -> Vec<Check> {
     let connections = match config.profile.runs(Server::Api) {
         true => config.api.connections(),
         false => 0,
     };
     let mut needs = limits::Needs {
-        agents: fleet,
+        fleet,
         shards: 0,
         connections,
         cpus: None,

@@ -19,7 +19,10 @@ pub(crate) fn client(global: &Global) -> Result<Client, Fault> {
                 "no server was named, and {} shows none on this machine",
                 directory.display()
             ))
-            .advise("start one with `drover serve`, or name one: --api URL --token TOKEN, or --data-dir DIR")
+            .advise(
+                "start one with `drover serve`, or name one: by its data directory, as root or its user, with \
+                 --data-dir DIR or DROVER_DATA_DIR (a service's is /var/lib/drover), or with --api URL --token TOKEN",
+            )
             .exit(Exit::Unreachable));
         }
     };
@@ -85,11 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_server_the_advice_is_to_start_one() {
+    fn without_a_server_the_advice_is_to_start_one_or_to_say_where_it_is() {
         let directory = tempfile::tempdir().unwrap();
         let fault = client(&global(directory.path())).unwrap_err();
         assert_eq!(fault.exit, Exit::Unreachable);
-        assert!(fault.advice.unwrap().contains("drover serve"));
+        let advice = fault.advice.unwrap();
+        for way in ["drover serve", "--data-dir", "DROVER_DATA_DIR", "--api URL"] {
+            assert!(advice.contains(way), "{advice}");
+        }
     }
 
     #[test]

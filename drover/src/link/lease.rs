@@ -2,6 +2,10 @@
 //! which has prolonged the lease in the store in between; three where a lock service watches over it, since its groups
 //! may be another's sooner then. By this machine's monotonic clock alone: it goes on while the
 //! program stands still, so whoever wakes up late knows that it is late.
+//!
+//! It is asked where a dispatch comes in, and once more where a command leaves for the network: in between it may lie in
+//! queues, and the program may stand still. When it has run out it holds anew only [`LAPSE`] after it is prolonged, so
+//! that what lay in queues meanwhile has been taken back by then, and does not leave after all.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +13,9 @@ use std::time::{Duration, Instant};
 use control::clock;
 use control::gateways::{WATCHED_LEASE, WATCHED_RENEW};
 use control::telemetry::metrics::{Family, Kind, Value};
+use gateway::LAPSE;
 use protocol::limits::{LINK_LEASE, LINK_RENEW};
+use protocol::link::{Event, NotDelivered, Request};
 
 /// Of one agent server. Tickets are the milliseconds of its life.
 pub(crate) struct Lease {
@@ -20,6 +26,8 @@ pub(crate) struct Lease {
     renew_every: Duration,
     /// 0: it never had one.
     until_ms: AtomicU64,
+    /// Since when it holds, at the earliest. Written before `until_ms` is prolonged.
+    from_ms: AtomicU64,
     fenced: AtomicU64,
 }
 
@@ -39,6 +47,7 @@ impl Lease {
             length,
             renew_every,
             until_ms: AtomicU64::new(0),
+            from_ms: AtomicU64::new(0),
             fenced: AtomicU64::new(0),
         }
     }
@@ -66,8 +75,14 @@ impl Lease {
         if ticket > self.ticket_at(now) {
             return Err(Unasked);
         }
-        let until = ticket + millis(self.length);
-        self.until_ms.fetch_max(until, Ordering::Relaxed);
+        let (now_ms, until) = (self.ticket_at(now), ticket + millis(self.length));
+        let before = self.until_ms.load(Ordering::Relaxed);
+        // Whoever never had one has nothing in its queues.
+        if before != 0 && before <= now_ms {
+            let from = now_ms + millis(LAPSE);
+            self.from_ms.fetch_max(from, Ordering::Relaxed);
+        }
+        self.until_ms.fetch_max(until, Ordering::Release);
         Ok(())
     }
 
@@ -77,11 +92,38 @@ impl Lease {
     }
 
     fn holds_at(&self, now: Instant) -> bool {
-        self.ticket_at(now) < self.until_ms.load(Ordering::Relaxed)
+        let now_ms = self.ticket_at(now);
+        // In this order: whoever sees it prolonged sees since when.
+        now_ms < self.until_ms.load(Ordering::Acquire)
+            && now_ms >= self.from_ms.load(Ordering::Relaxed)
     }
 
-    /// A dispatch was refused because it does not hold.
-    pub(super) fn fenced(&self) {
+    /// What is answered to a request that must not be passed on now, and is counted; `None`: it may be.
+    pub(super) fn refuses(&self, request: &Request) -> Option<Event> {
+        self.refuses_at(request, clock::monotonic())
+    }
+
+    fn refuses_at(&self, request: &Request, now: Instant) -> Option<Event> {
+        let Request::Dispatch {
+            target, command, ..
+        } = request
+        else {
+            return None;
+        };
+        if self.holds_at(now) {
+            return None;
+        }
+        self.fenced();
+        Some(Event::NotDelivered {
+            target: *target,
+            operation: command.operation,
+            fence: command.fence,
+            reason: NotDelivered::NotOwner,
+        })
+    }
+
+    /// A dispatch was not sent on because it does not hold.
+    fn fenced(&self) {
         let before = self.fenced.fetch_add(1, Ordering::Relaxed);
         if before.is_power_of_two() || before == 0 {
             tracing::warn!(
@@ -111,12 +153,27 @@ impl Lease {
     }
 }
 
+impl gateway::Lease for Lease {
+    fn holds(&self) -> bool {
+        self.holds()
+    }
+
+    fn fenced(&self) {
+        self.fenced();
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use protocol::ids::{AgentId, Epoch, Fence, GrantId, GroupId, OperationId, ProcessId, Slot};
+    use protocol::link::Target;
+    use protocol::operation::Command;
+
     use super::*;
 
     #[test]
@@ -136,6 +193,71 @@ mod tests {
             Err(Unasked)
         );
         assert!(!lease.holds_at(at(40)));
+    }
+
+    #[test]
+    fn when_it_has_run_out_it_holds_anew_only_after_queues_have_been_looked_through() {
+        let lease = Lease::new(false);
+        let at = |ms| lease.began + Duration::from_millis(ms);
+        assert_eq!(lease.renewed_at(lease.ticket_at(at(100)), at(200)), Ok(()));
+        assert!(lease.holds_at(at(200)), "the first holds at once");
+        // Prolonged in time: no pause.
+        assert_eq!(
+            lease.renewed_at(lease.ticket_at(at(9_000)), at(9_100)),
+            Ok(())
+        );
+        assert!(lease.holds_at(at(9_100)));
+        // It stands still for 24 s; the answer to the first question after that comes within 5 ms.
+        assert!(!lease.holds_at(at(33_000)));
+        assert_eq!(
+            lease.renewed_at(lease.ticket_at(at(33_000)), at(33_005)),
+            Ok(())
+        );
+        let anew = 33_005 + millis(LAPSE);
+        assert!(!lease.holds_at(at(33_005)));
+        assert!(!lease.holds_at(at(anew - 1)));
+        // A second answer begins no second pause.
+        assert_eq!(
+            lease.renewed_at(lease.ticket_at(at(34_000)), at(34_001)),
+            Ok(())
+        );
+        assert!(lease.holds_at(at(anew)));
+    }
+
+    #[test]
+    fn a_dispatch_that_waited_for_room_is_refused_once_the_lease_has_run_out_and_nothing_else_is() {
+        let lease = Lease::new(false);
+        let at = |seconds| lease.began + Duration::from_secs(seconds);
+        assert_eq!(lease.renewed_at(lease.ticket_at(at(1)), at(1)), Ok(()));
+        let target = Target {
+            agent: AgentId::from_bytes([1; 16]),
+            group: GroupId::from_bytes([2; 16]),
+            slot: Slot(0),
+        };
+        let operation = OperationId::new(ProcessId::from_bytes([3; 16]), 0);
+        let dispatch = Request::Dispatch {
+            target,
+            grant: GrantId(1),
+            epoch: Epoch(1),
+            command: Box::new(Command {
+                operation,
+                fence: Fence(4),
+                kind: "exec".to_owned(),
+                input: Bytes::new(),
+                deadline_ms: 1,
+            }),
+        };
+        assert_eq!(lease.refuses_at(&dispatch, at(10)), None);
+        let refused = Event::NotDelivered {
+            target,
+            operation,
+            fence: Fence(4),
+            reason: NotDelivered::NotOwner,
+        };
+        assert_eq!(lease.refuses_at(&dispatch, at(11)), Some(refused));
+        assert_eq!(lease.fenced.load(Ordering::Relaxed), 1);
+        let ask = Request::AskFlow { target, ticket: 1 };
+        assert_eq!(lease.refuses_at(&ask, at(11)), None);
     }
 
     #[test]

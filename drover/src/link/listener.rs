@@ -21,7 +21,7 @@ use gateway::hub::SERVERS_MAX;
 use protocol::close::CloseCode;
 use protocol::frame::{self, DecodeError};
 use protocol::limits::HANDSHAKE_DEADLINE;
-use protocol::link::{Event, GatewayWord, LINK_SUPPORTED, NotDelivered, Request, ServerWord};
+use protocol::link::{Event, GatewayWord, LINK_SUPPORTED, Request, ServerWord};
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, SendStream, TokioRuntime, VarInt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -259,18 +259,7 @@ async fn hear(mut frames: Frames, port: &HubLink, place: &AgentsPlace) -> Result
     let mut began = false;
     while let Some(bytes) = frames.next().await? {
         match frame::decode_request(&bytes) {
-            Ok(Request::Dispatch {
-                target, command, ..
-            }) if !lease.holds() => {
-                lease.fenced();
-                port.answer(Event::NotDelivered {
-                    target,
-                    operation: command.operation,
-                    fence: command.fence,
-                    reason: NotDelivered::NotOwner,
-                });
-            }
-            Ok(request) => pass_on(port, request, began).await,
+            Ok(request) => pass_on(port, lease, request, began).await,
             Err(DecodeError::Identifier { .. }) => match frame::decode_server_word(&bytes)? {
                 ServerWord::Came => {
                     began = true;
@@ -289,9 +278,16 @@ async fn hear(mut frames: Frames, port: &HubLink, place: &AgentsPlace) -> Result
     Ok(())
 }
 
-/// Waits until the hub has room. Meanwhile it is not the process server that hangs.
-async fn pass_on(port: &HubLink, mut request: Request, began: bool) {
-    while let Err(LinkFull(refused)) = port.send(request) {
+/// Waits until the hub has room. Meanwhile it is not the process server that hangs. A dispatch waits no longer than
+/// the lease holds.
+async fn pass_on(port: &HubLink, lease: &Lease, mut request: Request, began: bool) {
+    loop {
+        if let Some(refused) = lease.refuses(&request) {
+            return port.answer(refused);
+        }
+        let Err(LinkFull(refused)) = port.send(request) else {
+            return;
+        };
         request = *refused;
         if began {
             port.come();

@@ -24,10 +24,11 @@ use agent::DialError;
 use agent::silence::Silence;
 use agent::transport;
 use control::clock;
+use control::dispatch::StartError;
 use control::downlink::{End, Link, LinkFull, Wake};
-use control::gateways::{AgentServer, Gateways, Switch, Way};
+use control::gateways::{AddError, AgentServer, Gateways, Switch, Way};
 use control::identity::{Identity, IssueError};
-use control::store::Store;
+use control::store::{Store, StoreError};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use protocol::close::CloseCode;
@@ -59,6 +60,9 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 /// Between two attempts, at most.
 const PAUSE_LAST: Duration = Duration::from_secs(10);
+/// Whether a store that was away is back is looked at so often. An agent server that this process server could reach is
+/// one of those whose lease nobody prolongs meanwhile.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// Agent servers that are not reached so long after the first are done without.
 const OTHERS_WITHIN: Duration = Duration::from_secs(2);
 /// Whether an agent server says anything is looked at so often.
@@ -287,11 +291,34 @@ impl Follower {
                 Err(error) => {
                     tracing::error!(server = self.address, %error, "an agent server is left out for now");
                     drop(switch);
-                    tokio::time::sleep(PAUSE_LAST).await;
+                    self.pause(&error).await;
                 }
             }
         }
     }
+
+    /// Before the agent server is reached again that was left out.
+    async fn pause(&self, error: &AddError) {
+        if !is_for_want_of_the_store(error) {
+            return tokio::time::sleep(PAUSE_LAST).await;
+        }
+        loop {
+            tokio::time::sleep(STORE_PAUSE).await;
+            if self.remote.store.agent_servers(clock::now()).await.is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether all is well again when the store is.
+fn is_for_want_of_the_store(error: &AddError) -> bool {
+    matches!(
+        error,
+        AddError::Introduction(StartError::Store(
+            StoreError::Unreachable | StoreError::Busy
+        ))
+    )
 }
 
 /// Says who one is, and hears whose end it will be.

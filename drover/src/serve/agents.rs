@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::api::{AdminServer, ReadySource, Served};
+use control::clock::UnixMs;
 use control::coordination::{self, Locks, Presence};
 use control::downlink::{Ends, Wake};
 use control::gateways::LOCKS;
@@ -33,6 +34,8 @@ const DEPARTURE: Duration = Duration::from_millis(500);
 pub(super) struct AgentServer {
     gateway: Gateway,
     handle: Handle,
+    /// When the certificate ends that it shows.
+    certificate_ends: UnixMs,
     /// Where several process servers share the gateway: what goes between.
     between: Option<JoinHandle<()>>,
     /// Where process servers come from elsewhere.
@@ -50,10 +53,9 @@ impl AgentServer {
     pub(super) fn with_servers(
         config: &Config,
         data: &DataDir,
-        tls: GatewayTls,
-        secrets: &GatewaySecrets,
+        identity: AgentServerIdentity,
     ) -> Result<(Self, Ends), Fault> {
-        let (gateway, run, wake) = start(config, data, tls, secrets)?;
+        let (gateway, run, wake) = start(config, data, identity.tls, &identity.secrets, None)?;
         let handle = gateway.handle();
         let (between, ends) = match config.process_servers {
             1 => (None, Ends::One(link::only(run, handle.clone(), wake))),
@@ -67,6 +69,7 @@ impl AgentServer {
         let server = Self {
             gateway,
             handle,
+            certificate_ends: identity.not_after,
             between,
             listener: None,
             watch: None,
@@ -83,11 +86,9 @@ impl AgentServer {
             .map_err(|error| Fault::new(chain(&error)))?;
         let mut server = Self::open_to_servers(config, data, identity)?;
         if let (Some(address), Some(watch)) = (config.api.admin_listen, &server.watch) {
-            let metrics = vec![
-                figures::metrics(server.handle.clone()),
-                watch.metrics(),
-                coordination::metrics(watch.locks.as_deref(), None),
-            ];
+            let mut metrics = server.metrics();
+            metrics.push(figures::about(config.profile));
+            metrics.push(coordination::metrics(watch.locks.as_deref(), None));
             let started = AdminServer::start(address, metrics, watch.ready()).await;
             server.admin = Some(started.map_err(|error| api_fault(&error))?);
         }
@@ -102,12 +103,14 @@ impl AgentServer {
     ) -> Result<Self, Fault> {
         let door =
             Door::bind(config.link.listen, &identity).map_err(|error| listen_fault(&error))?;
-        let (gateway, run, wake) = start(config, data, identity.tls, &identity.secrets)?;
-        let handle = gateway.handle();
-        let shared = link::share(run, handle.clone(), wake, Opens::WithTheFirst);
         let locks = coordination::locks_of_their_own(&config.locks)
             .map_err(|error| Fault::new(chain(&error)))?;
         let lease = Arc::new(Lease::new(locks.is_some()));
+        let asked = Arc::clone(&lease);
+        let (gateway, run, wake) =
+            start(config, data, identity.tls, &identity.secrets, Some(asked))?;
+        let handle = gateway.handle();
+        let shared = link::share(run, handle.clone(), wake, Opens::WithTheFirst);
         let watch = Watch {
             gateway: handle.clone(),
             shared: Arc::clone(&shared),
@@ -128,6 +131,7 @@ impl AgentServer {
             _presence: presence,
             gateway,
             handle,
+            certificate_ends: identity.not_after,
             between: Some(pass_on(&shared)),
             listener: Some(listener),
             watch: Some(watch),
@@ -138,6 +142,16 @@ impl AgentServer {
     /// How it is with it, where process servers come to it.
     pub(super) fn watch(&self) -> Option<&Watch> {
         self.watch.as_ref()
+    }
+
+    /// Its figures, and those of its lease where process servers come to it.
+    pub(super) fn metrics(&self) -> Vec<MetricsSource> {
+        let mut metrics = vec![
+            figures::metrics(self.handle.clone()),
+            figures::certificate(self.certificate_ends),
+        ];
+        metrics.extend(self.watch.as_ref().map(Watch::metrics));
+        metrics
     }
 
     /// The gateway's front door for the rest of the program.
@@ -290,7 +304,7 @@ impl Watch {
     }
 
     /// Figures of its lease.
-    pub(super) fn metrics(&self) -> MetricsSource {
+    fn metrics(&self) -> MetricsSource {
         let lease = Arc::clone(&self.lease);
         Arc::new(move |all| all.extend(lease.families()))
     }
@@ -300,16 +314,19 @@ fn pass_on(shared: &Arc<Shared>) -> JoinHandle<()> {
     tokio::spawn(Arc::clone(shared).run())
 }
 
-/// Starts the gateway, its door shut.
+/// Starts the gateway, its door shut. `lease`: where its groups may be another's one day.
 fn start(
     config: &Config,
     data: &DataDir,
     tls: GatewayTls,
     secrets: &GatewaySecrets,
+    lease: Option<Arc<Lease>>,
 ) -> Result<(Gateway, GatewayId, Wake), Fault> {
     let (wake, run) = (Wake::new(), tls.gateway);
     let config = gateway_config(config, data, tls, secrets);
-    let gateway = gateway::start(config, wake.callback()).map_err(|error| gateway_fault(&error))?;
+    let lease = lease.map(|lease| lease as Arc<dyn gateway::Lease>);
+    let gateway = gateway::start_under(config, lease, wake.callback())
+        .map_err(|error| gateway_fault(&error))?;
     Ok((gateway, run, wake))
 }
 

@@ -13,7 +13,6 @@ use control::downlink::Ends;
 use control::enrol::EnrolConfig;
 use control::identity::Identity;
 use control::store::Store;
-use gateway::Handle;
 
 use super::agents::AgentServer;
 use super::{banner, faults, figures, neighbours};
@@ -22,6 +21,10 @@ use crate::data_dir::{DataDir, IDENTITY, Ready};
 use crate::fault::{Fault, chain};
 use crate::link::Remote;
 use crate::profile::Server;
+
+/// Where a server's identity is to come from that is not the first one.
+const COPY_IDENTITY: &str =
+    "copy the folder `identity` from the data directory of one of its servers, or from a backup";
 
 /// How often a part is looked at that cannot call.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -64,12 +67,10 @@ impl Servers {
         identity: Arc<Identity>,
         store: Store,
     ) -> Result<Self, Fault> {
-        let tls = identity
-            .gateway_tls()
-            .map_err(|error| Fault::new(chain(&error)))?;
-        let secrets = identity.gateway_secrets();
-        let (agents, ends) = AgentServer::with_servers(config, data, tls, secrets)?;
-        let told = control_config(config, data, Some(agents.handle()));
+        let own = identity.agent_server();
+        let own = own.map_err(|error| Fault::new(chain(&error)))?;
+        let (agents, ends) = AgentServer::with_servers(config, data, own)?;
+        let told = control_config(config, data, Some(&agents));
         let control = start_control(config, told, identity, store, ends).await?;
         agents.open().await;
         Ok(Self {
@@ -101,11 +102,10 @@ impl Servers {
             remote = remote.observing();
         }
         let remote = Arc::new(remote);
-        let mut told = control_config(config, data, agents.as_ref().map(AgentServer::handle));
+        let mut told = control_config(config, data, agents.as_ref());
         told.gateways = remote.several();
         if let Some(watch) = agents.as_ref().and_then(AgentServer::watch) {
             told.ready.push(watch.ready());
-            told.metrics.push(watch.metrics());
         }
         let ends = ends(config, &remote);
         let control = start_control(config, told, identity, store, ends).await?;
@@ -331,22 +331,39 @@ pub(super) fn cannot_listen(what: fmt::Arguments<'_>, cause: &io::Error, flag: &
     }
 }
 
-/// The deployment's identity and store. Where a store that others share is in use already, an identity is not made: it
-/// would be another one's.
+/// The deployment's identity and store. Whose the store is stands there from the first start on: where it is another
+/// one's, an identity is neither made nor used.
 async fn deployment(config: &Config, data: &DataDir) -> Result<(Arc<Identity>, Store), Fault> {
+    let failed = |error| Fault::new(chain(&error));
     let store = store(config, data).await?;
     let place = data.path().join(IDENTITY);
-    let in_use = store.is_of_a_deployment().await;
-    if in_use.map_err(|error| Fault::new(chain(&error)))? && !place.exists() {
+    let is_new = !place.exists();
+    if is_new && store.is_of_a_deployment().await.map_err(failed)? {
         return Err(Fault::usage(format_args!(
             "the store is in use by a deployment whose identity is not here: {} is missing",
             place.display()
         ))
-        .advise(
-            "copy the folder `identity` from the data directory of one of its servers, or from a backup",
-        ));
+        .advise(COPY_IDENTITY));
     }
-    Ok((identity(config, &place)?, store))
+    let identity = identity(config, &place)?;
+    let claim = store.claim(identity.root_key(), clock::now());
+    if claim.await.map_err(failed)? == identity.root_key() {
+        return Ok((identity, store));
+    }
+    let place = place.display();
+    Err(match is_new {
+        // Both have made one at the same moment.
+        true => Fault::usage(format_args!(
+            "another server has begun a deployment on this store, and {place} was made for nothing"
+        ))
+        .advise(format_args!("remove {place}; then {COPY_IDENTITY}")),
+        false => Fault::usage(format_args!(
+            "the store belongs to a deployment with another identity than {place}"
+        ))
+        .advise(format_args!(
+            "set store to this deployment's own, or, where this is the right one, move {place} away and {COPY_IDENTITY}"
+        )),
+    })
 }
 
 fn identity(config: &Config, place: &Path) -> Result<Arc<Identity>, Fault> {
@@ -361,9 +378,15 @@ async fn store(config: &Config, data: &DataDir) -> Result<Store, Fault> {
     store.map_err(|error| Fault::new(chain(&error)))
 }
 
-/// `gateway`: that of this process, whose figures the API shows.
-fn control_config(config: &Config, data: &DataDir, gateway: Option<&Handle>) -> control::Config {
-    let of = |handle: &Handle| handle.clone();
+/// `agents`: those of this process, whose figures the API shows.
+fn control_config(
+    config: &Config,
+    data: &DataDir,
+    agents: Option<&AgentServer>,
+) -> control::Config {
+    let gateway = || agents.map(|agents| agents.handle().clone());
+    let mut metrics = vec![figures::about(config.profile)];
+    metrics.extend(agents.map(AgentServer::metrics).into_iter().flatten());
     let runs = |server| config.profile.runs(server);
     control::Config {
         runs: control::Runs {
@@ -381,9 +404,9 @@ fn control_config(config: &Config, data: &DataDir, gateway: Option<&Handle>) -> 
         },
         kinds: config.kinds.clone(),
         retention: config.retention,
-        metrics: gateway.map(of).map(figures::metrics).into_iter().collect(),
-        gateway: gateway.map(of).map(figures::overview),
-        times: gateway.map(of).map(figures::times).into_iter().collect(),
+        metrics,
+        gateway: gateway().map(figures::overview),
+        times: gateway().map(figures::times).into_iter().collect(),
         histogram_log: config.histograms,
         webhooks: config.webhooks.clone(),
         locks: config.locks.clone(),

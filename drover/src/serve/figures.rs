@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use control::clock::UnixMs;
 use control::telemetry::metrics::{Family, Kind, MetricsSource, Sample, Value};
 use control::telemetry::{GatewayFigures, GatewaySource, Name, Reading, Times, TimesSource};
 use gateway::telemetry::{Counter, Figures, Level, Measure, Telemetry, families};
 use gateway::{DatapathKind, Handle};
+
+use crate::profile::Profile;
 
 /// The gateway's histograms by the names that people know.
 const MEASURES: [(Name, Measure); 6] = [
@@ -16,6 +19,41 @@ const MEASURES: [(Name, Measure); 6] = [
     (Name::Mailbox, Measure::Mailbox),
     (Name::ShardTurn, Measure::Turn),
 ];
+
+/// For `/metrics`: what runs here. Servers of every profile have it, so dashboards find them by it.
+pub(super) fn about(profile: Profile) -> MetricsSource {
+    let labels = vec![
+        ("profile", profile.name().to_owned()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    gauge(
+        "drover_build_info",
+        "1, with the profile and the version of what runs here.",
+        labels,
+        1,
+    )
+}
+
+/// For `/metrics`: when the certificate ends that an agent server shows.
+pub(super) fn certificate(ends: UnixMs) -> MetricsSource {
+    gauge(
+        "drover_agent_server_certificate_expiry_timestamp_seconds",
+        "When the certificate ends that this agent server shows agents and process servers, in seconds since 1970.",
+        Vec::new(),
+        ends.0 / 1000,
+    )
+}
+
+/// A figure that stays what it is.
+fn gauge(
+    name: &str,
+    help: &'static str,
+    labels: Vec<(&'static str, String)>,
+    value: u64,
+) -> MetricsSource {
+    let family = Family::new(Kind::Gauge, name, help).with(labels, Value::Number(value));
+    Arc::new(move |all: &mut Vec<Family>| all.push(family.clone()))
+}
 
 /// For `/v1/histograms`: all shards together.
 pub(super) fn times(gateway: Handle) -> TimesSource {

@@ -21,6 +21,7 @@ use crate::api::extract::{Params, header_text};
 use crate::api::model::Timestamp;
 use crate::api::model::events::EventRecord;
 use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::store::Store;
 use crate::store::log::EventRow;
 
 /// Events that one look at the store brings.
@@ -162,6 +163,13 @@ async fn start(api: &Api, after: Option<u64>, of_process: bool) -> ApiResult<u64
     Ok(after)
 }
 
+/// How much was written to a store that only this process writes to: while it does not grow, there is nothing new.
+/// `None`: others write, too. They tell of it, as a rule; but news may be lost, and there need be nobody who takes them
+/// on. So such a store is read with every hint and every sweep.
+fn written_here_alone(store: &Store) -> Option<u64> {
+    (!store.is_open_to_others()).then(|| store.writes())
+}
+
 struct Watcher {
     api: Arc<Api>,
     recorded: watch::Receiver<u64>,
@@ -171,7 +179,7 @@ struct Watcher {
     agent: Option<AgentId>,
     kind: Option<String>,
     read: VecDeque<EventRow>,
-    /// How much the store had written when there was nothing more to be read.
+    /// How much had been [written](written_here_alone) when there was nothing more to be read.
     read_up_to: Option<u64>,
     _permit: OwnedSemaphorePermit,
 }
@@ -224,9 +232,9 @@ impl Watcher {
         // Before the look, so that nothing falls between the two.
         self.recorded.mark_unchanged();
         let store = &self.api.store;
-        let writes = store.writes();
-        // A stream in which nothing happens costs the store nothing.
-        if self.read_up_to != Some(writes) {
+        let written = written_here_alone(store);
+        // A stream in which nothing happens costs a store of this process alone nothing.
+        if written.is_none() || self.read_up_to != written {
             match store
                 .events_after(self.cursor, self.process, READ_MAX)
                 .await
@@ -235,7 +243,7 @@ impl Watcher {
                     self.read = rows.into();
                     return Some(());
                 }
-                Ok(_) => self.read_up_to = Some(writes),
+                Ok(_) => self.read_up_to = written,
                 Err(error) => tracing::warn!(%error, "an event stream could not be read on"),
             }
         }

@@ -134,11 +134,15 @@ pub(in crate::api) async fn work(
 }
 
 async fn store(store: &Store) -> HealthCheck {
+    let advice = match store.is_open_to_others() {
+        true => "check the database and the way to it",
+        false => "check the disk of the data directory",
+    };
     let result = match tokio::time::timeout(CHECK_TIMEOUT, store.probe()).await {
         Ok(Ok(())) => Ok("a write was committed to the disk".to_owned()),
-        Ok(Err(error)) => Err(format!("{error}; check the disk of the data directory")),
+        Ok(Err(error)) => Err(format!("{error}; {advice}")),
         Err(_) => Err(format!(
-            "a write did not end within {} s; check the disk of the data directory",
+            "a write did not end within {} s; {advice}",
             CHECK_TIMEOUT.as_secs()
         )),
     };
@@ -156,6 +160,10 @@ async fn gateway(engine: &Engine) -> HealthCheck {
             }
             Some(error) => Err(format!("results cannot be stored: {error}")),
         },
+        Ok(Err(_)) if engine.is_closed() => Err(
+            "it waits for an agent server; is one running, and does link.connect name its link.listen?"
+                .to_owned(),
+        ),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!(
             "the process server did not answer within {} s",

@@ -22,6 +22,9 @@ use crate::store::queries::ProcessRecord;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait after the store has failed.
 const RETRY_LAST: Duration = Duration::from_secs(5);
+/// The longest wait while its server does not answer: to ask whether it is back costs little (`store/pen.rs`), and
+/// everybody waits for it.
+const RETRY_AWAY: Duration = Duration::from_secs(1);
 
 /// A caller that waits for its creations: those decided without the store, by their place, and how
 /// many of the batch are its own.
@@ -305,7 +308,11 @@ impl Core {
     /// The store took nothing of it. Callers are told; what was heard is kept, in order.
     fn failed(&mut self, now: Moment, mut batch: Pending, error: &StoreError) {
         let wait = RETRY_FIRST.saturating_mul(1 << self.failures.min(10));
-        self.not_before = Some(now.mono + wait.min(RETRY_LAST));
+        let most = match error {
+            StoreError::Unreachable => RETRY_AWAY,
+            _ => RETRY_LAST,
+        };
+        self.not_before = Some(now.mono + wait.min(most));
         self.failures = self.failures.saturating_add(1);
         self.stats.failed_batches += 1;
         self.stats.store_error = Some(error.to_string());

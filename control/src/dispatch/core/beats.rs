@@ -110,8 +110,20 @@ impl Core {
         }
     }
 
-    /// The present. Whoever has not beaten for long must not claim: others may have taken over what it has.
+    /// The present. Whoever has not beaten for long must not claim: others may have taken over what it has. So it
+    /// takes back what it has asked of gateways, which would grant it again and again, and asks anew as soon as it
+    /// may claim.
     pub(in crate::dispatch) fn note_time(&mut self, now: Moment) {
-        self.overdue = now.mono >= self.believed_until;
+        let overdue = now.mono >= self.believed_until;
+        if std::mem::replace(&mut self.overdue, overdue) == overdue {
+            return;
+        }
+        let agents: Vec<AgentId> = match overdue {
+            true => self.fleet.stated_agents().collect(),
+            false => self.fleet.waiting_agents().collect(),
+        };
+        for agent in agents {
+            self.wake(agent);
+        }
     }
 }

@@ -186,9 +186,10 @@ impl Core {
         (grant, epoch): (GrantId, Epoch),
         permits: u32,
     ) {
-        let taken = match self.draining || self.overdue {
-            true => Vec::new(),
-            false => self.fleet.take(target.agent, line, permits),
+        let claims = !self.draining && !self.overdue;
+        let taken = match claims {
+            true => self.fleet.take(target.agent, line, permits),
+            false => Vec::new(),
         };
         let used = u32::try_from(taken.len()).unwrap_or(permits);
         let unused = permits.saturating_sub(used);
@@ -203,7 +204,10 @@ impl Core {
                 taken,
             });
         }
-        self.wake(target.agent);
+        // What may not be claimed is not asked for again either; see `note_time`.
+        if claims {
+            self.wake(target.agent);
+        }
     }
 
     fn session_up(&mut self, now: Moment, up: SessionUp) {

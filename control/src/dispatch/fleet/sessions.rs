@@ -12,7 +12,8 @@ use crate::dispatch::handle::SessionView;
 use crate::process::State;
 
 impl Fleet {
-    /// A session began; the gateway knows nothing of its agent's demand.
+    /// A session began; the gateway knows nothing of its agent's demand. The session may be the first word of an
+    /// agent: it enrolled at another server, and nobody has passed that on.
     pub(in crate::dispatch) fn connect(
         &mut self,
         target: Target,
@@ -39,6 +40,7 @@ impl Fleet {
         shard.sessions += 1;
         shard.at_home += u64::from(at_home);
         self.distrust_demand(target.agent);
+        self.meet(target.agent);
     }
 
     /// A session ended. False: it was not this agent's present one.

@@ -76,7 +76,7 @@ pub(super) fn add(fleet: &mut Fleet, line: &Arc<Line>, place: Place) {
 
 /// The lines of a demand, and how many wait in each.
 pub(super) fn stated(fleet: &mut Fleet) -> Option<BTreeMap<Line, u32>> {
-    fleet.demand(AGENT).map(|request| match request {
+    fleet.demand(AGENT, true).map(|request| match request {
         Request::Demand { lines, server, .. } => {
             assert_eq!(server, ServerId(5));
             let lines = lines.into_iter();
@@ -192,7 +192,7 @@ fn lines_are_stated_apart_with_their_earliest_deadlines_and_their_tenants_weight
         fleet.enqueue(AGENT, &build, (place(5, n), UnixMs(deadline)));
     }
     add(&mut fleet, &plain, place(5, 3));
-    let Some(Request::Demand { lines, .. }) = fleet.demand(AGENT) else {
+    let Some(Request::Demand { lines, .. }) = fleet.demand(AGENT, true) else {
         panic!("nothing is told");
     };
     let found = lines.iter().map(|line| {
@@ -595,6 +595,51 @@ fn what_is_said_of_an_agent_that_is_not_known_yet_is_kept_for_it() {
     heard(&mut fleet, gone, &[(&line, 3)]);
     heard(&mut fleet, gone, &[]);
     assert!(fleet.unmet.is_empty());
+}
+
+#[test]
+fn an_agent_that_is_met_by_its_session_alone_is_worked_on() {
+    let mut fleet = connected();
+    let line = plain(Class::Normal);
+    let other = Target {
+        agent: AgentId(Uuid::from_u128(9)),
+        ..target()
+    };
+    assert!(heard(&mut fleet, other.agent, &[(&line, 2)]).is_empty());
+    fleet.connect(other, session(2), UnixMs(1));
+    assert_eq!(fleet.waiting_for(other.agent), 2);
+    assert!(fleet.wants_refill(other.agent));
+    let away = fleet.census(&BTreeMap::new()).ready_without_session;
+    assert_eq!((away, fleet.ready_stored()), (0, 2));
+    fleet.admit(other);
+    assert_eq!(fleet.waiting_for(other.agent), 2, "it is counted once");
+}
+
+#[test]
+fn while_nothing_may_be_claimed_no_more_is_stated_than_what_is_on_its_way() {
+    let mut fleet = connected();
+    let line = plain(Class::Normal);
+    for n in 0..3 {
+        add(&mut fleet, &line, place(5, n));
+    }
+    assert_eq!(fleet.stated_agents().count(), 0);
+    assert_eq!(told(&mut fleet), Some(3));
+    assert_eq!(fleet.stated_agents().collect::<Vec<_>>(), [AGENT]);
+    let id = number(&fleet, &line);
+    assert_eq!(fleet.take(AGENT, id, 1).len(), 1);
+    let withdrawn = |fleet: &mut Fleet| match fleet.demand(AGENT, false) {
+        Some(Request::Demand { lines, .. }) => {
+            Some(lines.iter().map(|line| line.ready).sum::<u32>())
+        }
+        Some(other) => panic!("{other:?}"),
+        None => None,
+    };
+    assert_eq!(withdrawn(&mut fleet), Some(1), "its permit was granted");
+    assert_eq!(withdrawn(&mut fleet), None);
+    fleet.settle(AGENT, id, false);
+    assert_eq!(withdrawn(&mut fleet), None, "the gateway knows");
+    assert_eq!(fleet.stated_agents().count(), 0);
+    assert_eq!(told(&mut fleet), Some(2));
 }
 
 #[test]

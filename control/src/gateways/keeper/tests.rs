@@ -1,3 +1,6 @@
+mod away;
+mod made;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
@@ -53,6 +56,19 @@ fn server(number: u8) -> AgentServer {
     }
 }
 
+/// Nothing settles in so short a time: only groups of the dead move.
+async fn look(keeper: &mut Keeper, now: Instant) {
+    keeper.since = now;
+    keeper.look(now).await.unwrap();
+}
+
+/// How many groups the first agent server has.
+async fn of_the_first(store: &Store) -> usize {
+    let placed = store.placed_groups(clock::now()).await.unwrap();
+    let of_it = placed.iter().filter(|one| one.owner == Some(server(1).run));
+    of_it.count()
+}
+
 /// Two agent servers that are reached, of which the first owns all groups.
 struct Scene {
     liar: Arc<Liar>,
@@ -72,18 +88,8 @@ impl Scene {
         let (gateways, liar) = (Gateways::new(), Arc::<Liar>::default());
         let locks = Arc::<Liar>::clone(&liar);
         let first = gateways.reach(server(1));
-        let mut keeper = Keeper {
-            engine: Engine::of_none(store.clone()),
-            store,
-            gateways: Arc::clone(&gateways),
-            told: Told::new(),
-            renewed: false,
-            watch: Some(Watch::new(locks)),
-            reached: Vec::new(),
-            since: clock::monotonic(),
-            reaches: 0,
-            moved: None,
-        };
+        let (engine, watch) = (Engine::of_none(store.clone()), Watch::new(locks));
+        let mut keeper = Keeper::new(store, engine, Arc::clone(&gateways), Some(watch));
         keeper.look(clock::monotonic()).await.unwrap();
         let mut scene = Self {
             liar,
@@ -100,12 +106,8 @@ impl Scene {
     /// Looks so much later; how many groups the first one has then.
     async fn looks(&mut self, later_ms: u64) -> usize {
         self.now += Duration::from_millis(later_ms);
-        // Nothing settles in so short a time: only groups of the dead move.
-        self.keeper.since = self.now;
-        self.keeper.look(self.now).await.unwrap();
-        let placed = self.keeper.store.placed_groups(clock::now()).await.unwrap();
-        let of_it = placed.iter().filter(|one| one.owner == Some(server(1).run));
-        of_it.count()
+        look(&mut self.keeper, self.now).await;
+        of_the_first(&self.keeper.store).await
     }
 
     /// The service says from now on that all locks are vacant, as it had said that they are held.
@@ -217,4 +219,22 @@ async fn one_that_is_told_to_stop_gives_all_away_in_time_and_may_stop_then() {
     gateways.leaves(server(2).run, within);
     assert_eq!(scene.looks(1000).await, 0);
     assert_eq!(gateways.may_leave(server(2).run), Leave::Alone);
+}
+
+#[tokio::test]
+async fn however_many_ask_there_is_some_time_between_looks_and_none_when_one_is_gone() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let gateways = Gateways::new();
+    let at_once = |apart| due(&gateways, apart, HOUR).now_or_never().is_some();
+    let ask = || gateways.ask_lease(server(1).run, Box::new(|| {}));
+    ask();
+    ask();
+    assert!(!at_once(HOUR));
+    due(&gateways, Duration::ZERO, HOUR).await;
+    due(&gateways, Duration::ZERO, Duration::ZERO).await;
+    drop(gateways.reach(server(1)));
+    assert!(at_once(HOUR), "its groups wait");
+    assert!(!at_once(HOUR));
+    gateways.ended(server(1).run);
+    assert!(at_once(HOUR));
 }

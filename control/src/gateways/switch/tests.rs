@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use protocol::enrol::{EnrolRefusal, EnrolReply, EnrolRequest};
 use protocol::ids::{Epoch, Fence, GrantId, OperationId, ProcessId, Slot};
 use protocol::link::SessionUp;
@@ -5,10 +6,12 @@ use protocol::operation::Command;
 
 use super::*;
 use crate::clock::UnixMs;
+use crate::gateways::Placed;
+use crate::store::groups::Group;
 
 /// A gateway's queues.
 #[derive(Default)]
-struct Fake {
+pub(in crate::gateways) struct Fake {
     run: u8,
     sent: Mutex<Vec<Request>>,
     events: Mutex<Vec<Event>>,
@@ -17,14 +20,14 @@ struct Fake {
 }
 
 impl Fake {
-    fn new(run: u8) -> Arc<Self> {
+    pub(in crate::gateways) fn new(run: u8) -> Arc<Self> {
         Arc::new(Self {
             run,
             ..Self::default()
         })
     }
 
-    fn sent(&self) -> Vec<Request> {
+    pub(in crate::gateways) fn sent(&self) -> Vec<Request> {
         std::mem::take(&mut *self.sent.lock().unwrap())
     }
 
@@ -32,7 +35,7 @@ impl Fake {
         self.events.lock().unwrap().push(event);
     }
 
-    fn way(self: &Arc<Self>) -> Way {
+    pub(in crate::gateways) fn way(self: &Arc<Self>) -> Way {
         Way {
             server: AgentServer {
                 run: run(self.run),
@@ -72,11 +75,11 @@ impl Link for Fake {
     }
 }
 
-fn run(number: u8) -> GatewayId {
+pub(in crate::gateways) fn run(number: u8) -> GatewayId {
     GatewayId::from_bytes([number; 16])
 }
 
-fn addresses(number: u8) -> Vec<String> {
+pub(in crate::gateways) fn addresses(number: u8) -> Vec<String> {
     vec![format!("{number}.example:7443")]
 }
 
@@ -118,14 +121,45 @@ fn received(switch: &Switch) -> Vec<Event> {
     events
 }
 
+/// A group that this one owns, as the store says it.
+fn placed(group: u8, owner: u8, epoch: u64) -> Placed {
+    Placed {
+        group: Group {
+            id: target(group).group,
+            name: format!("g{group}"),
+            slot: Slot(group),
+            automatic: true,
+            epoch: Epoch(epoch),
+            created_at: UnixMs(1),
+        },
+        owner: Some(run(owner)),
+        agents: 1,
+        pin: None,
+    }
+}
+
+fn assign(group: u8, epoch: u64) -> Request {
+    Request::AssignGroup {
+        group: target(group).group,
+        slot: Slot(group),
+        epoch: Epoch(epoch),
+    }
+}
+
+fn release(group: u8, epoch: u64, owner: u8) -> Request {
+    Request::ReleaseGroup {
+        group: target(group).group,
+        epoch: Epoch(epoch),
+        addresses: addresses(owner),
+    }
+}
+
 /// Two gateways, the first of which owns group 1, the second group 2.
 fn two() -> (Arc<Gateways>, Arc<Switch>, [Arc<Fake>; 2]) {
     let gateways = Gateways::new();
     for (group, owner) in [(1, 1), (2, 2), (3, 1)] {
-        gateways
-            .lock()
-            .owners
-            .insert(target(group).group, run(owner));
+        let placed = placed(group, owner, 4);
+        gateways.know(Vec::new(), &[placed]);
     }
     let fakes = [Fake::new(1), Fake::new(2)];
     // In whatever order they were joined.
@@ -159,23 +193,42 @@ fn requests_about_an_agent_go_to_the_owner_of_its_group_and_others_to_all() {
 #[test]
 fn one_is_told_that_it_owns_a_group_and_the_others_who_does() {
     let (_gateways, switch, [first, second]) = two();
-    let assign = |group: u8| Request::AssignGroup {
-        group: target(group).group,
-        slot: Slot(group),
-        epoch: Epoch(4),
-    };
-    let release = |group: u8, owner: u8| Request::ReleaseGroup {
-        group: target(group).group,
-        epoch: Epoch(4),
-        addresses: addresses(owner),
-    };
-    switch.send(assign(2)).unwrap();
-    assert_eq!(first.sent(), [release(2, 2)]);
-    assert_eq!(second.sent(), [assign(2)]);
-    // One that was just made.
-    switch.send(assign(4)).unwrap();
-    assert_eq!(first.sent(), [assign(4)]);
-    assert_eq!(second.sent(), [release(4, 1)]);
+    switch.send(assign(2, 4)).unwrap();
+    assert_eq!(first.sent(), [release(2, 4, 2)]);
+    assert_eq!(second.sent(), [assign(2, 4)]);
+}
+
+#[test]
+fn nobody_guesses_whose_a_group_is_before_the_store_has_said_it() {
+    let (gateways, switch, [first, second]) = two();
+    let woken = || gateways.changed.notified().now_or_never().is_some();
+    woken();
+    // One that was just made, and one whose epoch somebody else has raised.
+    for (group, epoch) in [(4, 1), (2, 5)] {
+        switch.send(assign(group, epoch)).unwrap();
+        assert_eq!((first.sent(), second.sent()), (Vec::new(), Vec::new()));
+        assert!(woken(), "it is read soon");
+        gateways.know(Vec::new(), &[placed(group, 2, epoch)]);
+        switch.send(assign(group, epoch)).unwrap();
+        assert_eq!(first.sent(), [release(group, epoch, 2)]);
+        assert_eq!(second.sent(), [assign(group, epoch)]);
+        assert!(!woken());
+    }
+    // What is asked of an agent of such a group is asked of nobody.
+    switch.send(forget(5)).unwrap();
+    assert_eq!((first.sent(), second.sent()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn what_was_read_before_undoes_nothing_of_what_was_read_since() {
+    let (gateways, switch, [first, second]) = two();
+    gateways.know(Vec::new(), &[placed(2, 1, 5)]);
+    // A process server that begins had asked the store before.
+    gateways.know(Vec::new(), &[placed(2, 2, 4)]);
+    assert_eq!(gateways.owner(target(2).group), Some(run(1)));
+    switch.send(assign(2, 4)).unwrap();
+    assert_eq!(first.sent(), [assign(2, 5)]);
+    assert_eq!(second.sent(), [release(2, 5, 1)]);
 }
 
 #[test]
@@ -240,7 +293,7 @@ fn permits_count_for_the_owner_alone_and_under_one_number() {
     first.says(granted(ServerId(71)));
     second.says(granted(ServerId(72)));
     assert_eq!(received(&switch), [granted(switch.server)]);
-    gateways.lock().owners.insert(target(1).group, run(2));
+    gateways.know(Vec::new(), &[placed(1, 2, 5)]);
     first.says(granted(ServerId(71)));
     assert_eq!(received(&switch), []);
 }
@@ -298,7 +351,8 @@ fn sessions_of_two_gateways_are_never_taken_for_one_another() {
     let (gateways, switch, [first, second]) = two();
     let mut ups = Vec::new();
     for number in 1..=2 {
-        gateways.lock().owners.insert(target(1).group, run(number));
+        let epoch = 4 + u64::from(number);
+        gateways.know(Vec::new(), &[placed(1, number, epoch)]);
         [&first, &second][usize::from(number) - 1].says(up(1, 7));
         ups.extend(received(&switch));
     }
@@ -340,10 +394,7 @@ fn what_is_left_of_a_session_elsewhere_does_not_stand_in_for_the_owners() {
     // Somebody else has told it that the group is its own, which is learned here a moment later.
     first.says(up(2, 5));
     assert_eq!(received(&switch), []);
-    let mut inner = gateways.lock();
-    inner.owners.insert(target(2).group, run(1));
-    inner.moves += 1;
-    drop(inner);
+    gateways.know(Vec::new(), &[placed(2, 1, 5)]);
     assert!(matches!(&received(&switch)[..], [Event::SessionUp(up)] if up.session.0 & 0xff == 5));
 }
 
@@ -355,7 +406,7 @@ async fn one_that_comes_is_told_who_may_come_in_before_it_is_heard() {
     let agent = crate::store::tests::enrol(&store, 1).await;
     let (gateways, switch, [first, _second]) = two();
     let third = Fake::new(3);
-    gateways.lock().owners.insert(target(5).group, run(3));
+    gateways.know(Vec::new(), &[placed(5, 3, 1)]);
     third.says(up(5, 7));
     switch.add(third.way(), &store).await.unwrap();
     let said = third.sent();

@@ -5,23 +5,38 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::Error;
+use sqlx::mysql::MySqlDatabaseError;
 
 /// A driver's words for a server, or a way to it, that is gone. Within an [`Error::Io`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Gone(String);
 
-/// Whether an error says that the server, or the way to it, is gone.
+/// Whether an error says that the server, or the way to it, is gone, or that it is no longer the one to be asked.
 pub(super) fn is_of_the_connection(error: &Error) -> bool {
     match error {
-        // PostgreSQL's class 57P is of a server that ends, 08 of connections, 25P03 of a transaction in which
-        // nothing was asked for too long.
-        Error::Database(error) => error.code().is_some_and(|code| {
-            code.starts_with("57P") || code.starts_with("08") || code == "25P03"
-        }),
+        Error::Database(error) => {
+            let of_mysql = error.try_downcast_ref::<MySqlDatabaseError>();
+            let number = of_mysql.map(MySqlDatabaseError::number);
+            let code = error.code();
+            code.is_some_and(|code| is_state_of_the_connection(&code))
+                || number.is_some_and(is_number_of_the_connection)
+        }
         Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed => true,
         _ => false,
     }
+}
+
+/// PostgreSQL's class 57P is of a server that ends, 08 of connections, 25P03 of a transaction in which nothing was
+/// asked for too long. 25006 is of a server that takes no writes, as the next one also is for MySQL: after a switchover
+/// the address leads to another one, and only a new connection gets there.
+fn is_state_of_the_connection(code: &str) -> bool {
+    code.starts_with("57P") || code.starts_with("08") || matches!(code, "25P03" | "25006")
+}
+
+/// Of MySQL and MariaDB: `read_only` is set (1290, whose SQLSTATE says nothing), or the engine takes no writes (1836).
+fn is_number_of_the_connection(number: u16) -> bool {
+    matches!(number, 1290 | 1836)
 }
 
 /// The error of a server that is gone, for these words.
@@ -103,6 +118,21 @@ mod tests {
                 .to_string()
                 .replace("connection refused", "of before"),
         );
+    }
+
+    #[test]
+    fn a_server_that_takes_no_writes_any_more_is_not_the_one_to_be_asked() {
+        for code in ["25006", "25P03", "57P01", "08006"] {
+            assert!(is_state_of_the_connection(code), "{code}");
+        }
+        // A row that does not fit, a lock that was not had in time, and MySQL's word for anything.
+        for code in ["22001", "55P03", "25P02", "HY000", "42000"] {
+            assert!(!is_state_of_the_connection(code), "{code}");
+        }
+        assert!([1290, 1836].into_iter().all(is_number_of_the_connection));
+        // A lock that was not had in time, a deadlock, a duplicate.
+        let others = [1205, 1213, 1062];
+        assert!(!others.into_iter().any(is_number_of_the_connection));
     }
 
     #[test]

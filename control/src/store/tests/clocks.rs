@@ -11,7 +11,7 @@ use super::super::workers::{Asks, BEAT_EXPIRY};
 use super::super::{Store, inspect_server};
 use super::{conformance, open};
 use crate::clock::UnixMs;
-use crate::gateways::{AgentServer, LEASE};
+use crate::gateways::{AgentServer, LEASE, Pin};
 use crate::process::Input;
 
 const AGENT: AgentId = AgentId(Uuid::from_u128(7));
@@ -182,6 +182,9 @@ async fn whoever_is_silent_is_gone_for_all_whatever_their_clocks_say() {
         one.renewals(one.now().plus(LEASE).minus(slack), true).await;
         one.renewals(late(LEASE + slack), false).await;
     }
+    // The store is there all the time: one beats.
+    let early = second.now().plus(BEAT_EXPIRY / 2);
+    assert_eq!(second.beats(early).await.1, 0);
     let late = second.now().plus(BEAT_EXPIRY + slack);
     assert_eq!(second.beats(late).await, (1, 1, true));
     // Whose end is seen is gone at once.
@@ -213,8 +216,34 @@ async fn a_lease_is_not_shortened_by_whoever_comes_later_with_an_earlier_time() 
     assert!(wrong.minus(hour) <= right.plus(LEASE) && right < wrong.minus(hour / 2));
 }
 
+#[tokio::main(flavor = "multi_thread")]
+async fn a_pin_that_ends_by_itself_ends_for_all_at_once_whatever_their_clocks_say() {
+    let (_directory, all) = machines().await;
+    let created = all[0].store.create_group("east", all[0].now());
+    let group = created.await.unwrap().id;
+    let long = Duration::from_secs(10);
+    let pinned = async |one: &Machine, now: UnixMs| {
+        let placed = one.store.placed_groups(now).await.unwrap();
+        placed[0].pin.is_some()
+    };
+    for by in &all {
+        let pin = Pin {
+            link: by.agents.link.clone(),
+            until: Some(by.now().plus(long)),
+        };
+        by.store.pin_groups(vec![(group, pin)]).await.unwrap();
+        for one in &all {
+            let slack = Duration::from_millis(SLACK_MS);
+            let at = |after: Duration| one.now().plus(after);
+            assert!(pinned(one, at(long).minus(slack)).await);
+            assert!(!pinned(one, at(long + slack)).await);
+        }
+    }
+}
+
 conformance::suite! {
     servers_whose_clocks_are_a_minute_apart_take_nothing_from_each_other,
     whoever_is_silent_is_gone_for_all_whatever_their_clocks_say,
     a_lease_is_not_shortened_by_whoever_comes_later_with_an_earlier_time,
+    a_pin_that_ends_by_itself_ends_for_all_at_once_whatever_their_clocks_say,
 }

@@ -132,6 +132,32 @@ async fn cut_mysql(server: &str, database: &str) -> u64 {
     found.len().try_into().unwrap()
 }
 
+/// The URL of a directory's store on MariaDB, of a user who has no more rights than that database's: `read_only` does
+/// not hold for those who have all.
+pub(super) async fn url_of_nobody_special(directory: &Path) -> String {
+    use sqlx::{AssertSqlSafe, Executor as _};
+    let (server, database) = (server(), database_of(directory));
+    let mut db = sqlx::MySqlConnection::connect(&server).await.unwrap();
+    // The most exact host counts, before the name.
+    for host in ["%", "localhost", "127.0.0.1"] {
+        let made = format!("CREATE USER IF NOT EXISTS 'nobody_special'@'{host}'");
+        db.execute(AssertSqlSafe(made)).await.unwrap();
+        let granted = format!("GRANT ALL ON {database}.* TO 'nobody_special'@'{host}'");
+        db.execute(AssertSqlSafe(granted)).await.unwrap();
+    }
+    let (scheme, rest) = server.split_once("://").unwrap();
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    in_database(&format!("{scheme}://nobody_special@{host}"), &database)
+}
+
+/// Has this thread's server, a MariaDB, take writes, or none but those of its administrators.
+pub(super) async fn set_read_only(read_only: bool) {
+    use sqlx::{AssertSqlSafe, Executor as _};
+    let mut db = sqlx::MySqlConnection::connect(&server()).await.unwrap();
+    let set = format!("SET GLOBAL read_only = {}", u8::from(read_only));
+    db.execute(AssertSqlSafe(set)).await.unwrap();
+}
+
 /// The URL of another database of the server.
 fn in_database(server: &str, database: &str) -> String {
     let (before, query) = server.split_once('?').unwrap_or((server, ""));

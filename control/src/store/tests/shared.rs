@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use protocol::identity::KeyHash;
 use protocol::ids::{AgentId, Epoch, GrantId, ProcessId};
 use uuid::Uuid;
 
@@ -120,7 +121,7 @@ async fn a_process_is_claimed_by_one_and_a_token_lets_one_in() {
         store.consume_token(Consume {
             secret,
             agent: AgentId::from_bytes([number; 16]),
-            key: protocol::identity::KeyHash([number; 32]),
+            key: KeyHash([number; 32]),
             hostname: "hv".to_owned(),
             software: String::new(),
             remote: ([127, 0, 0, 1], 1).into(),
@@ -133,6 +134,22 @@ async fn a_process_is_claimed_by_one_and_a_token_lets_one_in() {
         1,
         "{uses:?}"
     );
+}
+
+#[tokio::main(flavor = "multi_thread")]
+async fn of_several_that_begin_a_deployment_at_once_one_is_first_and_all_hear_of_it() {
+    let (_directory, stores) = several().await;
+    let roots = (1_u8..).map(|number| KeyHash([number; 32]));
+    let roots: Vec<KeyHash> = roots.take(stores.len()).collect();
+    let claims = stores.iter().zip(&roots);
+    let claims = claims.map(|(store, root)| store.claim(*root, UnixMs(1)));
+    let claimed = futures_util::future::try_join_all(claims).await.unwrap();
+    assert!(roots.contains(&claimed[0]));
+    assert!(
+        claimed.iter().all(|root| *root == claimed[0]),
+        "{claimed:?}"
+    );
+    assert!(stores[0].is_of_a_deployment().await.unwrap());
 }
 
 #[tokio::main(flavor = "multi_thread")]
@@ -356,11 +373,54 @@ async fn whoever_stops_in_a_transaction_holds_the_others_up_for_two_seconds_and_
     assert_eq!(names, ["other", "again"]);
 }
 
+#[tokio::main(flavor = "multi_thread")]
+async fn a_server_that_takes_no_more_writes_is_left_for_a_new_connection() {
+    let (directory, stores) = several().await;
+    let store = &stores[0];
+    // As if the server had become a replica, while its address leads to the next one.
+    let words = match conformance::is_postgres() {
+        true => "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        false => "SET SESSION TRANSACTION READ ONLY",
+    };
+    let turned = store.write(move |db| {
+        Box::pin(async move {
+            db.raw(words).await?;
+            Ok::<_, StoreError>(())
+        })
+    });
+    turned.await.unwrap();
+    add(store, "moved".to_owned()).await.unwrap();
+    if conformance::is_postgres() {
+        return;
+    }
+    // And a server as a whole, as `read_only` makes it.
+    let url = conformance::url_of_nobody_special(directory.path()).await;
+    let store = Store::open(&url, directory.path()).await.unwrap();
+    add(&store, "before".to_owned()).await.unwrap();
+    conformance::set_read_only(true).await;
+    let refused = add(&store, "refused".to_owned()).await;
+    conformance::set_read_only(false).await;
+    assert!(
+        matches!(refused, Err(StoreError::Unreachable)),
+        "{refused:?}"
+    );
+    let began = crate::clock::monotonic();
+    while add(&store, "after".to_owned()).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(2), "it tries again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let rows = store.events_after(0, None, 10).await.unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row.kind.as_str()).collect();
+    assert_eq!(names, ["moved", "before", "after"]);
+}
+
 conformance::suite! {
+    a_server_that_takes_no_more_writes_is_left_for_a_new_connection,
     whoever_stops_in_a_transaction_holds_the_others_up_for_two_seconds_and_writes_nothing,
     one_key_makes_one_process_whichever_process_is_asked,
     a_process_is_claimed_by_one_and_a_token_lets_one_in,
     groups_have_one_owner_an_epoch_and_duties_one_server,
+    of_several_that_begin_a_deployment_at_once_one_is_first_and_all_hear_of_it,
     what_others_have_made_and_set_is_seen_with_the_next_beat,
     whoever_reads_on_from_a_number_misses_no_event,
     what_was_confirmed_is_there_once_although_connections_are_cut,

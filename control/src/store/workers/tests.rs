@@ -59,6 +59,10 @@ async fn one_server_sweeps_and_when_it_is_gone_another_takes_over_what_it_had_cl
         assert!(beat.adopted.is_empty() && beat.shared.is_some());
     }
     // The first one falls silent. As long as it may be alive, nobody takes anything.
+    store
+        .beat(worker(3), UnixMs(8000), Asks::default())
+        .await
+        .unwrap();
     let early = store
         .beat(worker(2), UnixMs(12_000), Asks::default())
         .await
@@ -131,6 +135,7 @@ async fn one_that_is_suspected_is_gone_when_two_beats_are_missed_and_its_duty_is
     // It was only slow, and everybody is suspected: all beat, so all live.
     let back = suspecting(&store, 1, 8500, &[2, 3]).await;
     assert_eq!((back.live, back.adopted.len()), (3, 0));
+    suspecting(&store, 2, 13_000, &[]).await;
     let quiet = suspecting(&store, 2, 18_000, &[]).await;
     assert_eq!(
         quiet.live, 2,
@@ -230,10 +235,14 @@ async fn the_one_that_is_left_alone_finds_what_nobody_has_passed_on() {
         assert_eq!(store.apply(batch).await.unwrap().freed, ["vm-1"]);
         let beat = looks(beat.looked, 102_200).await;
         assert!(beat.shared.unwrap().resources.is_empty(), "it may yet");
-        if seen {
-            store.end_worker(worker(2), UnixMs(102_300)).await.unwrap();
-        }
-        let beat = looks(beat.looked, at).await;
+        let looked = match seen {
+            true => {
+                store.end_worker(worker(2), UnixMs(102_300)).await.unwrap();
+                beat.looked
+            }
+            false => looks(beat.looked, 107_000).await.looked,
+        };
+        let beat = looks(looked, at).await;
         assert_eq!(beat.live, 1);
         assert_eq!(beat.shared.unwrap().resources, ["vm-1"]);
     }
@@ -371,11 +380,112 @@ async fn one_server_lends_until_it_is_gone_and_the_next_one_has_a_higher_term() 
     assert_eq!(lends(2, 3000, true).await, Some(1));
     assert_eq!(lends(1, 4000, true).await, None, "the other one lives");
     assert_eq!(lends(2, 5000, true).await, Some(1), "it goes on");
+    assert_eq!(lends(1, 10_000, true).await, None, "it may be alive");
     assert_eq!(lends(1, 14_999, true).await, None, "it may be alive");
     assert_eq!(lends(1, 15_001, true).await, Some(2), "it is gone");
     assert_eq!(lends(2, 16_000, true).await, None, "it was only slow");
     store.end_worker(worker(1), UnixMs(16_500)).await.unwrap();
     assert_eq!(lends(2, 17_000, true).await, Some(3));
+}
+
+/// When the store is back that was away for minutes.
+const BACK: u64 = 300_000;
+
+/// A store that nobody has reached since 3 s, with two servers, of which the second has claimed a process and lends.
+async fn away() -> (tempfile::TempDir, Store, ProcessId) {
+    let (directory, store) = open(&[1, 2]).await;
+    let id = claimed(&store, worker(2)).await;
+    for (number, lends) in [(2, Some(1)), (1, None)] {
+        assert_eq!(lending(&store, number, 3000).await.lends, lends);
+    }
+    (directory, store, id)
+}
+
+/// A beat of one that would lend.
+async fn lending(store: &Store, number: u128, at: u64) -> Beat {
+    let asks = Asks {
+        lends: true,
+        ..Asks::default()
+    };
+    store.beat(worker(number), UnixMs(at), asks).await.unwrap()
+}
+
+#[tokio::test]
+async fn after_an_outage_whoever_comes_first_takes_nothing_from_those_that_come_as_well() {
+    let (_directory, store, id) = away().await;
+    let first = lending(&store, 1, BACK).await;
+    assert_eq!((first.live, first.adopted.len()), (2, 0));
+    assert_eq!(
+        first.lends, None,
+        "a duty that moves costs all homes a lease"
+    );
+    assert!(first.sweeps, "timers wait for nobody");
+    assert_eq!(first.peers, [worker(2)].into(), "its lock is watched");
+    let second = lending(&store, 2, BACK + 1900).await;
+    assert_eq!((second.live, second.adopted.len()), (2, 0));
+    assert_eq!(second.lends, Some(1), "in the term of before");
+    for at in (BACK + 2000..BACK + 30_000).step_by(2000) {
+        for number in [1, 2] {
+            let beat = lending(&store, number, at).await;
+            assert_eq!((beat.live, beat.adopted.len()), (2, 0), "{number} at {at}");
+        }
+    }
+    let leases = store.leases(worker(2)).await.unwrap();
+    assert_eq!((leases.len(), leases[0].process), (1, id));
+}
+
+#[tokio::test]
+async fn who_died_during_an_outage_is_followed_ten_seconds_after_it() {
+    let (_directory, store, id) = away().await;
+    for at in (BACK..BACK + 10_000).step_by(2000) {
+        let beat = lending(&store, 1, at).await;
+        assert_eq!((beat.live, beat.adopted.len()), (2, 0), "at {at}");
+        assert_eq!(beat.lends, None, "at {at}");
+    }
+    let beat = lending(&store, 1, BACK + 10_000).await;
+    let adopted: Vec<_> = beat.adopted.iter().map(|l| (l.process, l.state)).collect();
+    assert_eq!(adopted, [(id, State::Unknown)]);
+    assert_eq!((beat.live, beat.lends), (1, Some(2)));
+    assert!(beat.bereft, "what it has left is looked for");
+}
+
+#[tokio::test]
+async fn whose_end_is_known_is_followed_at_once_after_an_outage_and_who_is_suspected_soon() {
+    let (_directory, store, id) = away().await;
+    assert!(lending(&store, 1, BACK).await.adopted.is_empty());
+    let ended = store.end_worker(worker(2), UnixMs(BACK + 400));
+    ended.await.unwrap();
+    let beat = lending(&store, 1, BACK + 500).await;
+    assert_eq!(beat.adopted[0].process, id);
+    assert_eq!(beat.lends, Some(2));
+
+    let (_directory, store, id) = away().await;
+    for (at, taken) in [(0, 0), (2000, 0), (4999, 0), (5000, 1)] {
+        let beat = suspecting(&store, 1, BACK + at, &[2]).await;
+        let adopted: Vec<_> = beat.adopted.iter().map(|lease| lease.process).collect();
+        assert_eq!(adopted, [id][..taken], "after {at}");
+    }
+}
+
+#[tokio::test]
+async fn who_begins_after_an_outage_spares_the_others_and_who_begins_beside_one_that_beats_does_not()
+ {
+    let (_directory, store, id) = away().await;
+    let begun = store.begin_worker(worker(3), UnixMs(BACK));
+    begun.await.unwrap();
+    assert!(store.leases(worker(3)).await.unwrap().is_empty());
+    assert_eq!(store.leases(worker(2)).await.unwrap()[0].process, id);
+    assert_eq!(lending(&store, 2, BACK + 500).await.lends, Some(1));
+    assert_eq!(lending(&store, 3, BACK + 600).await.live, 3);
+
+    let (_directory, store, id) = away().await;
+    for at in (4000..14_000).step_by(2000) {
+        suspecting(&store, 1, at, &[]).await;
+    }
+    let begun = store.begin_worker(worker(3), UnixMs(13_500));
+    begun.await.unwrap();
+    let taken = store.leases(worker(3)).await.unwrap();
+    assert_eq!((taken.len(), taken[0].process), (1, id));
 }
 
 #[tokio::test]
@@ -400,10 +510,14 @@ async fn what_a_dead_server_had_on_its_way_is_taken_over_as_well() {
         let adopted: Vec<_> = beat.adopted.iter().map(|lease| lease.process).collect();
         (beat.live, adopted)
     };
+    assert_eq!(sweep(6000).await, (2, Vec::new()));
     assert_eq!(sweep(12_000).await, (1, Vec::new()), "it had nothing");
     let late = claimed(&store, worker(2)).await;
     assert_eq!(sweep(14_000).await, (1, vec![late]));
     // After a while nothing is expected of it any more.
+    for at in (19_000..700_000).step_by(7000) {
+        assert_eq!(sweep(at).await, (1, Vec::new()), "at {at}");
+    }
     assert_eq!(sweep(700_000).await, (1, Vec::new()));
     let mut reader = store.reader().await.unwrap();
     let known: i64 = sql::query_scalar("SELECT count(*) FROM worker")
@@ -451,6 +565,10 @@ crate::store::tests::conformance::suite! {
     a_follower_takes_over_as_the_sweeper_does,
     whoever_sweeps_hears_of_a_timer_as_soon_as_it_is_set,
     one_server_lends_until_it_is_gone_and_the_next_one_has_a_higher_term,
+    after_an_outage_whoever_comes_first_takes_nothing_from_those_that_come_as_well,
+    who_died_during_an_outage_is_followed_ten_seconds_after_it,
+    whose_end_is_known_is_followed_at_once_after_an_outage_and_who_is_suspected_soon,
+    who_begins_after_an_outage_spares_the_others_and_who_begins_beside_one_that_beats_does_not,
     a_server_that_ends_in_order_is_followed_at_once,
     what_a_dead_server_had_on_its_way_is_taken_over_as_well,
 }

@@ -42,10 +42,19 @@ pub(super) fn locked_memory() -> Limit {
     Limit(getrlimit(Resource::Memlock).current)
 }
 
+/// How many agents the server is to carry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fleet {
+    /// The store lets in so many.
+    Known(u64),
+    /// There is no store here: `link.agents_per_server` are given to an agent server, while another one has room.
+    AtMost(u64),
+}
+
 /// What was asked for, and what there is.
 pub(super) struct Needs {
-    /// Agents that the store lets in.
-    pub(super) agents: u64,
+    /// Its agents.
+    pub(super) fleet: Fleet,
     /// Shards as configured.
     pub(super) shards: u16,
     /// Connections to the API at once, as configured.
@@ -67,7 +76,7 @@ pub(super) fn checks(needs: &Needs) -> Vec<Check> {
     let mut checks = vec![files(limit, whose, (needs.shards, needs.connections))];
     let memory = std::fs::read_to_string("/proc/meminfo").ok();
     let total = memory.and_then(|text| total_memory(&text));
-    checks.extend(total.map(|total| memory_for(needs.agents, total)));
+    checks.extend(total.map(|total| memory_for(needs.fleet, total)));
     checks.extend(needs.cpus.map(|cpus| cores(needs.shards, cpus)));
     checks
 }
@@ -133,17 +142,21 @@ fn total_memory(meminfo: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-fn memory_for(agents: u64, total: u64) -> Check {
+fn memory_for(fleet: Fleet, total: u64) -> Check {
     let name = "limits.memory";
+    let (agents, why, has_store) = match fleet {
+        Fleet::Known(agents) => (agents, "", true),
+        Fleet::AtMost(agents) => (agents, " (link.agents_per_server)", false),
+    };
     let needed = MEMORY_AT_ALL.saturating_add(agents.saturating_mul(MEMORY_AN_AGENT));
     let found = format!(
-        "for {} about {}; this machine has {}",
+        "for {}{why} about {}; this machine has {}",
         of_agents(agents),
         bytes(needed),
         bytes(total)
     );
     // The other half is for the page cache, without which the store reads its disk.
-    match (needed > total, needed > total / 2) {
+    match (needed > total, has_store && needed > total / 2) {
         (true, _) => Check::failure(
             name,
             found,
@@ -201,7 +214,7 @@ mod tests {
     #[test]
     fn memory_is_judged_with_room_for_the_page_cache() {
         let gib = 1 << 30;
-        let status = |agents, total| memory_for(agents, total).status;
+        let status = |agents, total| memory_for(Fleet::Known(agents), total).status;
         assert_eq!(status(10_000, gib), Status::Ok);
         assert_eq!(status(100_000, 4 * gib), Status::Ok);
         assert_eq!(status(100_000, 2 * gib), Status::Warning);
@@ -211,6 +224,18 @@ mod tests {
             Some(24_684_084 << 10)
         );
         assert_eq!(total_memory("MemFree: 1 kB"), None);
+    }
+
+    #[test]
+    fn an_agent_server_without_a_store_is_judged_by_what_it_may_be_given() {
+        let (mib, fleet) = (1 << 20, Fleet::AtMost(10_000));
+        let check = memory_for(fleet, 512 * mib);
+        assert_eq!(check.status, Status::Ok, "it has no pages to keep");
+        let words = "for 10,000 agents (link.agents_per_server)";
+        assert!(check.found.starts_with(words), "{check:?}");
+        assert_eq!(memory_for(fleet, 256 * mib).status, Status::Failure);
+        let known = memory_for(Fleet::Known(10_000), 512 * mib);
+        assert_eq!(known.status, Status::Warning);
     }
 
     #[test]

@@ -18,7 +18,10 @@ pub(super) async fn checks(config: &Config) -> Vec<Check> {
         let found = tokio::net::lookup_host(address).await;
         let found = found.map(|mut addresses| addresses.next());
         checks.push(match found {
-            Ok(Some(first)) => Check::ok(NAME, format!("an agent server is at {address}: {first}")),
+            Ok(Some(first)) => Check::ok(
+                NAME,
+                format!("the agent server {address} resolves to {first}; it was not called"),
+            ),
             Ok(None) => unknown(address, "it has no address"),
             Err(error) => unknown(address, &error.to_string()),
         });
@@ -89,5 +92,8 @@ mod tests {
             let found = statuses(&config).await;
             assert_eq!(found, [Status::Ok, Status::Warning], "{profile}");
         }
+        let looked_up = checks(&config).await;
+        let found = &looked_up[0].found;
+        assert!(found.contains("resolves to 127.0.0.1:7444"), "{found}");
     }
 }

@@ -3,7 +3,7 @@
 use control::store::{Compared, OpenError, ReplicaInspection, inspect_replicas};
 
 use super::check::Check;
-use super::store::advice;
+use crate::cli::store::advice;
 use crate::cli::top::format::count;
 use crate::config::Config;
 use crate::fault::chain;

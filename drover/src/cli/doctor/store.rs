@@ -1,10 +1,9 @@
 //! What is to be said of a store, for `drover doctor` and `drover store check`.
 
-use std::path::Path;
-
 use control::store::{Depth, Inspection, OpenError, ServerInspection};
 
 use super::check::Check;
+use crate::cli::store::advice;
 use crate::cli::top::format::{bytes, count};
 use crate::fault::chain;
 
@@ -197,61 +196,6 @@ fn server_schema(server: &ServerInspection) -> Check {
     }
 }
 
-pub(super) fn advice(error: &OpenError) -> String {
-    match error {
-        OpenError::UnsupportedUrl(_) | OpenError::BadUrl { .. } => {
-            "set store = \"sqlite:\" in the configuration, or a URL as docs/STORES.md has them"
-                .to_owned()
-        }
-        OpenError::Unreachable { .. } => {
-            "start the database server, or mend the URL: its host, port, user, password and database"
-                .to_owned()
-        }
-        OpenError::Tls { .. } => {
-            "switch TLS on at the server, or mend the URL: its host and sslrootcert, or ssl-ca (docs/STORES.md)"
-                .to_owned()
-        }
-        OpenError::OldServer { needed, .. } => format!("upgrade it to {needed} or later"),
-        OpenError::ReadOnly { .. } => "name the primary server in `store`".to_owned(),
-        OpenError::ForeignReplica { .. } => {
-            "mend store_read_urls: one URL for each replica, written as `store` is".to_owned()
-        }
-        OpenError::NotDurable {
-            setting, wanted, ..
-        } => format!("set {setting} = {wanted} on the server"),
-        OpenError::HalfCopied { .. } => {
-            "run `drover store copy` with the same --from and --to again: it goes on".to_owned()
-        }
-        OpenError::Corrupt { path, .. } => format!(
-            "keep a copy of {}, and restore a backup (docs/OPERATIONS.md, Backup)",
-            path.display()
-        ),
-        OpenError::NewerSchema { .. } => {
-            "install the newer drover again, or restore a backup made with \
-                                          this version"
-                .to_owned()
-        }
-        OpenError::ForeignSchema { .. } => {
-            "begin with a new data directory, or restore a backup".to_owned()
-        }
-        OpenError::Locked { path } => format!("end what holds it: `fuser -v {}`", path.display()),
-        OpenError::NotWritable { path, .. } | OpenError::Sql { path, .. } => about(path),
-    }
-}
-
-/// What to do about a store that says no to what is asked of it: a file, or a database by its URL.
-fn about(store: &Path) -> String {
-    if store.to_string_lossy().contains("://") {
-        return "let the user in `store` do everything in its database (GRANT ALL; of PostgreSQL, own it), and look \
-                into the database server's log (docs/STORES.md)"
-            .to_owned();
-    }
-    format!(
-        "run this as the owner of the data directory, and look at the file: `ls -l {}`",
-        store.display()
-    )
-}
-
 /// How many agents the store lets in; 0 where nobody knows.
 pub(super) fn agents(looked: &Result<Option<Inspection>, OpenError>) -> u64 {
     match looked {
@@ -303,13 +247,6 @@ pub(super) mod tests {
         let deep = server_checks(&Ok(server()), Depth::Deep);
         assert_eq!(worst(&deep), Status::Warning);
         assert!(deep.iter().any(|check| check.found.contains("--deep")));
-    }
-
-    #[test]
-    fn advice_on_a_database_is_about_the_database() {
-        let database = about(Path::new("mysql://drover@db/drover"));
-        assert!(database.contains("GRANT") && !database.contains("ls -l"));
-        assert!(about(Path::new("/d/drover.db")).contains("ls -l /d/drover.db"));
     }
 
     fn store() -> Inspection {

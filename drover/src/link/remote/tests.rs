@@ -169,6 +169,19 @@ fn what_is_said_to_a_gateway_that_is_gone_goes_nowhere() {
 }
 
 #[test]
+fn an_agent_server_that_was_left_out_for_want_of_the_store_does_not_wait_for_more() {
+    let store = |error| AddError::Introduction(StartError::Store(error));
+    assert!(is_for_want_of_the_store(&store(StoreError::Unreachable)));
+    assert!(is_for_want_of_the_store(&store(StoreError::Busy)));
+    let row = StoreError::BadRow("a limit".to_owned());
+    assert!(!is_for_want_of_the_store(&store(row)), "that stays so");
+    let twice = AddError::Twice("a:7444".to_owned(), "b:7444".to_owned());
+    assert!(!is_for_want_of_the_store(&twice));
+    let deaf = AddError::Introduction(StartError::Gateway);
+    assert!(!is_for_want_of_the_store(&deaf));
+}
+
+#[test]
 fn silence_begins_with_the_last_packet_and_anew_for_whoever_stood_still() {
     let began = clock::monotonic();
     let mut silence = Silence::new(began, LISTEN_EVERY);

@@ -194,7 +194,10 @@ fn only_the_server_that_sweeps_looks_at_timers() {
 
 /// One with a session of its agent.
 fn connected(start: Moment) -> Core {
-    let mut core = core(Vec::new());
+    with_session(core(Vec::new()), start)
+}
+
+fn with_session(mut core: Core, start: Moment) -> Core {
     let up = SessionUp {
         target: target(AGENT),
         session: SessionId(1),
@@ -278,6 +281,133 @@ fn a_server_that_cannot_beat_claims_nothing() {
     assert_eq!(claims(&core), 1);
 }
 
+fn after(start: Moment, millis: u64) -> Moment {
+    Moment {
+        mono: start.mono + Duration::from_millis(millis),
+        wall: start.wall.plus(Duration::from_millis(millis)),
+    }
+}
+
+/// What the gateway is sent until nothing more comes. It grants whatever is stated at once, as it does where there is
+/// room, and offers a place as soon as one is given back.
+fn sent_to_a_gateway_with_room(core: &mut Core, at: Moment) -> Vec<Request> {
+    let mut sent = Vec::new();
+    while let Some(request) = core.poll_request() {
+        match &request {
+            Request::Demand { lines, .. } => {
+                for line in lines {
+                    core.handle_event(at, granted(line.number, line.ready));
+                }
+            }
+            Request::ReturnPermits { .. } => core.handle_event(at, offer(9)),
+            _ => {}
+        }
+        sent.push(request);
+        assert!(sent.len() < 1000, "it never ends");
+    }
+    sent
+}
+
+fn granted(line: u32, permits: u32) -> Event {
+    Event::Granted {
+        target: target(AGENT),
+        server: ServerId(1),
+        line,
+        grant: protocol::ids::GrantId(5),
+        epoch: Epoch(1),
+        permits,
+        ttl: Duration::from_secs(5),
+    }
+}
+
+/// How much is stated to be ready, of each demand among these.
+fn demands(sent: &[Request]) -> Vec<u32> {
+    let demands = sent.iter().filter_map(|request| match request {
+        Request::Demand { lines, .. } => Some(lines.iter().map(|line| line.ready).sum()),
+        _ => None,
+    });
+    demands.collect()
+}
+
+#[test]
+fn while_the_store_is_away_permits_do_not_go_to_and_fro_and_all_is_asked_for_when_it_is_back() {
+    let start = moment();
+    let mut core = connected(start);
+    for number in 1..=3 {
+        ready(&mut core, start, number);
+    }
+    let Some(Request::Demand { lines, .. }) = core.poll_request() else {
+        panic!("nothing is stated");
+    };
+    assert_eq!(lines[0].ready, 3);
+    // No room comes free before the store has been away for long.
+    let late = after(start, 9000);
+    core.note_time(late);
+    core.handle_event(late, granted(lines[0].number, 2));
+    let sent = sent_to_a_gateway_with_room(&mut core, late);
+    assert_eq!(demands(&sent), [0], "what was stated is taken back");
+    assert_eq!(core.stats.permits_returned, 2);
+    let mut sent = Vec::new();
+    for second in 10..=70 {
+        let at = after(start, second * 1000);
+        core.note_time(at);
+        core.handle_tick(at);
+        sent.extend(sent_to_a_gateway_with_room(&mut core, at));
+    }
+    // In case a word was lost it is taken back again from time to time.
+    assert_eq!((demands(&sent), sent.len()), (vec![0, 0], 2));
+    assert_eq!(core.pending.claims.len(), 0);
+    let back = after(start, 71_000);
+    core.handle_beat(back, Beat::default());
+    core.note_time(back);
+    // One goes on the place that was offered meanwhile.
+    assert_eq!(core.pending.claims.len(), 1);
+    let sent = sent_to_a_gateway_with_room(&mut core, back);
+    assert_eq!(demands(&sent), [2]);
+    assert_eq!(core.pending.claims.len(), 3);
+}
+
+#[test]
+fn what_could_not_be_read_is_read_again_after_half_a_second() {
+    let start = moment();
+    let mut core = with_session(core(vec![(AGENT, "acme", 3)]), start);
+    assert_eq!(core.refill_due(), None, "nothing has failed");
+    let asked = |core: &mut Core, millis| {
+        let wants = core.poll_refill(after(start, millis)).unwrap_or_default();
+        wants.iter().map(|want| want.agent).collect::<Vec<_>>()
+    };
+    for failure in 0..3 {
+        let at = failure * 600;
+        assert_eq!(asked(&mut core, at), [AGENT]);
+        assert_eq!(asked(&mut core, at), [], "it is being asked");
+        core.refill_failed(after(start, at));
+        assert_eq!(core.refill_due(), Some(after(start, at + 500).mono));
+        assert_eq!(asked(&mut core, at + 499), []);
+    }
+    assert_eq!(asked(&mut core, 1800), [AGENT]);
+    core.handle_refill(Vec::new());
+    assert_eq!(core.refill_due(), None);
+}
+
+#[test]
+fn a_store_that_is_away_is_tried_each_second_and_one_that_fails_less_often() {
+    let longest = |error: &StoreError| {
+        let mut at = moment();
+        let mut core = connected(at);
+        let mut longest = Duration::ZERO;
+        for _ in 0..10 {
+            assert!(core.poll_batch(at, 1).is_some());
+            core.handle_applied(at, Err(error.clone()));
+            let next = core.not_before().unwrap();
+            longest = longest.max(next - at.mono);
+            at.mono = next;
+        }
+        longest
+    };
+    assert_eq!(longest(&StoreError::Unreachable), Duration::from_secs(1));
+    assert_eq!(longest(&StoreError::Busy), Duration::from_secs(5));
+}
+
 #[test]
 fn one_that_observes_passes_orders_on_and_has_nothing_to_look_after() {
     let start = moment();
@@ -312,7 +442,7 @@ fn one_that_observes_passes_orders_on_and_has_nothing_to_look_after() {
             });
         }
         core.refresh_stats();
-        let refills = core.poll_refill().is_some();
+        let refills = core.poll_refill(start).is_some();
         (core.gathered(), core.stats.active, refills, said)
     };
     let works = (1, 1, false, vec!["cancel", "query", "demand"]);

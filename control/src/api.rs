@@ -109,6 +109,18 @@ impl ApiConfig {
     }
 }
 
+/// Whether the listeners of an API server can speak the TLS that is asked of them; nothing listens.
+///
+/// # Errors
+/// [`StartError::HalfOfTls`] or [`StartError::Tls`], as at the start.
+pub fn check_tls(config: &ApiConfig) -> Result<(), StartError> {
+    Door::new("ui", &config.ui)?;
+    if config.public_listen.is_some() {
+        Door::new("public", &config.public)?;
+    }
+    Ok(())
+}
+
 impl Default for ApiConfig {
     fn default() -> Self {
         Self {

@@ -41,6 +41,7 @@ pub(crate) use self::balance::{Field, Gift, Taker, elsewhere, even};
 use self::figures::Figures;
 pub(crate) use self::figures::metrics;
 use self::grace::Grace;
+use self::keeper::MOVES_EVERY;
 pub(crate) use self::keeper::{keep, watch};
 use self::leaving::Leaving;
 pub use self::switch::{AddError, Switch, Way};
@@ -137,6 +138,8 @@ struct Inner {
     owners: BTreeMap<GroupId, Owned>,
     /// How often that has changed.
     moves: u64,
+    /// When it was last seen that another program had given groups away.
+    given_by_others: Option<Instant>,
     /// Where agents reach the owners, by what the store says.
     addresses: BTreeMap<GatewayId, Vec<String>>,
     /// Every run that was ever reached: its place here is its number.
@@ -338,6 +341,7 @@ impl Gateways {
             hurried,
         };
         self.figures.loaded(&field, &groups);
+        let pace = self.in_turn(pace, &groups, since + began.elapsed());
         let pace = self.hurry(pace, &groups, clock::monotonic());
         let plan = balance::plan(&field, &groups, pace);
         let groups = match plan.is_empty() {
@@ -351,6 +355,28 @@ impl Gateways {
         self.judge(&field, &groups);
         self.know(servers, &groups);
         Ok(groups)
+    }
+
+    /// One program moves at a time: where another one has just given groups away, this one leaves those alone that can
+    /// wait. Of two that look at the same moment, the compare-and-set of the epoch lets one move.
+    fn in_turn(&self, pace: Pace, groups: &[Placed], now: Instant) -> Pace {
+        let mut inner = self.lock();
+        let by_others = groups.iter().any(|placed| {
+            let known = inner.owners.get(&placed.group.id);
+            known.is_some_and(|(_, epoch)| *epoch < placed.group.epoch)
+        });
+        if by_others {
+            inner.given_by_others = Some(now);
+        }
+        let since = inner.given_by_others;
+        match since.is_some_and(|at| now.saturating_duration_since(at) < MOVES_EVERY) {
+            true => Pace {
+                asked: 0,
+                all: 0,
+                ..pace
+            },
+            false => pace,
+        }
     }
 
     /// Hears from the store who owns what; gives nothing away, and prolongs nothing.

@@ -170,7 +170,8 @@ impl Face {
 ///
 /// With process servers the gateway owns every agent group and has been told who may come in before it returns,
 /// and with an API that answers. There are as many process servers as `ends` says; where there are several, another one
-/// takes the place of each that dies, and the API goes on through those that live. A gateway elsewhere is waited for.
+/// takes the place of each that dies, and the API goes on through those that live. A gateway elsewhere is waited for a
+/// moment; then what needs one waits, and the rest begins.
 ///
 /// # Errors
 /// [`StartError`]; nothing runs then.
@@ -253,7 +254,9 @@ pub async fn start(
 /// The lock and event services, as far as they are quicker than the store itself and reach further than this process.
 fn services(config: &Config, store: &Store) -> Result<Services, CoordinationError> {
     let (locks, events) = (&config.locks, &config.events);
-    let locks = (*locks != LocksUrl::Sql).then(|| coordination::locks(locks, store));
+    // Only process servers hold locks or watch them.
+    let needed = config.runs.processes && *locks != LocksUrl::Sql;
+    let locks = needed.then(|| coordination::locks(locks, store));
     let events = (*events != EventsUrl::Local).then(|| coordination::events(events, store));
     Ok(Services {
         locks: locks.transpose()?,

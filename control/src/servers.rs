@@ -242,7 +242,12 @@ impl Common {
         let mut lives = vec![Some(self.begin(first).await?)];
         for _ in 0..others {
             if let Some(join) = join {
-                let life = self.begin(join().await).await;
+                // It may have gone away since the first: its keeper goes on waiting.
+                let Ok(end) = timeout(FIRST_WITHIN, join()).await else {
+                    lives.push(None);
+                    continue;
+                };
+                let life = self.begin(end).await;
                 lives.push(Some(life.inspect_err(|_| self.ending.stop.cancel())?));
             }
         }

@@ -40,7 +40,7 @@ const KINDS: &str = "kinds";
 /// What every configuration variable begins with.
 const ENV_PREFIX: &str = "DROVER_";
 /// Variables of ours that are no configuration keys.
-const ENV_OTHERS: [&str; 8] = [
+const ENV_OTHERS: [&str; 10] = [
     "DROVER_API",
     "DROVER_TOKEN",
     "DROVER_CA_FILE",
@@ -49,6 +49,8 @@ const ENV_OTHERS: [&str; 8] = [
     "DROVER_AGENT_DIR",
     "DROVER_JOIN_TOKEN",
     "DROVER_SERVER",
+    "DROVER_COPY_FROM",
+    "DROVER_COPY_TO",
 ];
 
 /// The configuration of `drover serve`.

@@ -24,7 +24,7 @@ const LOOKS_APART: Duration = Duration::from_millis(250);
 /// The same while a lock service says that somebody is gone.
 const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
 /// Groups of living owners change hands this often …
-const MOVES_EVERY: Duration = Duration::from_secs(1);
+pub(super) const MOVES_EVERY: Duration = Duration::from_secs(1);
 /// … so many at once: the agents of each go over 250 a second.
 const MOVES_AT_ONCE: usize = 2;
 /// Whoever comes or goes is given this long to stay so, before groups of living owners move.

@@ -69,8 +69,8 @@ pub enum IdentityError {
     Missing(PathBuf),
     /// Nothing is there, and it is made elsewhere.
     #[error(
-        "there is no agent server's identity in {}: make one with `drover identity agent-server DIR` where \
-         the API server's data directory is, and move that folder here",
+        "there is no agent server's identity in {}: make one with `drover identity agent-server DIR` where the \
+         deployment's identity is, and move that folder here",
         .0.display()
     )]
     NotExported(PathBuf),
@@ -79,8 +79,8 @@ pub enum IdentityError {
     Exists(PathBuf),
     /// An agent server's certificate has ended.
     #[error(
-        "the certificate in {} has ended: make another identity with `drover identity agent-server DIR` where \
-         the API server's data directory is, and put it in this one's place",
+        "the certificate in {} has ended: make another identity with `drover identity agent-server DIR` where the \
+         deployment's identity is, and put it in this one's place",
         .0.display()
     )]
     Ended(PathBuf),

@@ -1,5 +1,7 @@
 //! Agent servers on machines of their own: their leases, and which groups they own.
 
+use std::time::Duration;
+
 use protocol::ids::{Epoch, GatewayId, GroupId, Slot};
 
 use super::groups::Group;
@@ -7,6 +9,9 @@ use super::sql::{self, Row};
 use super::{Connection, Store, StoreError, from_sql, id_bytes, to_sql};
 use crate::clock::UnixMs;
 use crate::gateways::{AgentServer, Gift, LEASE, Pin, Placed, Registered};
+
+/// One whose lease nobody has prolonged for so long is not listed any more: it was replaced under another address.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 86_400);
 
 impl Store {
     /// Somebody reaches these now: registers them, and prolongs their leases. Another run at the same address is
@@ -29,7 +34,7 @@ impl Store {
                 for server in &reached {
                     renew(db, server, now).await?;
                 }
-                Ok(())
+                forget_old(db, now).await
             })
         })
         .await
@@ -216,6 +221,14 @@ async fn unpin(db: &mut Connection, group: GroupId) -> Result<(), StoreError> {
     sql::query("DELETE FROM group_pin WHERE group_id = $1")
         .bind(group.to_bytes().to_vec())
         .execute(&mut *db)
+        .await?;
+    Ok(())
+}
+
+async fn forget_old(db: &mut Connection, now: UnixMs) -> Result<(), StoreError> {
+    sql::query("DELETE FROM agent_server WHERE renewed_at < $1")
+        .bind(now.minus(FORGOTTEN_AFTER).to_sql())
+        .execute(db)
         .await?;
     Ok(())
 }

@@ -50,6 +50,9 @@ pub enum CopyError {
     /// One of the two cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Both are the same URL.
+    #[error("the store to copy into is the one that is copied; name an empty one")]
+    OntoItself,
     /// The source is not there, or nothing of a store is in it.
     #[error("there is no store at {place}; name the one that is to be copied")]
     NoStore {
@@ -157,6 +160,9 @@ pub async fn copy(
     data_dir: &Path,
     told: impl FnMut(CopyStep),
 ) -> Result<u64, CopyError> {
+    if from == to {
+        return Err(CopyError::OntoItself);
+    }
     let mut source = Side::source(from, data_dir).await?;
     let copied = match Side::target(to, data_dir).await {
         Err(error) => Err(error),

@@ -35,11 +35,22 @@ pub(crate) enum Command {
     /// Copy a store that nobody uses into an empty one, of another kind if you like, and compare the two. Nothing of
     /// the first is changed: its schema must be this build's. Interrupted, it goes on where it was when it is run again
     Copy {
-        /// URL of the store that is there
-        #[arg(long, value_name = "URL")]
+        /// URL of the store that is there. Everybody on this machine sees what stands on a command line: a URL with a
+        /// password goes into the variable
+        #[arg(
+            long,
+            env = "DROVER_COPY_FROM",
+            hide_env_values = true,
+            value_name = "URL"
+        )]
         from: String,
         /// URL of the new one
-        #[arg(long, value_name = "URL")]
+        #[arg(
+            long,
+            env = "DROVER_COPY_TO",
+            hide_env_values = true,
+            value_name = "URL"
+        )]
         to: String,
         /// Configuration file, for the data directory [default: ./drover.toml where it exists]
         #[arg(long, env = "DROVER_CONFIG", value_name = "FILE")]

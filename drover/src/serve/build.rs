@@ -81,7 +81,7 @@ impl Servers {
     }
 
     /// One of several that share a deployment: agent servers are reached as if they were elsewhere, also one that is
-    /// here. Waits until one can be reached.
+    /// here. Where none can be reached it begins without.
     async fn start_among_others(
         config: &Config,
         data: &DataDir,
@@ -281,7 +281,7 @@ fn control_fault(error: &control::StartError) -> Fault {
 }
 
 /// What keeps a listener of the API from starting.
-pub(super) fn api_fault(error: &control::api::StartError) -> Fault {
+pub(crate) fn api_fault(error: &control::api::StartError) -> Fault {
     use control::api::StartError;
     match error {
         StartError::Listen {

@@ -196,6 +196,31 @@ async fn groups_move_two_a_second_however_often_it_looks() {
 }
 
 #[tokio::test]
+async fn groups_move_two_a_second_however_many_programs_look_after_them() {
+    let mut scene = Scene::begin().await;
+    let store = scene.keeper.store.clone();
+    let gateways = Gateways::new();
+    let _reached = [server(1), server(2)].map(|server| gateways.reach(server));
+    let engine = Engine::of_none(store.clone());
+    let mut other = Keeper::new(store.clone(), engine, gateways, None);
+    other.look(scene.now).await.unwrap();
+    scene.now += SETTLED_AFTER;
+    for second in 0..8 {
+        scene.keeper.look(scene.now).await.unwrap();
+        other
+            .look(scene.now + Duration::from_millis(500))
+            .await
+            .unwrap();
+        scene.now += Duration::from_secs(1);
+        assert_eq!(of_the_first(&store).await, 62 - 2 * second);
+    }
+    // The first program is gone: the other goes on.
+    scene.now += Duration::from_secs(1);
+    other.look(scene.now).await.unwrap();
+    assert_eq!(of_the_first(&store).await, 46);
+}
+
+#[tokio::test]
 async fn one_that_is_told_to_stop_gives_all_away_in_time_and_may_stop_then() {
     let mut scene = Scene::begin().await;
     let gateways = Arc::clone(&scene.keeper.gateways);

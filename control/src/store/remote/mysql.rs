@@ -86,7 +86,13 @@ pub(super) async fn promises(db: &mut MySqlConnection) -> Result<Promises, sqlx:
     };
     for (asked, setting, wanted, waivable) in [
         (true, "innodb_flush_log_at_trx_commit", &["1"][..], true),
-        (true, "innodb_doublewrite", &["1", "ON", "fast"], true),
+        (
+            true,
+            "innodb_doublewrite",
+            // The last is MySQL's, and the same as ON.
+            &["1", "ON", "fast", "DETECT_AND_RECOVER"],
+            true,
+        ),
         (has_log, "sync_binlog", &["1"], true),
         (has_log, "binlog_format", &["MIXED", "ROW"], false),
     ] {
@@ -94,6 +100,11 @@ pub(super) async fn promises(db: &mut MySqlConnection) -> Result<Promises, sqlx:
             let found = ask(db, setting).await?.unwrap_or_default();
             promises.ask_for(setting, found, wanted, waivable);
         }
+    }
+    let flush = ask(db, "innodb_flush_method").await?.unwrap_or_default();
+    // Every other method waits for the disk.
+    if ["nosync", "littlesync"].contains(&flush.as_str()) {
+        promises.ask_for("innodb_flush_method", flush, &["O_DIRECT"], true);
     }
     let packet = ask(db, "max_allowed_packet").await?.unwrap_or_default();
     if packet.parse::<u64>().is_ok_and(|bytes| bytes < PACKET_MIN) {

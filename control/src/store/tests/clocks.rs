@@ -194,6 +194,26 @@ async fn whoever_is_silent_is_gone_for_all_whatever_their_clocks_say() {
 }
 
 #[tokio::main(flavor = "multi_thread")]
+async fn an_agent_server_that_came_back_under_another_address_is_forgotten_after_a_week() {
+    let (_directory, all) = machines().await;
+    let [old, new] = &all;
+    let day = Duration::from_secs(86_400);
+    let now = new.now();
+    let listed = async |one: &Machine, at: UnixMs| {
+        let agents = vec![one.agents.clone()];
+        one.store.renew_agent_servers(agents, at).await.unwrap();
+        new.store.agent_servers(at).await.unwrap().len()
+    };
+    assert_eq!(listed(old, old.now()).await, 1);
+    assert_eq!(
+        listed(new, now.plus(day * 6)).await,
+        2,
+        "people may look for it"
+    );
+    assert_eq!(listed(new, now.plus(day * 8)).await, 1);
+}
+
+#[tokio::main(flavor = "multi_thread")]
 async fn a_lease_is_not_shortened_by_whoever_comes_later_with_an_earlier_time() {
     let (_directory, all) = machines().await;
     let [first, second] = &all;
@@ -244,6 +264,7 @@ async fn a_pin_that_ends_by_itself_ends_for_all_at_once_whatever_their_clocks_sa
 conformance::suite! {
     servers_whose_clocks_are_a_minute_apart_take_nothing_from_each_other,
     whoever_is_silent_is_gone_for_all_whatever_their_clocks_say,
+    an_agent_server_that_came_back_under_another_address_is_forgotten_after_a_week,
     a_lease_is_not_shortened_by_whoever_comes_later_with_an_earlier_time,
     a_pin_that_ends_by_itself_ends_for_all_at_once_whatever_their_clocks_say,
 }

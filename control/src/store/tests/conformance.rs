@@ -243,5 +243,5 @@ fn mariadb_does_as_the_embedded_store_does() {
     // As above.
     let settings = [("innodb_flush_method", "nosync")];
     let server = runtime().block_on(testkit::MariaDb::start_with(&settings));
-    run_all(&server.unwrap().url());
+    run_all(&format!("{}?durability=unsafe", server.unwrap().url()));
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::check::Check;
 use super::link;
 use crate::config::{self, Config, Loaded};
+use crate::profile::Server;
 use crate::serve;
 
 /// The bit of a file's mode by which everybody reads it.
@@ -55,7 +56,13 @@ fn refused(config: &Config) -> Vec<Check> {
         "link.connect" => Check::of_fault(link::NAME, &fault),
         _ => Check::of_fault(NAME, &fault),
     };
-    refused.map(check).collect()
+    let mut checks: Vec<_> = refused.map(check).collect();
+    if config.profile.runs(Server::Api)
+        && let Err(error) = control::api::check_tls(&config.api)
+    {
+        checks.push(Check::of_fault(NAME, &serve::api_fault(&error)));
+    }
+    checks
 }
 
 /// A file with a password that everybody on this machine may read.
@@ -138,6 +145,37 @@ mod tests {
             config.link.connect.push("a:7444".to_owned());
             assert_eq!(names(&config), named, "{profile}");
         }
+    }
+
+    #[test]
+    fn a_listener_that_cannot_speak_its_tls_is_a_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("server.pem");
+        std::fs::write(&file, "no certificate").unwrap();
+        let told = |config: &Config| {
+            let checks = refused(config).into_iter();
+            checks.map(|check| check.found).collect::<Vec<_>>()
+        };
+        let mut config = Config::default();
+        config.api.ui.certificate = Some(file.clone());
+        assert!(
+            told(&config)[0].contains("api.ui.key"),
+            "{:?}",
+            told(&config)
+        );
+        config.api.ui.key = Some(file);
+        assert!(
+            told(&config)[0].contains("server.pem"),
+            "{:?}",
+            told(&config)
+        );
+        config.profile = Profile::parse("process-server").unwrap();
+        config.link.connect.push("a:7444".to_owned());
+        let others = told(&config);
+        assert!(
+            others.iter().all(|found| !found.contains("server.pem")),
+            "{others:?}"
+        );
     }
 
     #[test]

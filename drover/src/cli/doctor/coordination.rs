@@ -4,11 +4,17 @@ use control::coordination::{self, CoordinationError, EventsUrl, LocksUrl};
 
 use super::check::Check;
 use crate::config::Config;
+use crate::profile::Server;
 
 /// Both of them, as the configuration names them.
 pub(super) async fn checks(config: &Config) -> [Check; 2] {
-    let locks = coordination::look_at_locks(&config.locks).await;
-    let locks = check("locks", &config.locks.to_string(), locks);
+    let locks = match config.profile.runs(Server::Process) || config.profile.runs(Server::Agent) {
+        true => {
+            let looked = coordination::look_at_locks(&config.locks).await;
+            check("locks", &config.locks.to_string(), looked)
+        }
+        false => Check::ok("locks", "an API server alone holds none"),
+    };
     if config.events == EventsUrl::Local && shares_its_store(config) {
         return [locks, unheard()];
     }

@@ -61,7 +61,7 @@ fn ends(name: &'static str, left: Duration) -> Check {
         true => Check::warning(
             name,
             found,
-            "`drover identity agent-server DIR` where the API server's data directory is makes another; put it \
+            "`drover identity agent-server DIR` where the deployment's identity is makes another; put it \
              in this one's place, and restart",
         ),
         false => Check::ok(name, found),
@@ -163,7 +163,7 @@ fn advice(error: &IdentityError) -> String {
         }
         IdentityError::Missing(_) | IdentityError::Exists(_) => "name another data_dir".to_owned(),
         IdentityError::NotExported(_) | IdentityError::Ended(_) => {
-            "`drover identity agent-server DIR` where the API server's data directory is makes one"
+            "`drover identity agent-server DIR` where the deployment's identity is makes one"
                 .to_owned()
         }
         IdentityError::Issue(_) => "look at the system's date: `date`".to_owned(),

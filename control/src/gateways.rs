@@ -246,6 +246,11 @@ impl Gateways {
         std::mem::take(&mut self.lock().ended)
     }
 
+    /// The store could not be told of these: at the next look.
+    fn keep_ended(&self, runs: Vec<GatewayId>) {
+        self.lock().ended.extend(runs);
+    }
+
     /// Whether a lock service says that this run is gone: whoever has a link to it should ask it.
     pub fn is_doubted(&self, run: GatewayId) -> bool {
         self.lock().doubted.contains(&run)

@@ -26,7 +26,7 @@ use std::time::Duration;
 pub(crate) use self::agents::cores;
 pub(crate) use self::arguments::ServeArguments;
 use self::build::Servers;
-pub(crate) use self::build::refusals;
+pub(crate) use self::build::{api_fault, refusals};
 pub(crate) use self::neighbours::judge as judge_neighbours;
 use crate::cli::{Global, print};
 use crate::config::{self, Config, Loaded};

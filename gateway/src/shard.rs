@@ -205,7 +205,7 @@ impl Worker {
         datapath: &mut impl Datapath,
     ) -> io::Result<Option<Instant>> {
         self.held_back = false;
-        self.follow_lease();
+        self.follow_lease(datapath);
         let full = self.take_datagrams(now, datapath)?;
         self.outbound.flush();
         if self.outbound.is_stuck() {

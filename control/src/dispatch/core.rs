@@ -569,7 +569,9 @@ impl Core {
     /// most processes need no round-trip to the gateway before they are claimed.
     fn use_offer(&mut self, agent: AgentId) {
         let room = self.outbox.len() < OUTBOX_MAX && self.outbox_bytes < OUTBOX_BYTES_MAX;
+        // What finds no room here is asked for: after an outage every agent waits at once.
         if room
+            && self.pending.inputs.len() < INPUTS_MAX
             && !self.draining
             && !self.overdue
             && let Some((target, grant, epoch, taken)) = self.fleet.take_on_offer(agent)

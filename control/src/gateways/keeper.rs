@@ -137,8 +137,11 @@ impl Keeper {
         self.gateways.doubt(self.suspects());
         self.see_who_is_reached(now);
         let ended = self.gateways.take_ended();
-        if !ended.is_empty() {
-            self.store.forget_agent_servers(ended).await?;
+        if !ended.is_empty()
+            && let Err(error) = self.store.forget_agent_servers(ended.clone()).await
+        {
+            self.gateways.keep_ended(ended);
+            return Err(error);
         }
         self.renew().await?;
         self.gateways.mark(&self.store).await?;

@@ -170,6 +170,7 @@ fn advice_on_copy(error: &CopyError) -> String {
             "save it, then run `drover store migrate` with the configuration of its server; there is no way back from \
              that but what was saved"
         }
+        CopyError::OntoItself => "name another store with --to",
         CopyError::Live { .. } => {
             "`systemctl stop drover` on every machine with a server that has a store; agent servers alone may stay"
         }

@@ -17,6 +17,16 @@ use gateway::LAPSE;
 use protocol::limits::{LINK_LEASE, LINK_RENEW};
 use protocol::link::{Event, NotDelivered, Request};
 
+/// A dispatch that is not passed on.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Refused {
+    /// What the process server hears.
+    pub(super) answer: Event,
+    /// What the gateway hears: it does not see the dispatch, and would count its permit as used for ever where that
+    /// was an offer.
+    pub(super) instead: Request,
+}
+
 /// Of one agent server. Tickets are the milliseconds of its life.
 pub(crate) struct Lease {
     began: Instant,
@@ -98,14 +108,17 @@ impl Lease {
             && now_ms >= self.from_ms.load(Ordering::Relaxed)
     }
 
-    /// What is answered to a request that must not be passed on now, and is counted; `None`: it may be.
-    pub(super) fn refuses(&self, request: &Request) -> Option<Event> {
+    /// What is to be done instead of passing a request on, and is counted; `None`: it may be passed on.
+    pub(super) fn refuses(&self, request: &Request) -> Option<Refused> {
         self.refuses_at(request, clock::monotonic())
     }
 
-    fn refuses_at(&self, request: &Request, now: Instant) -> Option<Event> {
+    fn refuses_at(&self, request: &Request, now: Instant) -> Option<Refused> {
         let Request::Dispatch {
-            target, command, ..
+            target,
+            grant,
+            command,
+            ..
         } = request
         else {
             return None;
@@ -114,11 +127,18 @@ impl Lease {
             return None;
         }
         self.fenced();
-        Some(Event::NotDelivered {
-            target: *target,
-            operation: command.operation,
-            fence: command.fence,
-            reason: NotDelivered::NotOwner,
+        Some(Refused {
+            answer: Event::NotDelivered {
+                target: *target,
+                operation: command.operation,
+                fence: command.fence,
+                reason: NotDelivered::NotOwner,
+            },
+            instead: Request::ReturnPermits {
+                target: *target,
+                grant: *grant,
+                unused: 1,
+            },
         })
     }
 
@@ -248,11 +268,18 @@ mod tests {
             }),
         };
         assert_eq!(lease.refuses_at(&dispatch, at(10)), None);
-        let refused = Event::NotDelivered {
-            target,
-            operation,
-            fence: Fence(4),
-            reason: NotDelivered::NotOwner,
+        let refused = Refused {
+            answer: Event::NotDelivered {
+                target,
+                operation,
+                fence: Fence(4),
+                reason: NotDelivered::NotOwner,
+            },
+            instead: Request::ReturnPermits {
+                target,
+                grant: GrantId(1),
+                unused: 1,
+            },
         };
         assert_eq!(lease.refuses_at(&dispatch, at(11)), Some(refused));
         assert_eq!(lease.fenced.load(Ordering::Relaxed), 1);

@@ -279,11 +279,12 @@ async fn hear(mut frames: Frames, port: &HubLink, place: &AgentsPlace) -> Result
 }
 
 /// Waits until the hub has room. Meanwhile it is not the process server that hangs. A dispatch waits no longer than
-/// the lease holds.
+/// the lease holds; after that its permit goes back instead.
 async fn pass_on(port: &HubLink, lease: &Lease, mut request: Request, began: bool) {
     loop {
         if let Some(refused) = lease.refuses(&request) {
-            return port.answer(refused);
+            port.answer(refused.answer);
+            request = refused.instead;
         }
         let Err(LinkFull(refused)) = port.send(request) else {
             return;

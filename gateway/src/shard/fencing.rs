@@ -20,7 +20,7 @@ use crate::runtime::Datapath;
 impl Worker {
     /// When the lease has run out, every connection is looked at once: commands may wait there for the agent's credit,
     /// or to be sent again, until the lease holds anew and their epoch is another's.
-    pub(super) fn follow_lease(&mut self) {
+    pub(super) fn follow_lease(&mut self, datapath: &mut impl Datapath) {
         let Some(lease) = &self.config.lease else {
             return;
         };
@@ -28,6 +28,8 @@ impl Worker {
         if std::mem::replace(&mut self.lapsed, lapsed) || !lapsed {
             return;
         }
+        // What could not leave in an earlier turn, such as for a full socket.
+        datapath.discard();
         let all: Vec<u32> = self.endpoint.indices().collect();
         for index in all {
             let peer = self.endpoint.get(index);

@@ -189,6 +189,10 @@ impl Home {
                 self.counts.turned_away += 1;
                 self.counts.refused += u64::from(reason == NotDelivered::NoGrant);
                 self.event(not_delivered(target, operation, fence, reason));
+                if reason != NotDelivered::NoGrant {
+                    // Nothing was charged, and an offer never ends by itself.
+                    self.take_back(now, target, grant, 1);
+                }
             }
         }
         if let Some(index) = self.member(target) {

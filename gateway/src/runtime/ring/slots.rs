@@ -38,6 +38,8 @@ struct Slot {
     done: usize,
     /// Segmentation offload failed for this train: its datagrams go one by one.
     one_by_one: bool,
+    /// It must not leave any more.
+    given_up: bool,
 }
 
 /// What a completion means for its slot.
@@ -107,7 +109,7 @@ impl Slots {
         };
         slot.len = len;
         slot.done = 0;
-        slot.one_by_one = false;
+        (slot.one_by_one, slot.given_up) = (false, false);
         if len <= SMALL_BYTES {
             let piece = self.small.at(usize::from(id) * SMALL_BYTES, SMALL_BYTES);
             // SAFETY: the piece belongs to this slot, which is free, so that the kernel does not
@@ -163,9 +165,11 @@ impl Slots {
     }
 
     /// Takes the address off every message: the kernel refuses those that it has not read yet, and the completion frees
-    /// the slot. Those that it has read keep theirs.
+    /// the slot. Those that it has read keep theirs; of a train that leaves
+    /// datagram by datagram no more follow.
     pub(super) fn address_nobody(&mut self) {
         for slot in &mut self.slots {
+            slot.given_up = true;
             slot.header.msg_name = std::ptr::null_mut();
             slot.header.msg_namelen = 0;
         }
@@ -186,8 +190,10 @@ impl Slots {
         if result < 0 {
             if offloaded && (result == -libc::EIO || result == -libc::EINVAL) {
                 // Offload or the destination? The first datagram alone will tell.
-                slot.one_by_one = true;
-                return Settled::Again;
+                if !slot.given_up {
+                    slot.one_by_one = true;
+                    return Settled::Again;
+                }
             }
             self.release(id);
             return Settled::Refused {
@@ -198,6 +204,13 @@ impl Slots {
         if slot.one_by_one {
             let first = slot.done == 0;
             slot.done += segment;
+            if slot.done < slot.len && slot.given_up {
+                self.release(id);
+                return Settled::Refused {
+                    datagrams: total - gone - 1,
+                    sent: gone + 1,
+                };
+            }
             if slot.done < slot.len {
                 return if first {
                     Settled::AgainWithoutOffload
@@ -243,6 +256,7 @@ impl Slot {
             len: 0,
             done: 0,
             one_by_one: false,
+            given_up: false,
         }
     }
 }

@@ -116,7 +116,7 @@ async fn cut_postgres(server: &str, database: &str) -> u64 {
 }
 
 async fn cut_mysql(server: &str, database: &str) -> u64 {
-    let mut db = sqlx::MySqlConnection::connect(server).await.unwrap();
+    let mut db = of_mariadb(server).await;
     let found: Vec<i64> = sqlx::query_scalar(
         "SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE db = ? ORDER BY rand() LIMIT 1",
     )
@@ -137,7 +137,7 @@ async fn cut_mysql(server: &str, database: &str) -> u64 {
 pub(super) async fn url_of_nobody_special(directory: &Path) -> String {
     use sqlx::{AssertSqlSafe, Executor as _};
     let (server, database) = (server(), database_of(directory));
-    let mut db = sqlx::MySqlConnection::connect(&server).await.unwrap();
+    let mut db = of_mariadb(&server).await;
     // The most exact host counts, before the name.
     for host in ["%", "localhost", "127.0.0.1"] {
         let made = format!("CREATE USER IF NOT EXISTS 'nobody_special'@'{host}'");
@@ -153,7 +153,7 @@ pub(super) async fn url_of_nobody_special(directory: &Path) -> String {
 /// Has this thread's server, a MariaDB, take writes, or none but those of its administrators.
 pub(super) async fn set_read_only(read_only: bool) {
     use sqlx::{AssertSqlSafe, Executor as _};
-    let mut db = sqlx::MySqlConnection::connect(&server()).await.unwrap();
+    let mut db = of_mariadb(&server()).await;
     let set = format!("SET GLOBAL read_only = {}", u8::from(read_only));
     db.execute(AssertSqlSafe(set)).await.unwrap();
 }
@@ -169,6 +169,12 @@ fn in_database(server: &str, database: &str) -> String {
     }
 }
 
+/// A connection to the server itself. The driver refuses the words of a store's URL.
+async fn of_mariadb(server: &str) -> sqlx::MySqlConnection {
+    let (place, _) = server.split_once('?').unwrap_or((server, ""));
+    sqlx::MySqlConnection::connect(place).await.unwrap()
+}
+
 /// Makes a database unless it is there.
 async fn make_database(server: &str, database: &str) {
     use sqlx::{AssertSqlSafe, Executor as _};
@@ -179,7 +185,7 @@ async fn make_database(server: &str, database: &str) {
             db.execute(sql).await.map(drop)
         }
         false => {
-            let mut db = sqlx::MySqlConnection::connect(server).await.unwrap();
+            let mut db = of_mariadb(server).await;
             db.execute(sql).await.map(drop)
         }
     };

@@ -317,6 +317,23 @@ fn an_offer_keeps_its_place_whatever_the_demand() {
 }
 
 #[test]
+fn an_offer_is_not_lost_with_a_dispatch_that_is_turned_away() {
+    let mut scene = Scene::with_offers();
+    scene.up(1, 1, Vec::new());
+    let offer = offered(&scene.outputs()).unwrap();
+    let told = scene.ask(dispatch(offer, 4, 1));
+    assert_eq!(refused(&told), Some(NotDelivered::StaleEpoch));
+    let next = offered(&told).expect("its place is free");
+    // Where a lease ran out the dispatch does not even come here: its permit does.
+    let told = scene.ask(Request::ReturnPermits {
+        target: target(AGENT),
+        grant: next,
+        unused: 1,
+    });
+    assert!(offered(&told).is_some());
+}
+
+#[test]
 fn who_is_sent_away_is_offered_nothing_more() {
     let mut scene = Scene::with_offers();
     scene.up(1, 1, Vec::new());

@@ -404,7 +404,9 @@ impl Pair {
             .charged
             .get(&operation)
             .is_some_and(|(sent, _)| fence < *sent);
-        let permit = !epoch_behind && self.model.take(grant, 1) == 1;
+        // Also a dispatch under a stale epoch gives its permit back: it will not be used.
+        let taken = self.model.take(grant, 1) == 1;
+        let permit = taken && !epoch_behind;
         let epoch = Epoch(self.epoch - u64::from(epoch_behind));
         let command = command(number, fence.0);
         self.ask(Request::Dispatch {

@@ -249,5 +249,6 @@ fn mariadb_does_as_the_embedded_store_does() {
     // As above.
     let settings = [("innodb_flush_method", "nosync")];
     let server = runtime().block_on(testkit::MariaDb::start_with(&settings));
-    run_all(&format!("{}?durability=unsafe", server.unwrap().url()));
+    let server = server.unwrap();
+    run_all(&format!("{}?durability=unsafe", server.url()));
 }
